@@ -1,0 +1,43 @@
+"""The `layerscope` command: reads the command line, calls, and turns known errors into lines and an exit code.
+
+Imports nothing heavy before it knows what to do.
+"""
+
+import sys
+from typing import Annotated
+
+import tyro
+
+from layerscope.config import Config
+from layerscope.errors import LayerscopeError
+
+_app = tyro.extras.SubcommandApp()
+_Options = Annotated[Config, tyro.conf.arg(name="")]
+
+
+@_app.command
+def run(config: _Options) -> int:
+    """Run the job, or go on with it where its output file ends."""
+    from layerscope.run import run_job
+
+    return run_job(config)
+
+
+@_app.command
+def plan(config: _Options) -> int:
+    """Print what a run with the same options would do; loads no weights."""
+    from layerscope.run import print_plan
+
+    return print_plan(config)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command and ends the process with its exit code: 0 done, 1 failed, 2 usage, 128 + n stopped by a signal."""
+    try:
+        code = _app.cli(args=arguments, prog="layerscope", config=(tyro.conf.FlagCreatePairsOff,))
+    except LayerscopeError as error:
+        print(f"layerscope: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)

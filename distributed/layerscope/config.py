@@ -1,0 +1,114 @@
+"""The settings of a run: one dataclass is the command line, its help text and the manifest's settings.
+
+It checks what can be checked from a value alone; what needs files, the hub or a cluster is checked where those are read.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from layerscope.errors import UsageError
+
+Count = int | Literal["all"]
+AutoCount = int | Literal["auto"]
+
+# A question's final-token activations and features, in a window of batches, decide memory; tokens per batch decide both.
+MAX_BATCH_TOKENS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Config:
+    """Score both solutions of every question with Gemma and record the strongest SAE features of every layer."""
+
+    model: str = "google/gemma-2-2b"
+    """Gemma 2 model: a repository on the hub, or a folder in the same format (safetensors only)."""
+    revision: str = "main"
+    """Revision of the model on the hub: a branch, a tag or a commit. The manifest keeps the commit."""
+    sae_repo: str = "google/gemma-scope-2b-pt-res"
+    """SAEs of the residual stream in Gemma Scope's layout: a repository on the hub, or a folder."""
+    sae_width: str = "16k"
+    """Width of the SAEs, as their folders name it (16k, 65k, 1m)."""
+    sae_l0: str = "canonical"
+    """Average L0 of the SAE of each layer: canonical (nearest to 100), a number, min or max."""
+    layers: str = "all"
+    """Decoder layers: all, or numbers and ranges such as 0-25 or 8,20."""
+    dataset: str = "auto"
+    """Questions: piqa (from the hub), bundled (with layerscope), or a JSON-lines file with goal, sol1, sol2 and label.
+    auto is piqa, and bundled for --standin."""
+    split: Literal["validation", "train"] = "validation"
+    """Split of PIQA on the hub."""
+    num_samples: Count = 50
+    """How many questions, drawn by --seed; all takes every one."""
+    seed: int = 0
+    """Which questions are drawn; the draw does not depend on versions of anything."""
+    top_k: Count = 100
+    """How many of the strongest features to record per layer and solution; all records every active one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the model. auto is bfloat16 on a GPU and float32 on a CPU."""
+    sae_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the SAE encoders."""
+    batch_tokens: AutoCount = "auto"
+    """Tokens per batch, shared ones counted once. auto is 8192 on a GPU and 1024 on a CPU."""
+    threads: AutoCount = "auto"
+    """Torch threads of each actor on a CPU; they change rounding. auto is every core, or one for a tiny model."""
+    strip_solutions: bool = False
+    """Score and record the solutions without surrounding white space."""
+    output_file: str = "piqa_sae_top100_all_layers.jsonl"
+    """Where the records go, a line each. With a name that ends in .json the lines go to .jsonl beside it, and the
+    finished run writes the array too."""
+    overwrite: bool = False
+    """Start anew where the output file holds a run already."""
+    gemma_actors: AutoCount = "auto"
+    """How many copies of the model work side by side. auto is one per GPU, or one on a CPU."""
+    layer_blocks: AutoCount = "auto"
+    """Into how many blocks the layers are split, each with its own encoder group. auto is 1, and 4 on several GPUs."""
+    encoders_per_block: AutoCount = "auto"
+    """SAE-encoder actors in the group of a layer block. auto is 1."""
+    address: str = "auto"
+    """Ray cluster: local starts one on this machine, auto joins a running one if there is one, or its address."""
+    standin: bool = False
+    """Use the built-in stand-in model, SAEs and questions: no token, no GPU, no download, no meaning."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_samples", "top_k", "batch_tokens", "threads", "gemma_actors", "layer_blocks", "encoders_per_block"):
+            value = getattr(self, name)
+            if isinstance(value, int) and value < 1:
+                raise UsageError(f"{option(name)} is {value}; it must be at least 1.")
+        if isinstance(self.batch_tokens, int) and self.batch_tokens > MAX_BATCH_TOKENS:
+            raise UsageError(f"--batch-tokens is {self.batch_tokens}; at most {MAX_BATCH_TOKENS} make one batch.")
+        if not re.fullmatch(r"canonical|min|max|[1-9]\d{0,6}", self.sae_l0):
+            raise UsageError(f"--sae-l0 is {self.sae_l0!r}; it is canonical, min, max or a number such as 71.")
+        if not re.fullmatch(r"[1-9]\d*[km]?", self.sae_width):
+            raise UsageError(f"--sae-width is {self.sae_width!r}; it is written as the SAE folders write it: 16k, 65k, 1m.")
+        parse_layers(self.layers)
+        if not self.output_file:
+            raise UsageError("--output-file is empty; name the file the records go to.")
+        if self.standin:
+            for name in ("model", "revision", "sae_repo"):
+                if getattr(self, name) != getattr(type(self), name):
+                    raise UsageError(f"--standin brings its own model and SAEs; leave out {option(name)}, or --standin.")
+
+
+def option(name: str) -> str:
+    """The command line's spelling of a field's name."""
+    return "--" + name.replace("_", "-")
+
+
+def parse_layers(text: str) -> frozenset[int] | None:
+    """The layers that `--layers` names, or None for all of them.
+
+    Raises:
+        UsageError: for anything but `all` or a comma-separated list of numbers and ascending ranges.
+    """
+    if text == "all":
+        return None
+    layers: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
+        if match is None:
+            raise UsageError(f"--layers is {text!r}; it is all, or numbers and ranges such as 0-25 or 8,20.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UsageError(f"--layers has the range {part.strip()}, which runs backwards; write {last}-{first}.")
+        layers.update(range(first, last + 1))
+    return frozenset(layers)

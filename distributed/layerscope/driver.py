@@ -1,0 +1,297 @@
+"""The run: batches to Gemma actors, activations to encoders, records to the file, in the order of the plan.
+
+The one place where death is handled. The driver owns every object reference and touches no tensor; a batch whose actor or
+node dies is run again, whole, on any healthy actor.
+"""
+
+import time
+from bisect import insort
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import ObjectRef
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RaySystemError,
+    WorkerCrashedError,
+)
+
+from layerscope.actors import WORKER_ENVIRONMENT, EncoderActor, GemmaActor, TorchSettings
+from layerscope.errors import LayerscopeError
+from layerscope.job import Job
+from layerscope.journal import Journal
+from layerscope.placement import Share
+from layerscope.progress import Progress
+from layerscope.records import ErrorLine, Frame, LayerBlock, Outcome, error_line, failed_layer, join_record
+from layerscope.summary import Totals
+
+# What a machine does to a call; anything else that a call raises is an answer.
+MACHINE_FAULTS = (
+    RayActorError,
+    ObjectLostError,
+    WorkerCrashedError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RaySystemError,
+)
+MAX_ATTEMPTS = 5  # of one batch, and of one actor to start
+_CALLS_PER_GEMMA_ACTOR = 2  # one at work and one waiting, so that the GPU never does
+_WAIT_SECONDS = 0.5
+_SILENCE_SECONDS = 60.0
+
+
+@dataclass
+class Member:
+    """A place in the crew, and the actor that fills it now."""
+
+    start: Callable[[], tuple[Any, ObjectRef]]
+    """Starts an actor: its handle, and the reference that resolves once it has loaded."""
+    block: int | None = None
+    """The layer block of an encoder; None for a Gemma actor."""
+    handle: Any = None
+    ready: bool = False
+    calls: int = 0
+    deaths: int = 0
+    """In a row, without a finished call between them."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What an awaited reference stands for."""
+
+    member: Member
+    handle: Any
+    batch: int | None
+    """None while the actor loads."""
+
+
+@dataclass
+class Scored:
+    """A batch between its forward pass and the file."""
+
+    outcomes: list[Outcome]
+    activations: list[ObjectRef | None]
+    """By block; dropped as soon as they are encoded."""
+    blocks: list[LayerBlock | None]
+    """By block; mapped from the object store, not copied."""
+
+
+class Driver:
+    """Runs a job from where its file ends; `run` comes back when the file is complete or when it is told to stop."""
+
+    def __init__(self, job: Job, journal: Journal, totals: Totals, progress: Progress) -> None:
+        self._job, self._journal, self._totals, self._progress = job, journal, totals, progress
+        self._next = job.plan.batch_of(journal.lines)  # the batch to commit next
+        self._todo = list(range(self._next, len(job.plan)))
+        self._window = _CALLS_PER_GEMMA_ACTOR * job.placement.gemma_actors + 4
+        self._pending: dict[ObjectRef, Call] = {}
+        self._activations: dict[int, list[ObjectRef | None]] = {}  # by block, of batches at a Gemma actor
+        self._scored: dict[int, Scored] = {}
+        self._to_encode: list[tuple[int, int]] = []  # batch and block
+        self._failures: Counter[int] = Counter()
+        self._gemma = [Member(self._start_gemma) for _ in range(job.placement.gemma_actors)]
+        self._encoders = [
+            Member(lambda block=block: self._start_encoder(block), block)  # type: ignore[misc]
+            for block in range(len(job.placement.blocks))
+            for _ in range(job.placement.encoders_per_block)
+        ]
+
+    def run(self, stopped: Callable[[], bool]) -> None:
+        """Runs until the file is complete, or until `stopped` says so; what is finished in order is then in the file.
+
+        Raises:
+            LayerscopeError: a fault that a retry does not mend; the file is whole up to where it ends.
+        """
+        for member in [*self._gemma, *self._encoders]:
+            self._start(member)
+        heard = time.monotonic()
+        while self._next < len(self._job.plan) and not stopped():
+            self._dispatch()
+            if answered := self._answered():
+                heard = time.monotonic()
+            elif time.monotonic() - heard > _SILENCE_SECONDS:
+                heard = time.monotonic()
+                self._progress.note(self._silence())
+            for reference in answered:
+                self._collect(reference)
+            self._commit()
+            self._progress.update()
+
+    def _dispatch(self) -> None:
+        """Gives out what can be worked on: activations first, because they fill the object store."""
+        waiting = []
+        for batch, block in self._to_encode:
+            group = [member for member in self._encoders if member.block == block and member.ready]
+            if not group:
+                waiting.append((batch, block))
+                continue
+            member = min(group, key=lambda member: member.calls)
+            activations = self._scored[batch].activations[block]
+            self._await(member, batch, member.handle.encode.remote(activations, self._job.numerics.top_k))
+        self._to_encode = waiting
+        for member in self._gemma:
+            while member.ready and member.calls < _CALLS_PER_GEMMA_ACTOR and self._todo_in_window():
+                batch = self._todo.pop(0)
+                questions = [self._job.selection[int(example_id)] for example_id in self._job.plan.batch(batch)]
+                returns = 1 + len(self._job.placement.blocks)
+                outcomes, *activations = member.handle.score.options(num_returns=returns).remote(questions)
+                self._activations[batch] = activations
+                self._await(member, batch, outcomes)
+
+    def _todo_in_window(self) -> bool:
+        return bool(self._todo) and self._todo[0] < self._next + self._window
+
+    def _await(self, member: Member, batch: int | None, reference: ObjectRef) -> None:
+        self._pending[reference] = Call(member, member.handle, batch)
+        member.calls += 1
+
+    def _answered(self) -> list[ObjectRef]:
+        """Waits a moment for an answer, and takes all that are there."""
+        references = list(self._pending)
+        # Nothing is fetched: large answers stay where they are until they are written.
+        answered, _ = ray.wait(references, num_returns=1, timeout=_WAIT_SECONDS, fetch_local=False)
+        if answered:
+            answered, _ = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
+        return list(answered)
+
+    def _collect(self, reference: ObjectRef) -> None:
+        """Takes one answer; a fault of the machine sends its batch back, a known error ends the run."""
+        call = self._pending.pop(reference, None)
+        if call is None:
+            return  # its batch was given up a moment ago
+        member = call.member
+        if call.handle is member.handle:
+            member.calls -= 1
+        try:
+            answer = ray.get(reference)
+        except MACHINE_FAULTS as fault:
+            self._take_fault(call, fault)
+            return
+        except LayerscopeError as error:
+            raise getattr(error, "cause", error) from None  # Ray's wrapper adds the actor's traceback to the message
+        member.deaths = 0
+        if call.batch is None:
+            member.ready = True
+        elif member.block is None:
+            self._take_scores(call.batch, answer)
+        else:
+            scored = self._scored[call.batch]
+            scored.blocks[member.block], scored.activations[member.block] = answer, None
+
+    def _take_scores(self, batch: int, outcomes: list[Outcome]) -> None:
+        activations = self._activations.pop(batch)
+        nothing_to_encode = all(isinstance(outcome, ErrorLine) for outcome in outcomes)
+        blocks = [] if nothing_to_encode else [None] * len(activations)
+        self._scored[batch] = Scored(outcomes, activations, blocks)
+        self._to_encode += [(batch, block) for block in range(len(blocks))]
+
+    def _take_fault(self, call: Call, fault: Exception) -> None:
+        member = call.member
+        if isinstance(fault, RayActorError | OutOfMemoryError | WorkerCrashedError) and call.handle is member.handle:
+            member.deaths += 1
+            if call.batch is None and member.deaths >= MAX_ATTEMPTS:
+                raise LayerscopeError(
+                    f"An actor died {member.deaths} times while it was starting: {_first_line(fault)}\n"
+                    "Most often the memory is too small for the weights: take fewer actors, --dtype bfloat16 or fewer layers."
+                )
+            self._start(member)
+        if call.batch is not None:
+            self._send_back(call.batch, fault)
+
+    def _send_back(self, batch: int, fault: Exception) -> None:
+        """Forgets what there is of a batch and puts it in line again."""
+        self._failures[batch] += 1
+        if self._failures[batch] >= MAX_ATTEMPTS:
+            ids = self._job.plan.batch(batch)
+            raise LayerscopeError(
+                f"Batch {batch} (questions {_some(ids)}) failed {MAX_ATTEMPTS} times: {_first_line(fault)}\n"
+                "Everything before it is in the file. Smaller --batch-tokens need less memory; run again to go on."
+            )
+        for reference, call in list(self._pending.items()):
+            if call.batch == batch:
+                del self._pending[reference]
+                if call.handle is call.member.handle:
+                    call.member.calls -= 1
+        self._activations.pop(batch, None)
+        self._scored.pop(batch, None)
+        self._to_encode = [(other, block) for other, block in self._to_encode if other != batch]
+        insort(self._todo, batch)
+
+    def _commit(self) -> None:
+        """Writes every batch whose turn it is."""
+        while (scored := self._scored.get(self._next)) and all(block is not None for block in scored.blocks):
+            blocks = [block for block in scored.blocks if block is not None]
+            # A run that was killed within a batch left some of its lines: they are the same, and are passed over.
+            already = self._journal.lines - int(self._job.plan.starts[self._next])
+            lines = [self._line(outcome, blocks) for outcome in scored.outcomes[already:]]
+            self._journal.append(b"".join(piece for line in lines for piece in line))
+            del self._scored[self._next]
+            self._next += 1
+
+    def _line(self, outcome: Outcome, blocks: list[LayerBlock]) -> list[bytes | memoryview]:
+        if isinstance(outcome, Frame) and (layer := failed_layer(outcome, blocks)) is not None:
+            outcome = error_line(outcome.example_id, f"non-finite feature activation at layer {layer}")
+        if isinstance(outcome, ErrorLine):
+            self._totals.add_error()
+            return [outcome.line]
+        counts = [block.active_counts[:, list(outcome.rows)] for block in blocks]
+        self._totals.add_frame(outcome, sum(int(c.sum()) for c in counts), sum(c.size for c in counts))
+        return join_record(outcome, blocks)
+
+    def _start(self, member: Member) -> None:
+        """Fills a place with a new actor; the old one, if there is one, is gone or is sent away."""
+        if member.handle is not None:
+            ray.kill(member.handle)
+        member.ready, member.calls = False, 0
+        member.handle, loaded = member.start()
+        self._await(member, None, loaded)
+
+    def _start_gemma(self) -> tuple[Any, ObjectRef]:
+        job = self._job
+        actor = _with_share(GemmaActor, job.placement.gemma).remote()
+        settings = TorchSettings(job.placement.device, job.numerics.dtype, job.numerics.threads)
+        return actor, actor.load.remote(job.model, job.spec, job.placement.blocks, settings)
+
+    def _start_encoder(self, block: int) -> tuple[Any, ObjectRef]:
+        job = self._job
+        actor = _with_share(EncoderActor, job.placement.encoder).remote()
+        saes = [sae for sae in job.saes if sae.layer in job.placement.blocks[block]]
+        settings = TorchSettings(job.placement.device, job.numerics.sae_dtype, job.numerics.threads)
+        return actor, actor.load.remote(job.sae_repository, saes, job.spec.d_model, settings)
+
+    def _silence(self) -> str:
+        ready = sum(member.ready for member in self._gemma), sum(member.ready for member in self._encoders)
+        asked = len(self._gemma), len(self._encoders)
+        return (
+            f"Nothing came back for {_SILENCE_SECONDS:.0f} s: {ready[0]} of {asked[0]} Gemma actors and {ready[1]} of "
+            f"{asked[1]} encoders are ready. The cluster has {_resources(ray.cluster_resources())}, "
+            f"free {_resources(ray.available_resources())}."
+        )
+
+
+def _with_share(actor: Any, share: Share) -> Any:
+    return actor.options(
+        num_cpus=share.num_cpus,
+        num_gpus=share.num_gpus,
+        max_restarts=0,  # the driver starts another: one place decides
+        runtime_env={"env_vars": WORKER_ENVIRONMENT},
+    )
+
+
+def _resources(resources: dict[str, float]) -> str:
+    return ", ".join(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
+
+
+def _some(ids: Any) -> str:
+    return ", ".join(map(str, ids[:5])) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,206 @@
+"""A job: everything that is settled before anything expensive starts, and the manifest's account of it."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from layerscope import hub, journal
+from layerscope.config import Config
+from layerscope.errors import LayerscopeError, UsageError
+from layerscope.gemma import GemmaSpec, read_spec, tokenizer_path
+from layerscope.gemma_scope import SaeChoice, choose_saes, ranges
+from layerscope.hub import Repository, open_repository
+from layerscope.pairs import PROMPT, PairTokenizer, Plan, make_plan
+from layerscope.params_npz import read_shapes
+from layerscope.placement import Needs, Node, Placement, has_gpu, place, resolve_threads
+from layerscope.questions import Selection, select_questions
+from layerscope.standin import standin_folder
+
+_BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2}
+_BYTES_PER_FEATURE = 52  # of JSON: names, punctuation, an id of five digits, an activation of eight
+_SOFTWARE = ("layerscope", "torch", "transformers", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """The settings that change numbers, with every `auto` decided."""
+
+    dtype: str
+    sae_dtype: str
+    batch_tokens: int
+    threads: int | None
+    """Torch threads of an actor on a CPU; None on a GPU."""
+    top_k: int | None
+    """None records every active feature."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run will do."""
+
+    config: Config
+    model: Repository
+    spec: GemmaSpec
+    sae_repository: Repository
+    saes: tuple[SaeChoice, ...]
+    d_sae: int
+    selection: Selection
+    plan: Plan
+    numerics: Numerics
+    placement: Placement
+    warnings: tuple[str, ...]
+
+    @property
+    def layers(self) -> list[int]:
+        return [sae.layer for sae in self.saes]
+
+    @property
+    def records_path(self) -> Path:
+        return journal.records_path(self.config.output_file)
+
+    @property
+    def array_path(self) -> Path | None:
+        """Where the finished run writes the JSON array, if it is asked for."""
+        output = Path(self.config.output_file).expanduser().absolute()
+        return output if output != self.records_path else None
+
+    def estimated_bytes(self) -> int:
+        """About the size of the finished file, if as many features are active as the SAEs' average L0 says."""
+        features = sum(min(sae.l0, self.numerics.top_k or sae.l0) for sae in self.saes)
+        return len(self.selection) * 2 * (features * _BYTES_PER_FEATURE + 30 * len(self.saes) + 300)
+
+    def identity(self) -> dict[str, Any]:
+        """Whatever decides the bytes of the file; the manifest keeps it, and a resumed run must have the same.
+
+        Hashing local weights reads them; that is done once per version of a file.
+        """
+        return {
+            "settings": {
+                "prompt": f"{PROMPT} {{solution}}",
+                "strip_solutions": self.config.strip_solutions,
+                "num_samples": self.config.num_samples,
+                "seed": self.config.seed,
+                "layers": ranges(self.layers),
+                "sae_width": self.config.sae_width,
+                "sae_l0": self.config.sae_l0,
+                "top_k": self.numerics.top_k or "all",
+                "dtype": self.numerics.dtype,
+                "sae_dtype": self.numerics.sae_dtype,
+                "batch_tokens": self.numerics.batch_tokens,
+                "threads": self.numerics.threads,
+                "attention": "soft-capped, softmax in float32",
+            },
+            "model": {
+                "repository": self.model.name,
+                "commit": self.model.commit,
+                "files": {path: hub.sha256(self.model, path) for path in self.spec.files},
+            },
+            "saes": {
+                "repository": self.sae_repository.name,
+                "commit": self.sae_repository.commit,
+                "layers": {
+                    str(sae.layer): {"path": sae.path, "sha256": hub.sha256(self.sae_repository, sae.path)}
+                    for sae in self.saes
+                },
+            },
+            "questions": self.selection.source.origin,
+            "plan": {"questions": len(self.selection), "batches": len(self.plan), "sha256": self.plan.digest},
+            "software": {name: version(name) for name in _SOFTWARE},
+            "hardware": self.placement.hardware,
+        }
+
+    def about(self) -> dict[str, Any]:
+        """What the manifest says besides, for readers of the records."""
+        return {
+            "standin": self.config.standin,
+            "neuronpedia": {str(sae.layer): sae.neuronpedia_id for sae in self.saes},
+            "average_l0": {str(sae.layer): sae.l0 for sae in self.saes},
+            "d_model": self.spec.d_model,
+            "d_sae": self.d_sae,
+            "tokens": {"shared": self.plan.shared_tokens, "unshared": self.plan.unshared_tokens},
+        }
+
+
+def prepare(config: Config, nodes: Sequence[Node]) -> Job:
+    """Settles a job on the machines there are: reads names, sizes, questions and tokeniser, and no weights.
+
+    Raises:
+        LayerscopeError: whatever would keep the run from starting, or from ending well.
+    """
+    _check_output(journal.records_path(config.output_file))
+    selection, warnings = select_questions(config)
+    model_name, sae_name = _sources(config)
+    model = open_repository(model_name, config.revision)
+    spec = read_spec(model)
+    sae_repository = open_repository(sae_name)
+    saes, missing = choose_saes(config, sae_repository, spec.n_layers)
+    if missing:
+        warnings.append(f"{sae_name} has no SAE of width {config.sae_width} for the layers {ranges(missing)}: left out.")
+    with hub.open_file(sae_repository, saes[0].path) as stream:
+        d_sae = read_shapes(stream, spec.d_model, f"{saes[0].path} of {sae_name}")["W_enc"][1]
+    numerics = _numerics(config, nodes, spec)
+    tokenizer = PairTokenizer(tokenizer_path(model), spec.context)
+    plan = make_plan(selection, tokenizer, numerics.batch_tokens)
+    needs = Needs(
+        model=spec.n_parameters * _BYTES_PER_VALUE[numerics.dtype],
+        sae_by_layer={sae.layer: spec.d_model * d_sae * _BYTES_PER_VALUE[numerics.sae_dtype] for sae in saes},
+        d_model=spec.d_model,
+    )
+    placement = place(config, nodes, needs)
+    if plan.unscorable:
+        warnings.append(f"{plan.unscorable} questions cannot be scored; their lines will say why.")
+    return Job(
+        config, model, spec, sae_repository, tuple(saes), d_sae, selection, plan, numerics, placement, tuple(warnings)
+    )
+
+
+def check_space(job: Job) -> None:
+    """Refuses to start on a disk that cannot hold what is still to be written.
+
+    Raises:
+        LayerscopeError: there is too little room.
+    """
+    path = job.records_path
+    there = path.stat().st_size if path.exists() else 0
+    copies = 2 if job.array_path else 1
+    needed = max(0, job.estimated_bytes() * copies - there)
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise LayerscopeError(
+            f"{path.parent} has {free / 1e9:.1f} GB free; the records will take about {needed / 1e9:.1f} GB more.\n"
+            "Make room, name an --output-file elsewhere, or take fewer questions, layers or features."
+        )
+
+
+def download_bytes(job: Job) -> int:
+    """What must still come from the hub to this node."""
+    wanted = [(job.model, path) for path in job.spec.files] + [(job.sae_repository, sae.path) for sae in job.saes]
+    return sum(repository.files[path].size for repository, path in wanted if not hub.is_cached(repository, path))
+
+
+def _sources(config: Config) -> tuple[str, str]:
+    if not config.standin:
+        return config.model, config.sae_repo
+    folder = standin_folder()
+    return str(folder / "model"), str(folder / "saes")
+
+
+def _numerics(config: Config, nodes: Sequence[Node], spec: GemmaSpec) -> Numerics:
+    gpu = has_gpu(nodes)
+    return Numerics(
+        dtype=config.dtype if config.dtype != "auto" else "bfloat16" if gpu else "float32",
+        sae_dtype=config.sae_dtype,
+        batch_tokens=config.batch_tokens if isinstance(config.batch_tokens, int) else 8192 if gpu else 1024,
+        threads=None if gpu else resolve_threads(config, nodes, spec.d_model),
+        top_k=config.top_k if isinstance(config.top_k, int) else None,
+    )
+
+
+def _check_output(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise UsageError(f"--output-file: there is no folder {path.parent}. Make it, or name another file.")
+    if path.is_dir():
+        raise UsageError(f"--output-file: {path} is a folder. Name a file.")

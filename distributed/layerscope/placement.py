@@ -1,0 +1,193 @@
+"""From the machines there are to who works where: how many actors, in which shares of CPUs and GPUs.
+
+Pure: it sees numbers, not Ray. The shares are Ray's book-keeping; memory is checked here, because Ray does not.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from layerscope.config import Config
+from layerscope.errors import LayerscopeError
+
+_GEMMA_GPUS_PER_ENCODER_GPU = 8  # encoding 26 layers at 16k costs about an eighth of the forward pass
+_WORKING_BYTES = 2 << 30  # activations, logits and buffers of one Gemma actor at the default batch size
+_SHARED_GPU_FOR_ENCODERS = 0.25  # of a GPU that Gemma and encoders share
+_TINY_D_MODEL = 512  # below this a matrix product is too small to be worth a second thread
+
+
+@dataclass(frozen=True)
+class Gpu:
+    name: str
+    memory: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine that may take actors."""
+
+    name: str
+    cpus: int
+    memory: int
+    """Bytes."""
+    gpus: tuple[Gpu, ...] = ()
+    processor: str = ""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one actor takes of a machine, as Ray counts it."""
+
+    num_cpus: float
+    num_gpus: float
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the weights take, in bytes at the dtypes of the run."""
+
+    model: int
+    sae_by_layer: dict[int, int]
+    d_model: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Who works where."""
+
+    device: str
+    """`cuda` or `cpu`."""
+    hardware: str
+    """The kind of GPU or processor: what the bytes of the file may depend on."""
+    gemma_actors: int
+    gemma: Share
+    blocks: tuple[tuple[int, ...], ...]
+    """The layers of each block."""
+    encoders_per_block: int
+    encoder: Share
+    memory_lines: tuple[str, ...]
+    """What is needed and what is there, for people."""
+
+    @property
+    def n_encoders(self) -> int:
+        return len(self.blocks) * self.encoders_per_block
+
+
+def resolve_threads(config: Config, nodes: Sequence[Node], d_model: int) -> int:
+    """Torch threads of each actor on a CPU: they change rounding, so they never depend on how many actors there are."""
+    if isinstance(config.threads, int):
+        return config.threads
+    return 1 if d_model <= _TINY_D_MODEL else max(1, min(node.cpus for node in nodes))
+
+
+def has_gpu(nodes: Sequence[Node]) -> bool:
+    return any(node.gpus for node in nodes)
+
+
+def place(config: Config, nodes: Sequence[Node], needs: Needs) -> Placement:
+    """Decides who works where.
+
+    Raises:
+        LayerscopeError: the weights do not fit the memory there is.
+    """
+    layers = sorted(needs.sae_by_layer)
+    gpus = [gpu for node in nodes for gpu in node.gpus]
+    n_blocks = config.layer_blocks if isinstance(config.layer_blocks, int) else 4 if len(gpus) > 1 else 1
+    blocks = split(layers, min(n_blocks, len(layers)))
+    if not gpus:
+        return _place_on_cpus(config, nodes, needs, blocks)
+    if len({gpu.name for gpu in gpus}) > 1:
+        kinds = ", ".join(sorted({gpu.name for gpu in gpus}))
+        hardware = f"mixed GPUs: {kinds}"
+    else:
+        hardware = gpus[0].name
+    return _place_on_gpus(config, gpus, hardware, needs, blocks)
+
+
+def split(layers: Sequence[int], n_blocks: int) -> tuple[tuple[int, ...], ...]:
+    """Contiguous blocks of nearly equal size, the larger ones first."""
+    size, larger = divmod(len(layers), n_blocks)
+    blocks, start = [], 0
+    for block in range(n_blocks):
+        end = start + size + (block < larger)
+        blocks.append(tuple(layers[start:end]))
+        start = end
+    return tuple(blocks)
+
+
+def _place_on_cpus(
+    config: Config, nodes: Sequence[Node], needs: Needs, blocks: tuple[tuple[int, ...], ...]
+) -> Placement:
+    gemma_actors = config.gemma_actors if isinstance(config.gemma_actors, int) else 1
+    per_block = config.encoders_per_block if isinstance(config.encoders_per_block, int) else 1
+    memory = sum(node.memory for node in nodes)
+    # Encoders of a node map the same file; on several nodes each may hold a copy.
+    saes = sum(needs.sae_by_layer.values()) * min(per_block, len(nodes))
+    needed = gemma_actors * needs.model + saes
+    line = f"memory: {gemma_actors} x {_gib(needs.model)} model + {_gib(saes)} SAEs of {_gib(memory)} on {len(nodes)} node(s)"
+    if needed > memory:
+        raise LayerscopeError(
+            f"The weights do not fit: {gemma_actors} Gemma actor(s) need {_gib(needs.model)} each and the SAEs {_gib(saes)}, "
+            f"of {_gib(memory)} here.\nUse --dtype bfloat16, fewer --layers or --gemma-actors, or a larger machine."
+        )
+    # Threads, not Ray's count, decide what an actor uses; the count only has to let all of them start.
+    cpus = sum(node.cpus for node in nodes)
+    share = Share(_floor(min(1.0, 0.9 * cpus / (gemma_actors + len(blocks) * per_block))), 0)
+    hardware = nodes[0].processor or "CPU"
+    return Placement("cpu", hardware, gemma_actors, share, blocks, per_block, share, (line,))
+
+
+def _place_on_gpus(
+    config: Config, gpus: Sequence[Gpu], hardware: str, needs: Needs, blocks: tuple[tuple[int, ...], ...]
+) -> Placement:
+    n_gpus = len(gpus)
+    encoder_gpus = math.ceil(n_gpus / (_GEMMA_GPUS_PER_ENCODER_GPU + 1)) if n_gpus > 1 else 0
+    if isinstance(config.gemma_actors, int):
+        encoder_gpus = min(encoder_gpus, max(0, n_gpus - config.gemma_actors))
+        gemma_actors = config.gemma_actors
+    else:
+        gemma_actors = max(1, n_gpus - encoder_gpus)
+    per_block = config.encoders_per_block if isinstance(config.encoders_per_block, int) else max(1, encoder_gpus)
+    n_encoders = len(blocks) * per_block
+    if encoder_gpus:
+        gemma_share, encoder_share = 1.0, min(1.0, encoder_gpus / n_encoders)
+        actors_per_gpu = 1
+    else:
+        actors_per_gpu = math.ceil(gemma_actors / n_gpus)
+        gemma_share = (1 - _SHARED_GPU_FOR_ENCODERS) / actors_per_gpu
+        encoder_share = _SHARED_GPU_FOR_ENCODERS * n_gpus / max(n_encoders, n_gpus)
+    smallest = min(gpu.memory for gpu in gpus)
+    gemma_bytes = actors_per_gpu * (needs.model + _WORKING_BYTES)
+    encoders_per_gpu = math.ceil(n_encoders / (encoder_gpus or n_gpus))
+    largest_block = max(sum(needs.sae_by_layer[layer] for layer in block) for block in blocks)
+    encoder_bytes = encoders_per_gpu * largest_block
+    fullest = max(gemma_bytes, encoder_bytes) if encoder_gpus else gemma_bytes + encoder_bytes
+    lines = (
+        f"Gemma: {gemma_actors} actor(s), {gemma_share:.2f} GPU each, {_gib(gemma_bytes // actors_per_gpu)} of {_gib(smallest)}",
+        f"encoders: {n_encoders} actor(s), {encoder_share:.2f} GPU each, {_gib(largest_block)} of {_gib(smallest)}",
+    )
+    if fullest > smallest:
+        raise LayerscopeError(
+            f"The weights do not fit: the fullest GPU would hold {_gib(fullest)} of its {_gib(smallest)}.\n"
+            "Use --dtype bfloat16, --sae-dtype bfloat16, fewer --layers or --gemma-actors, or larger GPUs."
+        )
+    return Placement(
+        "cuda",
+        hardware,
+        gemma_actors,
+        Share(1.0, _floor(gemma_share)),
+        blocks,
+        per_block,
+        Share(0.5, _floor(encoder_share)),
+        lines,
+    )
+
+
+def _floor(share: float) -> float:
+    """Ray counts in units of 0.0001; rounding up would let the last actor wait for ever."""
+    return math.floor(share * 10_000) / 10_000
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB"

@@ -1,0 +1,59 @@
+"""What a person sees while a run is on: one bar on a terminal, elsewhere a plain line every ten seconds."""
+
+import sys
+import time
+from typing import TextIO
+
+from tqdm import tqdm
+
+from layerscope.summary import Totals
+
+_LINE_SECONDS = 10.0
+
+
+class Progress:
+    """Shows how far a run is, on standard error; closed by leaving its `with` block."""
+
+    def __init__(self, total: int, totals: Totals, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._total = total
+        self._totals = totals
+        self._already = totals.questions
+        self._started = self._told = time.monotonic()
+        self._bar = (
+            tqdm(total=total, initial=totals.questions, unit="question", file=self._stream, dynamic_ncols=True)
+            if self._stream.isatty()
+            else None
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self) -> None:
+        """Shows the totals as they are now."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"accuracy {self._totals.accuracy()}", refresh=False)
+            self._bar.update(self._totals.questions - self._bar.n)
+        elif time.monotonic() - self._told >= _LINE_SECONDS:
+            self._told = time.monotonic()
+            self.note(self._line())
+
+    def note(self, text: str) -> None:
+        """Tells something without disturbing the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def rate(self) -> float:
+        """Questions per second since this run began."""
+        return (self._totals.questions - self._already) / max(time.monotonic() - self._started, 1e-9)
+
+    def _line(self) -> str:
+        done, rate = self._totals.questions, self.rate()
+        left = f"{(self._total - done) / rate:.0f} s left" if rate else "no question done yet"
+        return f"{done}/{self._total} questions, {rate:.1f}/s, {left}, accuracy {self._totals.accuracy()}"

@@ -1,0 +1,120 @@
+"""The encoder half of a Gemma Scope SAE: reading it, keeping it ready on the node, encoding, and the top k.
+
+Knows nothing of Ray, JSON, or which SAE to take. Shapes: R rows (solutions), D d_model, F d_sae, N active features.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.numpy
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from layerscope import hub
+from layerscope.files import replacing
+from layerscope.hub import Repository
+from layerscope.params_npz import ENCODER_ARRAYS, read_encoder
+
+_MAX_PRE_ACTIVATIONS = 1 << 26  # elements of one [rows, F] product: 256 MiB
+
+
+@dataclass(frozen=True)
+class SaeEncoder:
+    """What encoding one layer needs."""
+
+    w_enc: Tensor  # [D, F] float32 or bfloat16
+    b_enc: Tensor  # [F] float32
+    threshold: Tensor  # [F] float32
+
+
+class TopK(NamedTuple):
+    """The strongest active features of every row, strongest first, ties by lower id."""
+
+    feature_ids: NDArray[np.int64]  # [N]
+    activations: NDArray[np.float32]  # [N]
+    starts: NDArray[np.int64]  # [R + 1]; row r has starts[r]:starts[r + 1]
+    active_counts: NDArray[np.int64]  # [R]; of all active features, those beyond k too
+
+
+def encode_top_k(residual: Tensor, sae: SaeEncoder, k: int | None) -> TopK:
+    """Encodes rows of the residual stream and keeps the k strongest features of each, or all.
+
+    JumpReLU, as in Gemma Scope (arXiv:2408.05147, eq. 4): `pre = x @ W_enc + b_enc`, and a feature's activation is
+    `relu(pre)` where `pre > threshold`, else 0. The product is taken in the SAE's dtype, all that follows in float32.
+
+    Args:
+        residual: [R, D], any float dtype, on the SAE's device.
+    """
+    chunk = max(1, _MAX_PRE_ACTIVATIONS // sae.w_enc.shape[1])
+    parts = []
+    for start in range(0, len(residual), chunk):
+        x = residual[start : start + chunk].to(sae.w_enc.dtype)
+        pre = (x @ sae.w_enc).float() + sae.b_enc  # [rows, F]
+        rows, ids = torch.nonzero(pre > sae.threshold.clamp(min=0), as_tuple=True)
+        parts.append((rows + start, ids, pre[rows, ids]))
+    rows_n, ids_n, activations_n = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    return _strongest(rows_n, ids_n, activations_n, len(residual), k)
+
+
+def _strongest(
+    rows: NDArray[np.int64], ids: NDArray[np.int64], activations: NDArray[np.float32], n_rows: int, k: int | None
+) -> TopK:
+    order = np.lexsort((ids, -activations, rows))
+    counts = np.bincount(rows, minlength=n_rows)
+    if k is not None:
+        first = np.cumsum(counts) - counts  # where each row begins
+        rank = np.arange(len(rows)) - np.repeat(first, counts)
+        order = order[rank < k]
+    kept = counts if k is None else np.minimum(counts, k)
+    starts = np.concatenate([[0], np.cumsum(kept)])
+    return TopK(ids[order], activations[order], starts, counts)
+
+
+def load_encoder(
+    repository: Repository, path: str, d_model: int, dtype: torch.dtype, device: torch.device
+) -> SaeEncoder:
+    """The encoder half of an SAE, from this node's cache; made from `params.npz` by whoever comes first.
+
+    On a CPU in float32 the weights are the mapped file, which all processes of a node share.
+
+    Raises:
+        LayerscopeError: the file is broken, or not an SAE of this model.
+    """
+    file = cached_encoder(repository, path, d_model)
+    with safe_open(str(file), framework="pt", device=str(device)) as tensors:
+        w_enc, b_enc, threshold = (tensors.get_tensor(name) for name in ENCODER_ARRAYS)
+    return SaeEncoder(w_enc.to(dtype), b_enc, threshold)
+
+
+def cached_encoder(repository: Repository, path: str, d_model: int) -> Path:
+    """The safetensors file with the encoder half, made if it is not there or cut short."""
+    source = hub.fetch(repository, path)
+    status = source.stat()
+    version = repository.commit or f"{status.st_size}-{status.st_mtime_ns}"
+    key = hashlib.sha256(f"{repository.name}\0{version}\0{path}".encode()).hexdigest()[:16]
+    folder = hub.cache_folder() / "encoders" / repository.name.strip("/").replace("/", "--")[-80:]
+    file = folder / f"{path.removesuffix('/params.npz').replace('/', '-')}-{key}.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        if not _is_whole(file, d_model):
+            with source.open("rb") as stream:
+                arrays = read_encoder(stream, d_model, f"{path} of {repository.name}")
+            with replacing(file) as temporary:
+                safetensors.numpy.save_file(arrays, temporary)
+    return file
+
+
+def _is_whole(file: Path, d_model: int) -> bool:
+    if not file.is_file():
+        return False
+    try:
+        with safe_open(str(file), framework="pt") as tensors:
+            return set(tensors.keys()) == set(ENCODER_ARRAYS) and tensors.get_slice("W_enc").get_shape()[0] == d_model
+    except SafetensorError:
+        return False

@@ -1,0 +1,158 @@
+"""Makes a stand-in from a seed: `python -m layerscope.standin.build FOLDER`.
+
+Shapes: T tokens, D d_model, F d_sae.
+"""
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+from transformers import Gemma2Config, Gemma2ForCausalLM
+
+from layerscope.pairs import PROMPT
+
+_SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")  # Gemma's ids 0 to 3
+_CONTROL = ("<mask>", "<unused0>", "<unused1>", "<start_of_turn>", "<end_of_turn>")
+_TEXT_TOKENS = ("\n\n", "▁▁", "▁▁▁▁", "<table>")  # added tokens that are text, as Gemma's vocabulary has them
+_QUESTIONS = Path(__file__).parent / "questions.jsonl"
+
+
+@dataclass(frozen=True)
+class StandinSpec:
+    """The sizes of a stand-in."""
+
+    seed: int = 0
+    n_layers: int = 6
+    d_model: int = 64
+    vocabulary: int = 2048
+    sliding_window: int = 32
+    context: int = 8192
+    width: str = "16k"
+    d_sae: int = 16384
+    l0s: tuple[tuple[int, ...], ...] = ((21, 105), (18, 141), (35, 71), (24, 84), (78, 160), (39, 116))
+    """Average L0s of each layer's SAEs."""
+
+
+def build(spec: StandinSpec, folder: Path) -> None:
+    """Writes `folder/model` in Hugging Face format and `folder/saes` in Gemma Scope's layout; all or nothing."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    texts = _texts()
+    tokenizer = make_tokenizer(texts, spec.vocabulary)
+    model = make_model(spec, tokenizer.get_vocab_size())
+    (temporary / "model").mkdir(parents=True)
+    tokenizer.save(str(temporary / "model" / "tokenizer.json"))
+    (temporary / "model" / "tokenizer_config.json").write_text(json.dumps(_TOKENIZER_CONFIG, indent=2))
+    model.save_pretrained(temporary / "model")
+    make_saes(spec, residual_stream(model, tokenizer, texts), temporary / "saes")
+    temporary.replace(folder)
+
+
+_TOKENIZER_CONFIG = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "bos_token": "<bos>",
+    "eos_token": "<eos>",
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "add_bos_token": True,
+    "clean_up_tokenization_spaces": False,
+}
+
+
+def make_tokenizer(texts: list[str], size: int) -> Tokenizer:
+    """A byte-fallback BPE like Gemma's: blanks written as `▁`, unknown characters as bytes, BOS first."""
+    learner = Tokenizer(models.BPE())
+    learner.normalizer = normalizers.Replace(" ", "▁")
+    learner.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, show_progress=False, min_frequency=2))
+    learned = json.loads(learner.to_str())["model"]
+    names = [*_SPECIAL, *_CONTROL, *_TEXT_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
+    names += [token for token in sorted(learned["vocab"], key=learned["vocab"].get) if token not in names]
+    merges = [tuple(merge) for merge in learned["merges"]]
+    vocabulary = {name: index for index, name in enumerate(names)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", vocabulary["<bos>"])]
+    )
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in _SPECIAL])
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in (*_CONTROL, *_TEXT_TOKENS)])
+    return tokenizer
+
+
+def make_model(spec: StandinSpec, vocabulary: int) -> Gemma2ForCausalLM:
+    """A Gemma 2 with random weights under which every layer adds a vector of about unit size to the residual stream."""
+    config = Gemma2Config(
+        vocab_size=vocabulary,
+        hidden_size=spec.d_model,
+        intermediate_size=4 * spec.d_model,
+        num_hidden_layers=spec.n_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=spec.d_model // 4,
+        query_pre_attn_scalar=spec.d_model // 4,
+        sliding_window=spec.sliding_window,
+        max_position_embeddings=spec.context,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+    )
+    model = Gemma2ForCausalLM(config)
+    generator = torch.Generator().manual_seed(spec.seed)
+    for name, parameter in sorted(model.named_parameters()):
+        if parameter.dim() == 2:  # [out, in]; the embedding is scaled by sqrt(D) in the model
+            nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)
+        elif name.endswith("norm.weight"):
+            nn.init.zeros_(parameter)  # Gemma's norms multiply by 1 + weight
+    return model.eval()
+
+
+@torch.inference_mode()
+def residual_stream(model: Gemma2ForCausalLM, tokenizer: Tokenizer, texts: list[str]) -> list[Tensor]:
+    """The residual stream after every layer at every token but BOS: by layer, [T, D]."""
+    captured: list[list[Tensor]] = [[] for _ in model.model.layers]
+    for layer, seen in zip(model.model.layers, captured, strict=True):
+        layer.register_forward_hook(lambda _module, _inputs, output, seen=seen: seen.append(output[0, 1:]))
+    for text in texts:
+        model.model(input_ids=torch.tensor([tokenizer.encode(text).ids]), use_cache=False)
+    return [torch.cat(seen) for seen in captured]
+
+
+def make_saes(spec: StandinSpec, residuals: list[Tensor], folder: Path) -> None:
+    """Random JumpReLU SAEs whose thresholds let about as many features fire as the folder's name says."""
+    generator = torch.Generator().manual_seed(spec.seed + 1)
+    for layer, (states, l0s) in enumerate(zip(residuals, spec.l0s, strict=True)):
+        for l0 in l0s:
+            w_enc = torch.randn(spec.d_model, spec.d_sae, generator=generator) * spec.d_model**-0.5
+            b_enc = torch.randn(spec.d_sae, generator=generator) * 0.1
+            pre = states[:: 1 + len(states) // 1024] @ w_enc + b_enc  # [T, F]; a thousand tokens are enough
+            mean, deviation = pre.mean(dim=0), pre.std(dim=0)
+            scores = ((pre - mean) / deviation).flatten()[::16]
+            share_active = l0 / spec.d_sae
+            threshold = mean + deviation * scores.kthvalue(round(len(scores) * (1 - share_active))).values
+            path = folder / f"layer_{layer}" / f"width_{spec.width}" / f"average_l0_{l0}" / "params.npz"
+            path.parent.mkdir(parents=True)
+            arrays = {
+                "W_enc": w_enc,
+                "W_dec": w_enc.T.contiguous(),
+                "b_enc": b_enc,
+                "b_dec": torch.zeros(spec.d_model),
+                "threshold": threshold.clamp(min=1e-3),
+            }
+            np.savez(path, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
+
+
+def _texts() -> list[str]:
+    rows = [json.loads(line) for line in _QUESTIONS.read_text(encoding="utf-8").splitlines()]
+    return [f"{PROMPT.format(goal=row['goal'])} {row[name]}" for row in rows for name in ("sol1", "sol2")]
+
+
+if __name__ == "__main__":
+    build(StandinSpec(), Path(sys.argv[1]))
