@@ -1,7 +1,7 @@
 """The Ray actors: thin shells that load once and call the plain functions of `batch.py`.
 
-Torch is imported inside the methods, so in the actors' processes only: the driver imports this module for the classes and
-stays small.
+Torch is imported inside the methods, so in the actors' processes only: the driver imports this module for the classes
+and stays small.
 """
 
 from __future__ import annotations
@@ -27,8 +27,12 @@ from layerscope.records import LayerBlock, Outcome
 if TYPE_CHECKING:
     import torch
 
-# Idle threads must sleep: spinning ones take the cores from the other actors (measured: small products 30 times slower).
-WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+# Idle threads must sleep: spinning ones take the cores from the other actors (small products: 30 times slower).
+WORKER_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,8 @@ class GemmaActor:
         from layerscope.batch import score_batch, to_array
 
         outcomes, residuals = score_batch(self._model, self._tokenizer, questions, self._layers)
-        sizes = [len(block) for block in self._blocks]
-        return (outcomes, *(to_array(part) for part in residuals.cpu().split(sizes)))
+        ends = np.cumsum([len(block) for block in self._blocks])
+        return (outcomes, *(to_array(part) for part in residuals.cpu().tensor_split(ends[:-1].tolist())))
 
 
 @ray.remote

@@ -1,6 +1,7 @@
 """One batch from questions to lines, as plain functions that know nothing of Ray.
 
-The actors call these; the driver joins what they return (`records.py`). Composed in one process they give the same bytes.
+The actors call these; the driver joins what they return (`records.py`). Composed in one process they give the same
+bytes.
 """
 
 import math
@@ -16,6 +17,7 @@ from layerscope.pairs import PairTokenizer, UnscorableError
 from layerscope.questions import Question
 from layerscope.records import LayerBlock, Outcome, SolutionScore, error_line, frame_record, serialise_block
 from layerscope.sae import SaeEncoder, encode_top_k
+
 
 def score_batch(
     model: LanguageModel, tokenizer: PairTokenizer, questions: Sequence[Question], layers: Sequence[int]

@@ -32,7 +32,7 @@ def plan(config: _Options) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command and ends the process with its exit code: 0 done, 1 failed, 2 usage, 128 + n stopped by a signal."""
+    """Runs the command and ends the process with its exit code: 0 done, 1 failed, 2 usage, 128 + n for signal n."""
     try:
         code = _app.cli(args=arguments, prog="layerscope", config=(tyro.conf.FlagCreatePairsOff,))
     except LayerscopeError as error:

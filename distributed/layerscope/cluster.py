@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -13,7 +14,7 @@ from layerscope.machine import probe
 from layerscope.placement import Node
 
 _OBJECT_STORE_BYTES = 2 << 30
-_QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 # What Ray prints of an object whose batch was given up is no news: the driver runs the batch again.
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 # Ray counts idle GPUs by hiding them from actors that ask for none, which is what a CPU run wants.

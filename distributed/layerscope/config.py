@@ -1,6 +1,6 @@
 """The settings of a run: one dataclass is the command line, its help text and the manifest's settings.
 
-It checks what can be checked from a value alone; what needs files, the hub or a cluster is checked where those are read.
+It checks what can be checked from a value alone; what needs files, the hub or a cluster is checked where it is read.
 """
 
 import re
@@ -12,8 +12,16 @@ from layerscope.errors import UsageError
 Count = int | Literal["all"]
 AutoCount = int | Literal["auto"]
 
-# A question's final-token activations and features, in a window of batches, decide memory; tokens per batch decide both.
 MAX_BATCH_TOKENS = 1_000_000
+_COUNTS = (
+    "num_samples",
+    "top_k",
+    "batch_tokens",
+    "threads",
+    "gemma_actors",
+    "layer_blocks",
+    "encoders_per_block",
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,15 @@ class Config:
     """Use the built-in stand-in model, SAEs and questions: no token, no GPU, no download, no meaning."""
 
     def __post_init__(self) -> None:
-        for name in ("num_samples", "top_k", "batch_tokens", "threads", "gemma_actors", "layer_blocks", "encoders_per_block"):
+        for name in (
+            "num_samples",
+            "top_k",
+            "batch_tokens",
+            "threads",
+            "gemma_actors",
+            "layer_blocks",
+            "encoders_per_block",
+        ):
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise UsageError(f"{option(name)} is {value}; it must be at least 1.")
@@ -79,14 +95,18 @@ class Config:
         if not re.fullmatch(r"canonical|min|max|[1-9]\d{0,6}", self.sae_l0):
             raise UsageError(f"--sae-l0 is {self.sae_l0!r}; it is canonical, min, max or a number such as 71.")
         if not re.fullmatch(r"[1-9]\d*[km]?", self.sae_width):
-            raise UsageError(f"--sae-width is {self.sae_width!r}; it is written as the SAE folders write it: 16k, 65k, 1m.")
+            raise UsageError(
+                f"--sae-width is {self.sae_width!r}; it is written as the SAE folders write it: 16k, 65k, 1m."
+            )
         parse_layers(self.layers)
         if not self.output_file:
             raise UsageError("--output-file is empty; name the file the records go to.")
         if self.standin:
             for name in ("model", "revision", "sae_repo"):
                 if getattr(self, name) != getattr(type(self), name):
-                    raise UsageError(f"--standin brings its own model and SAEs; leave out {option(name)}, or --standin.")
+                    raise UsageError(
+                        f"--standin brings its own model and SAEs; leave out {option(name)}, or --standin."
+                    )
 
 
 def option(name: str) -> str:

@@ -1,7 +1,7 @@
 """The run: batches to Gemma actors, activations to encoders, records to the file, in the order of the plan.
 
-The one place where death is handled. The driver owns every object reference and touches no tensor; a batch whose actor or
-node dies is run again, whole, on any healthy actor.
+The one place where death is handled. The driver owns every object reference and touches no tensor; a batch whose actor
+or node dies is run again, whole, on any healthy actor.
 """
 
 import time
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray import ObjectRef
 from ray.exceptions import (
     NodeDiedError,
     ObjectLostError,
@@ -31,6 +30,7 @@ from layerscope.progress import Progress
 from layerscope.records import ErrorLine, Frame, LayerBlock, Outcome, error_line, failed_layer, join_record
 from layerscope.summary import Totals
 
+Reference = ray.ObjectRef[Any]
 # What a machine does to a call; anything else that a call raises is an answer.
 MACHINE_FAULTS = (
     RayActorError,
@@ -50,7 +50,7 @@ _SILENCE_SECONDS = 60.0
 class Member:
     """A place in the crew, and the actor that fills it now."""
 
-    start: Callable[[], tuple[Any, ObjectRef]]
+    start: Callable[[], tuple[Any, Reference]]
     """Starts an actor: its handle, and the reference that resolves once it has loaded."""
     block: int | None = None
     """The layer block of an encoder; None for a Gemma actor."""
@@ -76,7 +76,7 @@ class Scored:
     """A batch between its forward pass and the file."""
 
     outcomes: list[Outcome]
-    activations: list[ObjectRef | None]
+    activations: list[Reference | None]
     """By block; dropped as soon as they are encoded."""
     blocks: list[LayerBlock | None]
     """By block; mapped from the object store, not copied."""
@@ -90,8 +90,8 @@ class Driver:
         self._next = job.plan.batch_of(journal.lines)  # the batch to commit next
         self._todo = list(range(self._next, len(job.plan)))
         self._window = _CALLS_PER_GEMMA_ACTOR * job.placement.gemma_actors + 4
-        self._pending: dict[ObjectRef, Call] = {}
-        self._activations: dict[int, list[ObjectRef | None]] = {}  # by block, of batches at a Gemma actor
+        self._pending: dict[Reference, Call] = {}
+        self._activations: dict[int, list[Reference | None]] = {}  # by block, of batches at a Gemma actor
         self._scored: dict[int, Scored] = {}
         self._to_encode: list[tuple[int, int]] = []  # batch and block
         self._failures: Counter[int] = Counter()
@@ -147,11 +147,11 @@ class Driver:
     def _todo_in_window(self) -> bool:
         return bool(self._todo) and self._todo[0] < self._next + self._window
 
-    def _await(self, member: Member, batch: int | None, reference: ObjectRef) -> None:
+    def _await(self, member: Member, batch: int | None, reference: Reference) -> None:
         self._pending[reference] = Call(member, member.handle, batch)
         member.calls += 1
 
-    def _answered(self) -> list[ObjectRef]:
+    def _answered(self) -> list[Reference]:
         """Waits a moment for an answer, and takes all that are there."""
         references = list(self._pending)
         # Nothing is fetched: large answers stay where they are until they are written.
@@ -160,7 +160,7 @@ class Driver:
             answered, _ = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
         return list(answered)
 
-    def _collect(self, reference: ObjectRef) -> None:
+    def _collect(self, reference: Reference) -> None:
         """Takes one answer; a fault of the machine sends its batch back, a known error ends the run."""
         call = self._pending.pop(reference, None)
         if call is None:
@@ -187,7 +187,7 @@ class Driver:
     def _take_scores(self, batch: int, outcomes: list[Outcome]) -> None:
         activations = self._activations.pop(batch)
         nothing_to_encode = all(isinstance(outcome, ErrorLine) for outcome in outcomes)
-        blocks = [] if nothing_to_encode else [None] * len(activations)
+        blocks: list[LayerBlock | None] = [] if nothing_to_encode else [None] * len(activations)
         self._scored[batch] = Scored(outcomes, activations, blocks)
         self._to_encode += [(batch, block) for block in range(len(blocks))]
 
@@ -198,7 +198,7 @@ class Driver:
             if call.batch is None and member.deaths >= MAX_ATTEMPTS:
                 raise LayerscopeError(
                     f"An actor died {member.deaths} times while it was starting: {_first_line(fault)}\n"
-                    "Most often the memory is too small for the weights: take fewer actors, --dtype bfloat16 or fewer layers."
+                    "Most often the memory is too small: take fewer actors, --dtype bfloat16 or fewer layers."
                 )
             self._start(member)
         if call.batch is not None:
@@ -252,13 +252,13 @@ class Driver:
         member.handle, loaded = member.start()
         self._await(member, None, loaded)
 
-    def _start_gemma(self) -> tuple[Any, ObjectRef]:
+    def _start_gemma(self) -> tuple[Any, Reference]:
         job = self._job
         actor = _with_share(GemmaActor, job.placement.gemma).remote()
         settings = TorchSettings(job.placement.device, job.numerics.dtype, job.numerics.threads)
         return actor, actor.load.remote(job.model, job.spec, job.placement.blocks, settings)
 
-    def _start_encoder(self, block: int) -> tuple[Any, ObjectRef]:
+    def _start_encoder(self, block: int) -> tuple[Any, Reference]:
         job = self._job
         actor = _with_share(EncoderActor, job.placement.encoder).remote()
         saes = [sae for sae in job.saes if sae.layer in job.placement.blocks[block]]

@@ -65,7 +65,8 @@ def tokenizer_path(repository: Repository) -> Path:
 
 def fetch_model(repository: Repository, spec: GemmaSpec) -> Path:
     """The local folder that holds the whole model."""
-    return [hub.fetch(repository, path) for path in spec.files][0].parent
+    config, *_ = [hub.fetch(repository, path) for path in spec.files]
+    return config.parent
 
 
 def _weight_files(repository: Repository) -> list[str]:

@@ -1,4 +1,4 @@
-"""Repositories of files, on the Hugging Face hub or in a folder: what one holds, and where a file of it lies on this node.
+"""Repositories of files, on the Hugging Face hub or in a folder: what one holds, and where its files lie on this node.
 
 Owns every request to the hub and turns its failures into known errors. Knows nothing of models, SAEs or questions.
 """
@@ -6,20 +6,21 @@ Owns every request to the hub and turns its failures into known errors. Knows no
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, Literal, TypeVar, cast
 
+import httpx2
 import huggingface_hub
-from huggingface_hub import HfApi, HfFileSystem, constants
+from huggingface_hub import DatasetInfo, HfApi, HfFileSystem, ModelInfo, constants
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -28,6 +29,9 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import replacing
 
 Kind = Literal["model", "dataset"]
+_T = TypeVar("_T")
+_BUSY = (429, 500, 502, 503, 504)
+_LONGEST_WAIT_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -65,16 +69,14 @@ def open_repository(name: str, revision: str = "main", kind: Kind = "model") -> 
         return Repository(str(folder.resolve()), None, _list_folder(folder.resolve()), kind)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
         raise UsageError(f"{name!r} is neither a folder here nor the id of a repository on the hub (owner/name).")
+    if constants.HF_HUB_OFFLINE:
+        return _cached_repository(name, revision, kind)
     with _known_errors(name, revision):
-        try:
-            info = HfApi().repo_info(name, revision=revision, repo_type=kind, files_metadata=True)
-        except OfflineModeIsEnabled:
-            return _cached_repository(name, revision, kind)
-        if kind == "model":
-            HfApi().auth_check(name)  # the listing of a gated repository is public, its files are not
-    files = {
-        file.rfilename: FileInfo(file.size or 0, file.lfs.sha256 if file.lfs else None) for file in info.siblings or []
-    }
+        info = _patiently(lambda: HfApi().repo_info(name, revision=revision, repo_type=kind, files_metadata=True))
+        # The listing of a gated repository is public, its files are not.
+        _patiently(lambda: HfApi().auth_check(name, repo_type=kind))
+    siblings = cast(ModelInfo | DatasetInfo, info).siblings or []
+    files = {file.rfilename: FileInfo(file.size or 0, file.lfs.sha256 if file.lfs else None) for file in siblings}
     return Repository(name, cast(str, info.sha), files, kind)
 
 
@@ -87,8 +89,10 @@ def fetch(repository: Repository, path: str) -> Path:
     if repository.commit is None:
         return Path(repository.name, path)
     with _known_errors(repository.name, repository.commit):
-        local = huggingface_hub.hf_hub_download(
-            repository.name, path, revision=repository.commit, repo_type=repository.kind
+        local = _patiently(
+            lambda: huggingface_hub.hf_hub_download(
+                repository.name, path, revision=repository.commit, repo_type=repository.kind
+            )
         )
     size, expected = Path(local).stat().st_size, repository.files[path].size
     if size != expected:
@@ -113,7 +117,7 @@ def open_file(repository: Repository, path: str) -> Iterator[IO[bytes]]:
         return
     with _known_errors(repository.name, repository.commit):
         url = f"{repository.name}@{repository.commit}/{path}"
-        with HfFileSystem().open(url, "rb", block_size=1 << 16) as stream:
+        with HfFileSystem(skip_instance_cache=True).open(url, "rb", block_size=1 << 16) as stream:
             yield cast(IO[bytes], stream)
 
 
@@ -174,11 +178,11 @@ def _cached_repository(name: str, revision: str, kind: Kind) -> Repository:
 
 @contextmanager
 def _known_errors(name: str, revision: str) -> Iterator[None]:
-    """Turns what the hub's client raises into errors that say what to do; GatedRepoError is a RepositoryNotFoundError."""
+    """Turns what the hub's client raises into errors that say what to do."""
     try:
         yield
-    except GatedRepoError as error:
-        raise LayerscopeError(_gated_message(name, error)) from error
+    except GatedRepoError as error:  # before RepositoryNotFoundError, which it derives from
+        raise LayerscopeError(_gated_message(name)) from error
     except RepositoryNotFoundError as error:
         raise UsageError(
             f"The hub has no repository {name}, or it is private and your token cannot read it.\n"
@@ -188,35 +192,60 @@ def _known_errors(name: str, revision: str) -> Iterator[None]:
         raise UsageError(f"{name} has no revision {revision!r}. {_revisions(name)}") from error
     except HFValidationError as error:
         raise UsageError(f"{name!r} is not the id of a repository: {_first_line(error)}") from error
-    except EntryNotFoundError as error:
+    except RemoteEntryNotFoundError as error:
         raise LayerscopeError(f"{name} at {revision} lacks a file it should hold: {_first_line(error)}") from error
     except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "no status"
-        if status == 401:
-            raise LayerscopeError(
-                f"The hub does not accept your token for {name}: it is invalid or expired.\n"
-                "Log in again with `hf auth login`, or set HF_TOKEN to a valid token."
-            ) from error
+        raise LayerscopeError(_refused_message(name, error)) from error
+    except (OSError, httpx2.HTTPError) as error:  # LocalEntryNotFoundError among them: neither cached nor reachable
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise LayerscopeError(_refused_message(name, error.__cause__)) from error
         raise LayerscopeError(
-            f"The hub answered {status} for {name}: {_first_line(error)}\nRun the same command again; it goes on."
-        ) from error
-    except OSError as error:  # connection errors of the hub's HTTP client among them
-        raise LayerscopeError(
-            f"The hub cannot be reached for {name}: {_first_line(error)}\n"
+            f"The hub cannot be reached for {name}: {_first_line(error.__cause__ or error)}\n"
             "Check the connection and run again; with everything in the cache, set HF_HUB_OFFLINE=1."
         ) from error
 
 
-def _gated_message(name: str, error: GatedRepoError) -> str:
+def _patiently(request: Callable[[], _T]) -> _T:
+    """Repeats a request while the hub is busy or the line is bad, for about a minute at most.
+
+    The hub's client repeats some requests itself, others (listings, a body that ends in 500) never.
+    """
+    for wait in (1, 2, 4, 8, None):
+        try:
+            return request()
+        except HfHubHTTPError as error:
+            if wait is None or error.response is None or error.response.status_code not in _BUSY:
+                raise
+            told = error.response.headers.get("Retry-After", "")
+            time.sleep(min(int(told), _LONGEST_WAIT_SECONDS) if told.isdigit() else wait)
+        except httpx2.TransportError:
+            if wait is None:
+                raise
+            time.sleep(wait)
+    raise AssertionError("unreachable")
+
+
+def _refused_message(name: str, error: HfHubHTTPError) -> str:
+    status = error.response.status_code if error.response is not None else "no status"
+    if status == 401:
+        return (
+            f"The hub does not accept your token (asked for {name}): it is invalid or expired.\n"
+            "Log in again with `hf auth login`, or set HF_TOKEN to a valid token."
+        )
+    return f"The hub answered {status} for {name}: {_first_line(error)}\nRun the same command again later; it goes on."
+
+
+def _gated_message(name: str) -> str:
     page = f"{constants.ENDPOINT}/{name}"
     if huggingface_hub.get_token() is None:
         return (
             f"{name} is gated, and there is no hub token on this machine.\n"
             f"Accept its licence on {page}, then `hf auth login` (or set HF_TOKEN)."
         )
-    if error.response is not None and error.response.status_code == 401:
-        return f"{name} is gated, and the hub does not accept your token.\nLog in again with `hf auth login`."
-    return f"{name} is gated, and your account has not been granted access to it.\nAccept its licence on {page}, then run again."
+    return (
+        f"{name} is gated, and the account of your token has not been granted access to it.\n"
+        f"Accept its licence on {page}, then run again."
+    )
 
 
 def _revisions(name: str) -> str:
@@ -230,5 +259,3 @@ def _revisions(name: str) -> str:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:300] if lines else type(error).__name__
-
-

@@ -138,7 +138,9 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     sae_repository = open_repository(sae_name)
     saes, missing = choose_saes(config, sae_repository, spec.n_layers)
     if missing:
-        warnings.append(f"{sae_name} has no SAE of width {config.sae_width} for the layers {ranges(missing)}: left out.")
+        warnings.append(
+            f"{sae_name} has no SAE of width {config.sae_width} for the layers {ranges(missing)}: left out."
+        )
     with hub.open_file(sae_repository, saes[0].path) as stream:
         d_sae = read_shapes(stream, spec.d_model, f"{saes[0].path} of {sae_name}")["W_enc"][1]
     numerics = _numerics(config, nodes, spec)

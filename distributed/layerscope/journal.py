@@ -8,12 +8,14 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import replacing
@@ -88,7 +90,7 @@ class Journal:
                 os.close(self._descriptor)
                 self._descriptor = -1
 
-    def recover(self, order: Sequence[int], on_record: Callable[[dict[str, Any]], None]) -> None:
+    def recover(self, order: NDArray[np.int64], on_record: Callable[[dict[str, Any]], None]) -> None:
         """Reads what is there, removes a torn last line, and checks every record against the plan.
 
         Args:
@@ -153,7 +155,7 @@ def open_journal(path: Path, identity: dict[str, Any], about: dict[str, Any], ov
         UsageError: the file is there and was made with other settings, or was not made by layerscope.
         LayerscopeError: another run is on it, or it cannot be written.
     """
-    manifest = {"format": FORMAT, "identity": identity, "about": about}
+    manifest: dict[str, Any] = {"format": FORMAT, "identity": identity, "about": about}
     descriptor = _open_locked(path)
     try:
         if os.fstat(descriptor).st_size and overwrite:
@@ -267,4 +269,6 @@ def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
         with replacing(manifest_path(path)) as temporary:
             temporary.write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
     except OSError as error:
-        raise LayerscopeError(f"The manifest of {path} cannot be written: {error.strerror}. Make room and run again.") from error
+        raise LayerscopeError(
+            f"The manifest of {path} cannot be written: {error.strerror}. Make room and run again."
+        ) from error

@@ -3,16 +3,16 @@
 Knows nothing of Ray, SAEs or JSON. Shapes: B pairs, T tokens of a batch, W tokens of its widest row, H heads,
 P positions that predict a solution token, V vocabulary, L captured layers, D d_model.
 
-All rows of a batch lie end to end as one row of T tokens, so that no linear layer sees padding. Only inside attention are
-they laid out side by side as [B, W], and there each token sees what it would see if its solution were alone.
+All rows of a batch lie end to end as one row of T tokens, so that no linear layer sees padding. Only inside attention
+are they laid out side by side as [B, W], and there each token sees what it would see if its solution were alone.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -69,7 +69,10 @@ def lay_out(pairs: Sequence[Pair], device: torch.device) -> PairLayout:
     gather = np.zeros((len(pairs), width), dtype=np.int64)
     row_positions = np.zeros_like(gather)
     row_segments = np.full_like(gather, 3)
-    final_tokens, predictors, targets, target_starts = [], [], [], [0]
+    final_tokens: list[int] = []
+    predictors: list[int] = []
+    targets: list[int] = []
+    target_starts = [0]
     for row, pair in enumerate(pairs):
         offset, length = int(offsets[row]), widths[row]
         gather[row, :length] = np.arange(offset, offset + length)
@@ -103,7 +106,7 @@ def lay_out(pairs: Sequence[Pair], device: torch.device) -> PairLayout:
 
 
 def pair_attention(
-    module: nn.Module,
+    _module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -192,9 +195,7 @@ class LanguageModel:
 
 
 @contextmanager
-def capture_rows(
-    decoder_layers: nn.ModuleList, layers: Sequence[int], rows: Tensor
-) -> Iterator[dict[int, Tensor]]:
+def capture_rows(decoder_layers: nn.ModuleList, layers: Sequence[int], rows: Tensor) -> Iterator[dict[int, Tensor]]:
     """Collects rows of the residual stream that chosen decoder layers return, through forward hooks.
 
     Args:
@@ -246,10 +247,7 @@ def target_log_probs(hidden: Tensor, output_weight: Tensor, layout: PairLayout, 
 def _scores(
     log_probs: NDArray[np.float32], starts: NDArray[np.int64], finite: NDArray[np.bool_], layers: Sequence[int]
 ) -> list[PairScore]:
-    sums = [
-        float(np.float32(log_probs[start:end].sum(dtype=np.float64)))
-        for start, end in zip(starts, starts[1:], strict=False)
-    ]
+    sums = [float(np.float32(log_probs[start:end].sum(dtype=np.float64))) for start, end in pairwise(starts)]
     scores = []
     for pair in range(len(sums) // 2):
         bad = ~finite[:, 2 * pair : 2 * pair + 2].all(axis=1)
@@ -267,7 +265,7 @@ def load_language_model(folder: Path, dtype: torch.dtype, device: torch.device) 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation=ATTENTION,
@@ -280,6 +278,7 @@ def load_language_model(folder: Path, dtype: torch.dtype, device: torch.device) 
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise LayerscopeError(f"The model in {folder} cannot be loaded: {_first_line(error)}") from error
+    model, info = loaded
     if not isinstance(model, Gemma2ForCausalLM):
         raise LayerscopeError(f"The model in {folder} is a {type(model).__name__}; layerscope reads Gemma 2.")
     # transformers fills what a file lacks with random numbers, and says so only in a warning.

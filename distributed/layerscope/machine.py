@@ -45,6 +45,8 @@ def _gpus() -> tuple[Gpu, ...]:
 
 def _processor() -> str:
     information = Path("/proc/cpuinfo")
-    if information.is_file() and (match := re.search(r"^model name\s*:\s*(.+)$", information.read_text(), re.MULTILINE)):
+    if information.is_file() and (
+        match := re.search(r"^model name\s*:\s*(.+)$", information.read_text(), re.MULTILINE)
+    ):
         return match[1].strip()
     return platform.processor() or platform.machine()

@@ -102,7 +102,7 @@ def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.
 
 def _read_array(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...], name: str) -> NDArray[np.float32]:
     array = np.empty(shape, dtype=np.float32)
-    view = memoryview(array.reshape(-1).view(np.uint8))
+    view = array.data.cast("B")
     with _broken(name, key), archive.open(f"{key}.npy") as member:
         _read_header(member)
         filled = 0

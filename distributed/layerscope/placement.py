@@ -125,11 +125,12 @@ def _place_on_cpus(
     # Encoders of a node map the same file; on several nodes each may hold a copy.
     saes = sum(needs.sae_by_layer.values()) * min(per_block, len(nodes))
     needed = gemma_actors * needs.model + saes
-    line = f"memory: {gemma_actors} x {_gib(needs.model)} model + {_gib(saes)} SAEs of {_gib(memory)} on {len(nodes)} node(s)"
+    line = f"memory: {gemma_actors} x {_gib(needs.model)} model + {_gib(saes)} SAEs, of {_gib(memory)} there"
     if needed > memory:
         raise LayerscopeError(
-            f"The weights do not fit: {gemma_actors} Gemma actor(s) need {_gib(needs.model)} each and the SAEs {_gib(saes)}, "
-            f"of {_gib(memory)} here.\nUse --dtype bfloat16, fewer --layers or --gemma-actors, or a larger machine."
+            f"The weights do not fit: {gemma_actors} Gemma actor(s) need {_gib(needs.model)} each and the SAEs "
+            f"{_gib(saes)}, of {_gib(memory)} here.\n"
+            "Use --dtype bfloat16, fewer --layers or --gemma-actors, or a larger machine."
         )
     # Threads, not Ray's count, decide what an actor uses; the count only has to let all of them start.
     cpus = sum(node.cpus for node in nodes)
@@ -164,8 +165,8 @@ def _place_on_gpus(
     encoder_bytes = encoders_per_gpu * largest_block
     fullest = max(gemma_bytes, encoder_bytes) if encoder_gpus else gemma_bytes + encoder_bytes
     lines = (
-        f"Gemma: {gemma_actors} actor(s), {gemma_share:.2f} GPU each, {_gib(gemma_bytes // actors_per_gpu)} of {_gib(smallest)}",
-        f"encoders: {n_encoders} actor(s), {encoder_share:.2f} GPU each, {_gib(largest_block)} of {_gib(smallest)}",
+        f"Gemma: {gemma_actors} x {gemma_share:.2f} GPU, {_gib(gemma_bytes)} of {_gib(smallest)} a GPU",
+        f"encoders: {n_encoders} x {encoder_share:.2f} GPU, {_gib(largest_block)} of {_gib(smallest)} each",
     )
     if fullest > smallest:
         raise LayerscopeError(

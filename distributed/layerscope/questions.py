@@ -4,6 +4,7 @@ Nothing here holds more than one question in memory: a source knows where its ro
 """
 
 import hashlib
+import re
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from layerscope.config import Config, Count
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.hub import open_repository
+from layerscope.hub import fetch, open_repository
 
 PIQA = "baber/piqa"  # PIQA as parquet; the authors' own repository is a script, which `datasets` no longer runs
 MAX_LINE_BYTES = 16 << 20
@@ -161,9 +162,13 @@ class QuestionFile:
         try:
             row = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            raise UsageError(f"{where} is not JSON: {str(error)[:200]}.\nEvery line must be one JSON object.") from error
+            raise UsageError(
+                f"{where} is not JSON: {str(error)[:200]}.\nEvery line must be one JSON object."
+            ) from error
         if not isinstance(row, dict):
-            raise UsageError(f"{where} is a JSON {_json_type(row)}.\nEvery line must be one JSON object with goal, sol1 and sol2.")
+            raise UsageError(
+                f"{where} is a JSON {_json_type(row)}.\nEvery line must be one JSON object with goal, sol1 and sol2."
+            )
         return row
 
     def _question(self, row: dict[str, Any], index: int, where: str) -> Question:
@@ -185,21 +190,29 @@ class QuestionFile:
 class HubQuestions:
     """PIQA from the hub, through `datasets`: rows stay in a memory-mapped file.
 
+    The split's parquet files are fetched at one commit and opened from disk. (`load_dataset` with a revision falls back
+    to whatever it built last when the hub does not answer, of any revision.)
+
     Raises:
         LayerscopeError: the hub cannot be reached.
-        UsageError: the split's rows are not questions.
+        UsageError: the split is not there, or its rows are not questions.
     """
 
     def __init__(self, split: str) -> None:
         repository = open_repository(PIQA, kind="dataset")
         self.origin = {"dataset": PIQA, "revision": str(repository.commit), "split": split}
+        of_split = re.compile(rf"(.*[/_.-])?{split}([/_.-].*)?\.parquet")
+        paths = sorted(path for path in repository.files if of_split.fullmatch(path))
+        if not paths:
+            raise UsageError(f"{PIQA} at {repository.commit} has no parquet file of a {split} split.")
+        local = [str(fetch(repository, path)) for path in paths]
         import datasets  # a second to import, and needed only here
 
         datasets.disable_progress_bars()
         try:
-            self._rows = datasets.load_dataset(PIQA, split=split, revision=repository.commit)
+            self._rows = datasets.Dataset.from_parquet(local)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise LayerscopeError(f"The {split} split of {PIQA} cannot be loaded: {str(error)[:300]}") from error
+            raise LayerscopeError(f"The {split} split of {PIQA} cannot be read: {str(error)[:300]}") from error
         missing = {"goal", "sol1", "sol2", "label"} - set(self._rows.column_names)
         if missing:
             raise UsageError(f"{PIQA} at {repository.commit} has no column {', '.join(sorted(missing))}.")
@@ -244,7 +257,9 @@ def _lines(stream: Any, path: Path) -> Iterator[tuple[int, bytes]]:
     offset = 0
     while line := stream.readline(MAX_LINE_BYTES):
         if len(line) == MAX_LINE_BYTES:
-            raise UsageError(f"{path} has a line of over {MAX_LINE_BYTES >> 20} MiB at byte {offset}: not a file of questions.")
+            raise UsageError(
+                f"{path} has a line of over {MAX_LINE_BYTES >> 20} MiB at byte {offset}: not a file of questions."
+            )
         mark = 3 if offset == 0 and line.startswith(b"\xef\xbb\xbf") else 0
         yield offset + mark, line[mark:]
         offset += len(line)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -61,7 +62,7 @@ class LayerBlock:
     """The features of a block of layers for every row of a batch, as JSON: what an encoder hands to the driver."""
 
     json: NDArray[np.uint8]
-    """For every row its layers' features, then its layers' counts, end to end; an array, so that it travels uncopied."""
+    """Of every row its layers' features, then its layers' counts, end to end. An array, so that it travels uncopied."""
     offsets: NDArray[np.int64]  # [2 R + 1] where each of these begins
     active_counts: NDArray[np.int64]  # [L, R]
     failed_layers: NDArray[np.int64]  # [R]; the first layer with a non-finite activation, -1 for none
@@ -84,7 +85,9 @@ def frame_record(question: Question, scores: tuple[SolutionScore, SolutionScore]
         _closing(scores[positive]) + b',"negative_solution_details":' + _opening(texts[negative], scores[negative]),
         _closing(scores[negative]) + b',"label":%d}\n' % question.label,
     )
-    return Frame(question.example_id, pieces, (rows[positive], rows[negative]), correct, choice(*per_character) == positive)
+    return Frame(
+        question.example_id, pieces, (rows[positive], rows[negative]), correct, choice(*per_character) == positive
+    )
 
 
 def error_line(example_id: int, reason: str) -> ErrorLine:
@@ -130,7 +133,7 @@ def failed_layer(frame: Frame, blocks: Sequence[LayerBlock]) -> int | None:
 def _comma_separated(blocks: Sequence[LayerBlock], part: int) -> list[bytes | memoryview]:
     pieces: list[bytes | memoryview] = []
     for block in blocks:
-        pieces += [b",", memoryview(block.json)[block.offsets[part] : block.offsets[part + 1]]]
+        pieces += [b",", block.json[block.offsets[part] : block.offsets[part + 1]].data]
     return pieces[1:]
 
 
@@ -141,9 +144,7 @@ def _features_json(layer: int, found: TopK) -> list[bytes]:
     template = b'{"feature_id":%%d,"activation":%%b,"layer":%d}' % layer
     features = list(map(template.__mod__, zip(found.feature_ids.tolist(), numbers, strict=False)))
     starts = found.starts.tolist()
-    return [
-        b'"%d":[%b]' % (layer, b",".join(features[start:end])) for start, end in zip(starts, starts[1:], strict=False)
-    ]
+    return [b'"%d":[%b]' % (layer, b",".join(features[start:end])) for start, end in pairwise(starts)]
 
 
 def _rows_with(marked: NDArray[np.bool_], starts: NDArray[np.int64]) -> NDArray[np.int64]:

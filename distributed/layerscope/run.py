@@ -32,7 +32,9 @@ def run_job(config: Config) -> int:
         else:
             signal_number, rate = _drive(job, file, totals)
         if signal_number:
-            print(f"Stopped by {signal.Signals(signal_number).name} after {file.lines} of {len(job.selection)} questions.")
+            print(
+                f"Stopped by {signal.Signals(signal_number).name} after {file.lines} of {len(job.selection)} questions."
+            )
             print(f"To go on: {_command()}")
             return 128 + signal_number
     if job.array_path:
@@ -60,7 +62,7 @@ def _drive(job: Job, file: journal.Journal, totals: Totals) -> tuple[int, float]
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collects the first signal that asks to stop; a second one stops at once. After Ray's start, which takes SIGTERM."""
+    """Collects the first signal that asks to stop; a second one stops at once. (Ray's start takes SIGTERM.)"""
     caught: list[int] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:

@@ -43,7 +43,10 @@ class Totals:
         positive, negative = record["positive_solution_details"], record["negative_solution_details"]
         solutions = (positive, negative) if record["label"] == 0 else (negative, positive)
         preferred = choice(*(solution["log_likelihood"] / len(solution["text"]) for solution in solutions))
-        counts = [*positive["active_feature_count_by_layer"].values(), *negative["active_feature_count_by_layer"].values()]
+        counts = [
+            *positive["active_feature_count_by_layer"].values(),
+            *negative["active_feature_count_by_layer"].values(),
+        ]
         self._add(bool(record["model_is_correct"]), preferred == record["label"], sum(counts), len(counts))
 
     def _add(self, correct: bool, correct_per_character: bool, active_features: int, cells: int) -> None:

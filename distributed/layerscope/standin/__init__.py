@@ -1,7 +1,7 @@
 """The built-in stand-in: a small random Gemma 2, its tokeniser and its SAEs, in the layouts of the real ones.
 
-Its numbers mean nothing about Gemma. It is made by code from a seed, once per machine, and then loaded by exactly the code
-that loads the real weights. The questions that lie here were written for this project.
+Its numbers mean nothing about Gemma. It is made by code from a seed, once per machine, and then loaded by exactly the
+code that loads the real weights. The questions that lie here were written for this project.
 """
 
 import hashlib

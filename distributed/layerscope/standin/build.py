@@ -111,7 +111,8 @@ def make_model(spec: StandinSpec, vocabulary: int) -> Gemma2ForCausalLM:
             nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)
         elif name.endswith("norm.weight"):
             nn.init.zeros_(parameter)  # Gemma's norms multiply by 1 + weight
-    return model.eval()
+    model.eval()
+    return model
 
 
 @torch.inference_mode()
@@ -146,7 +147,7 @@ def make_saes(spec: StandinSpec, residuals: list[Tensor], folder: Path) -> None:
                 "b_dec": torch.zeros(spec.d_model),
                 "threshold": threshold.clamp(min=1e-3),
             }
-            np.savez(path, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
+            np.savez(path, **{name: array.numpy() for name, array in arrays.items()})
 
 
 def _texts() -> list[str]:
