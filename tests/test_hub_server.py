@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_server import Fault, HubServer, Repository
 from huggingface_hub import HfApi, HfFileSystem, get_session, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -29,6 +28,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+
+from hub_server import Fault, HubServer, Repository
 
 WEIGHTS = bytes(range(256)) * 8
 MODEL_FILES: dict[str, Path | bytes] = {

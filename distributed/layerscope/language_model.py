@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, Gemma2ForCausalLM
 from transformers.utils import logging as transformers_logging
@@ -274,7 +275,7 @@ def load_language_model(folder: Path, dtype: torch.dtype, device: torch.device) 
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise LayerscopeError(f"The model in {folder} cannot be loaded: {_first_line(error)}") from error

@@ -95,14 +95,7 @@ def place(config: Config, nodes: Sequence[Node], needs: Needs) -> Placement:
     gpus = [gpu for node in nodes for gpu in node.gpus]
     n_blocks = config.layer_blocks if isinstance(config.layer_blocks, int) else 4 if len(gpus) > 1 else 1
     blocks = split(layers, min(n_blocks, len(layers)))
-    if not gpus:
-        return _place_on_cpus(config, nodes, needs, blocks)
-    if len({gpu.name for gpu in gpus}) > 1:
-        kinds = ", ".join(sorted({gpu.name for gpu in gpus}))
-        hardware = f"mixed GPUs: {kinds}"
-    else:
-        hardware = gpus[0].name
-    return _place_on_gpus(config, gpus, hardware, needs, blocks)
+    return _place_on_gpus(config, gpus, needs, blocks) if gpus else _place_on_cpus(config, nodes, needs, blocks)
 
 
 def split(layers: Sequence[int], n_blocks: int) -> tuple[tuple[int, ...], ...]:
@@ -135,54 +128,53 @@ def _place_on_cpus(
     # Threads, not Ray's count, decide what an actor uses; the count only has to let all of them start.
     cpus = sum(node.cpus for node in nodes)
     share = Share(_floor(min(1.0, 0.9 * cpus / (gemma_actors + len(blocks) * per_block))), 0)
-    hardware = nodes[0].processor or "CPU"
+    hardware = _kinds([node.processor or "CPU" for node in nodes])
     return Placement("cpu", hardware, gemma_actors, share, blocks, per_block, share, (line,))
 
 
-def _place_on_gpus(
-    config: Config, gpus: Sequence[Gpu], hardware: str, needs: Needs, blocks: tuple[tuple[int, ...], ...]
-) -> Placement:
+def _place_on_gpus(config: Config, gpus: Sequence[Gpu], needs: Needs, blocks: tuple[tuple[int, ...], ...]) -> Placement:
+    """Several GPUs: Gemma on GPUs of its own as far as they last, encoders on the others. One: both share it."""
     n_gpus = len(gpus)
     encoder_gpus = math.ceil(n_gpus / (_GEMMA_GPUS_PER_ENCODER_GPU + 1)) if n_gpus > 1 else 0
-    if isinstance(config.gemma_actors, int):
-        encoder_gpus = min(encoder_gpus, max(0, n_gpus - config.gemma_actors))
-        gemma_actors = config.gemma_actors
-    else:
-        gemma_actors = max(1, n_gpus - encoder_gpus)
+    gemma_actors = config.gemma_actors if isinstance(config.gemma_actors, int) else max(1, n_gpus - encoder_gpus)
+    encoder_gpus = min(encoder_gpus, max(0, n_gpus - gemma_actors))
     per_block = config.encoders_per_block if isinstance(config.encoders_per_block, int) else max(1, encoder_gpus)
     n_encoders = len(blocks) * per_block
-    if encoder_gpus:
-        gemma_share, encoder_share = 1.0, min(1.0, encoder_gpus / n_encoders)
-        actors_per_gpu = 1
-    else:
-        actors_per_gpu = math.ceil(gemma_actors / n_gpus)
-        gemma_share = (1 - _SHARED_GPU_FOR_ENCODERS) / actors_per_gpu
-        encoder_share = _SHARED_GPU_FOR_ENCODERS * n_gpus / max(n_encoders, n_gpus)
-    smallest = min(gpu.memory for gpu in gpus)
-    gemma_bytes = actors_per_gpu * (needs.model + _WORKING_BYTES)
+    shared = encoder_gpus == 0
+    # Shares are of whole numbers of actors to a GPU: otherwise the last one would wait for ever for a place.
+    gemma_per_gpu = math.ceil(gemma_actors / (n_gpus - encoder_gpus))
     encoders_per_gpu = math.ceil(n_encoders / (encoder_gpus or n_gpus))
-    largest_block = max(sum(needs.sae_by_layer[layer] for layer in block) for block in blocks)
-    encoder_bytes = encoders_per_gpu * largest_block
-    fullest = max(gemma_bytes, encoder_bytes) if encoder_gpus else gemma_bytes + encoder_bytes
-    lines = (
-        f"Gemma: {gemma_actors} x {gemma_share:.2f} GPU, {_gib(gemma_bytes)} of {_gib(smallest)} a GPU",
-        f"encoders: {n_encoders} x {encoder_share:.2f} GPU, {_gib(largest_block)} of {_gib(smallest)} each",
-    )
+    gemma_share = (1 - _SHARED_GPU_FOR_ENCODERS if shared else 1) / gemma_per_gpu
+    encoder_share = (_SHARED_GPU_FOR_ENCODERS if shared else 1) / encoders_per_gpu
+    gemma_bytes = gemma_per_gpu * (needs.model + _WORKING_BYTES)
+    encoder_bytes = encoders_per_gpu * max(sum(needs.sae_by_layer[layer] for layer in block) for block in blocks)
+    smallest = min(gpu.memory for gpu in gpus)
+    fullest = gemma_bytes + encoder_bytes if shared else max(gemma_bytes, encoder_bytes)
     if fullest > smallest:
         raise LayerscopeError(
             f"The weights do not fit: the fullest GPU would hold {_gib(fullest)} of its {_gib(smallest)}.\n"
             "Use --dtype bfloat16, --sae-dtype bfloat16, fewer --layers or --gemma-actors, or larger GPUs."
         )
+    memory_lines = (
+        f"Gemma: {gemma_actors} x {gemma_share:.2f} GPU, {_gib(gemma_bytes)} a GPU",
+        f"encoders: {n_encoders} x {encoder_share:.2f} GPU, {_gib(encoder_bytes)} a GPU",
+        f"fullest GPU: {_gib(fullest)} of {_gib(smallest)}",
+    )
     return Placement(
         "cuda",
-        hardware,
+        _kinds([gpu.name for gpu in gpus]),
         gemma_actors,
-        Share(1.0, _floor(gemma_share)),
+        Share(0, _floor(gemma_share)),
         blocks,
         per_block,
-        Share(0.5, _floor(encoder_share)),
-        lines,
+        Share(0, _floor(encoder_share)),
+        memory_lines,
     )
+
+
+def _kinds(names: Sequence[str]) -> str:
+    """One name, or all kinds there are: on mixed hardware the same question may get other last digits."""
+    return " and ".join(sorted(set(names)))
 
 
 def _floor(share: float) -> float:

@@ -1,0 +1,60 @@
+"""Fixtures that the tests share: a tiny stand-in, and the real command in a process of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+# The tests' own process and every one it starts: no stray hub settings of the machine, one thread a process.
+for name in [name for name in os.environ if name.startswith(("HF_", "RAY_", "HUGGING"))]:
+    del os.environ[name]
+os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def hub_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`HF_HOME` of the commands that the tests start."""
+    return tmp_path_factory.mktemp("hf_home")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `model/` and `saes/`: three layers, SAEs of 1,024 features named `1k`, a window of 12 tokens."""
+    from layerscope.standin.build import StandinSpec, build
+
+    folder = tmp_path_factory.mktemp("tiny") / "standin"
+    sizes = {"n_layers": 3, "d_model": 32, "vocabulary": 900, "sliding_window": 12, "width": "1k", "d_sae": 1024}
+    build(StandinSpec(**sizes, l0s=((8, 60), (20, 110), (40,))), folder)  # type: ignore[arg-type]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_options(tiny: Path) -> list[str]:
+    """Options of a run on the tiny stand-in and the bundled questions, in a Ray of its own."""
+    sources = ["--model", str(tiny / "model"), "--sae-repo", str(tiny / "saes"), "--sae-width", "1k"]
+    return [*sources, "--dataset", "bundled", "--address", "local", "--num-samples", "30", "--batch-tokens", "200"]
+
+
+@pytest.fixture(scope="session")
+def layerscope(hub_home: Path) -> Command:
+    """Runs `layerscope ARGUMENTS…` as a user would; `cwd` and `env` (added to the tests' own) may be given."""
+
+    def run(
+        *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 240
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "layerscope", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env={**os.environ, "HF_HOME": str(hub_home), **(env or {})},
+            timeout=timeout,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,36 @@
+"""The whole job in one process, from the plain functions alone: what the Ray run must equal byte for byte."""
+
+from pathlib import Path
+
+import torch
+
+from layerscope.batch import encode_block, score_batch
+from layerscope.config import Config
+from layerscope.gemma import tokenizer_path
+from layerscope.job import prepare
+from layerscope.language_model import load_language_model
+from layerscope.machine import probe
+from layerscope.pairs import PairTokenizer
+from layerscope.records import ErrorLine, error_line, failed_layer, join_record
+from layerscope.sae import load_encoder
+
+
+def plain_run(config: Config) -> bytes:
+    """The finished file of a run with these settings."""
+    job = prepare(config, [probe()])
+    torch.set_num_threads(job.numerics.threads or 1)
+    device, dtype = torch.device("cpu"), getattr(torch, job.numerics.dtype)
+    sae_dtype = getattr(torch, job.numerics.sae_dtype)
+    tokenizer = PairTokenizer(tokenizer_path(job.model), job.spec.context)
+    model = load_language_model(Path(job.model.name), dtype, device)
+    encoders = [load_encoder(job.sae_repository, sae.path, job.spec.d_model, sae_dtype, device) for sae in job.saes]
+    lines: list[bytes | memoryview] = []
+    for batch in range(len(job.plan)):
+        questions = [job.selection[int(example_id)] for example_id in job.plan.batch(batch)]
+        outcomes, residuals = score_batch(model, tokenizer, questions, job.layers)
+        blocks = [encode_block(residuals, job.layers, encoders, job.numerics.top_k)] if residuals.numel() else []
+        for outcome in outcomes:
+            if not isinstance(outcome, ErrorLine) and (layer := failed_layer(outcome, blocks)) is not None:
+                outcome = error_line(outcome.example_id, f"non-finite feature activation at layer {layer}")
+            lines += [outcome.line] if isinstance(outcome, ErrorLine) else join_record(outcome, blocks)
+    return b"".join(lines)

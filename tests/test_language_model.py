@@ -1,0 +1,194 @@
+"""A pair row gives each solution what it would get alone: against plain transformers, one solution at a time."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
+
+from layerscope.errors import LayerscopeError
+from layerscope.language_model import LanguageModel, lay_out, load_language_model, target_log_probs
+from layerscope.pairs import Pair, PairTokenizer
+from layerscope.questions import Question
+
+CPU = torch.device("cpu")
+LAYERS = [0, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Path) -> LanguageModel:
+    torch.set_num_threads(1)
+    return load_language_model(tiny / "model", torch.float32, CPU)
+
+
+@pytest.fixture(scope="module")
+def plain(tiny: Path) -> Gemma2ForCausalLM:
+    """The same weights as anybody would load them, with transformers' own eager attention and masks."""
+    loaded = AutoModelForCausalLM.from_pretrained(tiny / "model", dtype=torch.float32, attn_implementation="eager")
+    assert isinstance(loaded, Gemma2ForCausalLM)
+    return loaded.eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny: Path) -> PairTokenizer:
+    return PairTokenizer(tiny / "model" / "tokenizer.json", 8192)
+
+
+@torch.inference_mode()
+def alone(plain: Gemma2ForCausalLM, tokens: list[int], prompt: int) -> tuple[float, np.ndarray]:
+    """Log-likelihood of the tokens behind the prompt, and the final token's residual after every layer: [L, D]."""
+    residuals: list[torch.Tensor] = []
+    hooks = [
+        layer.register_forward_hook(lambda _m, _i, output: residuals.append(output[0, -1]))
+        for layer in plain.model.layers
+    ]
+    logits = plain(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+    for hook in hooks:
+        hook.remove()
+    log_probs = logits.double().log_softmax(dim=-1)
+    predicted = range(prompt, len(tokens))
+    return sum(float(log_probs[position - 1, tokens[position]]) for position in predicted), torch.stack(
+        residuals
+    ).numpy()
+
+
+def whole(pair: Pair, solution: int) -> list[int]:
+    return [pair.tokens[pair.row_index(solution, position)] for position in range(pair.lengths[solution])]
+
+
+def assert_as_if_alone(model: LanguageModel, plain: Gemma2ForCausalLM, pairs: list[Pair]) -> None:
+    result = model.forward(pairs, LAYERS)
+    for row, (pair, score) in enumerate(zip(pairs, result.scores, strict=True)):
+        for solution in (0, 1):
+            log_likelihood, residuals = alone(plain, whole(pair, solution), pair.prompt)
+            assert score.log_likelihoods[solution] == pytest.approx(log_likelihood, rel=1e-5, abs=1e-4)
+            got = result.residuals[:, 2 * row + solution].numpy()
+            np.testing.assert_allclose(got, residuals, rtol=1e-4, atol=2e-4)
+
+
+# Few words, so that solutions often share a beginning, are a prefix of one another, or are the same.
+WORDS = st.sampled_from(["cut", "the ", " bread", "ice", " ", "\n", "a", "é", "☃", "<bos>", "12", "knife "])
+SOLUTION = st.lists(WORDS, min_size=1, max_size=25).map("".join).filter(str.strip)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(questions=st.lists(st.tuples(SOLUTION, SOLUTION, SOLUTION), min_size=1, max_size=4))
+def test_each_solution_of_a_batch_gets_what_it_would_get_alone(
+    model: LanguageModel, plain: Gemma2ForCausalLM, tokenizer: PairTokenizer, questions: list[tuple[str, str, str]]
+) -> None:
+    pairs = [tokenizer.pair(Question(i, goal, sol1, sol2, 0)) for i, (goal, sol1, sol2) in enumerate(questions)]
+    assert_as_if_alone(model, plain, pairs)
+
+
+@pytest.mark.parametrize(
+    ("sol1", "sol2"),
+    [
+        ("Cut it", "Cut it with a knife and then wait"),  # one is a prefix of the other
+        ("Cut it with a knife and then wait", "Cut it"),
+        ("Use a rope.", "Use a rope."),  # the same: nothing but shared tokens
+        ("x", "y"),
+        ("ice " * 40, "ice " * 30 + "melts " * 20),  # several times the sliding window, shared beyond it
+        ("<bos> <end_of_turn>", "<eos>"),
+        ("العربية مكسورة", "日本語 ☃"),
+    ],
+)
+def test_edge_cases_of_sharing(
+    model: LanguageModel, plain: Gemma2ForCausalLM, tokenizer: PairTokenizer, sol1: str, sol2: str
+) -> None:
+    assert_as_if_alone(model, plain, [tokenizer.pair(Question(0, "Keep soup warm", sol1, sol2, 0))])
+
+
+def test_a_shared_prefix_may_end_inside_the_prompt(model: LanguageModel, plain: Gemma2ForCausalLM) -> None:
+    """A tokeniser that merges across the boundary makes the rows differ before the solutions begin."""
+    pair = Pair(tokens=(2, 300, 301, 302, 303, 400, 401, 402), shared=3, lengths=(5, 6), prompt=4)
+    assert_as_if_alone(model, plain, [pair])
+
+
+def test_the_reference_applies_the_caps(plain: Gemma2ForCausalLM) -> None:
+    """Without this the comparison above could pass with both sides wrong."""
+    assert plain.config.attn_logit_softcapping == 50
+    assert plain.config.final_logit_softcapping == 30
+    assert plain.config._attn_implementation == "eager"
+
+
+def test_chunks_of_queries_and_vocabulary_do_not_change_the_result(
+    model: LanguageModel, plain: Gemma2ForCausalLM, tokenizer: PairTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long rows and Gemma's vocabulary are taken in pieces, which the tiny model alone would never reach."""
+    monkeypatch.setattr("layerscope.language_model._MAX_SCORES", 500)
+    monkeypatch.setattr("layerscope.language_model._VOCABULARY_CHUNK", 100)
+    pairs = [tokenizer.pair(Question(0, "Cut bread", "Use a sharp knife.", "Use a blunt spoon for it.", 0))]
+    assert_as_if_alone(model, plain, [*pairs, *pairs])
+
+
+def test_log_probs_sum_to_one(model: LanguageModel, tokenizer: PairTokenizer) -> None:
+    pair = tokenizer.pair(Question(0, "a", "b", "c", 0))
+    layout = lay_out([pair], CPU)
+    hidden = torch.randn(len(pair.tokens), model.model.config.hidden_size)
+    vocabulary = model.model.config.vocab_size
+    every = layout.__class__(
+        **{
+            **vars(layout),
+            "targets": torch.arange(vocabulary),
+            "target_predictors": torch.zeros(vocabulary, dtype=torch.int64),
+        }
+    )
+    log_probs = target_log_probs(hidden, model.model.lm_head.weight, every, 30.0)
+    assert float(log_probs.exp().sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_bfloat16_stays_near_float32(tiny: Path, model: LanguageModel, tokenizer: PairTokenizer) -> None:
+    half = load_language_model(tiny / "model", torch.bfloat16, CPU)
+    pair = tokenizer.pair(Question(0, "Cut bread", "Use a sharp knife.", "Use a blunt spoon.", 0))
+    wide, narrow = model.forward([pair], LAYERS), half.forward([pair], LAYERS)
+    assert narrow.residuals.dtype == torch.bfloat16
+    assert narrow.scores[0].log_likelihoods == pytest.approx(wide.scores[0].log_likelihoods, rel=0.02)
+
+
+def test_hooks_are_gone_after_a_failure(model: LanguageModel) -> None:
+    bad = Pair(tokens=(2, 10**9), shared=1, lengths=(2, 1), prompt=1)
+    with pytest.raises(IndexError):
+        model.forward([bad], LAYERS)
+    assert not any(layer._forward_hooks for layer in model.model.model.layers)
+
+
+def test_a_non_finite_residual_names_its_first_layer(tiny: Path, tokenizer: PairTokenizer) -> None:
+    broken = load_language_model(tiny / "model", torch.float32, CPU)
+    pairs = [tokenizer.pair(Question(i, goal, "a", "b", 0)) for i, goal in enumerate(["ice", "soap"])]
+    only_first = sorted(set(pairs[0].tokens) - set(pairs[1].tokens))[0]
+
+    def spoil(_module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        return output.masked_fill((inputs[0] == only_first)[..., None], torch.nan)
+
+    broken.model.model.embed_tokens.register_forward_hook(spoil)
+    scores = broken.forward(pairs, [1, 2]).scores
+    assert [score.failed_layer for score in scores] == [1, None]
+    assert np.isfinite(scores[1].log_likelihoods).all()
+
+
+@pytest.fixture
+def copied(tiny: Path, tmp_path: Path) -> Path:
+    for file in (tiny / "model").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def test_weights_cut_short_are_refused(copied: Path) -> None:
+    weights = copied / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(LayerscopeError, match="cannot be loaded"):
+        load_language_model(copied, torch.float32, CPU)
+
+
+def test_missing_weights_are_refused_not_made_up(copied: Path) -> None:
+    """transformers would fill them with random numbers and warn."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copied / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(LayerscopeError, match=r"missing keys model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_language_model(copied, torch.float32, CPU)
