@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import ray
@@ -52,6 +52,13 @@ class TorchSettings:
         return torch.device(self.device), getattr(torch, self.dtype)
 
 
+class Scores(NamedTuple):
+    """What the driver reads of a scored batch."""
+
+    outcomes: list[Outcome]
+    halved: bool
+
+
 @ray.remote
 class GemmaActor:
     """A copy of the model: questions in, frames and activations out."""
@@ -69,18 +76,19 @@ class GemmaActor:
         self._model = load_language_model(fetch_model(repository, spec), dtype, device)
         return os.getpid()
 
-    def score(self, questions: Sequence[Question]) -> tuple[list[Outcome] | NDArray[np.generic], ...]:
+    def score(self, questions: Sequence[Question]) -> tuple[Scores | NDArray[np.generic], ...]:
         """One batch.
 
         Returns:
-            the outcome of every question, then per layer block the residual stream [L, R, D] of the final tokens, as
-            separate values, so that each becomes an object of its own.
+            the scores, then per layer block the residual stream [L, R, D] of the final tokens, as separate values, so
+            that each becomes an object of its own.
         """
         from layerscope.batch import score_batch, to_array
 
-        outcomes, residuals = score_batch(self._model, self._tokenizer, questions, self._layers)
+        outcomes, residuals, halved = score_batch(self._model, self._tokenizer, questions, self._layers)
         ends = np.cumsum([len(block) for block in self._blocks])
-        return (outcomes, *(to_array(part) for part in residuals.cpu().tensor_split(ends[:-1].tolist())))
+        blocks = residuals.cpu().tensor_split(ends[:-1].tolist())
+        return (Scores(outcomes, halved), *(to_array(block) for block in blocks))
 
 
 @ray.remote

@@ -6,57 +6,89 @@ bytes.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from layerscope.language_model import LanguageModel
-from layerscope.pairs import PairTokenizer, UnscorableError
+from layerscope.errors import LayerscopeError
+from layerscope.language_model import LanguageModel, PairScore
+from layerscope.pairs import Pair, PairTokenizer, UnscorableError
 from layerscope.questions import Question
 from layerscope.records import LayerBlock, Outcome, SolutionScore, error_line, frame_record, serialise_block
-from layerscope.sae import SaeEncoder, encode_top_k
+from layerscope.sae import SaeEncoder, TopK, concatenate, encode_top_k
+
+
+class ScoredBatch(NamedTuple):
+    """What a Gemma actor knows of a batch."""
+
+    outcomes: list[Outcome]
+    """The frame or the error line of every question, in order."""
+    residuals: Tensor  # [L, R, D]; frames say which rows are theirs; R is 0 where no question can be scored
+    halved: bool
+    """The batch did not fit the memory as a whole, so its numbers may differ in the last digit."""
 
 
 def score_batch(
     model: LanguageModel, tokenizer: PairTokenizer, questions: Sequence[Question], layers: Sequence[int]
-) -> tuple[list[Outcome], Tensor]:
-    """Scores the questions of a batch in one forward pass.
+) -> ScoredBatch:
+    """Scores the questions of a batch in one forward pass, or in halves where the memory is too small for it.
 
-    Returns:
-        every question's frame or error line, and the residual stream at the final tokens: [L, R, D] in the model's
-        dtype on its device, where a frame says which rows are its own (R is 0 where no question can be scored).
+    Raises:
+        LayerscopeError: a single question does not fit.
     """
-    outcomes: list[Outcome | None] = [None] * len(questions)
-    pairs, places = [], []
-    for place, (question, pair) in enumerate(zip(questions, tokenizer.pairs(questions), strict=True)):
-        if isinstance(pair, UnscorableError):
-            outcomes[place] = error_line(question.example_id, str(pair))
-        else:
-            pairs.append(pair)
-            places.append(place)
-    if not pairs:
-        return [outcome for outcome in outcomes if outcome], torch.empty(len(layers), 0, 0)
-    result = model.forward(pairs, layers)
-    for index, (place, pair, score) in enumerate(zip(places, pairs, result.scores, strict=True)):
-        question = questions[place]
-        if score.failed_layer is not None:
-            reason = f"non-finite activation in the residual stream after layer {score.failed_layer}"
-            outcomes[place] = error_line(question.example_id, reason)
-        elif not all(map(math.isfinite, score.log_likelihoods)):
-            outcomes[place] = error_line(question.example_id, "non-finite log-likelihood after the last layer")
-        else:
-            solutions = [
-                SolutionScore(
-                    score.log_likelihoods[solution],
-                    len(pair.solution_tokens(solution)),
-                    tokenizer.token_text(pair.tokens[pair.final_index(solution)]),
-                )
-                for solution in (0, 1)
-            ]
-            outcomes[place] = frame_record(question, (solutions[0], solutions[1]), (2 * index, 2 * index + 1))
-    return [outcome for outcome in outcomes if outcome], result.residuals
+    pairs = list(tokenizer.pairs(questions))
+    scorable = [pair for pair in pairs if isinstance(pair, Pair)]
+    ids = [question.example_id for question, pair in zip(questions, pairs, strict=True) if isinstance(pair, Pair)]
+    if scorable:
+        scores, residuals, halved = _forward(model, scorable, ids, layers)
+    else:
+        scores, residuals, halved = [], torch.empty(len(layers), 0, 0), False
+    score_of = iter(enumerate(scores))
+    outcomes = [
+        error_line(question.example_id, str(pair))
+        if isinstance(pair, UnscorableError)
+        else _outcome(question, pair, tokenizer, *next(score_of))
+        for question, pair in zip(questions, pairs, strict=True)
+    ]
+    return ScoredBatch(outcomes, residuals, halved)
+
+
+def _forward(
+    model: LanguageModel, pairs: Sequence[Pair], ids: Sequence[int], layers: Sequence[int]
+) -> tuple[list[PairScore], Tensor, bool]:
+    try:
+        return (*model.forward(pairs, layers), False)
+    except torch.OutOfMemoryError as error:
+        if len(pairs) == 1:
+            raise LayerscopeError(
+                f"Question {ids[0]} ({len(pairs[0].tokens)} tokens) does not fit the memory even alone.\n"
+                "Use a GPU with more memory, --dtype bfloat16 or fewer --gemma-actors on it, and run again to go on."
+            ) from error
+    half = len(pairs) // 2  # outside the handler, which keeps the failed pass's tensors alive
+    first_scores, first, _ = _forward(model, pairs[:half], ids[:half], layers)
+    second_scores, second, _ = _forward(model, pairs[half:], ids[half:], layers)
+    return first_scores + second_scores, torch.cat([first, second], dim=1), True
+
+
+def _outcome(question: Question, pair: Pair, tokenizer: PairTokenizer, index: int, score: PairScore) -> Outcome:
+    if score.failed_layer is not None:
+        reason = f"non-finite activation in the residual stream after layer {score.failed_layer}"
+        return error_line(question.example_id, reason)
+    if not all(map(math.isfinite, score.log_likelihoods)):
+        return error_line(question.example_id, "non-finite log-likelihood, after the last layer")
+    first, second = (
+        SolutionScore(
+            score.log_likelihoods[solution],
+            len(pair.solution_tokens(solution)),
+            tokenizer.token_text(pair.tokens[pair.final_index(solution)]),
+        )
+        for solution in (0, 1)
+    )
+    return frame_record(question, (first, second), (2 * index, 2 * index + 1))
 
 
 def encode_block(residuals: Tensor, layers: Sequence[int], encoders: Sequence[SaeEncoder], k: int | None) -> LayerBlock:
@@ -64,9 +96,25 @@ def encode_block(residuals: Tensor, layers: Sequence[int], encoders: Sequence[Sa
 
     Args:
         residuals: [L, R, D] of these layers, on the encoders' device.
+
+    Raises:
+        LayerscopeError: a single row does not fit the memory.
     """
-    found = [encode_top_k(rows, sae, k) for rows, sae in zip(residuals, encoders, strict=True)]
-    return serialise_block(layers, found)
+    found, halved = zip(*(_encode(rows, sae, k) for rows, sae in zip(residuals, encoders, strict=True)), strict=True)
+    return replace(serialise_block(layers, found), halved=any(halved))
+
+
+def _encode(rows: Tensor, sae: SaeEncoder, k: int | None) -> tuple[TopK, bool]:
+    try:
+        return encode_top_k(rows, sae, k), False
+    except torch.OutOfMemoryError as error:
+        if len(rows) == 1:
+            raise LayerscopeError(
+                f"One row does not fit the memory beside an SAE of {sae.w_enc.shape[1]} features.\n"
+                "Use a GPU with more memory, --sae-dtype bfloat16 or more --layer-blocks, and run again to go on."
+            ) from error
+    half = len(rows) // 2
+    return concatenate([_encode(part, sae, k)[0] for part in (rows[:half], rows[half:])]), True
 
 
 def to_array(tensor: Tensor) -> NDArray[np.generic]:

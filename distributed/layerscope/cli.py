@@ -4,6 +4,7 @@ Imports nothing heavy before it knows what to do.
 """
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -29,6 +30,24 @@ def plan(config: _Options) -> int:
     from layerscope.run import print_plan
 
     return print_plan(config)
+
+
+@_app.command
+def status(file: tyro.conf.Positional[Path]) -> int:
+    """Say how far the run of an output file is, whether it is alive, and how to go on."""
+    from layerscope.inspection import status
+
+    print(status(file))
+    return 0
+
+
+@_app.command
+def verify(file: tyro.conf.Positional[Path]) -> int:
+    """Read every line of an output file and check schema, order, ids and digest."""
+    from layerscope.inspection import verify
+
+    print(verify(file))
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,5 +1,6 @@
 """Joining a running Ray cluster or starting one on this machine, and what its nodes have."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,16 +48,19 @@ def nodes(address: str) -> list[Node]:
 
 
 @contextmanager
-def started() -> Iterator[None]:
-    """A Ray that actors can be started on: the one joined by `nodes`, or one of this process's own; left at the end."""
+def started(cpus: float) -> Iterator[None]:
+    """A Ray that actors can be started on: the one joined by `nodes`, or one of this process's own; left at the end.
+
+    Args:
+        cpus: what Ray's own is told to have, so that every actor asked for starts; threads decide what they use.
+    """
     try:
         if not ray.is_initialized():
-            machine = probe()
             ray.init(
                 address="local",
-                num_cpus=machine.cpus,
+                num_cpus=math.ceil(cpus),
                 include_dashboard=False,
-                object_store_memory=min(_OBJECT_STORE_BYTES, machine.memory // 4),
+                object_store_memory=min(_OBJECT_STORE_BYTES, probe().memory // 4),
                 _node_ip_address="127.0.0.1",  # nobody else is served
                 **_QUIET,
             )

@@ -66,6 +66,8 @@ class Config:
     finished run writes the array too."""
     overwrite: bool = False
     """Start anew where the output file holds a run already."""
+    retry_errors: bool = False
+    """Compute the questions with an error line once more before going on; their lines change in one atomic step."""
     gemma_actors: AutoCount = "auto"
     """How many copies of the model work side by side. auto is one per GPU, or one on a CPU."""
     layer_blocks: AutoCount = "auto"
@@ -101,6 +103,8 @@ class Config:
         parse_layers(self.layers)
         if not self.output_file:
             raise UsageError("--output-file is empty; name the file the records go to.")
+        if self.overwrite and self.retry_errors:
+            raise UsageError("--overwrite starts anew and --retry-errors goes on; give one of them.")
         if self.standin:
             for name in ("model", "revision", "sae_repo"):
                 if getattr(self, name) != getattr(type(self), name):

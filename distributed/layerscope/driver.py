@@ -5,11 +5,11 @@ or node dies is run again, whole, on any healthy actor.
 """
 
 import time
-from bisect import insort
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from heapq import heappop, heappush
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import (
@@ -21,14 +21,11 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from layerscope.actors import WORKER_ENVIRONMENT, EncoderActor, GemmaActor, TorchSettings
+from layerscope.actors import WORKER_ENVIRONMENT, EncoderActor, GemmaActor, Scores, TorchSettings
 from layerscope.errors import LayerscopeError
 from layerscope.job import Job
-from layerscope.journal import Journal
 from layerscope.placement import Share
-from layerscope.progress import Progress
 from layerscope.records import ErrorLine, Frame, LayerBlock, Outcome, error_line, failed_layer, join_record
-from layerscope.summary import Totals
 
 Reference = ray.ObjectRef[Any]
 # What a machine does to a call; anything else that a call raises is an answer.
@@ -75,20 +72,47 @@ class Call:
 class Scored:
     """A batch between its forward pass and the file."""
 
-    outcomes: list[Outcome]
+    scores: Scores
     activations: list[Reference | None]
     """By block; dropped as soon as they are encoded."""
     blocks: list[LayerBlock | None]
     """By block; mapped from the object store, not copied."""
 
+    @property
+    def complete(self) -> bool:
+        return all(block is not None for block in self.blocks)
+
+
+class Line(NamedTuple):
+    """One line of the file, and what the summary counts of it."""
+
+    pieces: list[bytes | memoryview]
+    frame: Frame | None
+    """None for an error line."""
+    active_features: int = 0
+    cells: int = 0
+
+
+class BatchLines(NamedTuple):
+    """The lines of a batch, in the order of the plan."""
+
+    batch: int
+    lines: list[Line]
+    halved: bool
+
 
 class Driver:
-    """Runs a job from where its file ends; `run` comes back when the file is complete or when it is told to stop."""
+    """Runs batches of a job on a Ray that is there; `results` hands out their lines in the order of the plan.
 
-    def __init__(self, job: Job, journal: Journal, totals: Totals, progress: Progress) -> None:
-        self._job, self._journal, self._totals, self._progress = job, journal, totals, progress
-        self._next = job.plan.batch_of(journal.lines)  # the batch to commit next
-        self._todo = list(range(self._next, len(job.plan)))
+    Args:
+        batches: which, ascending.
+        tell: is told what a person should know meanwhile.
+    """
+
+    def __init__(self, job: Job, batches: Sequence[int], tell: Callable[[str], None]) -> None:
+        self._job, self._tell = job, tell
+        self._turn = deque(batches)  # what is still to be handed out
+        self._todo = sorted(batches)  # a heap of what is still to be given to a Gemma actor
         self._window = _CALLS_PER_GEMMA_ACTOR * job.placement.gemma_actors + 4
         self._pending: dict[Reference, Call] = {}
         self._activations: dict[int, list[Reference | None]] = {}  # by block, of batches at a Gemma actor
@@ -102,26 +126,32 @@ class Driver:
             for _ in range(job.placement.encoders_per_block)
         ]
 
-    def run(self, stopped: Callable[[], bool]) -> None:
-        """Runs until the file is complete, or until `stopped` says so; what is finished in order is then in the file.
+    def results(self, stopped: Callable[[], bool]) -> Iterator[BatchLines]:
+        """The lines of every batch in its turn, until all are out or `stopped` says so.
 
         Raises:
-            LayerscopeError: a fault that a retry does not mend; the file is whole up to where it ends.
+            LayerscopeError: a fault that a retry does not mend.
         """
-        for member in [*self._gemma, *self._encoders]:
-            self._start(member)
-        heard = time.monotonic()
-        while self._next < len(self._job.plan) and not stopped():
-            self._dispatch()
-            if answered := self._answered():
-                heard = time.monotonic()
-            elif time.monotonic() - heard > _SILENCE_SECONDS:
-                heard = time.monotonic()
-                self._progress.note(self._silence())
-            for reference in answered:
-                self._collect(reference)
-            self._commit()
-            self._progress.update()
+        try:
+            for member in [*self._gemma, *self._encoders]:
+                self._start(member)
+            heard = time.monotonic()
+            while self._turn and not stopped():
+                self._dispatch()
+                if answered := self._answered():
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > _SILENCE_SECONDS:
+                    heard = time.monotonic()
+                    self._tell(self._silence())
+                for reference in answered:
+                    self._collect(reference)
+                while self._turn and (scored := self._scored.get(self._turn[0])) and scored.complete:
+                    del self._scored[self._turn[0]]
+                    yield _batch_lines(self._turn.popleft(), scored)
+        finally:
+            for member in [*self._gemma, *self._encoders]:
+                if member.handle is not None:
+                    ray.kill(member.handle)  # a GPU's memory is free again only when the process is gone
 
     def _dispatch(self) -> None:
         """Gives out what can be worked on: activations first, because they fill the object store."""
@@ -137,7 +167,7 @@ class Driver:
         self._to_encode = waiting
         for member in self._gemma:
             while member.ready and member.calls < _CALLS_PER_GEMMA_ACTOR and self._todo_in_window():
-                batch = self._todo.pop(0)
+                batch = heappop(self._todo)
                 questions = [self._job.selection[int(example_id)] for example_id in self._job.plan.batch(batch)]
                 returns = 1 + len(self._job.placement.blocks)
                 outcomes, *activations = member.handle.score.options(num_returns=returns).remote(questions)
@@ -145,7 +175,8 @@ class Driver:
                 self._await(member, batch, outcomes)
 
     def _todo_in_window(self) -> bool:
-        return bool(self._todo) and self._todo[0] < self._next + self._window
+        """Batches that are begun and not handed out are bounded; one that was sent back is first in line."""
+        return bool(self._todo) and len(self._turn) - len(self._todo) < self._window
 
     def _await(self, member: Member, batch: int | None, reference: Reference) -> None:
         self._pending[reference] = Call(member, member.handle, batch)
@@ -184,11 +215,11 @@ class Driver:
             scored = self._scored[call.batch]
             scored.blocks[member.block], scored.activations[member.block] = answer, None
 
-    def _take_scores(self, batch: int, outcomes: list[Outcome]) -> None:
+    def _take_scores(self, batch: int, scores: Scores) -> None:
         activations = self._activations.pop(batch)
-        nothing_to_encode = all(isinstance(outcome, ErrorLine) for outcome in outcomes)
+        nothing_to_encode = all(isinstance(outcome, ErrorLine) for outcome in scores.outcomes)
         blocks: list[LayerBlock | None] = [] if nothing_to_encode else [None] * len(activations)
-        self._scored[batch] = Scored(outcomes, activations, blocks)
+        self._scored[batch] = Scored(scores, activations, blocks)
         self._to_encode += [(batch, block) for block in range(len(blocks))]
 
     def _take_fault(self, call: Call, fault: Exception) -> None:
@@ -221,28 +252,7 @@ class Driver:
         self._activations.pop(batch, None)
         self._scored.pop(batch, None)
         self._to_encode = [(other, block) for other, block in self._to_encode if other != batch]
-        insort(self._todo, batch)
-
-    def _commit(self) -> None:
-        """Writes every batch whose turn it is."""
-        while (scored := self._scored.get(self._next)) and all(block is not None for block in scored.blocks):
-            blocks = [block for block in scored.blocks if block is not None]
-            # A run that was killed within a batch left some of its lines: they are the same, and are passed over.
-            already = self._journal.lines - int(self._job.plan.starts[self._next])
-            lines = [self._line(outcome, blocks) for outcome in scored.outcomes[already:]]
-            self._journal.append(b"".join(piece for line in lines for piece in line))
-            del self._scored[self._next]
-            self._next += 1
-
-    def _line(self, outcome: Outcome, blocks: list[LayerBlock]) -> list[bytes | memoryview]:
-        if isinstance(outcome, Frame) and (layer := failed_layer(outcome, blocks)) is not None:
-            outcome = error_line(outcome.example_id, f"non-finite feature activation at layer {layer}")
-        if isinstance(outcome, ErrorLine):
-            self._totals.add_error()
-            return [outcome.line]
-        counts = [block.active_counts[:, list(outcome.rows)] for block in blocks]
-        self._totals.add_frame(outcome, sum(int(c.sum()) for c in counts), sum(c.size for c in counts))
-        return join_record(outcome, blocks)
+        heappush(self._todo, batch)
 
     def _start(self, member: Member) -> None:
         """Fills a place with a new actor; the old one, if there is one, is gone or is sent away."""
@@ -273,6 +283,22 @@ class Driver:
             f"{asked[1]} encoders are ready. The cluster has {_resources(ray.cluster_resources())}, "
             f"free {_resources(ray.available_resources())}."
         )
+
+
+def _batch_lines(batch: int, scored: Scored) -> BatchLines:
+    blocks = [block for block in scored.blocks if block is not None]
+    lines = [_line(outcome, blocks) for outcome in scored.scores.outcomes]
+    return BatchLines(batch, lines, scored.scores.halved or any(block.halved for block in blocks))
+
+
+def _line(outcome: Outcome, blocks: list[LayerBlock]) -> Line:
+    if isinstance(outcome, Frame) and (layer := failed_layer(outcome, blocks)) is not None:
+        outcome = error_line(outcome.example_id, f"non-finite feature activation at layer {layer}")
+    if isinstance(outcome, ErrorLine):
+        return Line([outcome.line], None)
+    counts = [block.active_counts[:, list(outcome.rows)] for block in blocks]
+    cells = sum(count.size for count in counts)
+    return Line(join_record(outcome, blocks), outcome, sum(int(count.sum()) for count in counts), cells)
 
 
 def _with_share(actor: Any, share: Share) -> Any:

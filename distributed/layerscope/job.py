@@ -94,12 +94,12 @@ class Job:
                 "attention": "soft-capped, softmax in float32",
             },
             "model": {
-                "repository": self.model.name,
+                "repository": _told(self.model),
                 "commit": self.model.commit,
                 "files": {path: hub.sha256(self.model, path) for path in self.spec.files},
             },
             "saes": {
-                "repository": self.sae_repository.name,
+                "repository": _told(self.sae_repository),
                 "commit": self.sae_repository.commit,
                 "layers": {
                     str(sae.layer): {"path": sae.path, "sha256": hub.sha256(self.sae_repository, sae.path)}
@@ -112,9 +112,12 @@ class Job:
             "hardware": self.placement.hardware,
         }
 
-    def about(self) -> dict[str, Any]:
-        """What the manifest says besides, for readers of the records."""
+    def about(self, command: str) -> dict[str, Any]:
+        """What the manifest says besides, for readers of the records and for going on."""
         return {
+            "command": command,
+            "folder": str(Path.cwd()),
+            "order": " ".join(map(str, self.plan.order.tolist())),
             "standin": self.config.standin,
             "neuronpedia": {str(sae.layer): sae.neuronpedia_id for sae in self.saes},
             "average_l0": {str(sae.layer): sae.l0 for sae in self.saes},
@@ -181,6 +184,11 @@ def download_bytes(job: Job) -> int:
     """What must still come from the hub to this node."""
     wanted = [(job.model, path) for path in job.spec.files] + [(job.sae_repository, sae.path) for sae in job.saes]
     return sum(repository.files[path].size for repository, path in wanted if not hub.is_cached(repository, path))
+
+
+def _told(repository: Repository) -> str:
+    """What the manifest compares: a folder may be moved, and is known by the hashes of its files."""
+    return repository.name if repository.commit else "a folder"
 
 
 def _sources(config: Config) -> tuple[str, str]:

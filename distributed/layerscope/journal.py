@@ -4,12 +4,12 @@ At every moment the file is a byte-prefix of the finished one, but for one torn 
 run removes. Knows nothing of what a record means beyond its `example_id`.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ import orjson
 from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.files import replacing
+from layerscope.files import replacing, sync_folder
 
 FORMAT = 1  # of the manifest
 _CHECKPOINT_SECONDS = 5.0
+_LOCK_SECONDS = 0.5
 _READ_BYTES = 1 << 20
 
 
@@ -35,17 +36,51 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(path.name + ".manifest.json")
 
 
+class Extent:
+    """How far a file goes: its lines, its bytes, and a running digest of which four bytes are kept after every line.
+
+    The kept bytes tell which line was changed later, at four bytes a line.
+    """
+
+    def __init__(self) -> None:
+        self.lines = 0
+        self.size = 0
+        self._digest = hashlib.sha256()
+        self._marks = bytearray()
+
+    def add(self, line: bytes) -> None:
+        """Counts one more line, its line end included."""
+        self.lines += 1
+        self.size += len(line)
+        self._digest.update(line)
+        self._marks += self._digest.digest()[:4]
+
+    def note(self) -> dict[str, Any]:
+        """What the manifest keeps."""
+        running = self._marks.hex(" ", -4)
+        return {"lines": self.lines, "bytes": self.size, "sha256": self._digest.hexdigest(), "running": running}
+
+    def agrees(self, noted: dict[str, Any]) -> bool:
+        """Whether the last line is what a manifest noted there; true behind what it noted."""
+        mark: str = noted["running"][9 * (self.lines - 1) : 9 * self.lines - 1] if noted else ""
+        return not mark or mark == self._marks[-4:].hex()
+
+
 class Journal:
     """The open output file of a run; made by `open_journal`, closed by leaving its `with` block."""
 
     def __init__(self, path: Path, descriptor: int, manifest: dict[str, Any]) -> None:
         self.path = path
-        self.lines = 0
-        self.size = 0
         self._descriptor = descriptor
         self._manifest = manifest
-        self._digest = hashlib.sha256()
+        self._extent = Extent()
         self._checkpointed = 0.0
+        self._failed = False
+
+    @property
+    def lines(self) -> int:
+        """How many whole lines the file has."""
+        return self._extent.lines
 
     def __enter__(self) -> "Journal":
         return self
@@ -53,16 +88,15 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def append(self, lines: bytes) -> None:
+    def append(self, lines: Sequence[bytes]) -> None:
         """Writes whole lines and waits until they are on the disk.
 
         Raises:
             LayerscopeError: they cannot be written or synced; the file then ends where it ended before.
         """
         try:
-            view = memoryview(lines)
-            while view:
-                view = view[os.write(self._descriptor, view) :]
+            for line in lines:
+                _write(self._descriptor, line)
             os.fdatasync(self._descriptor)
         except OSError as error:
             self._take_back()
@@ -70,22 +104,56 @@ class Journal:
                 f"{self.path} cannot be written: {error.strerror or error}. Its {self.lines} lines are whole.\n"
                 "Make room (or mend the disk) and run the same command again; it goes on there."
             ) from error
-        self._count(lines)
+        if not self.lines:
+            for aside in _aside(self.path):
+                aside.unlink(missing_ok=True)
+        for line in lines:
+            self._extent.add(line)
         if time.monotonic() - self._checkpointed > _CHECKPOINT_SECONDS:
             self.checkpoint()
 
+    def rewrite(self, replacements: Iterable[tuple[int, bytes]]) -> None:
+        """Replaces some lines in one atomic step: whoever reads, and whatever happens, the file is the old or the new.
+
+        Args:
+            replacements: numbers from 0, ascending, and whole lines.
+        """
+        wanted = iter(replacements)
+        number, replacement = next(wanted, (-1, b""))
+        extent = Extent()
+        try:
+            with replacing(self.path) as temporary:
+                descriptor = _open_locked(temporary)
+                for line in read_lines(self.path):
+                    if extent.lines == number:
+                        line = replacement
+                        number, replacement = next(wanted, (-1, b""))
+                    _write(descriptor, line)
+                    extent.add(line)
+                os.fsync(descriptor)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            raise LayerscopeError(f"{self.path} cannot be replaced: {error.strerror}. It is as it was.") from error
+        os.close(self._descriptor)
+        self._descriptor, self._extent = descriptor, extent
+        self.checkpoint()
+
+    def note_halved(self, batch: int) -> None:
+        """Notes that a batch did not fit the memory as a whole: its numbers may differ in the last digit."""
+        self._manifest = {**self._manifest, "halved_batches": [*self._manifest.get("halved_batches", []), batch]}
+
     def checkpoint(self) -> None:
         """Notes in the manifest how far the file goes and what its bytes hash to."""
-        progress = {"lines": self.lines, "bytes": self.size, "sha256": self._digest.hexdigest()}
-        self._manifest = {**self._manifest, "progress": progress}
+        self._manifest = {**self._manifest, "progress": self._extent.note()}
         _write_manifest(self.path, self._manifest)
         self._checkpointed = time.monotonic()
 
     def close(self) -> None:
-        """Notes the last state and lets go of the lock."""
+        """Notes the last state, unless writing has failed, and lets go of the lock."""
         if self._descriptor >= 0:
             try:
-                self.checkpoint()
+                if not self._failed:
+                    self.checkpoint()
             finally:
                 os.close(self._descriptor)
                 self._descriptor = -1
@@ -102,46 +170,30 @@ class Journal:
         """
         noted = self._manifest.get("progress", {})
         for line in read_lines(self.path):
+            self._extent.add(line)
             try:
                 record = orjson.loads(line)
-                if self.lines >= len(order) or record["example_id"] != order[self.lines]:
+                if self.lines > len(order) or record["example_id"] != order[self.lines - 1]:
+                    raise ValueError
+                if not self._extent.agrees(noted):
                     raise ValueError
                 on_record(record)
-            except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-                raise LayerscopeError(self._changed(f"line {self.lines + 1}")) from error
-            self._count(line)
-            if self.size == noted.get("bytes") and self._digest.hexdigest() != noted["sha256"]:
-                raise LayerscopeError(self._changed(f"one of its first {self.lines} lines"))
-        os.ftruncate(self._descriptor, self.size)
-        os.lseek(self._descriptor, self.size, os.SEEK_SET)
+            except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+                raise LayerscopeError(
+                    f"{self.path}: line {self.lines} is not what this run wrote there, so it cannot go on.\n"
+                    "Restore the file, name another with --output-file, or start anew with --overwrite."
+                ) from error
+        os.ftruncate(self._descriptor, self._extent.size)
+        os.lseek(self._descriptor, self._extent.size, os.SEEK_SET)
         os.fsync(self._descriptor)
 
-    def _changed(self, what: str) -> str:
-        return (
-            f"{self.path}: {what} is not what this run wrote there, so it cannot go on.\n"
-            "Restore the file, name another with --output-file, or start anew with --overwrite."
-        )
-
-    def _count(self, lines: bytes) -> None:
-        self.lines += lines.count(b"\n")
-        self.size += len(lines)
-        self._digest.update(lines)
-
     def _take_back(self) -> None:
+        self._failed = True
         try:
-            os.ftruncate(self._descriptor, self.size)
-            os.lseek(self._descriptor, self.size, os.SEEK_SET)
+            os.ftruncate(self._descriptor, self._extent.size)
+            os.lseek(self._descriptor, self._extent.size, os.SEEK_SET)
         except OSError:
             pass  # the next run removes the torn line
-
-
-@dataclass(frozen=True)
-class Status:
-    """What stands in a file, for people who only look."""
-
-    lines: int
-    differences: list[str]
-    """Settings of the file's run that differ from the ones asked about."""
 
 
 def open_journal(path: Path, identity: dict[str, Any], about: dict[str, Any], overwrite: bool) -> Journal:
@@ -159,7 +211,9 @@ def open_journal(path: Path, identity: dict[str, Any], about: dict[str, Any], ov
     descriptor = _open_locked(path)
     try:
         if os.fstat(descriptor).st_size and overwrite:
-            path.rename(path.with_name(path.name + ".old"))
+            for there, aside in zip((path, manifest_path(path)), _aside(path), strict=True):
+                if there.exists():
+                    there.replace(aside)  # until the new file has its first record
             os.close(descriptor)
             descriptor = _open_locked(path)
         if os.fstat(descriptor).st_size:
@@ -171,17 +225,21 @@ def open_journal(path: Path, identity: dict[str, Any], about: dict[str, Any], ov
                 )
         else:
             _write_manifest(path, manifest)
+            sync_folder(path.parent)
     except BaseException:
         os.close(descriptor)
         raise
     return Journal(path, descriptor, manifest)
 
 
-def look(path: Path, identity: dict[str, Any]) -> Status | None:
-    """How many whole lines a file holds and whether a run with these settings could go on with it; None without one."""
-    if not path.is_file() or not path.stat().st_size:
-        return None
-    return Status(sum(1 for _ in read_lines(path)), differences(read_manifest(path)["identity"], identity))
+def is_locked(path: Path) -> bool:
+    """Whether a run is on the file now."""
+    with path.open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -242,25 +300,42 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
+def _aside(path: Path) -> tuple[Path, Path]:
+    """Where `--overwrite` keeps the records and the manifest that were there, until the first new record."""
+    return path.with_name(path.name + ".overwritten"), path.with_name(path.name + ".overwritten.manifest.json")
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 def _open_locked(path: Path) -> int:
+    deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except OSError as error:
-            raise UsageError(f"{path} cannot be written: {error.strerror}. Name another --output-file.") from error
+            reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+            raise UsageError(f"{path} cannot be written: {reason}. Name another --output-file.") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever replaced the file between opening and locking left us with the wrong one.
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
         except BlockingIOError:
+            if time.monotonic() > deadline:  # `layerscope status` holds it for a moment
+                os.close(descriptor)
+                raise LayerscopeError(
+                    f"Another run is writing {path}. Wait for it, stop it, or name another --output-file."
+                ) from None
+            time.sleep(0.05)
+        except OSError as error:
             os.close(descriptor)
             raise LayerscopeError(
-                f"Another run is writing {path}. Wait for it, stop it, or name another --output-file."
-            ) from None
-        # Whoever moved the file aside between opening and locking left us with the wrong one.
-        try:
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        except FileNotFoundError:
-            pass
+                f"{path} cannot be locked ({error.strerror}), so two runs could spoil it. Use another file system."
+            ) from error
         os.close(descriptor)
 
 

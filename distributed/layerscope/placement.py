@@ -78,7 +78,7 @@ def resolve_threads(config: Config, nodes: Sequence[Node], d_model: int) -> int:
     """Torch threads of each actor on a CPU: they change rounding, so they never depend on how many actors there are."""
     if isinstance(config.threads, int):
         return config.threads
-    return 1 if d_model <= _TINY_D_MODEL else max(1, min(node.cpus for node in nodes))
+    return 1 if d_model <= _TINY_D_MODEL else min(node.cpus for node in nodes)
 
 
 def has_gpu(nodes: Sequence[Node]) -> bool:
@@ -112,24 +112,25 @@ def split(layers: Sequence[int], n_blocks: int) -> tuple[tuple[int, ...], ...]:
 def _place_on_cpus(
     config: Config, nodes: Sequence[Node], needs: Needs, blocks: tuple[tuple[int, ...], ...]
 ) -> Placement:
-    gemma_actors = config.gemma_actors if isinstance(config.gemma_actors, int) else 1
+    """A Gemma actor takes as many CPUs as it has threads, so that one too many waits for a node that joins later.
+
+    Encoders work in short bursts and take none: they always find a place, and no batch waits for one.
+    """
+    gemma_actors = config.gemma_actors if isinstance(config.gemma_actors, int) else len(nodes)
     per_block = config.encoders_per_block if isinstance(config.encoders_per_block, int) else 1
-    memory = sum(node.memory for node in nodes)
-    # Encoders of a node map the same file; on several nodes each may hold a copy.
-    saes = sum(needs.sae_by_layer.values()) * min(per_block, len(nodes))
-    needed = gemma_actors * needs.model + saes
-    line = f"memory: {gemma_actors} x {_gib(needs.model)} model + {_gib(saes)} SAEs, of {_gib(memory)} there"
+    per_node = math.ceil(gemma_actors / len(nodes))
+    saes = sum(needs.sae_by_layer.values())  # all encoders of a node map the same files
+    needed, memory = per_node * needs.model + saes, min(node.memory for node in nodes)
+    line = f"memory of a node: {per_node} x {_gib(needs.model)} model + {_gib(saes)} SAEs, of {_gib(memory)}"
     if needed > memory:
         raise LayerscopeError(
-            f"The weights do not fit: {gemma_actors} Gemma actor(s) need {_gib(needs.model)} each and the SAEs "
-            f"{_gib(saes)}, of {_gib(memory)} here.\n"
+            f"The weights do not fit: {per_node} Gemma actor(s) on a node need {_gib(needs.model)} each and the SAEs "
+            f"{_gib(saes)}, of {_gib(memory)} there.\n"
             "Use --dtype bfloat16, fewer --layers or --gemma-actors, or a larger machine."
         )
-    # Threads, not Ray's count, decide what an actor uses; the count only has to let all of them start.
-    cpus = sum(node.cpus for node in nodes)
-    share = Share(_floor(min(1.0, 0.9 * cpus / (gemma_actors + len(blocks) * per_block))), 0)
+    gemma = Share(resolve_threads(config, nodes, needs.d_model), 0)
     hardware = _kinds([node.processor or "CPU" for node in nodes])
-    return Placement("cpu", hardware, gemma_actors, share, blocks, per_block, share, (line,))
+    return Placement("cpu", hardware, gemma_actors, gemma, blocks, per_block, Share(0, 0), (line,))
 
 
 def _place_on_gpus(config: Config, gpus: Sequence[Gpu], needs: Needs, blocks: tuple[tuple[int, ...], ...]) -> Placement:

@@ -17,7 +17,7 @@ class Progress:
     def __init__(self, total: int, totals: Totals, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._total = total
-        self._totals = totals
+        self.totals = totals
         self._already = totals.questions
         self._started = self._told = time.monotonic()
         self._bar = (
@@ -36,8 +36,8 @@ class Progress:
     def update(self) -> None:
         """Shows the totals as they are now."""
         if self._bar is not None:
-            self._bar.set_postfix_str(f"accuracy {self._totals.accuracy()}", refresh=False)
-            self._bar.update(self._totals.questions - self._bar.n)
+            self._bar.set_postfix_str(f"accuracy {self.totals.accuracy()}", refresh=False)
+            self._bar.update(self.totals.questions - self._bar.n)
         elif time.monotonic() - self._told >= _LINE_SECONDS:
             self._told = time.monotonic()
             self.note(self._line())
@@ -51,9 +51,9 @@ class Progress:
 
     def rate(self) -> float:
         """Questions per second since this run began."""
-        return (self._totals.questions - self._already) / max(time.monotonic() - self._started, 1e-9)
+        return (self.totals.questions - self._already) / max(time.monotonic() - self._started, 1e-9)
 
     def _line(self) -> str:
-        done, rate = self._totals.questions, self.rate()
+        done, rate = self.totals.questions, self.rate()
         left = f"{(self._total - done) / rate:.0f} s left" if rate else "no question done yet"
-        return f"{done}/{self._total} questions, {rate:.1f}/s, {left}, accuracy {self._totals.accuracy()}"
+        return f"{done}/{self._total} questions, {rate:.1f}/s, {left}, accuracy {self.totals.accuracy()}"

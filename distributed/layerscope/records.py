@@ -66,6 +66,8 @@ class LayerBlock:
     offsets: NDArray[np.int64]  # [2 R + 1] where each of these begins
     active_counts: NDArray[np.int64]  # [L, R]
     failed_layers: NDArray[np.int64]  # [R]; the first layer with a non-finite activation, -1 for none
+    halved: bool = False
+    """The rows did not fit the memory at once, so the numbers may differ in the last digit."""
 
 
 def frame_record(question: Question, scores: tuple[SolutionScore, SolutionScore], rows: tuple[int, int]) -> Frame:

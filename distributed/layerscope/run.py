@@ -5,7 +5,11 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+from typing import Any
+
+import orjson
 
 from layerscope import cluster, journal
 from layerscope.config import Config
@@ -23,20 +27,30 @@ def run_job(config: Config) -> int:
     job = prepare(config, cluster.nodes(config.address))
     _tell(job)
     check_space(job)
-    totals = Totals()
-    with journal.open_journal(job.records_path, job.identity(), job.about(), config.overwrite) as file:
-        file.recover(job.plan.order, totals.add_record)
-        signal_number, rate = 0, 0.0
-        if file.lines == len(job.selection):
+    with journal.open_journal(job.records_path, job.identity(), job.about(command_line()), config.overwrite) as file:
+        totals, error_lines = _recover(job, file)
+        retried = error_lines if config.retry_errors else []
+        if file.lines == len(job.selection) and not retried:
             print(f"{file.path} is complete already.")
+            rate, signal_number = 0.0, None
         else:
-            signal_number, rate = _drive(job, file, totals)
-        if signal_number:
-            print(
-                f"Stopped by {signal.Signals(signal_number).name} after {file.lines} of {len(job.selection)} questions."
-            )
-            print(f"To go on: {_command()}")
-            return 128 + signal_number
+            if file.lines:
+                print(f"Going on after {file.lines} of {len(job.selection)} questions.", file=sys.stderr)
+            with (
+                cluster.started(job.placement.gemma_actors * job.placement.gemma.num_cpus),
+                _stop_signals() as caught,
+                Progress(len(job.selection), totals) as progress,
+            ):
+                if retried:
+                    totals = _retry(job, file, retried, progress, caught)
+                    progress.totals = totals
+                _go_on(job, file, totals, progress, caught)
+                rate, signal_number = progress.rate(), next(iter(caught), None)
+        complete = file.lines == len(job.selection)
+    if not complete and signal_number:
+        print(f"Stopped by {signal.Signals(signal_number).name} after {file.lines} of {len(job.selection)} questions.")
+        print(f"To go on: {command_line()}")
+        return 128 + signal_number
     if job.array_path:
         journal.write_array(job.records_path, job.array_path)
     print(_summary(job, totals, rate))
@@ -52,12 +66,57 @@ def print_plan(config: Config) -> int:
     return 0
 
 
-def _drive(job: Job, file: journal.Journal, totals: Totals) -> tuple[int, float]:
-    if file.lines:
-        print(f"Going on after {file.lines} of {len(job.selection)} questions.", file=sys.stderr)
-    with cluster.started(), _stop_signals() as caught, Progress(len(job.selection), totals) as progress:
-        Driver(job, file, totals, progress).run(lambda: bool(caught))
-        return (caught[0] if caught and file.lines < len(job.selection) else 0), progress.rate()
+def _recover(job: Job, file: journal.Journal) -> tuple[Totals, list[int]]:
+    """Reads what the file holds: its totals, and which of its lines are error lines."""
+    totals, error_lines = Totals(), list[int]()
+
+    def count(record: dict[str, Any]) -> None:
+        if "error" in record:
+            error_lines.append(totals.questions)
+        totals.add_record(record)
+
+    file.recover(job.plan.order, count)
+    return totals, error_lines
+
+
+def _go_on(job: Job, file: journal.Journal, totals: Totals, progress: Progress, caught: list[int]) -> None:
+    """Computes and writes what the file lacks."""
+    driver = Driver(job, range(job.plan.batch_of(file.lines), len(job.plan)), progress.note)
+    for batch, lines, halved in driver.results(lambda: bool(caught)):
+        # A run that was killed within a batch left some of its lines: they are the same, and are passed over.
+        missing = lines[file.lines - int(job.plan.starts[batch]) :]
+        if halved:
+            progress.note(f"Batch {batch} did not fit the memory and was halved; the manifest names it.")
+            file.note_halved(batch)
+        file.append([b"".join(line.pieces) for line in missing])
+        for line in missing:
+            if line.frame is None:
+                totals.add_error()
+            else:
+                totals.add_frame(line.frame, line.active_features, line.cells)
+        progress.update()
+
+
+def _retry(job: Job, file: journal.Journal, error_lines: list[int], progress: Progress, caught: list[int]) -> Totals:
+    """Computes the batches of some lines again and replaces these lines; gives the new totals.
+
+    Whole batches, because a question's last digits depend on what it shares a batch with.
+    """
+    progress.note(f"Retrying {len(error_lines)} questions with an error line.")
+    wanted = set(error_lines)
+
+    def replacements() -> Iterator[tuple[int, bytes]]:
+        batches = sorted({job.plan.batch_of(line) for line in error_lines})
+        for batch, lines, _ in Driver(job, batches, progress.note).results(lambda: bool(caught)):
+            for number, line in enumerate(lines, start=int(job.plan.starts[batch])):
+                if number in wanted:
+                    yield number, b"".join(line.pieces)
+
+    file.rewrite(replacements())
+    totals = Totals()
+    for line in journal.read_lines(file.path):
+        totals.add_record(orjson.loads(line))
+    return totals
 
 
 @contextmanager
@@ -79,8 +138,11 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _command() -> str:
-    return shlex.join(["layerscope", *sys.argv[1:]])
+def command_line() -> str:
+    """This process's command, to be typed again."""
+    program = Path(sys.argv[0])
+    words = ["python", str(program)] if program.suffix == ".py" and program.stem != "__main__" else ["layerscope"]
+    return shlex.join([*words, *sys.argv[1:]])
 
 
 def _tell(job: Job) -> None:
@@ -128,11 +190,12 @@ def _describe_placement(placement: Placement, threads: int | None) -> list[str]:
 
 
 def _done(job: Job) -> str:
-    status = journal.look(job.records_path, job.identity())
-    if status is None:
+    path = job.records_path
+    if not path.is_file() or not path.stat().st_size:
         return "nothing: the output file is not there yet"
-    told = f"{status.lines} of {len(job.selection)} questions"
-    return f"{told}, but with other settings: {'; '.join(status.differences)}" if status.differences else told
+    told = f"{sum(1 for _ in journal.read_lines(path))} of {len(job.selection)} questions"
+    differing = journal.differences(journal.read_manifest(path)["identity"], job.identity())
+    return f"{told}, but with other settings: {'; '.join(differing)}" if differing else told
 
 
 def _origin(job: Job) -> str:

@@ -4,6 +4,7 @@ Knows nothing of Ray, JSON, or which SAE to take. Shapes: R rows (solutions), D 
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -52,14 +53,28 @@ def encode_top_k(residual: Tensor, sae: SaeEncoder, k: int | None) -> TopK:
         residual: [R, D], any float dtype, on the SAE's device.
     """
     chunk = max(1, _MAX_PRE_ACTIVATIONS // sae.w_enc.shape[1])
-    parts = []
-    for start in range(0, len(residual), chunk):
-        x = residual[start : start + chunk].to(sae.w_enc.dtype)
-        pre = (x @ sae.w_enc).float() + sae.b_enc  # [rows, F]
-        rows, ids = torch.nonzero(pre > sae.threshold.clamp(min=0), as_tuple=True)
-        parts.append((rows + start, ids, pre[rows, ids]))
-    rows_n, ids_n, activations_n = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    active = [_active_features(rows, sae) for rows in torch.split(residual, chunk)]
+    rows_n, ids_n, activations_n = (torch.cat(column).cpu().numpy() for column in zip(*active, strict=True))
+    rows_n += np.repeat(np.arange(len(active)) * chunk, [len(rows) for rows, _, _ in active])
     return _strongest(rows_n, ids_n, activations_n, len(residual), k)
+
+
+def _active_features(residual: Tensor, sae: SaeEncoder) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, feature ids and activations of everything that fires, row by row: [N] each."""
+    pre = (residual.to(sae.w_enc.dtype) @ sae.w_enc).float() + sae.b_enc  # [R, F]
+    rows, ids = torch.nonzero(pre > sae.threshold.clamp(min=0), as_tuple=True)
+    return rows, ids, pre[rows, ids]
+
+
+def concatenate(parts: Sequence[TopK]) -> TopK:
+    """The rows of several as one."""
+    counts = [np.diff(part.starts) for part in parts]
+    return TopK(
+        np.concatenate([part.feature_ids for part in parts]),
+        np.concatenate([part.activations for part in parts]),
+        np.concatenate([[0], np.cumsum(np.concatenate(counts))]),
+        np.concatenate([part.active_counts for part in parts]),
+    )
 
 
 def _strongest(

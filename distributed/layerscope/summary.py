@@ -28,7 +28,7 @@ class Totals:
         self.errors += 1
 
     def add_frame(self, frame: Frame, active_features: int, cells: int) -> None:
-        """Counts a record as the driver joins it."""
+        """Counts a record as it is made."""
         self._add(frame.correct, frame.correct_per_character, active_features, cells)
 
     def add_record(self, record: dict[str, Any]) -> None:

@@ -1,0 +1,112 @@
+"""The settings refuse what cannot be, by the option's name, and the command line spells them as the messages do."""
+
+import dataclasses
+
+import pytest
+import tyro
+
+from layerscope.config import MAX_BATCH_TOKENS, Config, option, parse_layers
+from layerscope.errors import UsageError
+
+COUNTS = (
+    "num_samples",
+    "top_k",
+    "batch_tokens",
+    "threads",
+    "gemma_actors",
+    "layer_blocks",
+    "encoders_per_block",
+)
+
+
+def from_command_line(*arguments: str) -> Config:
+    return tyro.cli(Config, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def test_the_command_line_knows_every_field_under_the_name_that_messages_use() -> None:
+    values = {
+        "model": "some/model",
+        "revision": "v2",
+        "sae_repo": "some/saes",
+        "sae_width": "65k",
+        "sae_l0": "71",
+        "layers": "8,20",
+        "dataset": "questions.jsonl",
+        "split": "train",
+        "num_samples": "all",
+        "seed": -3,
+        "top_k": "all",
+        "dtype": "float32",
+        "sae_dtype": "bfloat16",
+        "batch_tokens": 512,
+        "threads": 2,
+        "output_file": "out.json",
+        "gemma_actors": 3,
+        "layer_blocks": "auto",
+        "encoders_per_block": 2,
+        "address": "local",
+    }
+    flags = {"strip_solutions", "overwrite", "standin"}
+    assert {field.name for field in dataclasses.fields(Config)} == values.keys() | flags
+    arguments = [argument for name, value in values.items() for argument in (option(name), str(value))]
+    config = from_command_line(*arguments, option("strip_solutions"), option("overwrite"))
+    assert config == Config(**values, strip_solutions=True, overwrite=True)  # type: ignore[arg-type]
+    assert from_command_line("--standin") == Config(standin=True)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_count_below_one_is_refused(name: str, value: int) -> None:
+    with pytest.raises(UsageError, match=rf"{option(name)} is {value}\b"):
+        Config(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"batch_tokens": MAX_BATCH_TOKENS + 1}, "--batch-tokens"),
+        ({"sae_l0": "0"}, "--sae-l0"),
+        ({"sae_l0": "nearest"}, "--sae-l0"),
+        ({"sae_l0": "-71"}, "--sae-l0"),
+        ({"sae_l0": "71\n"}, "--sae-l0"),
+        ({"sae_width": "16K"}, "--sae-width"),
+        ({"sae_width": "016k"}, "--sae-width"),
+        ({"sae_width": ""}, "--sae-width"),
+        ({"output_file": ""}, "--output-file"),
+        ({"layers": "some"}, "--layers"),
+        ({"standin": True, "model": "some/model"}, "--model"),
+        ({"standin": True, "revision": "v2"}, "--revision"),
+        ({"standin": True, "sae_repo": "some/saes"}, "--sae-repo"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_the_name_of_its_option(settings: dict[str, object], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        Config(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"batch_tokens": MAX_BATCH_TOKENS}, {"sae_l0": "min"}, {"sae_l0": "1"}, {"sae_width": "1m"}, {"sae_width": "512"}],
+)
+def test_a_value_at_the_edge_is_taken(settings: dict[str, object]) -> None:
+    assert dataclasses.asdict(Config(**settings)).items() >= settings.items()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [("all", None), ("8", {8}), ("0-3", {0, 1, 2, 3}), (" 8 , 20-21,8", {8, 20, 21}), ("5-5", {5}), ("007", {7})],
+)
+def test_layers_are_numbers_and_ranges(text: str, layers: set[int] | None) -> None:
+    assert parse_layers(text) == layers
+
+
+@pytest.mark.parametrize("text", ["", "8,", "-1", "3-", "1-2-3", "1.5", "a", "8 20", "ALL", "all,3", "0-99999"])
+def test_layers_that_are_no_numbers_are_refused_with_what_was_written(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--layers is .*0-25 or 8,20") as caught:
+        parse_layers(text)
+    assert repr(text) in str(caught.value)
+
+
+def test_a_range_that_runs_backwards_is_refused_with_the_range_that_was_meant() -> None:
+    with pytest.raises(UsageError, match=r"9-7.*write 7-9"):
+        parse_layers("0,9-7")

@@ -1,0 +1,208 @@
+"""Every actor finds a place, no machine holds more than it can, and what changes rounding depends on no actor count."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layerscope.config import Config
+from layerscope.errors import LayerscopeError
+from layerscope.placement import Gpu, Needs, Node, Placement, Share, has_gpu, place, resolve_threads, split
+
+GIB = 1 << 30
+GEMMA_2B = Needs(model=5 * GIB, sae_by_layer=dict.fromkeys(range(26), 151_000_000), d_model=2304)
+UNITS = 10_000  # in which Ray counts a GPU or a CPU
+
+
+def gpu_node(gpus: int, memory: int = 80 * GIB, name: str = "H100") -> Node:
+    return Node(f"node with {gpus}", 16, 256 * GIB, (Gpu(name, memory),) * gpus)
+
+
+def cpu_node(cpus: int, memory: int = 64 * GIB, processor: str = "Xeon") -> Node:
+    return Node(f"node with {cpus}", cpus, memory, processor=processor)
+
+
+@dataclass
+class Bin:
+    """A GPU, or a machine's CPUs, as Ray fills it."""
+
+    free: int
+    gemma: int = 0
+    encoders: int = 0
+
+
+def fill(sizes: Sequence[int], placement: Placement, resource: str) -> list[Bin]:
+    """Places the actors one after the other where there is least room that suffices, as Ray does.
+
+    Raises:
+        AssertionError: an actor finds no place: Ray would wait for ever.
+    """
+    bins = [Bin(UNITS * size) for size in sizes]
+    kinds = ["gemma"] * placement.gemma_actors + ["encoders"] * placement.n_encoders
+    for kind in kinds:
+        share: Share = placement.gemma if kind == "gemma" else placement.encoder
+        units = round(getattr(share, resource) * UNITS)
+        assert units > 0
+        roomy = [place for place in bins if place.free >= units]
+        assert roomy, f"one of the {kind} waits for ever: {placement}"
+        chosen = min(roomy, key=lambda place: place.free)
+        chosen.free -= units
+        setattr(chosen, kind, getattr(chosen, kind) + 1)
+    return bins
+
+
+COUNT = st.just("auto") | st.integers(1, 12)
+CREW = st.fixed_dictionaries({"gemma_actors": COUNT, "layer_blocks": COUNT, "encoders_per_block": COUNT})
+
+# --- GPUs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gpus", "gemma_actors", "gemma_share", "blocks", "per_block", "encoder_share"),
+    [
+        (1, 1, 0.75, 1, 1, 0.25),
+        (2, 1, 1.0, 4, 1, 0.25),
+        (8, 7, 1.0, 4, 1, 0.25),
+        (64, 56, 1.0, 4, 8, 0.25),
+    ],
+)
+def test_gpus_are_used_as_the_help_says(
+    gpus: int, gemma_actors: int, gemma_share: float, blocks: int, per_block: int, encoder_share: float
+) -> None:
+    placement = place(Config(), [gpu_node(gpus)], GEMMA_2B)
+    assert placement.device == "cuda"
+    assert (placement.gemma_actors, placement.gemma) == (gemma_actors, Share(0, gemma_share))
+    assert (len(placement.blocks), placement.encoders_per_block) == (blocks, per_block)
+    assert (placement.n_encoders, placement.encoder) == (blocks * per_block, Share(0, encoder_share))
+
+
+@pytest.mark.parametrize("per_node", [(1, 1), (0, 1), (4, 4), (1, 2, 5), (8,) * 8])
+def test_gpus_count_whatever_nodes_they_are_in(per_node: Sequence[int]) -> None:
+    spread = place(Config(), [gpu_node(gpus) for gpus in per_node], GEMMA_2B)
+    assert spread == place(Config(), [gpu_node(sum(per_node))], GEMMA_2B)
+
+
+@given(st.integers(1, 64), CREW)
+@settings(deadline=None)
+def test_every_layer_is_in_one_block_and_blocks_are_nearly_equal(gpus: int, crew: dict[str, Any]) -> None:
+    """A layer in none would be missing from every record, one in two would be there twice."""
+    placement = place(Config(**crew), [gpu_node(gpus)], GEMMA_2B)
+    assert [layer for block in placement.blocks for layer in block] == list(range(26))
+    sizes = {len(block) for block in placement.blocks}
+    assert max(sizes) - min(sizes) <= 1
+    for name, count in (("gemma_actors", placement.gemma_actors), ("encoders_per_block", placement.encoders_per_block)):
+        assert crew[name] in ("auto", count)
+    assert crew["layer_blocks"] in ("auto", len(placement.blocks))
+
+
+@given(st.integers(1, 20), st.integers(1, 20))
+def test_layers_that_are_not_neighbours_are_split_in_their_order(n_layers: int, n_blocks: int) -> None:
+    layers = [3 * layer + 1 for layer in range(n_layers)]
+    blocks = split(layers, min(n_blocks, n_layers))
+    assert len(blocks) == min(n_blocks, n_layers)
+    assert all(blocks)
+    assert [layer for block in blocks for layer in block] == layers
+    assert [len(block) for block in blocks] == sorted((len(block) for block in blocks), reverse=True)
+
+
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=4).filter(any), CREW)
+@settings(deadline=None)
+def test_no_actor_waits_for_ever_for_a_share_of_a_gpu(per_node: list[int], crew: dict[str, Any]) -> None:
+    placement = place(Config(**crew), [gpu_node(gpus, memory=1 << 50) for gpus in per_node], GEMMA_2B)
+    fill([1] * sum(per_node), placement, "num_gpus")
+
+
+@given(st.integers(1, 8), CREW, st.integers(1, 60))
+@settings(deadline=None)
+def test_no_gpu_is_given_more_weights_than_it_holds(gpus: int, crew: dict[str, Any], memory: int) -> None:
+    """Ray counts shares and no memory: whatever the placement lets it put on one GPU must fit there."""
+    needs = Needs(model=1 << 40, sae_by_layer=dict.fromkeys(range(6), 1 << 36), d_model=2304)
+    try:
+        placement = place(Config(**crew), [gpu_node(gpus, memory=memory << 38)], needs)
+    except LayerscopeError:
+        return
+    largest_block = max(map(len, placement.blocks)) << 36
+    for gpu in fill([1] * gpus, placement, "num_gpus"):
+        assert gpu.gemma * needs.model + gpu.encoders * largest_block <= memory << 38
+
+
+def test_weights_that_do_not_fit_the_gpus_are_refused_with_what_is_needed_and_there() -> None:
+    for gpus in (1, 2, 8):
+        with pytest.raises(LayerscopeError, match=r"7\.0 GiB|10\.\d GiB") as caught:
+            place(Config(), [gpu_node(gpus, memory=4 * GIB)], GEMMA_2B)
+        assert "4.0 GiB" in str(caught.value)
+        assert "--dtype bfloat16" in str(caught.value)
+
+
+def test_the_smallest_gpu_decides_what_fits() -> None:
+    """Nobody can say on which GPU an actor comes to lie."""
+    nodes = [gpu_node(1), gpu_node(1, memory=4 * GIB, name="T4")]
+    with pytest.raises(LayerscopeError, match=r"4\.0 GiB"):
+        place(Config(), nodes, GEMMA_2B)
+
+
+def test_the_hardware_names_every_kind_there_is() -> None:
+    """Else a file begun on one kind could be gone on with on another, whose last digits differ."""
+    mixed = [gpu_node(2), gpu_node(1, name="A100"), cpu_node(64)]
+    assert has_gpu(mixed)
+    assert place(Config(), mixed, GEMMA_2B).hardware == "A100 and H100"
+    assert place(Config(), [gpu_node(2), cpu_node(64)], GEMMA_2B).hardware == "H100"
+    assert place(Config(), [cpu_node(8), cpu_node(8, processor="EPYC")], GEMMA_2B).hardware == "EPYC and Xeon"
+
+
+# --- CPUs -------------------------------------------------------------------------------------------------------------
+
+CPUS = st.lists(st.sampled_from([1, 2, 4, 8, 64]), min_size=1, max_size=4)
+
+
+def test_a_laptop_takes_one_of_each() -> None:
+    placement = place(Config(), [cpu_node(8)], GEMMA_2B)
+    assert not has_gpu([cpu_node(8)])
+    assert (placement.device, placement.hardware) == ("cpu", "Xeon")
+    assert (placement.gemma_actors, placement.encoders_per_block) == (1, 1)
+    assert placement.blocks == (tuple(range(26)),)
+    assert placement.gemma == placement.encoder == Share(1.0, 0)
+
+
+@given(CPUS, CREW)
+@settings(deadline=None)
+def test_shares_of_the_cpus_are_no_more_than_there_are(per_node: list[int], crew: dict[str, Any]) -> None:
+    placement = place(Config(**crew), [cpu_node(cpus, memory=1 << 50) for cpus in per_node], GEMMA_2B)
+    taken = placement.gemma.num_cpus * placement.gemma_actors + placement.encoder.num_cpus * placement.n_encoders
+    assert 0 < taken <= sum(per_node)
+    assert (placement.gemma.num_gpus, placement.encoder.num_gpus) == (0, 0)
+
+
+@given(CPUS, CREW)
+@settings(deadline=None)
+def test_no_actor_waits_for_ever_for_a_share_of_a_cpu(per_node: list[int], crew: dict[str, Any]) -> None:
+    placement = place(Config(**crew), [cpu_node(cpus, memory=1 << 50) for cpus in per_node], GEMMA_2B)
+    fill(per_node, placement, "num_cpus")
+
+
+@given(CPUS, CREW, CREW, st.sampled_from([32, 512, 513, 2304]))
+def test_threads_depend_on_no_number_of_actors(
+    per_node: list[int], crew: dict[str, Any], other: dict[str, Any], d_model: int
+) -> None:
+    """They change rounding, and the bytes must be the same whatever the number of actors."""
+    nodes = [cpu_node(cpus) for cpus in per_node]
+    threads = resolve_threads(Config(**crew), nodes, d_model)
+    assert threads == resolve_threads(Config(**other), nodes, d_model) == (1 if d_model <= 512 else min(per_node))
+    assert resolve_threads(Config(**crew, threads=3), nodes, d_model) == 3
+
+
+def test_weights_that_do_not_fit_the_memory_are_refused_with_what_is_needed_and_there() -> None:
+    assert place(Config(), [cpu_node(8, memory=10 * GIB)], GEMMA_2B).gemma_actors == 1
+    for settings_, memory in (({}, 8), ({"gemma_actors": 2}, 12)):
+        with pytest.raises(LayerscopeError, match=r"5\.0 GiB each and the SAEs 3\.7 GiB") as caught:
+            place(Config(**settings_), [cpu_node(8, memory=memory * GIB)], GEMMA_2B)  # type: ignore[arg-type]
+        assert f"{memory}.0 GiB" in str(caught.value)
+
+
+def test_a_model_that_fits_no_node_is_refused_however_many_nodes_there_are() -> None:
+    """A model lies in one machine's memory, not in the sum of them."""
+    with pytest.raises(LayerscopeError, match="do not fit"):
+        place(Config(), [cpu_node(8, memory=4 * GIB)] * 8, GEMMA_2B)
