@@ -11,7 +11,7 @@ from layerscope.job import prepare
 from layerscope.language_model import load_language_model
 from layerscope.machine import probe
 from layerscope.pairs import PairTokenizer
-from layerscope.records import ErrorLine, error_line, failed_layer, join_record
+from layerscope.records import ErrorLine, join_record, settle
 from layerscope.sae import load_encoder
 
 
@@ -27,10 +27,9 @@ def plain_run(config: Config) -> bytes:
     lines: list[bytes | memoryview] = []
     for batch in range(len(job.plan)):
         questions = [job.selection[int(example_id)] for example_id in job.plan.batch(batch)]
-        outcomes, residuals = score_batch(model, tokenizer, questions, job.layers)
+        outcomes, residuals, _ = score_batch(model, tokenizer, questions, job.layers)
         blocks = [encode_block(residuals, job.layers, encoders, job.numerics.top_k)] if residuals.numel() else []
         for outcome in outcomes:
-            if not isinstance(outcome, ErrorLine) and (layer := failed_layer(outcome, blocks)) is not None:
-                outcome = error_line(outcome.example_id, f"non-finite feature activation at layer {layer}")
+            outcome = settle(outcome, blocks)
             lines += [outcome.line] if isinstance(outcome, ErrorLine) else join_record(outcome, blocks)
     return b"".join(lines)

@@ -25,7 +25,7 @@ from layerscope.actors import WORKER_ENVIRONMENT, EncoderActor, GemmaActor, Scor
 from layerscope.errors import LayerscopeError
 from layerscope.job import Job
 from layerscope.placement import Share
-from layerscope.records import ErrorLine, Frame, LayerBlock, Outcome, error_line, failed_layer, join_record
+from layerscope.records import ErrorLine, Frame, LayerBlock, Outcome, join_record, settle
 
 Reference = ray.ObjectRef[Any]
 # What a machine does to a call; anything else that a call raises is an answer.
@@ -292,8 +292,7 @@ def _batch_lines(batch: int, scored: Scored) -> BatchLines:
 
 
 def _line(outcome: Outcome, blocks: list[LayerBlock]) -> Line:
-    if isinstance(outcome, Frame) and (layer := failed_layer(outcome, blocks)) is not None:
-        outcome = error_line(outcome.example_id, f"non-finite feature activation at layer {layer}")
+    outcome = settle(outcome, blocks)
     if isinstance(outcome, ErrorLine):
         return Line([outcome.line], None)
     counts = [block.active_counts[:, list(outcome.rows)] for block in blocks]

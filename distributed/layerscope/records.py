@@ -126,10 +126,16 @@ def join_record(frame: Frame, blocks: Sequence[LayerBlock]) -> list[bytes | memo
     return [*pieces, frame.pieces[2]]
 
 
-def failed_layer(frame: Frame, blocks: Sequence[LayerBlock]) -> int | None:
-    """The first layer at which one of the record's solutions has a non-finite feature activation."""
-    layers = [int(block.failed_layers[row]) for block in blocks for row in frame.rows if block.failed_layers[row] >= 0]
-    return min(layers, default=None)
+def settle(outcome: Outcome, blocks: Sequence[LayerBlock]) -> Outcome:
+    """The outcome, or the error line of a record one of whose features is not finite: the first layer is named."""
+    if isinstance(outcome, ErrorLine):
+        return outcome
+    layers = [
+        int(block.failed_layers[row]) for block in blocks for row in outcome.rows if block.failed_layers[row] >= 0
+    ]
+    return (
+        error_line(outcome.example_id, f"non-finite feature activation at layer {min(layers)}") if layers else outcome
+    )
 
 
 def _comma_separated(blocks: Sequence[LayerBlock], part: int) -> list[bytes | memoryview]:

@@ -1,0 +1,54 @@
+"""Faults for the processes of a run under test: Python imports this at every start while its folder is on PYTHONPATH.
+
+`LAYERSCOPE_FAULT` says what the model's forward pass shall do, in every process that loads one:
+`slow:SECONDS` sleeps before it, so that a test can catch it at work; `oom:TOKENS` raises `torch.OutOfMemoryError`, as
+CUDA does, for a batch of more tokens.
+"""
+
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+import time
+from types import ModuleType
+from typing import Any
+
+
+def spoil(module: ModuleType) -> None:
+    kind, _, value = os.environ["LAYERSCOPE_FAULT"].partition(":")
+    forward = module.LanguageModel.forward
+
+    def faulty(self: Any, pairs: Any, layers: Any) -> Any:
+        if kind == "slow":
+            time.sleep(float(value))
+        if kind == "oom" and sum(len(pair.tokens) for pair in pairs) > int(value):
+            raise module.torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        return forward(self, pairs, layers)
+
+    module.LanguageModel.forward = faulty
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Lets the model's module load as ever, and spoils it afterwards."""
+
+    def find_spec(self, name: str, _path: Any, _target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if name != "layerscope.language_model":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        load = spec.loader.exec_module
+
+        def load_and_spoil(module: ModuleType) -> None:
+            load(module)
+            spoil(module)
+
+        spec.loader.exec_module = load_and_spoil  # type: ignore[method-assign]
+        return spec
+
+
+if "LAYERSCOPE_FAULT" in os.environ:
+    import importlib.util
+
+    sys.meta_path.insert(0, Finder())

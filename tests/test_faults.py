@@ -1,0 +1,270 @@
+"""A run under attack: processes killed, nodes lost, memory short, signals. The file ends the same."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from huggingface_hub import constants
+from ray.cluster_utils import Cluster
+
+from conftest import Command
+from layerscope.config import Config
+from plain import plain_run
+
+FAULTS = Path(__file__).parent / "faults"
+OUTPUT = "out.jsonl"
+
+
+@pytest.fixture(scope="module")
+def settings(tiny: Path) -> dict[str, str]:
+    """Many small batches, so that there is much to interrupt."""
+    numbers = {"num_samples": "60", "batch_tokens": "60", "top_k": "10", "layer_blocks": "2"}
+    return {
+        "model": str(tiny / "model"),
+        "sae_repo": str(tiny / "saes"),
+        "sae_width": "1k",
+        "dataset": "bundled",
+        **numbers,
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(settings: dict[str, str], hub_home: Path) -> bytes:
+    """The finished file of a run that nothing interrupts."""
+    numbers = {name: int(value) for name, value in settings.items() if value.isdigit()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_CACHE", str(hub_home / "hub"))
+        return plain_run(Config(**{**settings, **numbers}))  # type: ignore[arg-type]
+
+
+class Run:
+    """A run in the background, in `folder`."""
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
+        self.process = process
+        self.output = folder / OUTPUT
+
+    def size(self) -> int:
+        return self.output.stat().st_size if self.output.exists() else 0
+
+    def wait_until(self, happened: Callable[[], bool], seconds: float = 90) -> bool:
+        """Polls; false once the run is over."""
+        deadline = time.monotonic() + seconds
+        while not happened():
+            if self.process.poll() is not None:
+                return False
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"after {seconds} s the file has {self.size()} bytes")
+            time.sleep(0.005)
+        return True
+
+    def actors(self, title: str) -> list[psutil.Process]:
+        """Processes below the run whose title, which Ray sets to what an actor does, begins so."""
+        return titled(psutil.Process(self.process.pid), title)
+
+    def finish(self) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=200)
+        return self.process.returncode, out, err
+
+
+def titled(root: psutil.Process, title: str) -> list[psutil.Process]:
+    found = []
+    for process in root.children(recursive=True):
+        try:
+            if " ".join(process.cmdline()).startswith(title):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+Start = Callable[..., Run]
+
+
+@pytest.fixture
+def start(settings: dict[str, str], hub_home: Path, tmp_path: Path) -> Iterator[Start]:
+    """Starts `layerscope run`; what is still alive at the end of the test is killed."""
+    runs: list[Run] = []
+
+    def begin(*more: str, fault: str | None = None, address: str = "local") -> Run:
+        words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
+        environment = {**os.environ, "HF_HOME": str(hub_home)}
+        if fault:
+            environment |= {"PYTHONPATH": str(FAULTS), "LAYERSCOPE_FAULT": fault}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "layerscope", "run", *words, "--output-file", OUTPUT, "--address", address, *more],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        runs.append(Run(process, tmp_path))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        if run.process.poll() is None:
+            run.process.kill()
+        run.process.communicate()
+
+
+@contextmanager
+def ray_cluster(fault: str | None = None, **head: int) -> Iterator[Cluster]:
+    """A Ray cluster of several nodes on this machine, which notices a lost node quickly."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_health_check_initial_delay_ms", "1000")
+        patch.setenv("RAY_health_check_period_ms", "500")
+        patch.setenv("RAY_health_check_failure_threshold", "3")
+        if fault:
+            patch.setenv("PYTHONPATH", str(FAULTS))
+            patch.setenv("LAYERSCOPE_FAULT", fault)
+        cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **head})
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_the_driver_killed_25_times_leaves_a_prefix_each_time_and_the_same_file(start: Start, expected: bytes) -> None:
+    """SIGKILL at random moments: while it starts, and while it writes; each time the same command goes on."""
+    dice = random.Random(0)
+    kills = 0
+    with ray_cluster(num_cpus=4, object_store_memory=200 << 20) as cluster:
+        while kills < 25:
+            run = start(address=cluster.address)
+            if dice.random() < 0.4:
+                moment = time.monotonic() + dice.uniform(0.2, 5)
+                run.wait_until(lambda moment=moment: time.monotonic() > moment)  # type: ignore[misc]
+            else:
+                size = run.size() + dice.randrange(1, len(expected) // 25)
+                run.wait_until(lambda size=size, run=run: run.size() >= size)  # type: ignore[misc]
+            if run.process.poll() is not None:
+                break  # it came to the end before its next kill
+            run.process.kill()
+            run.process.wait()
+            kills += 1
+            written = run.output.read_bytes() if run.output.exists() else b""
+            assert expected.startswith(written)
+        code, _, errors = start(address=cluster.address).finish()
+    assert code == 0, errors
+    assert run.output.read_bytes() == expected
+    assert kills == 25
+
+
+@pytest.mark.slow
+def test_actors_killed_in_mid_batch_do_not_change_a_byte(start: Start, expected: bytes) -> None:
+    run = start("--gemma-actors", "2", fault="slow:0.05")
+    for actor in ("ray::GemmaActor.score", "ray::EncoderActor", "ray::GemmaActor.score", "ray::EncoderActor"):
+        before = run.size()
+        assert run.wait_until(lambda before=before: run.size() > before)  # type: ignore[misc]
+        assert run.wait_until(lambda actor=actor: bool(run.actors(actor)))  # type: ignore[misc]
+        for process in run.actors(actor)[:1]:
+            process.kill()
+    code, _, errors = run.finish()
+    assert code == 0, errors
+    assert run.output.read_bytes() == expected
+
+
+@pytest.mark.slow
+def test_an_actor_killed_again_and_again_ends_the_run_with_its_batch(start: Start, expected: bytes) -> None:
+    run = start(fault="slow:1")
+    while run.wait_until(lambda: bool(run.actors("ray::GemmaActor.score"))):
+        for process in run.actors("ray::GemmaActor.score"):
+            process.kill()
+    code, _, errors = run.finish()
+    assert code == 1
+    assert re.search(r"Batch 0 \(questions \d+.*\) failed 5 times", errors)
+    assert "Traceback" not in errors
+    assert expected.startswith(run.output.read_bytes())
+
+
+@pytest.mark.slow
+def test_a_lost_node_changes_nothing_and_a_new_one_is_used(start: Start, expected: bytes) -> None:
+    """Two nodes with a Gemma actor each; one is removed with what it holds, later another joins."""
+    with ray_cluster(fault="slow:0.3", num_cpus=1, object_store_memory=100 << 20) as cluster:
+        second = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+        run = start("--gemma-actors", "2", address=cluster.address)
+        assert run.wait_until(lambda: run.size() > 0 and bool(actors_on(second)))
+        cluster.remove_node(second, allow_graceful=False)
+        lost_at = run.size()
+        assert run.wait_until(lambda: run.size() > lost_at)
+        third = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+        assert run.wait_until(lambda: any("score" in " ".join(p.cmdline()) for p in actors_on(third)))
+        code, _, errors = run.finish()
+    assert code == 0, errors
+    assert run.output.read_bytes() == expected
+
+
+def actors_on(node: object) -> list[psutil.Process]:
+    """The Gemma actors on a node of the cluster."""
+    (raylet,) = node.all_processes["raylet"]  # type: ignore[attr-defined]
+    return titled(psutil.Process(raylet.process.pid), "ray::GemmaActor")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_within_seconds_with_whole_lines_and_the_command_to_go_on(
+    start: Start, expected: bytes, layerscope: Command, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    run = start(fault="slow:0.3")
+    assert run.wait_until(lambda: run.size() > 0)
+
+    rival = start()
+    refused, _, told = rival.finish()
+    assert refused == 1
+    assert "Another run is writing" in told
+    assert "a run is writing it" in layerscope("status", OUTPUT, cwd=tmp_path).stdout
+
+    asked = time.monotonic()
+    run.process.send_signal(number)
+    stopped, out, _ = run.finish()
+    assert stopped == code
+    assert time.monotonic() - asked < 10
+    assert f"Stopped by {number.name}" in out
+    assert "To go on: layerscope run" in out
+    written = run.output.read_bytes()
+    assert written.endswith(b"\n")
+    assert expected.startswith(written)
+    assert "stopped" in layerscope("status", OUTPUT, cwd=tmp_path).stdout
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_named(start: Start, expected: bytes, tmp_path: Path) -> None:
+    """On the CPU the memory error is raised by the test; the plan stays, records agree to rounding."""
+    run = start("--batch-tokens", "160", fault="oom:85")
+    code, _, errors = run.finish()
+    assert code == 0, errors
+    assert "was halved" in errors
+    manifest = json.loads((tmp_path / f"{OUTPUT}.manifest.json").read_text(encoding="utf-8"))
+    assert manifest["halved_batches"]
+    got = [json.loads(line) for line in run.output.read_bytes().splitlines()]
+    wanted = [json.loads(line) for line in expected.splitlines()]
+    assert [record["example_id"] for record in got] == [record["example_id"] for record in wanted]
+    for details in ("positive_solution_details", "negative_solution_details"):
+        np.testing.assert_allclose(
+            [record[details]["log_likelihood"] for record in got],
+            [record[details]["log_likelihood"] for record in wanted],
+            rtol=1e-5,
+        )
+
+
+def test_a_question_that_never_fits_stops_the_run_with_its_id(start: Start, expected: bytes) -> None:
+    run = start(fault="oom:30")
+    code, _, errors = run.finish()
+    assert code == 1
+    first = json.loads(expected.splitlines()[0])["example_id"]
+    assert f"Question {first} " in errors
+    assert "Traceback" not in errors
+    assert len(errors.strip().splitlines()) <= 3
