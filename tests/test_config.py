@@ -46,12 +46,12 @@ def test_the_command_line_knows_every_field_under_the_name_that_messages_use() -
         "encoders_per_block": 2,
         "address": "local",
     }
-    flags = {"strip_solutions", "overwrite", "standin"}
+    flags = {"strip_solutions", "overwrite", "retry_errors", "standin"}
     assert {field.name for field in dataclasses.fields(Config)} == values.keys() | flags
     arguments = [argument for name, value in values.items() for argument in (option(name), str(value))]
     config = from_command_line(*arguments, option("strip_solutions"), option("overwrite"))
     assert config == Config(**values, strip_solutions=True, overwrite=True)  # type: ignore[arg-type]
-    assert from_command_line("--standin") == Config(standin=True)
+    assert from_command_line("--standin", "--retry-errors") == Config(standin=True, retry_errors=True)
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -74,6 +74,7 @@ def test_a_count_below_one_is_refused(name: str, value: int) -> None:
         ({"sae_width": ""}, "--sae-width"),
         ({"output_file": ""}, "--output-file"),
         ({"layers": "some"}, "--layers"),
+        ({"overwrite": True, "retry_errors": True}, "--overwrite"),
         ({"standin": True, "model": "some/model"}, "--model"),
         ({"standin": True, "revision": "v2"}, "--revision"),
         ({"standin": True, "sae_repo": "some/saes"}, "--sae-repo"),
@@ -108,5 +109,5 @@ def test_layers_that_are_no_numbers_are_refused_with_what_was_written(text: str)
 
 
 def test_a_range_that_runs_backwards_is_refused_with_the_range_that_was_meant() -> None:
-    with pytest.raises(UsageError, match=r"9-7.*write 7-9"):
-        parse_layers("0,9-7")
+    with pytest.raises(UsageError, match=r"8-7.*write 7-8"):
+        parse_layers("0,8-7")

@@ -1,7 +1,9 @@
 """Every actor finds a place, no machine holds more than it can, and what changes rounding depends on no actor count."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -45,7 +47,6 @@ def fill(sizes: Sequence[int], placement: Placement, resource: str) -> list[Bin]
     for kind in kinds:
         share: Share = placement.gemma if kind == "gemma" else placement.encoder
         units = round(getattr(share, resource) * UNITS)
-        assert units > 0
         roomy = [place for place in bins if place.free >= units]
         assert roomy, f"one of the {kind} waits for ever: {placement}"
         chosen = min(roomy, key=lambda place: place.free)
@@ -89,7 +90,7 @@ def test_gpus_count_whatever_nodes_they_are_in(per_node: Sequence[int]) -> None:
 @settings(deadline=None)
 def test_every_layer_is_in_one_block_and_blocks_are_nearly_equal(gpus: int, crew: dict[str, Any]) -> None:
     """A layer in none would be missing from every record, one in two would be there twice."""
-    placement = place(Config(**crew), [gpu_node(gpus)], GEMMA_2B)
+    placement = place(Config(**crew), [gpu_node(gpus, memory=1 << 50)], GEMMA_2B)
     assert [layer for block in placement.blocks for layer in block] == list(range(26))
     sizes = {len(block) for block in placement.blocks}
     assert max(sizes) - min(sizes) <= 1
@@ -108,25 +109,36 @@ def test_layers_that_are_not_neighbours_are_split_in_their_order(n_layers: int, 
     assert [len(block) for block in blocks] == sorted((len(block) for block in blocks), reverse=True)
 
 
-@given(st.lists(st.integers(0, 8), min_size=1, max_size=4).filter(any), CREW)
-@settings(deadline=None)
-def test_no_actor_waits_for_ever_for_a_share_of_a_gpu(per_node: list[int], crew: dict[str, Any]) -> None:
-    placement = place(Config(**crew), [gpu_node(gpus, memory=1 << 50) for gpus in per_node], GEMMA_2B)
-    fill([1] * sum(per_node), placement, "num_gpus")
+def crews() -> Iterator[Config]:
+    """Every crew that somebody might ask for: rounding goes wrong at few of them."""
+    for actors, blocks, encoders in product(["auto", *range(1, 17)], ["auto", 1, 2, 3, 6], ["auto", 1, 2, 3]):
+        yield Config(gemma_actors=actors, layer_blocks=blocks, encoders_per_block=encoders)  # type: ignore[arg-type]
 
 
-@given(st.integers(1, 8), CREW, st.integers(1, 60))
-@settings(deadline=None)
-def test_no_gpu_is_given_more_weights_than_it_holds(gpus: int, crew: dict[str, Any], memory: int) -> None:
+@pytest.mark.parametrize("gpus", [1, 2, 3, 8, 10])
+def test_no_actor_waits_for_ever_for_a_share_of_a_gpu(gpus: int) -> None:
+    for config in crews():
+        fill([1] * gpus, place(config, [gpu_node(gpus, memory=1 << 50)], GEMMA_2B), "num_gpus")
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 3, 8, 10])
+def test_no_gpu_is_given_more_weights_than_it_holds(gpus: int) -> None:
     """Ray counts shares and no memory: whatever the placement lets it put on one GPU must fit there."""
-    needs = Needs(model=1 << 40, sae_by_layer=dict.fromkeys(range(6), 1 << 36), d_model=2304)
-    try:
-        placement = place(Config(**crew), [gpu_node(gpus, memory=memory << 38)], needs)
-    except LayerscopeError:
-        return
-    largest_block = max(map(len, placement.blocks)) << 36
-    for gpu in fill([1] * gpus, placement, "num_gpus"):
-        assert gpu.gemma * needs.model + gpu.encoders * largest_block <= memory << 38
+    unit = 1 << 36
+    needs = Needs(model=16 * unit, sae_by_layer=dict.fromkeys(range(6), unit), d_model=2304)
+
+    def placed(config: Config, memory: int) -> Placement | None:
+        try:
+            return place(config, [gpu_node(gpus, memory=memory * unit)], needs)
+        except LayerscopeError:
+            return None
+
+    for config in crews():
+        memory = bisect_left(range(4096), True, key=lambda memory: placed(config, memory) is not None)
+        placement = placed(config, memory)
+        assert placement is not None
+        for gpu in fill([1] * gpus, placement, "num_gpus"):
+            assert 16 * gpu.gemma + max(map(len, placement.blocks)) * gpu.encoders <= memory, (placement, gpu)
 
 
 def test_weights_that_do_not_fit_the_gpus_are_refused_with_what_is_needed_and_there() -> None:
@@ -164,23 +176,30 @@ def test_a_laptop_takes_one_of_each() -> None:
     assert (placement.device, placement.hardware) == ("cpu", "Xeon")
     assert (placement.gemma_actors, placement.encoders_per_block) == (1, 1)
     assert placement.blocks == (tuple(range(26)),)
-    assert placement.gemma == placement.encoder == Share(1.0, 0)
+    assert (placement.gemma, placement.encoder) == (Share(8, 0), Share(0, 0))
 
 
-@given(CPUS, CREW)
+@given(CPUS, CREW, st.sampled_from([32, 2304]))
 @settings(deadline=None)
-def test_shares_of_the_cpus_are_no_more_than_there_are(per_node: list[int], crew: dict[str, Any]) -> None:
-    placement = place(Config(**crew), [cpu_node(cpus, memory=1 << 50) for cpus in per_node], GEMMA_2B)
-    taken = placement.gemma.num_cpus * placement.gemma_actors + placement.encoder.num_cpus * placement.n_encoders
-    assert 0 < taken <= sum(per_node)
-    assert (placement.gemma.num_gpus, placement.encoder.num_gpus) == (0, 0)
-
-
-@given(CPUS, CREW)
-@settings(deadline=None)
-def test_no_actor_waits_for_ever_for_a_share_of_a_cpu(per_node: list[int], crew: dict[str, Any]) -> None:
-    placement = place(Config(**crew), [cpu_node(cpus, memory=1 << 50) for cpus in per_node], GEMMA_2B)
+def test_a_crew_of_its_own_choice_finds_a_place_on_the_cpus(
+    per_node: list[int], crew: dict[str, Any], d_model: int
+) -> None:
+    needs = replace(GEMMA_2B, d_model=d_model)
+    nodes = [cpu_node(cpus) for cpus in per_node]
+    placement = place(Config(**{**crew, "gemma_actors": "auto"}), nodes, needs)
     fill(per_node, placement, "num_cpus")
+    assert (placement.gemma.num_gpus, placement.encoder) == (0, Share(0, 0))
+
+
+@given(CPUS, CREW, COUNT)
+@settings(deadline=None)
+def test_at_least_one_gemma_actor_finds_a_place_whatever_is_asked_for(
+    per_node: list[int], crew: dict[str, Any], threads: Any
+) -> None:
+    """Threads are in the manifest: a file begun on 16 cores is gone on with on 8 only if 16 threads may share them."""
+    nodes = [cpu_node(cpus, memory=1 << 50) for cpus in per_node]
+    placement = place(Config(**crew, threads=threads), nodes, GEMMA_2B)
+    assert placement.gemma.num_cpus <= max(per_node)
 
 
 @given(CPUS, CREW, CREW, st.sampled_from([32, 512, 513, 2304]))
@@ -196,10 +215,9 @@ def test_threads_depend_on_no_number_of_actors(
 
 def test_weights_that_do_not_fit_the_memory_are_refused_with_what_is_needed_and_there() -> None:
     assert place(Config(), [cpu_node(8, memory=10 * GIB)], GEMMA_2B).gemma_actors == 1
-    for settings_, memory in (({}, 8), ({"gemma_actors": 2}, 12)):
-        with pytest.raises(LayerscopeError, match=r"5\.0 GiB each and the SAEs 3\.7 GiB") as caught:
-            place(Config(**settings_), [cpu_node(8, memory=memory * GIB)], GEMMA_2B)  # type: ignore[arg-type]
-        assert f"{memory}.0 GiB" in str(caught.value)
+    for actors, memory in ((1, 8), (2, 12)):
+        with pytest.raises(LayerscopeError, match=rf"5\.0 GiB each and the SAEs 3\.7 GiB, of {memory}\.0 GiB"):
+            place(Config(gemma_actors=actors), [cpu_node(8, memory=memory * GIB)], GEMMA_2B)
 
 
 def test_a_model_that_fits_no_node_is_refused_however_many_nodes_there_are() -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from layerscope.actors import probe_node
@@ -56,14 +57,27 @@ def started(cpus: float) -> Iterator[None]:
     """
     try:
         if not ray.is_initialized():
-            ray.init(
-                address="local",
-                num_cpus=math.ceil(cpus),
-                include_dashboard=False,
-                object_store_memory=min(_OBJECT_STORE_BYTES, probe().memory // 4),
-                _node_ip_address="127.0.0.1",  # nobody else is served
-                **_QUIET,
-            )
+            _start_local(math.ceil(cpus))
         yield
     finally:
         ray.shutdown()
+
+
+def _start_local(cpus: int) -> None:
+    # Ray listens on every interface of a Linux machine. What it does on a Mac is right for a run of one machine:
+    # the loopback alone. Its own processes read the variable; this one has read it already.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=min(_OBJECT_STORE_BYTES, probe().memory // 4),
+            **_QUIET,
+        )
+    except OSError as error:
+        raise LayerscopeError(
+            f"Ray cannot start on this machine: {error}.\n"
+            "It keeps files in ~/.ray and in /tmp/ray (or RAY_TMPDIR); both must be writable."
+        ) from error

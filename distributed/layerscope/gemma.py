@@ -23,8 +23,7 @@ class GemmaSpec:
     context: int
     """The longest text in tokens."""
     n_parameters: int
-    weight_bytes: int
-    """Of the files on disk, whatever dtype they are stored in."""
+    bos_id: int
     files: tuple[str, ...]
     """What must be on a node before the model can be loaded there."""
 
@@ -51,7 +50,7 @@ def read_spec(repository: Repository) -> GemmaSpec:
             d_model=d_model,
             context=int(config["max_position_embeddings"]),
             n_parameters=_count_parameters(config, d_model, n_layers),
-            weight_bytes=sum(repository.files[path].size for path in weights),
+            bos_id=int(config["bos_token_id"]),
             files=(_CONFIG, _TOKENIZER, *weights, *([_WEIGHTS_INDEX] if _WEIGHTS_INDEX in repository.files else [])),
         )
     except (KeyError, TypeError, ValueError) as error:

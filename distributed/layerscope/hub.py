@@ -15,6 +15,7 @@ from typing import IO, Literal, TypeVar, cast
 
 import httpx2
 import huggingface_hub
+from filelock import FileLock
 from huggingface_hub import DatasetInfo, HfApi, HfFileSystem, ModelInfo, constants
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -94,11 +95,12 @@ def fetch(repository: Repository, path: str) -> Path:
                 repository.name, path, revision=repository.commit, repo_type=repository.kind
             )
         )
-    size, expected = Path(local).stat().st_size, repository.files[path].size
-    if size != expected:
+    told = repository.files[path].sha256
+    # The hub's client checks a download's size only.
+    if Path(local).stat().st_size != repository.files[path].size or (told and _sha256_of(Path(local)) != told):
         raise LayerscopeError(
-            f"{path} of {repository.name} has {size} bytes here and {expected} on the hub: a broken download.\n"
-            f"Delete {local} and run again."
+            f"{path} of {repository.name} is not here what it is on the hub: a broken download or a changed file.\n"
+            f"Delete {Path(local).resolve()} and run again."
         )
     return Path(local)
 
@@ -132,12 +134,14 @@ def _sha256_of(path: Path) -> str:
     status = path.stat()
     key = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
     known = cache_folder() / "sha256" / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-    if known.is_file() and len(digest := known.read_text()) == 64:
-        return digest
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    with replacing(known) as temporary:
-        temporary.write_text(digest)
+    known.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{known}.lock"):  # of several actors on a node, one reads the file
+        if known.is_file() and len(digest := known.read_text()) == 64:
+            return digest
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        with replacing(known) as temporary:
+            temporary.write_text(digest)
     return digest
 
 

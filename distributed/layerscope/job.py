@@ -148,6 +148,10 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
         d_sae = read_shapes(stream, spec.d_model, f"{saes[0].path} of {sae_name}")["W_enc"][1]
     numerics = _numerics(config, nodes, spec)
     tokenizer = PairTokenizer(tokenizer_path(model), spec.context)
+    if tokenizer.bos_id != spec.bos_id:
+        raise UsageError(
+            f"{model_name}: BOS is token {tokenizer.bos_id} of its tokeniser and {spec.bos_id} of its model."
+        )
     plan = make_plan(selection, tokenizer, numerics.batch_tokens)
     needs = Needs(
         model=spec.n_parameters * _BYTES_PER_VALUE[numerics.dtype],

@@ -41,6 +41,10 @@ def run_job(config: Config) -> int:
                 _stop_signals() as caught,
                 Progress(len(job.selection), totals) as progress,
             ):
+                if missing := download_bytes(job):
+                    progress.note(
+                        f"Up to {missing / 1e9:.1f} GB come from the hub first, to every node that lacks them."
+                    )
                 if retried:
                     totals = _retry(job, file, retried, progress, caught)
                     progress.totals = totals

@@ -1,0 +1,86 @@
+"""What a run must not give away: the hub token, and a port that others can reach."""
+
+import ipaddress
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+TOKEN = "hf_plantedTokenThatMustStayHidden"
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    """A short path: Ray's sockets lie below it, and their names have a limit."""
+    folder = Path(tempfile.mkdtemp(prefix="ls", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def below(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
+
+def listening(process: psutil.Process) -> set[str]:
+    """Addresses on which a process and its children accept connections."""
+    found = set()
+    for one in below(process):
+        try:
+            found |= {c.laddr.ip for c in one.net_connections() if c.status == psutil.CONN_LISTEN}
+        except psutil.Error:
+            continue
+    return found
+
+
+def is_loopback(text: str) -> bool:
+    address = ipaddress.ip_address(text)
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def command_lines(process: psutil.Process) -> str:
+    lines = []
+    for one in below(process):
+        try:
+            lines += one.cmdline()
+        except psutil.Error:
+            continue
+    return "\n".join(lines)
+
+
+def test_the_token_is_written_nowhere_and_nobody_else_is_served(
+    tiny_options: list[str], hub_home: Path, tmp_path: Path, ray_folder: Path
+) -> None:
+    """Greps all that a run writes and shows; its Ray listens on the loopback only, with its authentication on."""
+    environment = {**os.environ, "HF_HOME": str(hub_home), "HF_TOKEN": TOKEN, "RAY_TMPDIR": str(ray_folder)}
+    run = subprocess.Popen(
+        [sys.executable, "-m", "layerscope", "run", *tiny_options, "--output-file", "out.jsonl"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process = psutil.Process(run.pid)
+    addresses: set[str] = set()
+    lines = ""
+    while run.poll() is None:
+        addresses |= listening(process)
+        lines += command_lines(process)
+        time.sleep(0.1)
+    out, err = run.communicate()
+    assert run.returncode == 0, err
+    assert "raylet" in lines, "the process list was never seen while Ray was there"
+    assert addresses
+    assert all(is_loopback(address) for address in addresses), addresses
+    assert TOKEN not in out + err + lines
+    written = [path for folder in (tmp_path, ray_folder, hub_home) for path in folder.rglob("*") if path.is_file()]
+    assert any("raylet" in path.name for path in written), "Ray's logs were not where the test looks"
+    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
