@@ -3,9 +3,10 @@
 
     scripts/soak.py --minutes 20 [--seed 0] [-- OPTIONS OF layerscope run]
 
-Each round runs one job to its end: its driver is killed with SIGKILL every few seconds and started again, its actors are
-killed in between, and every start draws another number of actors, blocks and encoders. After each death of the driver the
-file must be a byte-prefix of an undisturbed run's; at the end of a round it must be the same, and `verify` must pass.
+Each round runs one job to its end: its driver is killed with SIGKILL every few seconds and started again, its actors
+are killed in between, and every start draws another number of actors, blocks and encoders. After each death of the
+driver the file must be a byte-prefix of an undisturbed run's; at the end of a round it must be the same, and `verify`
+must pass.
 """
 
 import argparse
@@ -28,13 +29,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("options", nargs="*", default=[], help="of layerscope run, behind --")
     arguments = parser.parse_args()
-    options = [
-        "--address",
-        "local",
-        *(arguments.options or ["--standin", "--num-samples", "all", "--batch-tokens", "80"]),
-    ]
+    options = arguments.options or ["--standin", "--num-samples", "all", "--batch-tokens", "80"]
     with tempfile.TemporaryDirectory(prefix="layerscope-soak-") as folder:
-        soak(Path(folder), options, arguments.minutes * 60, random.Random(arguments.seed))
+        soak(Path(folder), [*options, "--address", "local"], arguments.minutes * 60, random.Random(arguments.seed))
 
 
 def soak(folder: Path, options: list[str], seconds: float, dice: random.Random) -> None:
@@ -69,7 +66,7 @@ def spread(dice: random.Random) -> list[str]:
 
 def attack(run: subprocess.Popen[bytes], dice: random.Random, counts: Counter[str]) -> bool:
     """Kills actors of a run now and then, and in the end its driver; true if the run was done before."""
-    deadline = time.monotonic() + dice.uniform(1, 25)
+    deadline = time.monotonic() + dice.uniform(2, 30)
     while time.monotonic() < deadline:
         try:
             run.wait(dice.uniform(0.5, 4))
