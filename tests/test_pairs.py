@@ -287,7 +287,7 @@ def test_the_plan_holds_every_question_once_longest_first(
 
 
 def test_many_questions_of_one_length_come_by_id(tokenizer: PairTokenizer) -> None:
-    """Small sorts keep ties in order by themselves; a large one does so only when told, and else as its version likes."""
+    """A small sort keeps ties in order by itself, a large one only when told, and else as its version likes."""
     rows = [Question(index, "soap", "wash" + " it" * (index % 3), "no", 0) for index in range(600)]
     expected = [index for length in (2, 1, 0) for index in range(length, 600, 3)]
     assert make_plan(select(rows), tokenizer, 100).order.tolist() == expected

@@ -199,11 +199,15 @@ def listed(data: bytes, member: str, offset: int, field: bytes) -> bytes:
 FLAGS, METHOD, UNPACKED_SIZE = 8, 10, 24  # offsets in an entry of the central directory
 
 
-def claims_4_gib() -> bytes:
-    """A header and a directory entry that agree on 2**28 - 16 features: 4 GiB, of which nothing is there."""
-    content = npy(WHOLE["W_enc"], shape=(D_MODEL, 2**28 - 16))
-    size = len(content) - WHOLE["W_enc"].nbytes + D_MODEL * 4 * (2**28 - 16)
-    return listed(zipped({"W_enc.npy": content}), "W_enc.npy", UNPACKED_SIZE, struct.pack("<I", size))
+def claims_gigabytes() -> bytes:
+    """Headers and directory entries that agree with one another on 2**28 - 16 features, of which nothing is there."""
+    shapes = {"W_enc": (D_MODEL, 2**28 - 16), "b_enc": (2**28 - 16,), "threshold": (2**28 - 16,)}
+    headers = {f"{name}.npy": npy(WHOLE[name][:0], shape) for name, shape in shapes.items()}
+    data = zipped(headers)
+    for (member, header), shape in zip(headers.items(), shapes.values(), strict=True):
+        size = len(header) + 4 * int(np.prod(shape))
+        data = listed(data, member, UNPACKED_SIZE, struct.pack("<I", size))
+    return data
 
 
 def inflates_without_end() -> bytes:
@@ -282,7 +286,7 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "2**40 rows": (lambda: zipped({"W_enc.npy": npy(W, (2**40, D_SAE))}), "do not hold the shape"),
     "2**40 features": (lambda: zipped({"W_enc.npy": npy(W, (D_MODEL, 2**40))}), "do not hold the shape"),
     "negative sizes": (lambda: zipped({"W_enc.npy": npy(W, (-D_MODEL, -D_SAE))}), "vectors of -4 numbers"),
-    "2**28 features, listed too": (claims_4_gib, f"W_enc [4, {2**28 - 16}]"),
+    "2**28 features, listed too": (claims_gigabytes, f"W_enc [4, {2**28 - 16}]"),
     "bomb": (inflates_without_end, "W_enc"),
     "bytes behind the array": (lambda: zipped({"b_enc.npy": npy(B) + b"\x00"}), "do not hold the shape"),
     "encrypted": (lambda: listed(npz(), "W_enc.npy", FLAGS, b"\x01\x00"), "W_enc"),

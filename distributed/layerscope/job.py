@@ -133,7 +133,7 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     Raises:
         LayerscopeError: whatever would keep the run from starting, or from ending well.
     """
-    _check_output(journal.records_path(config.output_file))
+    _check_output(config)
     selection, warnings = select_questions(config)
     model_name, sae_name = _sources(config)
     model = open_repository(model_name, config.revision)
@@ -213,8 +213,14 @@ def _numerics(config: Config, nodes: Sequence[Node], spec: GemmaSpec) -> Numeric
     )
 
 
-def _check_output(path: Path) -> None:
+def _check_output(config: Config) -> None:
+    path, output = journal.records_path(config.output_file), Path(config.output_file).expanduser().absolute()
     if not path.parent.is_dir():
         raise UsageError(f"--output-file: there is no folder {path.parent}. Make it, or name another file.")
-    if path.is_dir():
-        raise UsageError(f"--output-file: {path} is a folder. Name a file.")
+    if path.is_dir() or output.is_dir():
+        raise UsageError(f"--output-file: {output} is a folder. Name a file.")
+    if output != path and output.exists() and not path.exists() and not config.overwrite:
+        raise UsageError(
+            f"{output} is there already, without the {path.name} of a run that could go on.\n"
+            "Name another --output-file, or replace it with --overwrite."
+        )

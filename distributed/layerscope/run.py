@@ -13,61 +13,47 @@ import orjson
 
 from layerscope import cluster, journal
 from layerscope.config import Config
+from layerscope.describe import describe, summarise
 from layerscope.driver import Driver
 from layerscope.job import Job, check_space, download_bytes, prepare
-from layerscope.placement import Placement
 from layerscope.progress import Progress
 from layerscope.summary import Totals
-
-_STANDIN_NOTE = "Stand-in weights: random numbers of the right shape. Nothing here says anything about Gemma."
 
 
 def run_job(config: Config) -> int:
     """Runs a job, or goes on with it, and prints the summary: 0 when the file is complete, 128 + n after signal n."""
     job = prepare(config, cluster.nodes(config.address))
-    _tell(job)
+    _warn(job)
     check_space(job)
     with journal.open_journal(job.records_path, job.identity(), job.about(command_line()), config.overwrite) as file:
         totals, error_lines = _recover(job, file)
         retried = error_lines if config.retry_errors else []
-        if file.lines == len(job.selection) and not retried:
-            print(f"{file.path} is complete already.")
-            rate, signal_number = 0.0, None
+        if file.lines < len(job.selection) or retried:
+            totals, rate, stopped_by = _work(job, file, totals, retried)
         else:
-            if file.lines:
-                print(f"Going on after {file.lines} of {len(job.selection)} questions.", file=sys.stderr)
-            with (
-                cluster.started(job.placement.gemma_actors * job.placement.gemma.num_cpus),
-                _stop_signals() as caught,
-                Progress(len(job.selection), totals) as progress,
-            ):
-                if missing := download_bytes(job):
-                    progress.note(
-                        f"Up to {missing / 1e9:.1f} GB come from the hub first, to every node that lacks them."
-                    )
-                if retried:
-                    totals = _retry(job, file, retried, progress, caught)
-                    progress.totals = totals
-                _go_on(job, file, totals, progress, caught)
-                rate, signal_number = progress.rate(), next(iter(caught), None)
-        complete = file.lines == len(job.selection)
-    if not complete and signal_number:
-        print(f"Stopped by {signal.Signals(signal_number).name} after {file.lines} of {len(job.selection)} questions.")
+            print(f"{file.path} is complete already.")
+            rate, stopped_by = 0.0, None
+    if stopped_by:
+        print(f"Stopped by {stopped_by.name} after {file.lines} of {len(job.selection)} questions.")
         print(f"To go on: {command_line()}")
-        return 128 + signal_number
+        return 128 + stopped_by
     if job.array_path:
         journal.write_array(job.records_path, job.array_path)
-    print(_summary(job, totals, rate))
+    print(summarise(job, totals, rate))
     return 0
 
 
 def print_plan(config: Config) -> int:
     """Describes what a run would do."""
     job = prepare(config, cluster.nodes(config.address))
+    _warn(job)
+    print(describe(job))
+    return 0
+
+
+def _warn(job: Job) -> None:
     for warning in job.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
-    print("\n".join(_describe(job)))
-    return 0
 
 
 def _recover(job: Job, file: journal.Journal) -> tuple[Totals, list[int]]:
@@ -83,7 +69,27 @@ def _recover(job: Job, file: journal.Journal) -> tuple[Totals, list[int]]:
     return totals, error_lines
 
 
-def _go_on(job: Job, file: journal.Journal, totals: Totals, progress: Progress, caught: list[int]) -> None:
+def _work(
+    job: Job, file: journal.Journal, totals: Totals, retried: list[int]
+) -> tuple[Totals, float, signal.Signals | None]:
+    """Starts Ray and computes what the file lacks: the new totals, questions per second, and what stopped it early."""
+    if file.lines:
+        print(f"Going on after {file.lines} of {len(job.selection)} questions.", file=sys.stderr)
+    with (
+        cluster.started(job.placement.gemma_actors * job.placement.gemma.num_cpus),
+        _stop_signals() as caught,
+        Progress(len(job.selection), totals) as progress,
+    ):
+        if missing := download_bytes(job):
+            progress.note(f"Up to {missing / 1e9:.1f} GB come from the hub first, to every node that lacks them.")
+        if retried:
+            totals = progress.totals = _retry(job, file, retried, progress, caught)
+        _go_on(job, file, totals, progress, caught)
+        stopped_by = caught[0] if caught and file.lines < len(job.selection) else None
+        return totals, progress.rate(), stopped_by
+
+
+def _go_on(job: Job, file: journal.Journal, totals: Totals, progress: Progress, caught: list[signal.Signals]) -> None:
     """Computes and writes what the file lacks."""
     driver = Driver(job, range(job.plan.batch_of(file.lines), len(job.plan)), progress.note)
     for batch, lines, halved in driver.results(lambda: bool(caught)):
@@ -101,7 +107,9 @@ def _go_on(job: Job, file: journal.Journal, totals: Totals, progress: Progress, 
         progress.update()
 
 
-def _retry(job: Job, file: journal.Journal, error_lines: list[int], progress: Progress, caught: list[int]) -> Totals:
+def _retry(
+    job: Job, file: journal.Journal, error_lines: list[int], progress: Progress, caught: list[signal.Signals]
+) -> Totals:
     """Computes the batches of some lines again and replaces these lines; gives the new totals.
 
     Whole batches, because a question's last digits depend on what it shares a batch with.
@@ -124,16 +132,19 @@ def _retry(job: Job, file: journal.Journal, error_lines: list[int], progress: Pr
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collects the first signal that asks to stop; a second one stops at once. (Ray's start takes SIGTERM.)"""
-    caught: list[int] = []
+def _stop_signals() -> Iterator[list[signal.Signals]]:
+    """Collects the first signal that asks to stop; a second one stops at once.
+
+    To be entered after Ray's start, which takes SIGTERM. What is ignored (a hang-up, under nohup) stays so.
+    """
+    caught: list[signal.Signals] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
         if caught:
             raise KeyboardInterrupt
-        caught.append(number)
+        caught.append(signal.Signals(number))
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
     before = [signal.signal(number, stop) for number in numbers]
     try:
         yield caught
@@ -147,76 +158,3 @@ def command_line() -> str:
     program = Path(sys.argv[0])
     words = ["python", str(program)] if program.suffix == ".py" and program.stem != "__main__" else ["layerscope"]
     return shlex.join([*words, *sys.argv[1:]])
-
-
-def _tell(job: Job) -> None:
-    if job.config.standin:
-        print(_STANDIN_NOTE, file=sys.stderr)
-    for warning in job.warnings:
-        print(f"Warning: {warning}", file=sys.stderr)
-
-
-def _describe(job: Job) -> list[str]:
-    plan, placement = job.plan, job.placement
-    lines = [_STANDIN_NOTE] if job.config.standin else []
-    lines += [
-        f"model      {job.model.name} {job.model.commit or '(folder)'}: {job.spec.n_layers} layers, "
-        f"d_model {job.spec.d_model}, {job.spec.n_parameters / 1e6:,.1f} M parameters, {job.numerics.dtype}",
-        f"SAEs       {job.sae_repository.name} {job.sae_repository.commit or '(folder)'}: "
-        f"width {job.config.sae_width} ({job.d_sae} features), {job.numerics.sae_dtype}",
-    ]
-    lines += [
-        f"  layer {sae.layer:>2}  {sae.path.removesuffix('/params.npz')}  L0 {sae.l0}  "
-        f"{sae.neuronpedia_id or 'no Neuronpedia id'}"
-        for sae in job.saes
-    ]
-    saved = 1 - plan.shared_tokens / plan.unshared_tokens if plan.unshared_tokens else 0
-    lines += [
-        f"questions  {len(job.selection)} of {len(job.selection.source)} in {_origin(job)}"
-        + (f", {plan.unscorable} of them cannot be scored" if plan.unscorable else ""),
-        f"tokens     {plan.shared_tokens:,} with shared prefixes, {plan.unshared_tokens:,} without ({saved:.0%} saved)",
-        f"batches    {len(plan)} of up to {job.numerics.batch_tokens} tokens",
-        *_describe_placement(placement, job.numerics.threads),
-        f"output     {job.records_path}: about {job.estimated_bytes() / 1e6:,.0f} MB",
-        f"download   {download_bytes(job) / 1e9:.2f} GB to this machine",
-        f"done       {_done(job)}",
-    ]
-    return lines
-
-
-def _describe_placement(placement: Placement, threads: int | None) -> list[str]:
-    where = f"{placement.device} ({placement.hardware})" + (f", {threads} torch threads each" if threads else "")
-    return [
-        f"actors     {placement.gemma_actors} Gemma, {len(placement.blocks)} layer block(s) x "
-        f"{placement.encoders_per_block} encoder(s) on {where}",
-        *(f"           {line}" for line in placement.memory_lines),
-    ]
-
-
-def _done(job: Job) -> str:
-    path = job.records_path
-    if not path.is_file() or not path.stat().st_size:
-        return "nothing: the output file is not there yet"
-    told = f"{sum(1 for _ in journal.read_lines(path))} of {len(job.selection)} questions"
-    differing = journal.differences(journal.read_manifest(path)["identity"], job.identity())
-    return f"{told}, but with other settings: {'; '.join(differing)}" if differing else told
-
-
-def _origin(job: Job) -> str:
-    origin = job.selection.source.origin
-    return " ".join([origin["dataset"], *(origin[key] for key in ("split", "revision") if key in origin)])
-
-
-def _summary(job: Job, totals: Totals, rate: float) -> str:
-    files = [str(job.records_path), str(journal.manifest_path(job.records_path))]
-    if job.array_path:
-        files.append(str(job.array_path))
-    lines = [
-        f"questions             {totals.questions} ({totals.errors} with an error line)",
-        f"accuracy              {totals.accuracy()} by log-likelihood (acc)",
-        f"                      {totals.accuracy_per_character()} by log-likelihood per character (acc_norm)",
-        f"mean active features  {totals.mean_active_features()} per solution and layer",
-        *([f"questions/s           {rate:.2f}"] if rate else []),
-        *(f"file                  {file}" for file in files),
-    ]
-    return "\n".join([*([_STANDIN_NOTE] if job.config.standin else []), *lines])
