@@ -389,11 +389,18 @@ def test_output_in_no_folder(fails: Fails, tiny_options: list[str], output: Path
     says(fails("plan", *tiny_options, "--output-file", str(path)), "--output-file", str(path.parent), "no folder")
 
 
-def test_output_is_a_folder(fails: Fails, tiny_options: list[str], output: Path) -> None:
-    """Hours of work have nowhere to go; the lines of `x.json` go to `x.jsonl`."""
-    (output / "x.jsonl").mkdir()
+@pytest.mark.parametrize("name", ["x.json", "x.jsonl"])
+def test_output_is_a_folder(name: str, fails: Fails, tiny_options: list[str], output: Path) -> None:
+    """Hours of work have nowhere to go: neither the lines (to `x.jsonl`) nor at the end the array (to `x.json`)."""
+    (output / name).mkdir()
     message = fails("plan", *tiny_options, "--output-file", str(output / "x.json"))
-    says(message, "--output-file", str(output / "x.jsonl"), "is a folder")
+    says(message, "--output-file", f"{output / name} is a folder")
+
+
+def test_array_without_its_records(fails: Fails, tiny_options: list[str], output: Path) -> None:
+    """A file of the user is replaced at the end of a run."""
+    (output / "x.json").write_text("[]\n")
+    says(fails("run", *tiny_options, "--output-file", str(output / "x.json")), str(output / "x.json"), "--overwrite")
 
 
 def test_output_is_no_regular_file(fails: Fails, tiny_options: list[str], output: Path) -> None:

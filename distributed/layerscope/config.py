@@ -69,7 +69,7 @@ class Config:
     retry_errors: bool = False
     """Compute the questions with an error line once more before going on; their lines change in one atomic step."""
     gemma_actors: AutoCount = "auto"
-    """How many copies of the model work side by side. auto is one per GPU, or one on a CPU."""
+    """How many copies of the model work side by side. auto is one per GPU, or one per node without GPUs."""
     layer_blocks: AutoCount = "auto"
     """Into how many blocks the layers are split, each with its own encoder group. auto is 1, and 4 on several GPUs."""
     encoders_per_block: AutoCount = "auto"
@@ -80,15 +80,7 @@ class Config:
     """Use the built-in stand-in model, SAEs and questions: no token, no GPU, no download, no meaning."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "num_samples",
-            "top_k",
-            "batch_tokens",
-            "threads",
-            "gemma_actors",
-            "layer_blocks",
-            "encoders_per_block",
-        ):
+        for name in _COUNTS:
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise UsageError(f"{option(name)} is {value}; it must be at least 1.")

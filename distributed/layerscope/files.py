@@ -1,9 +1,26 @@
-"""Replacing a file as a whole."""
+"""Paths that people name, and replacing a file as a whole."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from layerscope.errors import UsageError
+
+
+def user_path(text: str) -> Path:
+    """A path as a person writes it, `~` included.
+
+    Raises:
+        UsageError: no file can have that name.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(getattr(error, "strerror", None) or error).rstrip(".")
+        raise UsageError(f"{text[:80]!r} cannot be a path: {reason}.") from error
+    return path
 
 
 @contextmanager

@@ -82,7 +82,8 @@ def choose_saes(config: Config, repository: Repository, n_layers: int) -> tuple[
 def _choose(config: Config, repository: str, layer: int, by_l0: Mapping[int, str]) -> SaeChoice:
     known = _release(repository)["canonical_l0"].get(config.sae_width, {}).get(str(layer))
     canonical = known if known is not None else canonical_l0(by_l0)
-    l0 = {"canonical": canonical, "min": min(by_l0), "max": max(by_l0)}.get(config.sae_l0) or int(config.sae_l0)
+    named = {"canonical": canonical, "min": min(by_l0), "max": max(by_l0)}
+    l0 = named[config.sae_l0] if config.sae_l0 in named else int(config.sae_l0)
     if l0 not in by_l0:
         raise UsageError(
             f"{repository} has no SAE of layer {layer}, width {config.sae_width} with an average L0 of {l0}; "

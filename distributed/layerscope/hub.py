@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 )
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.files import replacing
+from layerscope.files import replacing, user_path
 
 Kind = Literal["model", "dataset"]
 _T = TypeVar("_T")
@@ -65,7 +65,7 @@ def open_repository(name: str, revision: str = "main", kind: Kind = "model") -> 
         UsageError: no such folder, repository or revision.
         LayerscopeError: the hub cannot be reached or refuses: no token, no licence.
     """
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if folder.is_dir():
         return Repository(str(folder.resolve()), None, _list_folder(folder.resolve()), kind)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):

@@ -10,6 +10,7 @@ from typing import Any
 from layerscope import hub, journal
 from layerscope.config import Config
 from layerscope.errors import LayerscopeError, UsageError
+from layerscope.files import user_path
 from layerscope.gemma import GemmaSpec, read_spec, tokenizer_path
 from layerscope.gemma_scope import SaeChoice, choose_saes, ranges
 from layerscope.hub import Repository, open_repository
@@ -64,7 +65,7 @@ class Job:
     @property
     def array_path(self) -> Path | None:
         """Where the finished run writes the JSON array, if it is asked for."""
-        output = Path(self.config.output_file).expanduser().absolute()
+        output = user_path(self.config.output_file).absolute()
         return output if output != self.records_path else None
 
     def estimated_bytes(self) -> int:
@@ -214,7 +215,7 @@ def _numerics(config: Config, nodes: Sequence[Node], spec: GemmaSpec) -> Numeric
 
 
 def _check_output(config: Config) -> None:
-    path, output = journal.records_path(config.output_file), Path(config.output_file).expanduser().absolute()
+    path, output = journal.records_path(config.output_file), user_path(config.output_file).absolute()
     if not path.parent.is_dir():
         raise UsageError(f"--output-file: there is no folder {path.parent}. Make it, or name another file.")
     if path.is_dir() or output.is_dir():

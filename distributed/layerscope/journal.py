@@ -18,7 +18,7 @@ import orjson
 from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.files import replacing, sync_folder
+from layerscope.files import replacing, sync_folder, user_path
 
 FORMAT = 1  # of the manifest
 _CHECKPOINT_SECONDS = 5.0
@@ -28,7 +28,7 @@ _READ_BYTES = 1 << 20
 
 def records_path(output_file: str) -> Path:
     """Where the lines go: the output file, or `x.jsonl` for `x.json`, which gets the array when the run is finished."""
-    path = Path(output_file).expanduser().absolute()
+    path = user_path(output_file).absolute()
     return path.with_suffix(".jsonl") if path.suffix == ".json" else path
 
 

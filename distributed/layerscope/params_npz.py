@@ -3,6 +3,7 @@
 No torch: the driver checks shapes with it before anything is started.
 """
 
+import errno
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from layerscope.errors import LayerscopeError
 
 ENCODER_ARRAYS = ("W_enc", "b_enc", "threshold")
+_DEFLATE_RATIO = 1032  # no deflated data unpacks to more
 MAX_D_SAE = 1 << 21  # twice the widest SAE there is: a header that claims more is broken, not wide
 
 
@@ -67,10 +69,8 @@ def check_shapes(headers: Mapping[str, tuple[int, ...]], d_model: int, name: str
 
 
 def _open_zip(stream: IO[bytes], name: str) -> zipfile.ZipFile:
-    try:
+    with _broken(name, "it is cut short or no npz archive"):
         return zipfile.ZipFile(stream)
-    except (zipfile.BadZipFile, ValueError, OverflowError) as error:
-        raise LayerscopeError(f"{name} is broken: {error}. It is cut short or no npz archive; get it again.") from error
 
 
 def _headers(archive: zipfile.ZipFile, name: str) -> dict[str, tuple[int, ...]]:
@@ -85,6 +85,8 @@ def _headers(archive: zipfile.ZipFile, name: str) -> dict[str, tuple[int, ...]]:
             if dtype != np.dtype("<f4") or fortran_order:
                 raise ValueError(f"it is {dtype}{' in Fortran order' if fortran_order else ''}, not plain float32")
             data_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
+            if info.file_size > _DEFLATE_RATIO * info.compress_size:
+                raise ValueError(f"{info.compress_size} bytes cannot unpack to {info.file_size}")
             if info.file_size != member.tell() + data_bytes:
                 raise ValueError(f"{info.file_size} bytes do not hold the shape {list(shape)}")
         shapes[key] = shape
@@ -117,9 +119,11 @@ def _read_array(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...], name
 
 
 @contextmanager
-def _broken(name: str, key: str) -> Iterator[None]:
-    """Turns whatever reading a damaged archive raises into a known error that names file and array."""
+def _broken(name: str, what: str) -> Iterator[None]:
+    """Turns whatever reading a damaged archive raises into a known error that names the file and the array."""
     try:
         yield
     except Exception as error:  # zlib.error is a plain Exception; odd or encrypted members raise others
-        raise LayerscopeError(f"{name} is broken: {key}: {str(error)[:200]}. Get the file again.") from error
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a damaged offset seeks before the start
+            raise  # a fault of the disk or the line, which says nothing about the file
+        raise LayerscopeError(f"{name} is broken: {what}: {str(error)[:200]}. Get the file again.") from error

@@ -128,7 +128,8 @@ def _place_on_cpus(
             f"{_gib(saes)}, of {_gib(memory)} there.\n"
             "Use --dtype bfloat16, fewer --layers or --gemma-actors, or a larger machine."
         )
-    gemma = Share(resolve_threads(config, nodes, needs.d_model), 0)
+    threads = resolve_threads(config, nodes, needs.d_model)
+    gemma = Share(min(threads, max(node.cpus for node in nodes)), 0)
     hardware = _kinds([node.processor or "CPU" for node in nodes])
     return Placement("cpu", hardware, gemma_actors, gemma, blocks, per_block, Share(0, 0), (line,))
 
@@ -145,8 +146,10 @@ def _place_on_gpus(config: Config, gpus: Sequence[Gpu], needs: Needs, blocks: tu
     # Shares are of whole numbers of actors to a GPU: otherwise the last one would wait for ever for a place.
     gemma_per_gpu = math.ceil(gemma_actors / (n_gpus - encoder_gpus))
     encoders_per_gpu = math.ceil(n_encoders / (encoder_gpus or n_gpus))
-    gemma_share = (1 - _SHARED_GPU_FOR_ENCODERS if shared else 1) / gemma_per_gpu
-    encoder_share = (_SHARED_GPU_FOR_ENCODERS if shared else 1) / encoders_per_gpu
+    # On a shared GPU the encoders' part is less than a Gemma actor's, or one more of these would take their place.
+    for_encoders = min(_SHARED_GPU_FOR_ENCODERS, 1 / (gemma_per_gpu + 2)) if shared else 0
+    gemma_share = (1 - for_encoders) / gemma_per_gpu
+    encoder_share = (for_encoders or 1) / encoders_per_gpu
     gemma_bytes = gemma_per_gpu * (needs.model + _WORKING_BYTES)
     encoder_bytes = encoders_per_gpu * max(sum(needs.sae_by_layer[layer] for layer in block) for block in blocks)
     smallest = min(gpu.memory for gpu in gpus)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from layerscope.config import Config, Count
 from layerscope.errors import LayerscopeError, UsageError
+from layerscope.files import user_path
 from layerscope.hub import fetch, open_repository
 
 PIQA = "baber/piqa"  # PIQA as parquet; the authors' own repository is a script, which `datasets` no longer runs
@@ -94,7 +95,7 @@ def open_source(config: Config) -> Source:
     if dataset == "bundled":
         path = Path(str(resources.files("layerscope") / "standin" / "questions.jsonl"))
         return QuestionFile(path, origin={"dataset": "bundled"})
-    path = Path(dataset).expanduser()
+    path = user_path(dataset)
     if not path.is_file():
         raise UsageError(f"--dataset {dataset}: no such file. It is piqa, bundled, or a JSON-lines file of questions.")
     return QuestionFile(path, origin={"dataset": str(path.resolve())})
@@ -128,6 +129,7 @@ class QuestionFile:
         self.origin = origin
         self._path = path
         self._offsets = array("q")
+        self._hashes = array("Q")  # of the lines, because a row is read again when its turn comes
         self._labels: array[int] | None = None
         labels_path = path.with_name(f"{path.stem}-labels.lst")
         with _readable(path), path.open("rb") as stream:
@@ -138,6 +140,7 @@ class QuestionFile:
                 if not self._offsets and "label" not in row:
                     self._labels = _read_labels(labels_path, path)
                 self._offsets.append(offset)
+                self._hashes.append(_hash(line))
                 self._question(row, len(self._offsets) - 1, f"{path}, line {number}")
         if not self._offsets:
             raise UsageError(f"{path} holds no questions.")
@@ -151,10 +154,12 @@ class QuestionFile:
         return len(self._offsets)
 
     def __getitem__(self, example_id: int) -> Question:
-        with self._path.open("rb") as stream:
+        where = f"{self._path}, question {example_id}"
+        with _readable(self._path), self._path.open("rb") as stream:
             stream.seek(self._offsets[example_id])
             line = stream.readline(MAX_LINE_BYTES)
-        where = f"{self._path}, question {example_id}"
+        if _hash(line) != self._hashes[example_id]:
+            raise LayerscopeError(f"{where} was changed while it was in use. Restore the file and run again.")
         return self._question(self._parse(line, where), example_id, where)
 
     @staticmethod
@@ -167,7 +172,7 @@ class QuestionFile:
             ) from error
         if not isinstance(row, dict):
             raise UsageError(
-                f"{where} is a JSON {_json_type(row)}.\nEvery line must be one JSON object with goal, sol1 and sol2."
+                f"{where} is a JSON {_json_type(row).split()[-1]}.\nEvery line must be one JSON object with goal, sol1 and sol2."
             )
         return row
 
@@ -232,10 +237,16 @@ def parse_label(value: object, where: str) -> int:
     Raises:
         UsageError: for anything else.
     """
-    if isinstance(value, int | str) and not isinstance(value, bool) and str(value).strip() in ("0", "1"):
-        return int(value)
-    hint = " (-1 stands in PIQA's test split, which has no labels)" if str(value).strip() == "-1" else ""
-    raise UsageError(f"{where} has the label {value!r}{hint}; a label is 0 (sol1 is right) or 1 (sol2 is right).")
+    text = str(value).strip() if isinstance(value, int | str) else ""
+    if text in ("0", "1"):
+        return int(text)
+    told = repr(value)[:80] if text else _json_type(value)
+    hint = " (-1 stands in PIQA's test split, which has no labels)" if text == "-1" else ""
+    raise UsageError(f"{where} has the label {told}{hint}; a label is 0 (sol1 is right) or 1 (sol2 is right).")
+
+
+def _hash(line: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(line, digest_size=8).digest(), "little")
 
 
 def _read_labels(labels_path: Path, path: Path) -> "array[int]":

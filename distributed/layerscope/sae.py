@@ -62,7 +62,8 @@ def encode_top_k(residual: Tensor, sae: SaeEncoder, k: int | None) -> TopK:
 def _active_features(residual: Tensor, sae: SaeEncoder) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, feature ids and activations of everything that fires, row by row: [N] each."""
     pre = (residual.to(sae.w_enc.dtype) @ sae.w_enc).float() + sae.b_enc  # [R, F]
-    rows, ids = torch.nonzero(pre > sae.threshold.clamp(min=0), as_tuple=True)
+    # Not "pre > threshold", which would drop a NaN in silence.
+    rows, ids = torch.nonzero(~(pre <= sae.threshold.clamp(min=0)), as_tuple=True)
     return rows, ids, pre[rows, ids]
 
 
@@ -80,7 +81,7 @@ def concatenate(parts: Sequence[TopK]) -> TopK:
 def _strongest(
     rows: NDArray[np.int64], ids: NDArray[np.int64], activations: NDArray[np.float32], n_rows: int, k: int | None
 ) -> TopK:
-    order = np.lexsort((ids, -activations, rows))
+    order = np.lexsort((ids, -np.nan_to_num(activations, nan=np.inf), rows))  # a NaN first, so that k keeps it
     counts = np.bincount(rows, minlength=n_rows)
     if k is not None:
         first = np.cumsum(counts) - counts  # where each row begins

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from layerscope.records import Frame, choice
 
 
@@ -42,7 +44,9 @@ class Totals:
             return
         positive, negative = record["positive_solution_details"], record["negative_solution_details"]
         solutions = (positive, negative) if record["label"] == 0 else (negative, positive)
-        preferred = choice(*(solution["log_likelihood"] / len(solution["text"]) for solution in solutions))
+        # The float32 that was written, not the decimal that gives it back: a tie must stay one.
+        log_likelihoods = [float(np.float32(solution["log_likelihood"])) for solution in solutions]
+        preferred = choice(*(sum_ / len(s["text"]) for sum_, s in zip(log_likelihoods, solutions, strict=True)))
         counts = [
             *positive["active_feature_count_by_layer"].values(),
             *negative["active_feature_count_by_layer"].values(),
