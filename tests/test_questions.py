@@ -258,7 +258,7 @@ def test_an_absurd_label_is_refused_in_a_message_that_can_be_read(write: Write, 
 def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UsageError, match="no such file|cannot be a path"):
+    with pytest.raises(UsageError, match=r"no such file|cannot be a path"):
         open_source(Config(dataset=name))
 
 

@@ -172,7 +172,7 @@ class QuestionFile:
             ) from error
         if not isinstance(row, dict):
             raise UsageError(
-                f"{where} is a JSON {_json_type(row).split()[-1]}.\nEvery line must be one JSON object with goal, sol1 and sol2."
+                f"{where} is {_json_type(row)}.\nEvery line must be one JSON object with goal, sol1 and sol2."
             )
         return row
 
@@ -285,5 +285,5 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _json_type(value: object) -> str:
-    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
+    return f"a JSON {names.get(type(value), 'number')}"
