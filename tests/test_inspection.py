@@ -47,7 +47,7 @@ def made_up_top_k(numbers: np.random.Generator, n_rows: int, k: int | None) -> T
     ids, activations = list[NDArray[np.int64]](), list[NDArray[np.float32]]()
     for count in counts:
         row_ids = np.sort(numbers.choice(16384, count, replace=False))
-        row = numbers.choice(np.float32([0.25, 1.5, 3.3, 12.75, 1e-3]), count)
+        row = numbers.choice(np.array([0.25, 1.5, 3.3, 12.75, 1e-3], dtype=np.float32), count)
         strongest = np.lexsort((row_ids, -row))[:k]
         ids.append(row_ids[strongest])
         activations.append(row[strongest])
@@ -420,9 +420,8 @@ def rename_layer(record: Json) -> None:
         place["21"] = place.pop("20")
 
 
-def reorder_layers(record: Json) -> None:
-    for place in (by_layer(record), counts(record)):
-        place["0"] = place.pop("0")
+def reorder(place: Json) -> None:
+    place["0"] = place.pop("0")
 
 
 def one_layer_more(record: Json) -> None:
@@ -445,8 +444,14 @@ def swap_a_tie(record: Json) -> None:
     found[0]["feature_id"], found[1]["feature_id"] = 9, 8
 
 
+def swap_likelihoods(record: Json) -> None:
+    one, other = details(record), details(record, "positive")
+    one["log_likelihood"], other["log_likelihood"] = other["log_likelihood"], one["log_likelihood"]
+
+
 SPOILT: dict[str, tuple[Callable[[Json], object], str]] = {
     "another question": (put(outer, "example_id", 999), "example_id is 999; the plan has 3 there"),
+    "an endless id": (put(outer, "example_id", "9" * 5000), "example_id is 999"),
     "no id": (drop(outer, "example_id"), "'example_id' is missing"),
     "no goal": (drop(outer, "question"), "'question' is missing"),
     "goal no text": (put(outer, "question", 5), "question must be a string"),
@@ -459,13 +464,11 @@ SPOILT: dict[str, tuple[Callable[[Json], object], str]] = {
     "no likelihood": (drop(details, "log_likelihood"), "'log_likelihood' is missing"),
     "likelihood null": (put(details, "log_likelihood", None), "."),
     "likelihood text": (put(details, "log_likelihood", "-24.5"), "."),
-    "likelihoods swapped": (
-        lambda r: [put(lambda r, side=side: details(r, side), "log_likelihood", ll)(r) for side, ll in _swapped(r)],
-        "model_is_correct does not follow",
-    ),
+    "likelihoods swapped": (swap_likelihoods, "model_is_correct does not follow"),
     "layer missing": (lambda r: [place.pop("8") for place in (by_layer(r), counts(r))], "the layers are 0, 20, "),
     "layer renamed": (rename_layer, "the layers are 0, 8, 21, the run's are 0, 8, 20"),
-    "layers in another order": (reorder_layers, "the layers are 8, 20, 0"),
+    "layers in another order": (lambda r: reorder(by_layer(r)), "the layers are 8, 20, 0, the run's are 0, 8, 20"),
+    "counts in another order": (lambda r: reorder(counts(r)), "the layers are"),
     "a layer more": (one_layer_more, "the layers are 0, 8, 20, 21"),
     "a count missing": (lambda r: counts(r).pop("8"), "the layers are"),
     "no counts": (drop(details, "active_feature_count_by_layer"), "is missing"),
@@ -492,11 +495,6 @@ SPOILT: dict[str, tuple[Callable[[Json], object], str]] = {
     "feature id text": (put(lambda r: features(r)[0], "feature_id", "x"), "."),
     "feature id negative": (put(lambda r: features(r)[0], "feature_id", -1), "."),
 }
-
-
-def _swapped(record: Json) -> list[tuple[str, float]]:
-    sides = ("positive", "negative")
-    return list(zip(sides, [details(record, side)["log_likelihood"] for side in reversed(sides)], strict=True))
 
 
 @pytest.mark.parametrize(("spoil", "told"), SPOILT.values(), ids=SPOILT.keys())

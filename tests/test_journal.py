@@ -631,9 +631,9 @@ print(opened)
 def test_a_file_that_may_not_grow_at_any_byte_keeps_its_whole_lines_and_is_finished_later(path: Path) -> None:
     """A real EFBIG after a short write, at every byte of three lines."""
     code = """
-start = b"".join(lines[:2])
-for have in (0, 2):
-    for limit in range(len(b"".join(lines[:have])), len(b"".join(lines[:have + 3]))):
+for before in (0, 2):
+    for limit in range(len(b"".join(lines[:before])), len(b"".join(lines[:before + 3]))):
+        have = before
         path.unlink(missing_ok=True)
         journal = resumed()
         if have:
@@ -643,6 +643,11 @@ for have in (0, 2):
         assert "cannot be written: File too large" in told, told
         assert f"Its {have} lines are whole" in told, told
         assert journal.lines == have
+        assert path.read_bytes() == b"".join(lines[:have]), limit
+        if limit % 2:
+            limit_file_size(resource.RLIM_INFINITY)
+            journal.append(lines[have:have + 1])
+            have += 1
         journal.close()
         assert path.read_bytes() == b"".join(lines[:have]), limit
         limit_file_size(resource.RLIM_INFINITY)

@@ -2,8 +2,10 @@
 
 import math
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -11,11 +13,12 @@ from ray._private import ray_constants
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from layerscope.actors import probe_node
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, UsageError
 from layerscope.machine import probe
 from layerscope.placement import Node
 
 _OBJECT_STORE_BYTES = 2 << 30
+_CONNECT_SECONDS = 5.0
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 # What Ray prints of an object whose batch was given up is no news: the driver runs the batch again.
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
@@ -27,18 +30,19 @@ def nodes(address: str) -> list[Node]:
     """The nodes of the cluster that `--address` names, joining it; or this machine, where none is running.
 
     Raises:
+        UsageError: the address is not one.
         LayerscopeError: there is no cluster at the address.
     """
-    if address == "local":
+    wanted = _running() if address == "auto" else None if address == "local" else address
+    if wanted is None:
         return [probe()]
+    _check_reachable(wanted)
     try:
-        ray.init(address=address, **_QUIET)
-    except ConnectionError as error:
-        if address == "auto":
-            return [probe()]
+        ray.init(address=wanted, **_QUIET)
+    except (ConnectionError, RuntimeError, OSError) as error:
         raise LayerscopeError(
-            f"There is no Ray cluster at {address}: {str(error).splitlines()[0][:200]}.\n"
-            "Check the address, or use --address local to run on this machine alone."
+            f"The Ray cluster at {wanted} cannot be joined: {str(error).splitlines()[0][:200]}\n"
+            "Check that it runs the same versions of Ray and Python, or use --address local."
         ) from error
     alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     probes = [
@@ -46,6 +50,35 @@ def nodes(address: str) -> list[Node]:
         for node in alive
     ]
     return list(ray.get(probes))
+
+
+def _running() -> str | None:
+    """The address of the cluster that this machine belongs to, as `ray start` left it; None where none answers."""
+    if told := os.environ.get("RAY_ADDRESS"):
+        return told
+    left = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    address = left.read_text().strip() if left.is_file() else ""
+    try:
+        _check_reachable(address)
+    except LayerscopeError:
+        return None  # none was started, or it is gone and its file is a leftover
+    return address
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries an address that does not answer for many minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "://" in address:
+        raise UsageError(
+            f"--address is {address!r}; it is auto, local, or HOST:PORT of a Ray cluster (often port 6379)."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise LayerscopeError(
+            f"No Ray cluster answers at {address}: {error}.\n"
+            "Check the address, or use --address local to run on this machine alone."
+        ) from error
 
 
 @contextmanager

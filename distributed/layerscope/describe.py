@@ -1,6 +1,7 @@
 """What the commands print: a job before it is run, and what it came to."""
 
 from layerscope import journal
+from layerscope.files import size_text
 from layerscope.job import Job, download_bytes
 from layerscope.placement import Placement
 from layerscope.summary import Totals
@@ -30,8 +31,8 @@ def describe(job: Job) -> str:
         f"tokens     {plan.shared_tokens:,} with shared prefixes, {plan.unshared_tokens:,} without ({saved:.0%} saved)",
         f"batches    {len(plan)} of up to {job.numerics.batch_tokens} tokens",
         *_describe_placement(placement, job.numerics.threads),
-        f"output     {job.records_path}: about {job.estimated_bytes() / 1e6:,.0f} MB",
-        f"download   {download_bytes(job) / 1e9:.2f} GB to this machine",
+        f"output     {job.records_path}: about {size_text(job.estimated_bytes())}",
+        f"download   {size_text(download_bytes(job))} to this machine",
         f"done       {_done(job)}",
     ]
     return "\n".join(lines)

@@ -44,17 +44,17 @@ def read_spec(repository: Repository) -> GemmaSpec:
     _require(repository, _TOKENIZER, "so its questions cannot be tokenised")
     weights = _weight_files(repository)
     try:
-        d_model, n_layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
+        d_model, n_layers = _count(config, "hidden_size"), _count(config, "num_hidden_layers")
         return GemmaSpec(
             n_layers=n_layers,
             d_model=d_model,
-            context=int(config["max_position_embeddings"]),
+            context=_count(config, "max_position_embeddings"),
             n_parameters=_count_parameters(config, d_model, n_layers),
-            bos_id=int(config["bos_token_id"]),
+            bos_id=_count(config, "bos_token_id"),
             files=(_CONFIG, _TOKENIZER, *weights, *([_WEIGHTS_INDEX] if _WEIGHTS_INDEX in repository.files else [])),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{_CONFIG} of {repository.name} lacks or garbles the value {error}.") from error
+    except KeyError as error:
+        raise UsageError(f"{_CONFIG} of {repository.name} has no whole number for {error}.") from error
 
 
 def tokenizer_path(repository: Repository) -> Path:
@@ -71,7 +71,10 @@ def fetch_model(repository: Repository, spec: GemmaSpec) -> Path:
 def _weight_files(repository: Repository) -> list[str]:
     if _WEIGHTS_INDEX in repository.files:
         index = _read_json(repository, _WEIGHTS_INDEX, "")
-        shards = sorted(set(index.get("weight_map", {}).values()))
+        shard_of = index.get("weight_map")
+        if not isinstance(shard_of, dict) or not all(isinstance(shard, str) for shard in shard_of.values()):
+            raise UsageError(f"{_WEIGHTS_INDEX} of {repository.name} does not say which file holds which weights.")
+        shards = sorted(set(shard_of.values()))
     else:
         shards = [_WEIGHTS]
     missing = [shard for shard in shards if shard not in repository.files]
@@ -82,7 +85,8 @@ def _weight_files(repository: Repository) -> list[str]:
             f"{repository.name} holds its weights as pickles (.bin), which can run code when they are read.\n"
             "Take a revision with safetensors, or convert them."
         )
-    raise UsageError(f"{repository.name} lacks the weights {', '.join(missing or [_WEIGHTS])}.")
+    hint = " in the hub's cache, and HF_HUB_OFFLINE is set" if repository.partial else ""
+    raise UsageError(f"{repository.name} lacks the weights {', '.join(missing or [_WEIGHTS])}{hint}.")
 
 
 def _require(repository: Repository, path: str, consequence: str) -> None:
@@ -104,8 +108,15 @@ def _read_json(repository: Repository, path: str, consequence: str) -> dict[str,
     return value
 
 
+def _count(config: dict[str, Any], key: str) -> int:
+    value = config.get(key)
+    if not isinstance(value, int) or value < 0:
+        raise KeyError(key)
+    return value
+
+
 def _count_parameters(config: dict[str, Any], d_model: int, n_layers: int) -> int:
-    head = int(config["head_dim"])
-    attention = 2 * d_model * head * (int(config["num_attention_heads"]) + int(config["num_key_value_heads"]))
-    feed_forward = 3 * d_model * int(config["intermediate_size"])
-    return int(config["vocab_size"]) * d_model + n_layers * (attention + feed_forward + 4 * d_model) + d_model
+    heads = _count(config, "num_attention_heads") + _count(config, "num_key_value_heads")
+    attention = 2 * d_model * _count(config, "head_dim") * heads
+    feed_forward = 3 * d_model * _count(config, "intermediate_size")
+    return _count(config, "vocab_size") * d_model + n_layers * (attention + feed_forward + 4 * d_model) + d_model

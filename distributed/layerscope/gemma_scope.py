@@ -70,27 +70,37 @@ def choose_saes(config: Config, repository: Repository, n_layers: int) -> tuple[
         raise UsageError(f"--layers asks for layer {max(asked)}; the model has the layers 0 to {n_layers - 1}.")
     available = [layer for layer in sorted(held) if layer < n_layers and config.sae_width in held[layer]]
     missing = sorted((asked or set(range(n_layers))) - set(available))
-    if not available or (asked and missing):
+    if not available or (missing and (asked or repository.partial)):
         raise UsageError(
             f"{repository.name} has no SAE of width {config.sae_width} for layer {', '.join(map(str, missing))}; "
-            f"it has one for {ranges(available) or 'no layer of this model'}."
+            f"{'the cache here (HF_HUB_OFFLINE is set)' if repository.partial else 'it'} has one for "
+            f"{ranges(available) or 'no layer of this model'}."
         )
     layers = sorted(asked or available)
-    return [_choose(config, repository.name, layer, held[layer][config.sae_width]) for layer in layers], missing
+    return [_choose(config, repository, layer, held[layer][config.sae_width]) for layer in layers], missing
 
 
-def _choose(config: Config, repository: str, layer: int, by_l0: Mapping[int, str]) -> SaeChoice:
-    known = _release(repository)["canonical_l0"].get(config.sae_width, {}).get(str(layer))
-    canonical = known if known is not None else canonical_l0(by_l0)
-    named = {"canonical": canonical, "min": min(by_l0), "max": max(by_l0)}
-    l0 = named[config.sae_l0] if config.sae_l0 in named else int(config.sae_l0)
+def _choose(config: Config, repository: Repository, layer: int, by_l0: Mapping[int, str]) -> SaeChoice:
+    release = _release(repository.name)
+    known = release["canonical_l0"].get(config.sae_width, {}).get(str(layer))
+    if config.sae_l0.isdigit():
+        l0 = int(config.sae_l0)
+    elif config.sae_l0 == "canonical" and known is not None:
+        l0 = known
+    elif repository.partial:
+        raise UsageError(
+            f"HF_HUB_OFFLINE is set, and which SAEs {repository.name} has is not known here, so neither is the "
+            f"{config.sae_l0} one.\nRun `layerscope plan` once with a connection, or name a number with --sae-l0."
+        )
+    else:
+        l0 = {"canonical": canonical_l0, "min": min, "max": max}[config.sae_l0](by_l0)
     if l0 not in by_l0:
         raise UsageError(
-            f"{repository} has no SAE of layer {layer}, width {config.sae_width} with an average L0 of {l0}; "
+            f"{repository.name} has no SAE of layer {layer}, width {config.sae_width} with an average L0 of {l0}; "
             f"it has {', '.join(map(str, sorted(by_l0)))}."
         )
     # Only the canonical SAE's features have pages; another L0's features are other features under the same numbers.
-    template = _release(repository)["neuronpedia"] if l0 == known else None
+    template = release["neuronpedia"] if l0 == known else None
     page = template.format(layer=layer, width=config.sae_width) if template else None
     return SaeChoice(layer, config.sae_width, l0, by_l0[l0], page)
 

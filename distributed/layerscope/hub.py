@@ -1,38 +1,29 @@
 """Repositories of files, on the Hugging Face hub or in a folder: what one holds, and where its files lie on this node.
 
-Owns every request to the hub and turns its failures into known errors. Knows nothing of models, SAEs or questions.
+Owns every request to the hub. Knows nothing of models, SAEs or questions.
 """
 
 import hashlib
 import os
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Literal, TypeVar, cast
 
-import httpx2
 import huggingface_hub
+import orjson
 from filelock import FileLock
 from huggingface_hub import DatasetInfo, HfApi, HfFileSystem, ModelInfo, constants
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import replacing, user_path
+from layerscope.hub_errors import known_errors, patiently
 
 Kind = Literal["model", "dataset"]
 _T = TypeVar("_T")
-_BUSY = (429, 500, 502, 503, 504)
-_LONGEST_WAIT_SECONDS = 60
+_TIMEOUT_SECONDS = 30.0  # of one answer; the hub's client waits for ever
+_RANGE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -54,12 +45,14 @@ class Repository:
     files: Mapping[str, FileInfo] = field(repr=False)
     """Every file by its path in the repository."""
     kind: Kind = "model"
+    partial: bool = False
+    """Offline, and only what the cache happens to hold is known."""
 
 
 def open_repository(name: str, revision: str = "main", kind: Kind = "model") -> Repository:
     """Lists the files of a folder, or of a repository's revision on the hub.
 
-    With `HF_HUB_OFFLINE` set, a repository is what its snapshot in the hub's cache holds.
+    With `HF_HUB_OFFLINE` set, the list is the one that this machine got last; without one, what the hub's cache holds.
 
     Raises:
         UsageError: no such folder, repository or revision.
@@ -70,63 +63,88 @@ def open_repository(name: str, revision: str = "main", kind: Kind = "model") -> 
         return Repository(str(folder.resolve()), None, _list_folder(folder.resolve()), kind)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
         raise UsageError(f"{name!r} is neither a folder here nor the id of a repository on the hub (owner/name).")
+    listing = _listing_path(name, revision, kind)
     if constants.HF_HUB_OFFLINE:
-        return _cached_repository(name, revision, kind)
-    with _known_errors(name, revision):
-        info = _patiently(lambda: HfApi().repo_info(name, revision=revision, repo_type=kind, files_metadata=True))
+        return _read_listing(listing, kind) if listing.is_file() else _cached_repository(name, revision, kind)
+    huggingface_hub.logging.set_verbosity_error()
+    huggingface_hub.get_session().timeout = _TIMEOUT_SECONDS
+    with known_errors(name, revision):
+        info = patiently(lambda: HfApi().repo_info(name, revision=revision, repo_type=kind, files_metadata=True))
         # The listing of a gated repository is public, its files are not.
-        _patiently(lambda: HfApi().auth_check(name, repo_type=kind))
+        patiently(lambda: HfApi().auth_check(name, repo_type=kind))
     siblings = cast(ModelInfo | DatasetInfo, info).siblings or []
     files = {file.rfilename: FileInfo(file.size or 0, file.lfs.sha256 if file.lfs else None) for file in siblings}
-    return Repository(name, cast(str, info.sha), files, kind)
+    repository = Repository(name, cast(str, info.sha), files, kind)
+    with replacing(listing) as temporary:
+        temporary.write_bytes(orjson.dumps(asdict(repository)))
+    return repository
 
 
 def fetch(repository: Repository, path: str) -> Path:
     """The local path of a file; downloaded once per node into the hub's cache, whoever asks first.
 
     Raises:
-        LayerscopeError: the download fails for good.
+        LayerscopeError: the download fails for good, or the file is not what the hub says it is.
     """
     if repository.commit is None:
         return Path(repository.name, path)
-    with _known_errors(repository.name, repository.commit):
-        local = _patiently(
+    with known_errors(repository.name, repository.commit):
+        downloaded = patiently(
             lambda: huggingface_hub.hf_hub_download(
                 repository.name, path, revision=repository.commit, repo_type=repository.kind
             )
         )
-    told = repository.files[path].sha256
+    local, told = Path(downloaded), repository.files[path]
     # The hub's client checks a download's size only.
-    if Path(local).stat().st_size != repository.files[path].size or (told and _sha256_of(Path(local)) != told):
+    if local.stat().st_size != told.size or (told.sha256 and _sha256_of(local) != told.sha256):
         raise LayerscopeError(
             f"{path} of {repository.name} is not here what it is on the hub: a broken download or a changed file.\n"
-            f"Delete {Path(local).resolve()} and run again."
+            f"Delete {local.resolve()} and run again."
         )
-    return Path(local)
+    return local
 
 
-@contextmanager
-def open_file(repository: Repository, path: str) -> Iterator[IO[bytes]]:
-    """A seekable stream of a file; on the hub only the ranges that are read travel, unless the file is cached here."""
-    if repository.commit is None:
-        with Path(repository.name, path).open("rb") as stream:
-            yield stream
-        return
-    cached = huggingface_hub.try_to_load_from_cache(repository.name, path, revision=repository.commit)
-    if isinstance(cached, str):
-        with Path(cached).open("rb") as stream:
-            yield stream
-        return
-    with _known_errors(repository.name, repository.commit):
+def read_parts(repository: Repository, path: str, read: Callable[[IO[bytes]], _T]) -> _T:
+    """What `read` makes of a file; of one on the hub that is not cached here, only the ranges travel that it reads.
+
+    Raises:
+        LayerscopeError: the hub cannot be reached.
+    """
+    local = Path(repository.name, path) if repository.commit is None else _in_cache(repository, path)
+    if local is not None:
+        with local.open("rb") as stream:
+            return read(stream)
+
+    def read_remote() -> _T:
+        # A file system of its own each time: the client keeps listings, and failures among them, in shared ones.
         url = f"{repository.name}@{repository.commit}/{path}"
-        with HfFileSystem(skip_instance_cache=True).open(url, "rb", block_size=1 << 16) as stream:
-            yield cast(IO[bytes], stream)
+        with HfFileSystem(skip_instance_cache=True).open(url, "rb", block_size=_RANGE_BYTES) as stream:
+            return read(cast(IO[bytes], stream))
+
+    with known_errors(repository.name, repository.commit or ""):
+        return patiently(read_remote)
 
 
 def sha256(repository: Repository, path: str) -> str:
     """The SHA-256 of a file's content: as the hub tells it, else computed once per version of the local file."""
-    told = repository.files[path].sha256
-    return told or _sha256_of(fetch(repository, path))
+    return repository.files[path].sha256 or _sha256_of(fetch(repository, path))
+
+
+def is_cached(repository: Repository, path: str) -> bool:
+    """Whether a file needs no download on this node."""
+    return repository.commit is None or _in_cache(repository, path) is not None
+
+
+def cache_folder() -> Path:
+    """Where layerscope keeps what it derives from downloads: beside the hub's cache, so they share a disk."""
+    return Path(constants.HF_HUB_CACHE).parent / "layerscope"
+
+
+def _in_cache(repository: Repository, path: str) -> Path | None:
+    cached = huggingface_hub.try_to_load_from_cache(
+        repository.name, path, revision=repository.commit, repo_type=repository.kind
+    )
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def _sha256_of(path: Path) -> str:
@@ -145,18 +163,6 @@ def _sha256_of(path: Path) -> str:
     return digest
 
 
-def cache_folder() -> Path:
-    """Where layerscope keeps what it derives from downloads: beside the hub's cache, so they share a disk."""
-    return Path(constants.HF_HUB_CACHE).parent / "layerscope"
-
-
-def is_cached(repository: Repository, path: str) -> bool:
-    """Whether a file needs no download on this node."""
-    if repository.commit is None:
-        return True
-    return isinstance(huggingface_hub.try_to_load_from_cache(repository.name, path, revision=repository.commit), str)
-
-
 def _list_folder(folder: Path) -> dict[str, FileInfo]:
     files = {}
     for directory, _, names in os.walk(folder, followlinks=False):
@@ -165,6 +171,17 @@ def _list_folder(folder: Path) -> dict[str, FileInfo]:
             if path.is_file():
                 files[path.relative_to(folder).as_posix()] = FileInfo(path.stat().st_size)
     return files
+
+
+def _listing_path(name: str, revision: str, kind: Kind) -> Path:
+    key = hashlib.sha256(f"{constants.ENDPOINT}\0{kind}\0{name}\0{revision}".encode()).hexdigest()[:32]
+    return cache_folder() / "listings" / f"{key}.json"
+
+
+def _read_listing(path: Path, kind: Kind) -> Repository:
+    listing = orjson.loads(path.read_bytes())
+    files = {name: FileInfo(**info) for name, info in listing["files"].items()}
+    return Repository(listing["name"], listing["commit"], files, kind)
 
 
 def _cached_repository(name: str, revision: str, kind: Kind) -> Repository:
@@ -177,89 +194,4 @@ def _cached_repository(name: str, revision: str, kind: Kind) -> Repository:
             f"HF_HUB_OFFLINE is set and revision {revision} of {name} is not in the hub's cache ({root.parent}).\n"
             "Download it once with a connection, or point HF_HOME at the cache that holds it."
         )
-    return Repository(name, commit, _list_folder(snapshot), kind)
-
-
-@contextmanager
-def _known_errors(name: str, revision: str) -> Iterator[None]:
-    """Turns what the hub's client raises into errors that say what to do."""
-    try:
-        yield
-    except GatedRepoError as error:  # before RepositoryNotFoundError, which it derives from
-        raise LayerscopeError(_gated_message(name)) from error
-    except RepositoryNotFoundError as error:
-        raise UsageError(
-            f"The hub has no repository {name}, or it is private and your token cannot read it.\n"
-            "Check the spelling; for a private one log in with `hf auth login` or set HF_TOKEN."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise UsageError(f"{name} has no revision {revision!r}. {_revisions(name)}") from error
-    except HFValidationError as error:
-        raise UsageError(f"{name!r} is not the id of a repository: {_first_line(error)}") from error
-    except RemoteEntryNotFoundError as error:
-        raise LayerscopeError(f"{name} at {revision} lacks a file it should hold: {_first_line(error)}") from error
-    except HfHubHTTPError as error:
-        raise LayerscopeError(_refused_message(name, error)) from error
-    except (OSError, httpx2.HTTPError) as error:  # LocalEntryNotFoundError among them: neither cached nor reachable
-        if isinstance(error.__cause__, HfHubHTTPError):
-            raise LayerscopeError(_refused_message(name, error.__cause__)) from error
-        raise LayerscopeError(
-            f"The hub cannot be reached for {name}: {_first_line(error.__cause__ or error)}\n"
-            "Check the connection and run again; with everything in the cache, set HF_HUB_OFFLINE=1."
-        ) from error
-
-
-def _patiently(request: Callable[[], _T]) -> _T:
-    """Repeats a request while the hub is busy or the line is bad, for about a minute at most.
-
-    The hub's client repeats some requests itself, others (listings, a body that ends in 500) never.
-    """
-    for wait in (1, 2, 4, 8, None):
-        try:
-            return request()
-        except HfHubHTTPError as error:
-            if wait is None or error.response is None or error.response.status_code not in _BUSY:
-                raise
-            told = error.response.headers.get("Retry-After", "")
-            time.sleep(min(int(told), _LONGEST_WAIT_SECONDS) if told.isdigit() else wait)
-        except httpx2.TransportError:
-            if wait is None:
-                raise
-            time.sleep(wait)
-    raise AssertionError("unreachable")
-
-
-def _refused_message(name: str, error: HfHubHTTPError) -> str:
-    status = error.response.status_code if error.response is not None else "no status"
-    if status == 401:
-        return (
-            f"The hub does not accept your token (asked for {name}): it is invalid or expired.\n"
-            "Log in again with `hf auth login`, or set HF_TOKEN to a valid token."
-        )
-    return f"The hub answered {status} for {name}: {_first_line(error)}\nRun the same command again later; it goes on."
-
-
-def _gated_message(name: str) -> str:
-    page = f"{constants.ENDPOINT}/{name}"
-    if huggingface_hub.get_token() is None:
-        return (
-            f"{name} is gated, and there is no hub token on this machine.\n"
-            f"Accept its licence on {page}, then `hf auth login` (or set HF_TOKEN)."
-        )
-    return (
-        f"{name} is gated, and the account of your token has not been granted access to it.\n"
-        f"Accept its licence on {page}, then run again."
-    )
-
-
-def _revisions(name: str) -> str:
-    try:
-        refs = HfApi().list_repo_refs(name)
-    except (HfHubHTTPError, OSError):
-        return "Name a branch, tag or commit of it."
-    return "It has " + ", ".join([ref.name for ref in [*refs.branches, *refs.tags]][:20]) + "."
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    return Repository(name, commit, _list_folder(snapshot), kind, partial=True)

@@ -9,6 +9,7 @@ import orjson
 
 from layerscope import journal
 from layerscope.errors import LayerscopeError, UsageError
+from layerscope.files import size_text
 from layerscope.journal import Extent, read_lines, read_manifest
 from layerscope.summary import Totals
 
@@ -33,7 +34,7 @@ def status(path: Path) -> str:
     state = "a run is writing it" if alive else "complete" if totals.questions == total else "stopped"
     about = manifest["about"]
     lines = [
-        f"file      {path} ({path.stat().st_size / 1e6:,.1f} MB)",
+        f"file      {path} ({size_text(path.stat().st_size)})",
         f"state     {state}",
         f"done      {totals.questions} of {total} questions",
         f"errors    {totals.errors}" + (f" (example_id {', '.join(map(str, errors[:10]))})" if errors else ""),

@@ -1,5 +1,6 @@
 """A job: everything that is settled before anything expensive starts, and the manifest's account of it."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 from layerscope import hub, journal
 from layerscope.config import Config
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.files import user_path
+from layerscope.files import size_text, user_path
 from layerscope.gemma import GemmaSpec, read_spec, tokenizer_path
 from layerscope.gemma_scope import SaeChoice, choose_saes, ranges
 from layerscope.hub import Repository, open_repository
@@ -145,8 +146,12 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
         warnings.append(
             f"{sae_name} has no SAE of width {config.sae_width} for the layers {ranges(missing)}: left out."
         )
-    with hub.open_file(sae_repository, saes[0].path) as stream:
-        d_sae = read_shapes(stream, spec.d_model, f"{saes[0].path} of {sae_name}")["W_enc"][1]
+    shapes = hub.read_parts(
+        sae_repository,
+        saes[0].path,
+        lambda stream: read_shapes(stream, spec.d_model, f"{saes[0].path} of {sae_name}"),
+    )
+    d_sae = shapes["W_enc"][1]
     numerics = _numerics(config, nodes, spec)
     tokenizer = PairTokenizer(tokenizer_path(model), spec.context)
     if tokenizer.bos_id != spec.bos_id:
@@ -180,7 +185,7 @@ def check_space(job: Job) -> None:
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise LayerscopeError(
-            f"{path.parent} has {free / 1e9:.1f} GB free; the records will take about {needed / 1e9:.1f} GB more.\n"
+            f"{path.parent} has {size_text(free)} free; the records will take about {size_text(needed)} more.\n"
             "Make room, name an --output-file elsewhere, or take fewer questions, layers or features."
         )
 
@@ -218,8 +223,13 @@ def _check_output(config: Config) -> None:
     path, output = journal.records_path(config.output_file), user_path(config.output_file).absolute()
     if not path.parent.is_dir():
         raise UsageError(f"--output-file: there is no folder {path.parent}. Make it, or name another file.")
-    if path.is_dir() or output.is_dir():
-        raise UsageError(f"--output-file: {output} is a folder. Name a file.")
+    for file in {path, output}:
+        if file.exists() and not file.is_file():
+            raise UsageError(
+                f"--output-file: {file} is {'a folder' if file.is_dir() else 'no regular file'}. Name a file."
+            )
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"--output-file: {path.parent} cannot be written to. Name a file elsewhere.")
     if output != path and output.exists() and not path.exists() and not config.overwrite:
         raise UsageError(
             f"{output} is there already, without the {path.name} of a run that could go on.\n"

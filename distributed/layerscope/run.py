@@ -15,6 +15,7 @@ from layerscope import cluster, journal
 from layerscope.config import Config
 from layerscope.describe import describe, summarise
 from layerscope.driver import Driver
+from layerscope.files import size_text
 from layerscope.job import Job, check_space, download_bytes, prepare
 from layerscope.progress import Progress
 from layerscope.summary import Totals
@@ -81,7 +82,7 @@ def _work(
         Progress(len(job.selection), totals) as progress,
     ):
         if missing := download_bytes(job):
-            progress.note(f"Up to {missing / 1e9:.1f} GB come from the hub first, to every node that lacks them.")
+            progress.note(f"Up to {size_text(missing)} come from the hub first, to every node that lacks them.")
         if retried:
             totals = progress.totals = _retry(job, file, retried, progress, caught)
         _go_on(job, file, totals, progress, caught)

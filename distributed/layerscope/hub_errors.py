@@ -1,0 +1,130 @@
+"""Patience with the hub, and its failures as known errors that say what to do."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import httpx2
+import huggingface_hub
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from layerscope.errors import LayerscopeError, UsageError
+
+_T = TypeVar("_T")
+_BUSY = (429, 500, 502, 503, 504)
+_PATIENCE_SECONDS = 60.0
+_CUT_SHORT = "Consistency check failed"  # how the client's plain OSError for a body of another length begins
+
+
+def patiently(request: Callable[[], _T]) -> _T:
+    """Repeats a request while the hub is busy or the line is bad, for about a minute.
+
+    The hub's client repeats some requests itself, others (listings, a body that ends in 500) never.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    wait = 1.0
+    while True:
+        try:
+            return request()
+        except (OSError, httpx2.TransportError) as error:
+            if not _may_pass(error):
+                raise
+            wait = max(wait, _told_to_wait(error))
+            if time.monotonic() + wait > deadline:
+                raise
+        time.sleep(wait)
+        wait *= 2
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, HfHubHTTPError):
+        return error.response is not None and error.response.status_code in _BUSY
+    return isinstance(error, httpx2.TransportError) or _CUT_SHORT in str(error)
+
+
+def _told_to_wait(error: Exception) -> float:
+    response = error.response if isinstance(error, HfHubHTTPError) else None
+    told = response.headers.get("Retry-After", "") if response is not None else ""
+    return float(told) if told.isdigit() else 0.0
+
+
+@contextmanager
+def known_errors(name: str, revision: str) -> Iterator[None]:
+    """Turns what the hub's client raises for a repository into known errors."""
+    try:
+        yield
+    except GatedRepoError as error:  # before RepositoryNotFoundError, which it derives from
+        raise LayerscopeError(_gated_message(name)) from error
+    except RepositoryNotFoundError as error:
+        raise UsageError(
+            f"The hub has no repository {name}, or it is private and your token cannot read it.\n"
+            "Check the spelling; for a private one log in with `hf auth login` or set HF_TOKEN."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UsageError(f"{name} has no revision {revision!r}. {_revisions(name)}") from error
+    except HFValidationError as error:
+        raise UsageError(f"{name!r} is not the id of a repository: {first_line(error)}") from error
+    except RemoteEntryNotFoundError as error:
+        raise LayerscopeError(f"{name} at {revision} lacks a file it should hold: {first_line(error)}") from error
+    except HfHubHTTPError as error:
+        raise LayerscopeError(_refused_message(name, error)) from error
+    except (OSError, httpx2.HTTPError) as error:  # LocalEntryNotFoundError among them: neither cached nor reachable
+        raise LayerscopeError(_unreachable_message(name, error)) from error
+
+
+def _gated_message(name: str) -> str:
+    page = f"{constants.ENDPOINT}/{name}"
+    if huggingface_hub.get_token() is None:
+        return (
+            f"{name} is gated, and there is no hub token on this machine.\n"
+            f"Accept its licence on {page}, then `hf auth login` (or set HF_TOKEN)."
+        )
+    return (
+        f"{name} is gated, and the account of your token has not been granted access to it.\n"
+        f"Accept its licence on {page}, then run again."
+    )
+
+
+def _refused_message(name: str, error: HfHubHTTPError) -> str:
+    status = error.response.status_code if error.response is not None else None
+    if status == 401:
+        return (
+            f"The hub does not accept your token (asked for {name}): it is invalid or expired.\n"
+            "Log in again with `hf auth login`, or set HF_TOKEN to a valid token."
+        )
+    advice = "Run the same command again later; it goes on." if status in _BUSY else "Check the name and your access."
+    return f"The hub answered {status or 'without a status'} for {name}: {first_line(error)}\n{advice}"
+
+
+def _unreachable_message(name: str, error: Exception) -> str:
+    if isinstance(error.__cause__, HfHubHTTPError):
+        return _refused_message(name, error.__cause__)
+    if _CUT_SHORT in str(error):
+        return f"A file of {name} arrives cut short, again and again: {first_line(error)}\nRun the same command later."
+    return (
+        f"The hub cannot be reached for {name}: {first_line(error.__cause__ or error)}\n"
+        "Check the connection and run again; with everything in the cache, set HF_HUB_OFFLINE=1."
+    )
+
+
+def _revisions(name: str) -> str:
+    try:
+        refs = HfApi().list_repo_refs(name)
+    except (OSError, httpx2.HTTPError):
+        return "Name a branch, tag or commit of it."
+    return "It has " + ", ".join([ref.name for ref in [*refs.branches, *refs.tags]][:20]) + "."
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
