@@ -93,7 +93,7 @@ def _choose(config: Config, repository: Repository, layer: int, by_l0: Mapping[i
             f"{config.sae_l0} one.\nRun `layerscope plan` once with a connection, or name a number with --sae-l0."
         )
     else:
-        l0 = {"canonical": canonical_l0, "min": min, "max": max}[config.sae_l0](by_l0)
+        l0 = {"canonical": canonical_l0(by_l0), "min": min(by_l0), "max": max(by_l0)}[config.sae_l0]
     if l0 not in by_l0:
         raise UsageError(
             f"{repository.name} has no SAE of layer {layer}, width {config.sae_width} with an average L0 of {l0}; "

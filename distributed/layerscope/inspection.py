@@ -25,10 +25,14 @@ def status(path: Path) -> str:
     manifest = _manifest(path)
     totals, errors = Totals(), []
     for line in read_lines(path):
-        record = orjson.loads(line)
-        totals.add_record(record)
-        if "error" in record:
-            errors.append(record["example_id"])
+        try:
+            record = orjson.loads(line)
+            if "error" in record:
+                errors.append(record["example_id"])
+            totals.add_record(record)
+        except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+            number = totals.questions + 1
+            raise LayerscopeError(f"{path}, line {number} is not a record. `layerscope verify` says more.") from error
     total = manifest["identity"]["plan"]["questions"]
     alive = journal.is_locked(path)
     state = "a run is writing it" if alive else "complete" if totals.questions == total else "stopped"
@@ -89,10 +93,14 @@ def check_record(record: dict[str, Any], layers: dict[str, Any], top_k: int | st
         return
     if not isinstance(record["question"], str) or not isinstance(record["model_is_correct"], bool):
         raise TypeError("question must be a string and model_is_correct a boolean")
+    if record["label"] not in (0, 1):
+        raise ValueError(f"label is {record['label']}")
     positive, negative = (record[name] for name in _DETAILS)
     for details in (positive, negative):
         if not (isinstance(details["text"], str) and math.isfinite(details["log_likelihood"])):
             raise ValueError("text must be a string and log_likelihood finite")
+        if not (isinstance(details["token_count"], int) and isinstance(details["final_token"], str)):
+            raise TypeError("token_count must be a whole number and final_token a string")
         by_layer, counts = details["active_features_by_layer"], details["active_feature_count_by_layer"]
         if list(by_layer) != list(layers) or list(counts) != list(layers):
             raise ValueError(f"the layers are {', '.join(by_layer)}, the run's are {', '.join(layers)}")
@@ -106,6 +114,8 @@ def check_record(record: dict[str, Any], layers: dict[str, Any], top_k: int | st
 def _check_features(features: list[dict[str, Any]], layer: int, count: int, top_k: int | str) -> None:
     if len(features) != (count if top_k == "all" else min(count, int(top_k))):
         raise ValueError(f"layer {layer} lists {len(features)} features of {count} active ones")
+    if not all(isinstance(feature["feature_id"], int) and feature["feature_id"] >= 0 for feature in features):
+        raise ValueError(f"a feature_id of layer {layer} is no whole number from 0")
     order = [(-feature["activation"], feature["feature_id"]) for feature in features]
     if order != sorted(set(order)) or any(f["layer"] != layer or not f["activation"] > 0 for f in features):
         raise ValueError(f"the features of layer {layer} are not active ones of it, strongest first")

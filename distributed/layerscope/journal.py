@@ -10,6 +10,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,13 @@ class Extent:
 class Journal:
     """The open output file of a run; made by `open_journal`, closed by leaving its `with` block."""
 
-    def __init__(self, path: Path, descriptor: int, manifest: dict[str, Any]) -> None:
+    def __init__(self, path: Path, descriptor: int, manifest: dict[str, Any], known: bool) -> None:
         self.path = path
         self._descriptor = descriptor
         self._manifest = manifest
         self._extent = Extent()
         self._checkpointed = 0.0
-        self._failed = False
+        self._known = known  # the extent is that of the file: nothing else may be noted in the manifest
 
     @property
     def lines(self) -> int:
@@ -104,9 +105,8 @@ class Journal:
                 f"{self.path} cannot be written: {error.strerror or error}. Its {self.lines} lines are whole.\n"
                 "Make room (or mend the disk) and run the same command again; it goes on there."
             ) from error
-        if not self.lines:
-            for aside in _aside(self.path):
-                aside.unlink(missing_ok=True)
+        if lines and not self.lines:
+            _forget_aside(self.path)
         for line in lines:
             self._extent.add(line)
         if time.monotonic() - self._checkpointed > _CHECKPOINT_SECONDS:
@@ -118,25 +118,41 @@ class Journal:
         Args:
             replacements: numbers from 0, ascending, and whole lines.
         """
-        wanted = iter(replacements)
-        number, replacement = next(wanted, (-1, b""))
-        extent = Extent()
         try:
             with replacing(self.path) as temporary:
                 descriptor = _open_locked(temporary)
-                for line in read_lines(self.path):
-                    if extent.lines == number:
-                        line = replacement
-                        number, replacement = next(wanted, (-1, b""))
-                    _write(descriptor, line)
-                    extent.add(line)
-                os.fsync(descriptor)
-            sync_folder(self.path.parent)
+                try:
+                    extent, unchanged = self._copy(descriptor, replacements)
+                    os.fsync(descriptor)
+                    # Until the new file's extent is noted, only what both have in common may be held against either.
+                    self._note({**self._manifest, "progress": unchanged})
+                except BaseException:
+                    os.close(descriptor)
+                    raise
         except OSError as error:
             raise LayerscopeError(f"{self.path} cannot be replaced: {error.strerror}. It is as it was.") from error
         os.close(self._descriptor)
         self._descriptor, self._extent = descriptor, extent
         self.checkpoint()
+        try:
+            sync_folder(self.path.parent)
+        except OSError as error:
+            raise LayerscopeError(f"{self.path.parent} cannot be synced: {error.strerror}. Mend the disk.") from error
+
+    def _copy(self, descriptor: int, replacements: Iterable[tuple[int, bytes]]) -> tuple[Extent, dict[str, Any]]:
+        """Copies the file, some lines replaced: the copy's extent, and the note of what comes before the first one."""
+        wanted = iter(replacements)
+        number, replacement = next(wanted, (-1, b""))
+        extent = Extent()
+        unchanged = None
+        for line in read_lines(self.path):
+            if extent.lines == number:
+                unchanged = unchanged or extent.note()
+                line = replacement
+                number, replacement = next(wanted, (-1, b""))
+            _write(descriptor, line)
+            extent.add(line)
+        return extent, unchanged or extent.note()
 
     def note_halved(self, batch: int) -> None:
         """Notes that a batch did not fit the memory as a whole: its numbers may differ in the last digit."""
@@ -144,15 +160,18 @@ class Journal:
 
     def checkpoint(self) -> None:
         """Notes in the manifest how far the file goes and what its bytes hash to."""
-        self._manifest = {**self._manifest, "progress": self._extent.note()}
-        _write_manifest(self.path, self._manifest)
+        self._note({**self._manifest, "progress": self._extent.note()})
         self._checkpointed = time.monotonic()
 
+    def _note(self, manifest: dict[str, Any]) -> None:
+        _write_manifest(self.path, manifest)
+        self._manifest = manifest
+
     def close(self) -> None:
-        """Notes the last state, unless writing has failed, and lets go of the lock."""
+        """Notes the last state, unless something failed, and lets go of the lock."""
         if self._descriptor >= 0:
             try:
-                if not self._failed:
+                if self._known:
                     self.checkpoint()
             finally:
                 os.close(self._descriptor)
@@ -183,17 +202,21 @@ class Journal:
                     f"{self.path}: line {self.lines} is not what this run wrote there, so it cannot go on.\n"
                     "Restore the file, name another with --output-file, or start anew with --overwrite."
                 ) from error
-        os.ftruncate(self._descriptor, self._extent.size)
-        os.lseek(self._descriptor, self._extent.size, os.SEEK_SET)
-        os.fsync(self._descriptor)
+        try:
+            self._cut()
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise LayerscopeError(f"{self.path} cannot be written: {error.strerror}. It is as it was.") from error
+        self._known = True
 
     def _take_back(self) -> None:
-        self._failed = True
-        try:
-            os.ftruncate(self._descriptor, self._extent.size)
-            os.lseek(self._descriptor, self._extent.size, os.SEEK_SET)
-        except OSError:
-            pass  # the next run removes the torn line
+        self._known = False
+        with suppress(OSError):  # the next run removes the torn line
+            self._cut()
+
+    def _cut(self) -> None:
+        os.ftruncate(self._descriptor, self._extent.size)
+        os.lseek(self._descriptor, self._extent.size, os.SEEK_SET)
 
 
 def open_journal(path: Path, identity: dict[str, Any], about: dict[str, Any], overwrite: bool) -> Journal:
@@ -211,25 +234,63 @@ def open_journal(path: Path, identity: dict[str, Any], about: dict[str, Any], ov
     descriptor = _open_locked(path)
     try:
         if os.fstat(descriptor).st_size and overwrite:
-            for there, aside in zip((path, manifest_path(path)), _aside(path), strict=True):
-                if there.exists():
-                    there.replace(aside)  # until the new file has its first record
-            os.close(descriptor)
-            descriptor = _open_locked(path)
-        if os.fstat(descriptor).st_size:
+            descriptor = _put_aside(path, descriptor)
+        fresh = not os.fstat(descriptor).st_size
+        if fresh:
+            _write_manifest(path, manifest)
+            sync_folder(path.parent)
+        else:
             manifest = read_manifest(path)
             if differing := differences(manifest["identity"], identity):
                 raise UsageError(
                     f"{path} was made with other settings: {'; '.join(differing)}.\n"
                     "Use the settings it was made with, name another --output-file, or start anew with --overwrite."
                 )
-        else:
-            _write_manifest(path, manifest)
-            sync_folder(path.parent)
+            if _has_records(path):
+                _forget_aside(path)
+        for leftover in path.parent.glob(f".{path.name[-100:]}.*.tmp"):  # of a run killed while it replaced the file
+            leftover.unlink(missing_ok=True)
+    except OSError as error:
+        os.close(descriptor)
+        raise LayerscopeError(f"{path} cannot be opened to be written: {error.strerror or error}.") from error
     except BaseException:
         os.close(descriptor)
         raise
-    return Journal(path, descriptor, manifest)
+    return Journal(path, descriptor, manifest, known=fresh)
+
+
+def _put_aside(path: Path, descriptor: int) -> int:
+    """Moves records and manifest aside until the new file has its first record; gives the new, empty file, locked.
+
+    May be cut off anywhere and called again: the last file that had a record, and its manifest, are what stands aside.
+    """
+    aside, manifest_aside = _aside(path)
+    if aside.exists() and not aside.samefile(path):
+        if not _has_records(path):
+            os.ftruncate(descriptor, 0)
+            return descriptor
+        _forget_aside(path)
+    with replacing(path) as new:  # never a moment in which somebody else could make the file
+        fresh = _open_locked(new)
+        try:
+            if not aside.exists():
+                if manifest_path(path).exists():
+                    manifest_path(path).replace(manifest_aside)  # first: without it nobody goes on with the records
+                os.link(path, aside)
+        except BaseException:
+            os.close(fresh)
+            raise
+    os.close(descriptor)
+    return fresh
+
+
+def _has_records(path: Path) -> bool:
+    return next(read_lines(path), None) is not None
+
+
+def _forget_aside(path: Path) -> None:
+    for aside in _aside(path):
+        aside.unlink(missing_ok=True)
 
 
 def is_locked(path: Path) -> bool:
@@ -258,7 +319,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{beside} cannot be read: {error}. Start anew with --overwrite, or restore it.") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "identity" not in manifest:
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not {"identity", "about"} <= set(manifest):
         raise UsageError(f"{beside} is not a manifest of this version of layerscope. Start anew with --overwrite.")
     return manifest
 
@@ -272,7 +333,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """`name: old -> new` for every value that differs, nested names joined by dots."""
+    """`name was …, is …` for every value that differs, nested names joined by dots."""
     found = []
     for key in [*old, *(key for key in new if key not in old)]:
         before, after = old.get(key), new.get(key)
@@ -285,14 +346,20 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 
 def write_array(path: Path, array_path: Path) -> None:
     """Writes the records of a finished file as one JSON array, in one atomic step."""
-    with replacing(array_path) as temporary, temporary.open("wb") as stream:
-        separator = b"[\n"
-        for line in read_lines(path):
-            stream.write(separator + line[:-1])
-            separator = b",\n"
-        stream.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        with replacing(array_path) as temporary, temporary.open("wb") as stream:
+            separator = b"[\n"
+            for line in read_lines(path):
+                stream.write(separator + line[:-1])
+                separator = b",\n"
+            stream.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise LayerscopeError(
+            f"{array_path} cannot be written: {error.strerror or error}. All records are in {path.name}.\n"
+            "Make room and run the same command again; it only writes the array."
+        ) from error
 
 
 def _short(value: object) -> str:
@@ -341,8 +408,10 @@ def _open_locked(path: Path) -> int:
 
 def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     try:
-        with replacing(manifest_path(path)) as temporary:
-            temporary.write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
+        with replacing(manifest_path(path)) as temporary, temporary.open("wb") as stream:
+            stream.write(orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
     except OSError as error:
         raise LayerscopeError(
             f"The manifest of {path} cannot be written: {error.strerror}. Make room and run again."

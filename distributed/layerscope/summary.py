@@ -77,5 +77,6 @@ def _share(count: int, total: int) -> str:
     if not total:
         return "no question scored"
     share = count / total
-    error = math.sqrt(share * (1 - share) / (total - 1)) if total > 1 else math.nan
-    return f"{share:.2%} ± {error:.2%}"
+    if total == 1:
+        return f"{share:.2%}"
+    return f"{share:.2%} ± {math.sqrt(share * (1 - share) / (total - 1)):.2%}"
