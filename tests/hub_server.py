@@ -220,6 +220,8 @@ class HubServer:
         url = urlsplit(target)
         if url.path == "/api/whoami-v2":
             return self._whoami(token)
+        if branches := re.fullmatch(r"/api/models/(.+)/refs", url.path):
+            return self._branches(self._history("model", branches[1], token))
         route = _API_ROUTE.fullmatch(url.path) or _RESOLVE_ROUTE.fullmatch(url.path)
         if route is None:
             raise _Refusal(404, "Sorry, we can't find the page you are looking for.")
@@ -235,6 +237,13 @@ class HubServer:
             file = history.file(sha, path)
             return _download(_File(path, replace) if replace is not None else file, sha, byte_range)
         return _json(_metadata(history, sha, route["action"], path, parse_qs(url.query) | parse_qs(form.decode())))
+
+    @staticmethod
+    def _branches(history: "_History") -> _Answer:
+        branches = [
+            {"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha} for name, sha in history.branches.items()
+        ]
+        return _json({"branches": branches, "converts": [], "tags": []})
 
     def _whoami(self, token: str | None) -> _Answer:
         if token is None:

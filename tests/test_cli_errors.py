@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import hub_server
 from conftest import Command
 from hub_server import HubServer, Repository
 from layerscope.config import Config, option
@@ -149,24 +148,15 @@ def test_help_lists_the_commands(layerscope: Command) -> None:
 
 def test_address_that_is_none(fails: Fails, tiny_options: list[str]) -> None:
     """A misspelt address of a cluster ends in a traceback of Ray."""
-    says(fails("plan", *tiny_options, "--address", "nowhere", code=FAILED), "nowhere", "--address local")
+    says(fails("plan", *tiny_options, "--address", "nowhere", code=USAGE), "nowhere", "HOST:PORT")
+
+
+def test_address_where_nobody_answers(fails: Fails, tiny_options: list[str]) -> None:
+    """Ray tries a closed port for a quarter of an hour."""
+    says(fails("plan", *tiny_options, "--address", "127.0.0.1:1", code=FAILED), "127.0.0.1:1", "--address local")
 
 
 # The hub
-
-
-class HubWithBranches(HubServer):
-    """A hub that lists its branches, too."""
-
-    def answer(self, target: str, *arguments: object) -> hub_server._Answer:
-        if match := re.fullmatch(r"/api/models/(.+)/refs", target):
-            history = self._histories["model", match[1]]
-            branches = [
-                {"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha}
-                for name, sha in history.branches.items()
-            ]
-            return hub_server._json({"branches": branches, "converts": [], "tags": []})
-        return super().answer(target, *arguments)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +166,7 @@ def hub(tiny: Path) -> Iterator[HubServer]:
         {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         for folder in (tiny / "model", tiny / "saes")
     )
-    with HubWithBranches() as server:
+    with HubServer() as server:
         server.tokens = {"hf_alice": "alice", "hf_bob": "bob"}
         server.licensed = {"hf_alice"}
         server.add(Repository("model", MODEL, model, gated=True))
@@ -455,7 +445,7 @@ def fails_on_mount(hub_home: Path, tiny_options: list[str], tmp_path: Path, outp
 
 def test_no_right_to_write(fails_on_mount: Fails, output: Path) -> None:
     """Hours of work have nowhere to go."""
-    says(fails_on_mount("ro,size=64m"), str(output / "x.jsonl"), "cannot be written", "--output-file")
+    says(fails_on_mount("ro,size=64m"), str(output), "cannot be written", "--output-file")
 
 
 def test_no_space(fails_on_mount: Fails, output: Path) -> None:

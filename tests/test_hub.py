@@ -87,9 +87,9 @@ def downloads(requests: Sequence[Request]) -> list[tuple[str, int | None, int]]:
 
 def download_megabytes(plan: str) -> float:
     """What a plan says is to be downloaded."""
-    told = re.search(r"^download\s+([\d.,]+) (kB|MB|GB)", plan, re.MULTILINE)
+    told = re.search(r"^download\s+([\d.,]+) (bytes|kB|MB|GB)", plan, re.MULTILINE)
     assert told, plan
-    return float(told[1].replace(",", "")) * {"kB": 1e-3, "MB": 1, "GB": 1e3}[told[2]]
+    return float(told[1].replace(",", "")) * {"bytes": 1e-6, "kB": 1e-3, "MB": 1, "GB": 1e3}[told[2]]
 
 
 # Faults
@@ -129,7 +129,7 @@ print(json.dumps([kind, message, time.monotonic() - started]))
 """
 LIST = f"repository = hub.open_repository({SAES!r})\n"
 FETCH = f"{LIST}message = hashlib.sha256(hub.fetch(repository, {SAE!r}).read_bytes()).hexdigest()\n"
-READ = f"{LIST}with hub.open_file(repository, {SAE!r}) as stream:\n    stream.seek(-1000, 2)\n    stream.read()\n"
+READ = f"{LIST}hub.read_parts(repository, {SAE!r}, lambda stream: (stream.seek(-1000, 2), stream.read()))\n"
 REVISION = f"hub.open_repository({MODEL!r}, 'v9')"
 CONTENT = "GET .*/resolve/"
 

@@ -24,7 +24,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from layerscope import journal as journal_module
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.journal import (
     Journal,
@@ -577,25 +576,6 @@ def test_the_file_that_took_the_place_of_the_one_just_opened_is_the_one_that_is_
         assert os.path.samestat(os.fstat(journal._descriptor), path.stat())
         journal.append(LINES[5:])
     assert path.read_bytes() == WHOLE
-
-
-def test_an_overwriting_run_that_loses_the_file_to_another_run_says_so(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between setting the old file aside and making the new one, another run may be faster."""
-    written(path, LINES[:3])
-    real, rivals = journal_module._open_locked, list[int]()
-
-    def raced(wanted: Path) -> int:
-        if not wanted.exists():  # set aside just now
-            rivals.append(os.open(wanted, os.O_RDWR | os.O_CREAT))
-            fcntl.flock(rivals[0], fcntl.LOCK_EX)
-        return real(wanted)
-
-    monkeypatch.setattr(journal_module, "_open_locked", raced)
-    with pytest.raises(LayerscopeError, match="Another run is writing"):
-        open_journal(path, IDENTITY, {}, overwrite=True)
-    os.close(rivals[0])
 
 
 def test_runs_that_overwrite_each_other_all_the_time_are_never_two_at_once(path: Path) -> None:
