@@ -144,7 +144,7 @@ def test_the_driver_killed_25_times_leaves_a_prefix_each_time_and_the_same_file(
     kills = 0
     with ray_cluster(num_cpus=4, object_store_memory=200 << 20) as cluster:
         while kills < 25:
-            run = start(address=cluster.address)
+            run = start("--layer-blocks", "1", address=cluster.address)
             if dice.random() < 0.4:
                 moment = time.monotonic() + dice.uniform(0.2, 5)
                 run.wait_until(lambda moment=moment: time.monotonic() > moment)  # type: ignore[misc]
@@ -268,3 +268,18 @@ def test_a_question_that_never_fits_stops_the_run_with_its_id(start: Start, expe
     assert f"Question {first} " in errors
     assert "Traceback" not in errors
     assert len(errors.strip().splitlines()) <= 3
+
+
+def test_retried_errors_are_replaced_in_place_by_the_undisturbed_bytes(start: Start, expected: bytes) -> None:
+    """Questions that failed for a passing reason: `--retry-errors` gives the file that would have been."""
+    spoilt = start(fault="flaky:2")
+    assert spoilt.finish()[0] == 0
+    lines = spoilt.output.read_bytes().splitlines(keepends=True)
+    failed = [index for index, line in enumerate(lines) if b'"error"' in line]
+    assert len(failed) > 20
+    assert all(b"after layer 1" in lines[index] for index in failed)
+    code, out, errors = start("--retry-errors").finish()
+    assert code == 0, errors
+    assert f"Retrying {len(failed)} questions" in errors
+    assert "(0 with an error line)" in out
+    assert spoilt.output.read_bytes() == expected

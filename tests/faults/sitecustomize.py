@@ -2,7 +2,7 @@
 
 `LAYERSCOPE_FAULT` says what the model's forward pass shall do, in every process that loads one:
 `slow:SECONDS` sleeps before it, so that a test can catch it at work; `oom:TOKENS` raises `torch.OutOfMemoryError`, as
-CUDA does, for a batch of more tokens.
+CUDA does, for a batch of more tokens; `flaky:N` finds a residual not finite in every Nth pair of a batch.
 """
 
 import importlib.abc
@@ -23,7 +23,11 @@ def spoil(module: ModuleType) -> None:
             time.sleep(float(value))
         if kind == "oom" and sum(len(pair.tokens) for pair in pairs) > int(value):
             raise module.torch.OutOfMemoryError("CUDA out of memory (simulated)")
-        return forward(self, pairs, layers)
+        result = forward(self, pairs, layers)
+        if kind == "flaky":
+            for index in range(0, len(pairs), int(value)):
+                result.scores[index] = result.scores[index]._replace(failed_layer=layers[1])
+        return result
 
     module.LanguageModel.forward = faulty
 
