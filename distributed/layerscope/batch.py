@@ -4,10 +4,12 @@ The actors call these; the driver joins what they return (`records.py`). Compose
 bytes.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -15,11 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from layerscope.errors import LayerscopeError
-from layerscope.language_model import LanguageModel, PairScore
 from layerscope.pairs import Pair, PairTokenizer, UnscorableError
 from layerscope.questions import Question
 from layerscope.records import LayerBlock, Outcome, SolutionScore, error_line, frame_record, serialise_block
 from layerscope.sae import SaeEncoder, TopK, concatenate, encode_top_k
+
+if TYPE_CHECKING:  # transformers takes seconds to import, and encoders do without it
+    from layerscope.language_model import LanguageModel, PairScore
 
 
 class ScoredBatch(NamedTuple):
