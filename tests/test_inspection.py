@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from conftest import Command
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.inspection import status, verify
-from layerscope.journal import manifest_path, open_journal
+from layerscope.journal import open_journal
+from layerscope.manifest import manifest_path
 from layerscope.questions import Question
 from layerscope.records import SolutionScore, error_line, frame_record, join_record, serialise_block
 from layerscope.sae import TopK

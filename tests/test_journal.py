@@ -25,16 +25,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.journal import (
-    Journal,
-    differences,
-    is_locked,
-    manifest_path,
-    open_journal,
-    read_manifest,
-    records_path,
-    write_array,
-)
+from layerscope.journal import Journal, is_locked, open_journal, records_path, write_array
+from layerscope.manifest import differences, manifest_path, read_manifest
 
 ORDER = np.random.default_rng(0).permutation(24)
 IDENTITY: dict[str, Any] = {"settings": {"seed": 0, "dtype": "float32"}, "plan": {"questions": len(ORDER)}}
@@ -128,7 +120,8 @@ import os, resource, sys, time
 from pathlib import Path
 import numpy as np, orjson
 from layerscope.errors import LayerscopeError
-from layerscope.journal import manifest_path, open_journal, write_array
+from layerscope.journal import open_journal, write_array
+from layerscope.manifest import manifest_path
 
 path, identity = Path(sys.argv[1]), orjson.loads(sys.argv[2])
 lines = [line + b"\\n" for line in sys.stdin.buffer.read().split(b"\\n")[:-1]]

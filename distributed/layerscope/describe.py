@@ -3,6 +3,7 @@
 from layerscope import journal
 from layerscope.files import size_text
 from layerscope.job import Job, download_bytes
+from layerscope.manifest import differences, manifest_path, read_manifest
 from layerscope.placement import Placement
 from layerscope.summary import Totals
 
@@ -52,7 +53,7 @@ def _done(job: Job) -> str:
     if not path.is_file() or not path.stat().st_size:
         return "nothing: the output file is not there yet"
     told = f"{sum(1 for _ in journal.read_lines(path))} of {len(job.selection)} questions"
-    differing = journal.differences(journal.read_manifest(path)["identity"], job.identity())
+    differing = differences(read_manifest(path)["identity"], job.identity())
     return f"{told}, but with other settings: {'; '.join(differing)}" if differing else told
 
 
@@ -67,7 +68,7 @@ def summarise(job: Job, totals: Totals, rate: float) -> str:
     Args:
         rate: questions per second of this run; 0 where it had nothing to do.
     """
-    files = [str(job.records_path), str(journal.manifest_path(job.records_path))]
+    files = [str(job.records_path), str(manifest_path(job.records_path))]
     if job.array_path:
         files.append(str(job.array_path))
     lines = [

@@ -21,13 +21,12 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from layerscope.actors import WORKER_ENVIRONMENT, EncoderActor, GemmaActor, Scores, TorchSettings
+from layerscope.actors import Scores
+from layerscope.crew import Crew, Member, Reference
 from layerscope.errors import LayerscopeError
 from layerscope.job import Job
-from layerscope.placement import Share
 from layerscope.records import ErrorLine, Frame, LayerBlock, Outcome, join_record, settle
 
-Reference = ray.ObjectRef[Any]
 # What a machine does to a call; anything else that a call raises is an answer.
 MACHINE_FAULTS = (
     RayActorError,
@@ -41,21 +40,6 @@ MAX_ATTEMPTS = 5  # of one batch, and of one actor to start
 _CALLS_PER_GEMMA_ACTOR = 2  # one at work and one waiting, so that the GPU never does
 _WAIT_SECONDS = 0.5
 _SILENCE_SECONDS = 60.0
-
-
-@dataclass
-class Member:
-    """A place in the crew, and the actor that fills it now."""
-
-    start: Callable[[], tuple[Any, Reference]]
-    """Starts an actor: its handle, and the reference that resolves once it has loaded."""
-    block: int | None = None
-    """The layer block of an encoder; None for a Gemma actor."""
-    handle: Any = None
-    ready: bool = False
-    calls: int = 0
-    deaths: int = 0
-    """In a row, without a finished call between them."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +103,7 @@ class Driver:
         self._scored: dict[int, Scored] = {}
         self._to_encode: list[tuple[int, int]] = []  # batch and block
         self._failures: Counter[int] = Counter()
-        self._gemma = [Member(self._start_gemma) for _ in range(job.placement.gemma_actors)]
-        self._encoders = [
-            Member(lambda block=block: self._start_encoder(block), block)  # type: ignore[misc]
-            for block in range(len(job.placement.blocks))
-            for _ in range(job.placement.encoders_per_block)
-        ]
+        self._crew = Crew(job)
 
     def results(self, stopped: Callable[[], bool]) -> Iterator[BatchLines]:
         """The lines of every batch in its turn, until all are out or `stopped` says so.
@@ -133,8 +112,8 @@ class Driver:
             LayerscopeError: a fault that a retry does not mend.
         """
         try:
-            for member in [*self._gemma, *self._encoders]:
-                self._start(member)
+            for member in [*self._crew.gemma, *self._crew.encoders]:
+                self._await(member, None, self._crew.start(member))
             heard = time.monotonic()
             while self._turn and not stopped():
                 self._dispatch()
@@ -142,30 +121,28 @@ class Driver:
                     heard = time.monotonic()
                 elif time.monotonic() - heard > _SILENCE_SECONDS:
                     heard = time.monotonic()
-                    self._tell(self._silence())
+                    self._tell(f"Nothing came back for {_SILENCE_SECONDS:.0f} s: {self._crew.describe()}")
                 for reference in answered:
                     self._collect(reference)
                 while self._turn and (scored := self._scored.get(self._turn[0])) and scored.complete:
                     del self._scored[self._turn[0]]
                     yield _batch_lines(self._turn.popleft(), scored)
         finally:
-            for member in [*self._gemma, *self._encoders]:
-                if member.handle is not None:
-                    ray.kill(member.handle)  # a GPU's memory is free again only when the process is gone
+            for member in [*self._crew.gemma, *self._crew.encoders]:
+                self._crew.dismiss(member)
 
     def _dispatch(self) -> None:
         """Gives out what can be worked on: activations first, because they fill the object store."""
         waiting = []
         for batch, block in self._to_encode:
-            group = [member for member in self._encoders if member.block == block and member.ready]
-            if not group:
+            member = self._crew.encoder(block)
+            if member is None:
                 waiting.append((batch, block))
                 continue
-            member = min(group, key=lambda member: member.calls)
             activations = self._scored[batch].activations[block]
             self._await(member, batch, member.handle.encode.remote(activations, self._job.numerics.top_k))
         self._to_encode = waiting
-        for member in self._gemma:
+        for member in self._crew.gemma:
             while member.ready and member.calls < _CALLS_PER_GEMMA_ACTOR and self._todo_in_window():
                 batch = heappop(self._todo)
                 questions = [self._job.selection[int(example_id)] for example_id in self._job.plan.batch(batch)]
@@ -231,7 +208,7 @@ class Driver:
                     f"An actor died {member.deaths} times while it was starting: {_first_line(fault)}\n"
                     "Most often the memory is too small: take fewer actors, --dtype bfloat16 or fewer layers."
                 )
-            self._start(member)
+            self._await(member, None, self._crew.start(member))
         if call.batch is not None:
             self._send_back(call.batch, fault)
 
@@ -254,36 +231,6 @@ class Driver:
         self._to_encode = [(other, block) for other, block in self._to_encode if other != batch]
         heappush(self._todo, batch)
 
-    def _start(self, member: Member) -> None:
-        """Fills a place with a new actor; the old one, if there is one, is gone or is sent away."""
-        if member.handle is not None:
-            ray.kill(member.handle)
-        member.ready, member.calls = False, 0
-        member.handle, loaded = member.start()
-        self._await(member, None, loaded)
-
-    def _start_gemma(self) -> tuple[Any, Reference]:
-        job = self._job
-        actor = _with_share(GemmaActor, job.placement.gemma).remote()
-        settings = TorchSettings(job.placement.device, job.numerics.dtype, job.numerics.threads)
-        return actor, actor.load.remote(job.model, job.spec, job.placement.blocks, settings)
-
-    def _start_encoder(self, block: int) -> tuple[Any, Reference]:
-        job = self._job
-        actor = _with_share(EncoderActor, job.placement.encoder).remote()
-        saes = [sae for sae in job.saes if sae.layer in job.placement.blocks[block]]
-        settings = TorchSettings(job.placement.device, job.numerics.sae_dtype, job.numerics.threads)
-        return actor, actor.load.remote(job.sae_repository, saes, job.spec.d_model, settings)
-
-    def _silence(self) -> str:
-        ready = sum(member.ready for member in self._gemma), sum(member.ready for member in self._encoders)
-        asked = len(self._gemma), len(self._encoders)
-        return (
-            f"Nothing came back for {_SILENCE_SECONDS:.0f} s: {ready[0]} of {asked[0]} Gemma actors and {ready[1]} of "
-            f"{asked[1]} encoders are ready. The cluster has {_resources(ray.cluster_resources())}, "
-            f"free {_resources(ray.available_resources())}."
-        )
-
 
 def _batch_lines(batch: int, scored: Scored) -> BatchLines:
     blocks = [block for block in scored.blocks if block is not None]
@@ -298,19 +245,6 @@ def _line(outcome: Outcome, blocks: list[LayerBlock]) -> Line:
     counts = [block.active_counts[:, list(outcome.rows)] for block in blocks]
     cells = sum(count.size for count in counts)
     return Line(join_record(outcome, blocks), outcome, sum(int(count.sum()) for count in counts), cells)
-
-
-def _with_share(actor: Any, share: Share) -> Any:
-    return actor.options(
-        num_cpus=share.num_cpus,
-        num_gpus=share.num_gpus,
-        max_restarts=0,  # the driver starts another: one place decides
-        runtime_env={"env_vars": WORKER_ENVIRONMENT},
-    )
-
-
-def _resources(resources: dict[str, float]) -> str:
-    return ", ".join(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
 
 
 def _some(ids: Any) -> str:

@@ -10,7 +10,8 @@ import orjson
 from layerscope import journal
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import size_text
-from layerscope.journal import Extent, read_lines, read_manifest
+from layerscope.journal import read_lines
+from layerscope.manifest import Extent, read_manifest
 from layerscope.summary import Totals
 
 _DETAILS = ("positive_solution_details", "negative_solution_details")

@@ -6,7 +6,6 @@ run removes. Knows nothing of what a record means beyond its `example_id`.
 
 import errno
 import fcntl
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,8 +19,8 @@ from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import replacing, sync_folder, user_path
+from layerscope.manifest import FORMAT, Extent, differences, manifest_path, read_manifest, write_manifest
 
-FORMAT = 1  # of the manifest
 _CHECKPOINT_SECONDS = 5.0
 _LOCK_SECONDS = 0.5
 _READ_BYTES = 1 << 20
@@ -31,40 +30,6 @@ def records_path(output_file: str) -> Path:
     """Where the lines go: the output file, or `x.jsonl` for `x.json`, which gets the array when the run is finished."""
     path = user_path(output_file).absolute()
     return path.with_suffix(".jsonl") if path.suffix == ".json" else path
-
-
-def manifest_path(path: Path) -> Path:
-    return path.with_name(path.name + ".manifest.json")
-
-
-class Extent:
-    """How far a file goes: its lines, its bytes, and a running digest of which four bytes are kept after every line.
-
-    The kept bytes tell which line was changed later, at four bytes a line.
-    """
-
-    def __init__(self) -> None:
-        self.lines = 0
-        self.size = 0
-        self._digest = hashlib.sha256()
-        self._marks = bytearray()
-
-    def add(self, line: bytes) -> None:
-        """Counts one more line, its line end included."""
-        self.lines += 1
-        self.size += len(line)
-        self._digest.update(line)
-        self._marks += self._digest.digest()[:4]
-
-    def note(self) -> dict[str, Any]:
-        """What the manifest keeps."""
-        running = self._marks.hex(" ", -4)
-        return {"lines": self.lines, "bytes": self.size, "sha256": self._digest.hexdigest(), "running": running}
-
-    def agrees(self, noted: dict[str, Any]) -> bool:
-        """Whether the last line is what a manifest noted there; true behind what it noted."""
-        mark: str = noted["running"][9 * (self.lines - 1) : 9 * self.lines - 1] if noted else ""
-        return not mark or mark == self._marks[-4:].hex()
 
 
 class Journal:
@@ -164,7 +129,7 @@ class Journal:
         self._checkpointed = time.monotonic()
 
     def _note(self, manifest: dict[str, Any]) -> None:
-        _write_manifest(self.path, manifest)
+        write_manifest(self.path, manifest)
         self._manifest = manifest
 
     def close(self) -> None:
@@ -237,7 +202,7 @@ def open_journal(path: Path, identity: dict[str, Any], about: dict[str, Any], ov
             descriptor = _put_aside(path, descriptor)
         fresh = not os.fstat(descriptor).st_size
         if fresh:
-            _write_manifest(path, manifest)
+            write_manifest(path, manifest)
             sync_folder(path.parent)
         else:
             manifest = read_manifest(path)
@@ -303,45 +268,12 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of an output file.
-
-    Raises:
-        UsageError: there is none, or it is not one.
-    """
-    beside = manifest_path(path)
-    try:
-        manifest = orjson.loads(beside.read_bytes())
-    except FileNotFoundError:
-        raise UsageError(
-            f"{path} has no manifest ({beside.name}) beside it: layerscope did not make it, or the manifest was lost.\n"
-            "Name another --output-file, or start anew with --overwrite."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{beside} cannot be read: {error}. Start anew with --overwrite, or restore it.") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not {"identity", "about"} <= set(manifest):
-        raise UsageError(f"{beside} is not a manifest of this version of layerscope. Start anew with --overwrite.")
-    return manifest
-
-
 def read_lines(path: Path) -> Iterator[bytes]:
     """The whole lines of a file, each with its line end; a torn last one is left out."""
     with path.open("rb", buffering=_READ_BYTES) as stream:
         for line in stream:
             if line.endswith(b"\n"):
                 yield line
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """`name was …, is …` for every value that differs, nested names joined by dots."""
-    found = []
-    for key in [*old, *(key for key in new if key not in old)]:
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            found.append(f"{prefix}{key} was {_short(before)}, is {_short(after)}")
-    return found
 
 
 def write_array(path: Path, array_path: Path) -> None:
@@ -360,11 +292,6 @@ def write_array(path: Path, array_path: Path) -> None:
             f"{array_path} cannot be written: {error.strerror or error}. All records are in {path.name}.\n"
             "Make room and run the same command again; it only writes the array."
         ) from error
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "…"
 
 
 def _aside(path: Path) -> tuple[Path, Path]:
@@ -404,15 +331,3 @@ def _open_locked(path: Path) -> int:
                 f"{path} cannot be locked ({error.strerror}), so two runs could spoil it. Use another file system."
             ) from error
         os.close(descriptor)
-
-
-def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    try:
-        with replacing(manifest_path(path)) as temporary, temporary.open("wb") as stream:
-            stream.write(orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as error:
-        raise LayerscopeError(
-            f"The manifest of {path} cannot be written: {error.strerror}. Make room and run again."
-        ) from error

@@ -98,7 +98,7 @@ def open_source(config: Config) -> Source:
     path = user_path(dataset)
     if not path.is_file():
         raise UsageError(f"--dataset {dataset}: no such file. It is piqa, bundled, or a JSON-lines file of questions.")
-    return QuestionFile(path, origin={"dataset": str(path.resolve())})
+    return QuestionFile(path, origin={"dataset": path.name})  # a file may be moved: the plan has its content's hash
 
 
 def draw(population: int, count: Count, seed: int) -> NDArray[np.int64]:
