@@ -219,7 +219,7 @@ def actors_on(node: object) -> list[psutil.Process]:
 def test_a_signal_stops_within_seconds_with_whole_lines_and_the_command_to_go_on(
     start: Start, expected: bytes, layerscope: Command, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    run = start(fault="slow:0.3")
+    run = start("--overwrite", fault="slow:0.3")
     assert run.wait_until(lambda: run.size() > 0)
 
     rival = start()
@@ -235,6 +235,7 @@ def test_a_signal_stops_within_seconds_with_whole_lines_and_the_command_to_go_on
     assert time.monotonic() - asked < 10
     assert f"Stopped by {number.name}" in out
     assert "To go on: layerscope run" in out
+    assert "--overwrite" not in out  # which would start anew
     written = run.output.read_bytes()
     assert written.endswith(b"\n")
     assert expected.startswith(written)

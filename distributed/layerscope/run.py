@@ -155,7 +155,7 @@ def _stop_signals() -> Iterator[list[signal.Signals]]:
 
 
 def command_line() -> str:
-    """This process's command, to be typed again."""
+    """This process's command, to be typed again to go on: without `--overwrite`, which would start anew."""
     program = Path(sys.argv[0])
     words = ["python", str(program)] if program.suffix == ".py" and program.stem != "__main__" else ["layerscope"]
-    return shlex.join([*words, *sys.argv[1:]])
+    return shlex.join([*words, *(word for word in sys.argv[1:] if word != "--overwrite")])
