@@ -284,3 +284,54 @@ def test_retried_errors_are_replaced_in_place_by_the_undisturbed_bytes(start: St
     assert f"Retrying {len(failed)} questions" in errors
     assert "(0 with an error line)" in out
     assert spoilt.output.read_bytes() == expected
+
+
+FILL_THE_DISK = """
+import os, subprocess, sys, time
+run = [sys.executable, "-m", "layerscope", *sys.argv[1:]]
+first = subprocess.Popen(run, stderr=subprocess.PIPE, text=True)
+while first.poll() is None and not (os.path.exists("out.jsonl") and os.path.getsize("out.jsonl")):
+    time.sleep(0.01)
+with open("filler", "wb", buffering=0) as filler:
+    while first.poll() is None:
+        try:
+            filler.write(bytes(4096))
+        except OSError:
+            time.sleep(0.01)
+_, errors = first.communicate()
+whole = open("out.jsonl", "rb").read()
+assert first.returncode == 1, errors
+assert "No space left on device" in errors and "Traceback" not in errors, errors
+assert whole.endswith(b"\\n")
+os.unlink("filler")
+second = subprocess.run(run, stderr=subprocess.PIPE, text=True)
+assert second.returncode == 0, second.stderr
+assert open("out.jsonl", "rb").read().startswith(whole)
+open(os.environ["KEEP"], "wb").write(open("out.jsonl", "rb").read())
+"""
+
+
+def test_a_disk_that_fills_stops_the_run_and_room_lets_it_go_on(
+    settings: dict[str, str], expected: bytes, hub_home: Path, tmp_path: Path
+) -> None:
+    """A small file system of the test's own fills up while the run writes to it."""
+    disk, kept = tmp_path / "disk", tmp_path / "kept.jsonl"
+    disk.mkdir()
+    words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
+    arguments = ["run", *words, "--output-file", OUTPUT, "--address", "local"]
+    mount = 'mount -t tmpfs -o size=4m none "$0" && cd "$0" && exec "$@"'
+    inside = ["unshare", "-rm", "sh", "-c", mount, str(disk)]
+    try:
+        subprocess.run([*inside, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this machine cannot mount a file system of the test's own")
+    slow = {"PYTHONPATH": str(FAULTS), "LAYERSCOPE_FAULT": "slow:0.1", "KEEP": str(kept), "HF_HOME": str(hub_home)}
+    done = subprocess.run(
+        [*inside, sys.executable, "-c", FILL_THE_DISK, *arguments],
+        env={**os.environ, **slow},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert kept.read_bytes() == expected

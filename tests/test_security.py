@@ -60,6 +60,7 @@ def test_the_token_is_written_nowhere_and_nobody_else_is_served(
 ) -> None:
     """Greps all that a run writes and shows; its Ray listens on the loopback only, with its authentication on."""
     environment = {**os.environ, "HF_HOME": str(hub_home), "HF_TOKEN": TOKEN, "RAY_TMPDIR": str(ray_folder)}
+    environment["HOME"] = str(ray_folder)  # where Ray makes the token of its own authentication
     run = subprocess.Popen(
         [sys.executable, "-m", "layerscope", "run", *tiny_options, "--output-file", "out.jsonl"],
         cwd=tmp_path,
@@ -80,6 +81,7 @@ def test_the_token_is_written_nowhere_and_nobody_else_is_served(
     assert "raylet" in lines, "the process list was never seen while Ray was there"
     assert addresses
     assert all(is_loopback(address) for address in addresses), addresses
+    assert (ray_folder / ".ray" / "auth_token").is_file(), "Ray's authentication was off"
     assert TOKEN not in out + err + lines
     written = [path for folder in (tmp_path, ray_folder, hub_home) for path in folder.rglob("*") if path.is_file()]
     assert any("raylet" in path.name for path in written), "Ray's logs were not where the test looks"
