@@ -22,7 +22,7 @@ _CONNECT_SECONDS = 5.0
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 # What Ray prints of an object whose batch was given up is no news: the driver runs the batch again.
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-# Ray counts idle GPUs by hiding them from actors that ask for none, which is what a CPU run wants.
+# An actor that asks for no GPU sees none, so that a run on CPUs leaves the GPUs of its nodes alone.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 
 
@@ -54,8 +54,9 @@ def nodes(address: str) -> list[Node]:
 
 def _running() -> str | None:
     """The address of the cluster that this machine belongs to, as `ray start` left it; None where none answers."""
-    if told := os.environ.get("RAY_ADDRESS"):
-        return told
+    told = os.environ.get("RAY_ADDRESS", "auto")
+    if told != "auto":
+        return told if told != "local" else None
     left = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
     address = left.read_text().strip() if left.is_file() else ""
     try:

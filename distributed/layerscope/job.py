@@ -83,8 +83,8 @@ class Job:
             "settings": {
                 "prompt": f"{PROMPT} {{solution}}",
                 "strip_solutions": self.config.strip_solutions,
-                "num_samples": self.config.num_samples,
-                "seed": self.config.seed,
+                "num_samples": len(self.selection),
+                "seed": self.config.seed if len(self.selection) < len(self.selection.source) else None,
                 "layers": ranges(self.layers),
                 "sae_width": self.config.sae_width,
                 "sae_l0": self.config.sae_l0,
