@@ -57,24 +57,26 @@ def expected(settings: dict[str, str], hub_home: Path) -> bytes:
         return plain_run(Config(**settings, num_samples="all", batch_tokens=300, top_k=20))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("actors", "blocks", "encoders"),
-    [("1", "1", "1"), ("2", "3", "1"), ("1", "2", "2")],
-)
-def test_the_ray_run_equals_the_plain_composition_however_it_is_spread(
-    settings: dict[str, str],
-    expected: bytes,
-    layerscope: Command,
-    tmp_path: Path,
-    actors: str,
-    blocks: str,
-    encoders: str,
+NUMBERS = ["--num-samples", "all", "--batch-tokens", "300", "--top-k", "20", "--output-file", "out.jsonl"]
+
+
+@pytest.mark.parametrize("spread", [("1", "1", "1"), ("2", "3", "2")], ids="-".join)
+def test_the_ray_run_equals_the_plain_composition_however_it_is_spread_and_resumed(
+    settings: dict[str, str], expected: bytes, layerscope: Command, tmp_path: Path, spread: tuple[str, str, str]
 ) -> None:
-    spread = ["--gemma-actors", actors, "--layer-blocks", blocks, "--encoders-per-block", encoders]
-    numbers = ["--num-samples", "all", "--batch-tokens", "300", "--top-k", "20"]
-    done = layerscope("run", *options(settings), *numbers, *spread, "--output-file", "out.jsonl", cwd=tmp_path)
+    """Whole, and once more from a torn line in the middle of a batch, which the run removes."""
+    actors, blocks, encoders = spread
+    crew = ["--gemma-actors", actors, "--layer-blocks", blocks, "--encoders-per-block", encoders]
+    done = layerscope("run", *options(settings), *NUMBERS, *crew, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.jsonl").read_bytes() == expected
+    if spread == ("1", "1", "1"):
+        lines = expected.splitlines(keepends=True)
+        (tmp_path / "out.jsonl").write_bytes(b"".join(lines[:9]) + lines[9][:700])
+        resumed = layerscope("run", *options(settings), *NUMBERS, cwd=tmp_path)
+        assert resumed.returncode == 0, resumed.stderr
+        assert "Going on after 9 of" in resumed.stderr
+        assert (tmp_path / "out.jsonl").read_bytes() == expected
 
 
 def test_every_question_has_one_line_and_every_record_keeps_its_promises(expected: bytes, tricky: Path) -> None:
@@ -155,18 +157,3 @@ def test_the_old_script_runs_writes_the_array_and_goes_on(
 
     planned = layerscope("plan", *options(settings), *arguments, cwd=tmp_path)
     assert "10 of 10 questions" in planned.stdout
-
-
-def test_resume_goes_on_from_any_line_to_the_same_bytes(
-    settings: dict[str, str], expected: bytes, layerscope: Command, tmp_path: Path
-) -> None:
-    """A torn tail in the middle of a batch: the run removes it and writes what is missing."""
-    numbers = ["--num-samples", "all", "--batch-tokens", "300", "--top-k", "20", "--output-file", "out.jsonl"]
-    started = layerscope("run", *options(settings), *numbers, cwd=tmp_path)
-    assert started.returncode == 0, started.stderr
-    lines = expected.splitlines(keepends=True)
-    (tmp_path / "out.jsonl").write_bytes(b"".join(lines[:9]) + lines[9][:700])
-    resumed = layerscope("run", *options(settings), *numbers, cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "Going on after 9 of" in resumed.stderr
-    assert (tmp_path / "out.jsonl").read_bytes() == expected
