@@ -136,6 +136,8 @@ CONTENT = "GET .*/resolve/"
 PASSING = {
     "listing answers 500": Case(LIST, [Fault("/revision/", status=500)]),
     "listing answers 429": Case(LIST, [Fault("/revision/", status=429, headers={"Retry-After": "2"})]),
+    "listing is slow": Case(LIST, [Fault("/revision/", delay=2)]),
+    "download is slow": Case(FETCH, [Fault(CONTENT, delay=2)]),
     "listing drops": Case(LIST, [Fault("/revision/", cut_after=100)]),
     "access check answers 503": Case(LIST, [Fault("/auth-check", status=503)]),
     "download answers 500": Case(FETCH, [Fault(CONTENT, status=500)]),

@@ -286,3 +286,9 @@ def test_the_bundled_questions_show_what_piqa_has() -> None:
     assert all(question.sol1.strip() != question.sol2.strip() for question in questions)
     assert sum(words_that_differ(question) == 1 for question in questions) >= 10
     assert sum(question.stripped() != question for question in questions) >= 10
+
+
+def test_a_lone_surrogate_is_named_not_passed_on(write: Write) -> None:
+    """Half a character, which no tokeniser takes and no file in UTF-8 can hold."""
+    row = b'{"goal": "soap", "sol1": "\\ud800", "sol2": "eat", "label": 0}\n'
+    assert "line 2 is not JSON" in refusal(write(LINE + row))
