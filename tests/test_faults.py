@@ -125,8 +125,8 @@ def ray_cluster(fault: str | None = None, **head: int) -> Iterator[Cluster]:
     """A Ray cluster of several nodes on this machine, which notices a lost node quickly."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_health_check_initial_delay_ms", "1000")
-        patch.setenv("RAY_health_check_period_ms", "500")
-        patch.setenv("RAY_health_check_failure_threshold", "3")
+        patch.setenv("RAY_health_check_period_ms", "1000")
+        patch.setenv("RAY_health_check_failure_threshold", "5")
         if fault:
             patch.setenv("PYTHONPATH", str(FAULTS))
             patch.setenv("LAYERSCOPE_FAULT", fault)
@@ -194,7 +194,7 @@ def test_an_actor_killed_again_and_again_ends_the_run_with_its_batch(start: Star
 @pytest.mark.slow
 def test_a_lost_node_changes_nothing_and_a_new_one_is_used(start: Start, expected: bytes) -> None:
     """Two nodes with a Gemma actor each; one is removed with what it holds, later another joins."""
-    with ray_cluster(fault="slow:0.3", num_cpus=1, object_store_memory=100 << 20) as cluster:
+    with ray_cluster(fault="slow:0.7", num_cpus=1, object_store_memory=100 << 20) as cluster:
         second = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
         run = start("--gemma-actors", "2", address=cluster.address)
         assert run.wait_until(lambda: run.size() > 0 and bool(actors_on(second)))
