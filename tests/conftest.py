@@ -1,6 +1,7 @@
 """Fixtures that the tests share: a tiny stand-in, and the real command in a process of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -12,6 +13,10 @@ import pytest
 for name in [name for name in os.environ if name.startswith(("HF_", "RAY_", "HUGGING"))]:
     del os.environ[name]
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+# Whoever starts the tests in the background may have these ignored, which a run under test would inherit and respect.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -215,7 +215,7 @@ def actors_on(node: object) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_stops_within_seconds_with_whole_lines_and_the_command_to_go_on(
     start: Start, expected: bytes, layerscope: Command, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
