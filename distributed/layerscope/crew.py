@@ -33,8 +33,11 @@ class Member:
 class Crew:
     """The Gemma actors and encoders of a job."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, gemma_class: Any = GemmaActor, encoder_class: Any = EncoderActor) -> None:
+        """Args:
+        gemma_class, encoder_class: actor classes with the methods of the real ones; a simulation brings its own.
+        """
+        self._job, self._gemma_class, self._encoder_class = job, gemma_class, encoder_class
         self.gemma = [Member(block=None) for _ in range(job.placement.gemma_actors)]
         self.encoders = [
             Member(block) for block in range(len(job.placement.blocks)) for _ in range(job.placement.encoders_per_block)
@@ -70,13 +73,13 @@ class Crew:
 
     def _start_gemma(self) -> tuple[Any, Reference]:
         job = self._job
-        actor = _with_share(GemmaActor, job.placement.gemma).remote()
+        actor = _with_share(self._gemma_class, job.placement.gemma).remote()
         settings = TorchSettings(job.placement.device, job.numerics.dtype, job.numerics.threads)
         return actor, actor.load.remote(job.model, job.spec, job.placement.blocks, settings)
 
     def _start_encoder(self, block: int) -> tuple[Any, Reference]:
         job = self._job
-        actor = _with_share(EncoderActor, job.placement.encoder).remote()
+        actor = _with_share(self._encoder_class, job.placement.encoder).remote()
         saes = [sae for sae in job.saes if sae.layer in job.placement.blocks[block]]
         settings = TorchSettings(job.placement.device, job.numerics.sae_dtype, job.numerics.threads)
         return actor, actor.load.remote(job.sae_repository, saes, job.spec.d_model, settings)

@@ -91,9 +91,12 @@ class Driver:
     Args:
         batches: which, ascending.
         tell: is told what a person should know meanwhile.
+        crew: the actors, if not the job's own.
     """
 
-    def __init__(self, job: Job, batches: Sequence[int], tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, job: Job, batches: Sequence[int], tell: Callable[[str], None], crew: Crew | None = None
+    ) -> None:
         self._job, self._tell = job, tell
         self._turn = deque(batches)  # what is still to be handed out
         self._todo = sorted(batches)  # a heap of what is still to be given to a Gemma actor
@@ -103,7 +106,7 @@ class Driver:
         self._scored: dict[int, Scored] = {}
         self._to_encode: list[tuple[int, int]] = []  # batch and block
         self._failures: Counter[int] = Counter()
-        self._crew = Crew(job)
+        self._crew = crew or Crew(job)
 
     def results(self, stopped: Callable[[], bool]) -> Iterator[BatchLines]:
         """The lines of every batch in its turn, until all are out or `stopped` says so.
