@@ -94,9 +94,7 @@ class Driver:
         crew: the actors, if not the job's own.
     """
 
-    def __init__(
-        self, job: Job, batches: Sequence[int], tell: Callable[[str], None], crew: Crew | None = None
-    ) -> None:
+    def __init__(self, job: Job, batches: Sequence[int], tell: Callable[[str], None], crew: Crew | None = None) -> None:
         self._job, self._tell = job, tell
         self._turn = deque(batches)  # what is still to be handed out
         self._todo = sorted(batches)  # a heap of what is still to be given to a Gemma actor
