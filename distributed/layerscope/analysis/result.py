@@ -1,7 +1,7 @@
 """The typed result of an analysis, and the text that says how it was got. Nothing is computed here.
 
-Shapes: `Q` scored questions, in the file's order; `L` layers, ascending; `N` features (layer x feature) with enough pairs
-for at least one test, ordered by layer and feature id. NaN is "not tested" or "not defined", never zero.
+Shapes: `Q` scored questions, in the file's order; `L` layers, ascending; `N` features (layer x feature) with enough
+pairs for at least one test, ordered by layer and feature id. NaN is "not tested" or "not defined", never zero.
 """
 
 from dataclasses import dataclass
@@ -175,7 +175,7 @@ T = TypeVar("T", Firing, Magnitude)
 
 @dataclass(frozen=True)
 class Tested(Generic[T]):
-    """One test in one contrast: over all pairs, and selected on one half of the questions to be confirmed on the other."""
+    """One test in one contrast: over all pairs, and selected on one half of the questions, confirmed on the other."""
 
     everything: T
     """Over all pairs."""
@@ -205,8 +205,8 @@ class TestByLayer:
 class HeldOut:
     """How well a layer's selected features tell the sides apart on the validation half.
 
-    The score of a solution is the sum of the discovery half's log-odds over those features selected for firing that fire
-    on it. NaN for a layer without any.
+    A solution's score is the sum of the discovery half's log-odds over the features selected for firing that fire on
+    it. NaN for a layer without any.
     """
 
     features: Ints  # [L] how many are selected
