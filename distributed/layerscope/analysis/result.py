@@ -11,11 +11,40 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from layerscope.errors import UsageError
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-METHOD: tuple[str, ...] = ()
+METHOD: tuple[str, ...] = (
+    "Final token only: features are read where a solution ends. Many pairs end in the same token, often a full stop, "
+    "which may say little about what came before; what a solution does at its other tokens is not seen.",
+    "Two contrasts, never mixed: right against wrong (by label) and chosen against rejected (by the sum of "
+    "log-likelihoods; a tie goes to sol1). They differ only in the questions that the model answers wrongly, so an "
+    "accurate model makes them alike.",
+    "Lists cut at k: what a cut list does not show is unknown, not zero. Both solutions of a question are therefore "
+    "compared above one limit, the larger of the smallest activations that their cut lists show (0 if neither is cut); "
+    "above it nothing is hidden on either side. 'Fires' means: above that limit. Nothing is imputed.",
+    "Firing: McNemar's exact test on the discordant pairs, in which a feature fires for one solution alone; the effect "
+    "is log((b + 1/2) / (c + 1/2)). A feature is tested where it has enough discordant pairs.",
+    "Magnitude: Wilcoxon's signed-rank test on the pairs in which both solutions fire the feature, so that both "
+    "activations are known; equal ones are left out, ties share their mean rank, p is the normal approximation. The "
+    "effect is d_z. Pairs in which one side is silent are the firing test's alone. Magnitudes of different layers do not "
+    "compare.",
+    "Superiority, P(first > second) + P(=)/2, is over the pairs in which at least one side fires.",
+    "Many tests: Benjamini-Hochberg over every layer x feature tested, per contrast and per test. A finding is selected "
+    "on one half of the questions and confirmed on the other (q and sign, among the selected); the halves are split by a "
+    "hash of the goal, so questions with one goal stay together. Only the validation half's effects are unbiased.",
+    "Neighbouring layers repeat each other, so findings are not independent and their number is not a number of causes. "
+    "The check that respects this flips labels within questions, in all layers at once, and compares with the largest |z| "
+    "of every flip.",
+    "Held-out scores and what survives in the strata come from the same halves; a smaller stratum has less power, so a "
+    "feature that is not confirmed there need not be an artefact. Density counts lists, a lower bound where lists are cut.",
+    "Correlation only: a feature that fires with the right solution need not make the model prefer it. Length, wording and "
+    "the final token differ between solutions too. Nothing here intervenes in the model.",
+)
+"""Method and limits, a point a line."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +60,13 @@ class Options:
     """Label flips behind the family-wise threshold; 0 leaves it out."""
     seed: int = 0
     """Of the label flips."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.level < 1 and self.min_pairs >= 1 and self.permutations >= 0):
+            raise UsageError(
+                f"An analysis needs a level between 0 and 1, at least 1 pair and no less than 0 permutations; "
+                f"it has {self.level}, {self.min_pairs} and {self.permutations}."
+            )
 
 
 @dataclass(frozen=True)
@@ -126,7 +162,7 @@ class Layers:
     positive_active: Floats  # [L] mean number of active features of the positive solution, unlisted ones included
     negative_active: Floats  # [L]
     cut_share: Floats  # [L] share of its cells that are cut
-    jaccard: Floats  # [L] mean over pairs of |both fire| / |either fires|, above the pair's limit; pairs with any
+    jaccard: Floats  # [L] mean of |both fire| / |either fires| above the limit, over pairs in which anything does
 
 
 @dataclass(frozen=True)
@@ -290,4 +326,4 @@ class Analysis:
     chosen_rejected: Contrast
     length_bins: tuple[LengthBin, ...]
     method: tuple[str, ...] = METHOD
-    """Method and limits, a sentence or two a line, to be printed with any figure from here."""
+    """Method and limits, a point a line, to be printed with any figure from here."""
