@@ -1,4 +1,4 @@
-"""The typed result of an analysis, and the text that says how it was got. Nothing is computed here.
+"""The typed result of an analysis. Nothing is computed here.
 
 Shapes: `Q` scored questions, in the file's order; `L` layers, ascending; `N` features (layer x feature) with enough
 pairs for at least one test, ordered by layer and feature id. NaN is "not tested" or "not defined", never zero.
@@ -11,40 +11,12 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from layerscope.analysis.method import METHOD
 from layerscope.errors import UsageError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-METHOD: tuple[str, ...] = (
-    "Final token only: features are read where a solution ends. Many pairs end in the same token, often a full stop, "
-    "which may say little about what came before; what a solution does at its other tokens is not seen.",
-    "Two contrasts, never mixed: right against wrong (by label) and chosen against rejected (by the sum of "
-    "log-likelihoods; a tie goes to sol1). They differ only in the questions that the model answers wrongly, so an "
-    "accurate model makes them alike.",
-    "Lists cut at k: what a cut list does not show is unknown, not zero. Both solutions of a question are therefore "
-    "compared above one limit, the larger of the smallest activations that their cut lists show (0 if neither is cut); "
-    "above it nothing is hidden on either side. 'Fires' means: above that limit. Nothing is imputed.",
-    "Firing: McNemar's exact test on the discordant pairs, in which a feature fires for one solution alone; the effect "
-    "is log((b + 1/2) / (c + 1/2)). A feature is tested where it has enough discordant pairs.",
-    "Magnitude: Wilcoxon's signed-rank test on the pairs in which both solutions fire the feature, so that both "
-    "activations are known; equal ones are left out, ties share their mean rank, p is the normal approximation. The "
-    "effect is d_z. Pairs in which one side is silent are the firing test's alone. Magnitudes of different layers do not "
-    "compare.",
-    "Superiority, P(first > second) + P(=)/2, is over the pairs in which at least one side fires.",
-    "Many tests: Benjamini-Hochberg over every layer x feature tested, per contrast and per test. A finding is selected "
-    "on one half of the questions and confirmed on the other (q and sign, among the selected); the halves are split by a "
-    "hash of the goal, so questions with one goal stay together. Only the validation half's effects are unbiased.",
-    "Neighbouring layers repeat each other, so findings are not independent and their number is not a number of causes. "
-    "The check that respects this flips labels within questions, in all layers at once, and compares with the largest |z| "
-    "of every flip.",
-    "Held-out scores and what survives in the strata come from the same halves; a smaller stratum has less power, so a "
-    "feature that is not confirmed there need not be an artefact. Density counts lists, a lower bound where lists are cut.",
-    "Correlation only: a feature that fires with the right solution need not make the model prefer it. Length, wording and "
-    "the final token differ between solutions too. Nothing here intervenes in the model.",
-)
-"""Method and limits, a point a line."""
 
 
 @dataclass(frozen=True)
