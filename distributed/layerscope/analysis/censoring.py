@@ -3,7 +3,8 @@
 A list that is cut shows every feature above its smallest activation and hides what is below. So the two solutions of a
 question are compared at one limit, the larger of their lists' limits (0 for a list that is not cut): above it both
 lists are whole. To take each list as far as it goes would let the one that is cut lower, or not at all, show features
-that the other hides, and all the more if one side has more active features than the other.
+that the other hides, and all the more if one side has more active features than the other. (The list that sets the
+limit loses the one feature that sets it: of k features one, whichever it is.)
 """
 
 from dataclasses import dataclass
