@@ -1,9 +1,10 @@
 """From feature lists, some of them cut at k, to pairs of which nothing is guessed.
 
 A list that is cut shows every feature above its smallest activation and hides what is below. So the two solutions of a
-question are compared at one limit, the larger of their lists' limits (0 for a list that is not cut): above it both lists
-are whole. Taking each list as far as it goes would let the one that is cut lower show more, and a side with more active
-features would seem to have features of its own.
+question are compared at one limit, the larger of their lists' limits (0 for a list that is not cut): above it both
+lists are whole. To take each list as far as it goes would let the one that is cut lower, or not at all, show features
+that the other hides, and all the more if one side has more active features than the other. (The list that sets the
+limit loses the one feature that sets it: of k features one, whichever it is.)
 """
 
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class LayerPairs:
     def mean_jaccard(self) -> float:
         """Mean over pairs of |both fire| / |either fires|; NaN if nothing fires in any."""
         either = np.bincount(self.pair, minlength=len(self.whole))
-        both = np.bincount(self.pair, weights=self.firing == 0, minlength=len(self.whole))
+        both = np.bincount(self.pair[self.firing == 0], minlength=len(self.whole))
         return float(np.mean(both[either > 0] / either[either > 0])) if len(self.pair) else float("nan")
 
 

@@ -248,11 +248,10 @@ def _scores(pairs: LayerPairs, feature_ids: Ints, weights: Floats) -> tuple[Floa
     """The sum of the weights of the features that fire, of every positive and of every negative solution, [Q]."""
     weight = np.zeros(len(pairs.feature_id))
     weight[np.searchsorted(pairs.feature_id, feature_ids)] = weights
-    summed = (
-        np.bincount(pairs.pair, weights=weight[pairs.feature] * (side > 0), minlength=len(pairs.whole))
+    positive, negative = (
+        statistics.sums(pairs.pair, weight[pairs.feature] * (side > 0), len(pairs.whole))
         for side in (pairs.positive, pairs.negative)
     )
-    positive, negative = summed
     return positive, negative
 
 

@@ -126,8 +126,10 @@ def _firing(pairs: LayerPairs, members: Bools, signs: Sequence[Floats], min_pair
     found = []
     for sign in signs:
         first = firing * sign[pair] > 0
-        counts = (np.bincount(feature[side], minlength=len(pairs.feature_id)) for side in (first, ~first))
-        found.append(statistics.sign_test(*counts, min_pairs))
+        first_only, second_only = (
+            np.bincount(feature[side], minlength=len(pairs.feature_id)) for side in (first, ~first)
+        )
+        found.append(statistics.sign_test(first_only, second_only, min_pairs))
     return found
 
 

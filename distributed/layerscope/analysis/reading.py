@@ -1,6 +1,6 @@
 """From the lines of a file to columns, in one pass: the questions' columns in memory, the features' on disk.
 
-Memory is bounded by the number of questions times layers (a few bytes each), and by one layer's features when it is asked
+Memory is bounded by the number of questions times layers (16 bytes each), and by one layer's features when it is asked
 for. Knows nothing of statistics.
 """
 
@@ -107,8 +107,8 @@ class _Column:
     """A long column of numbers: the newest in memory, the others in a file without a name."""
 
     def __init__(self, typecode: str, stack: ExitStack) -> None:
-        self._held = array(typecode)
-        self._file = stack.enter_context(TemporaryFile(buffering=0))
+        self._held: array[Any] = array(typecode)
+        self._file = stack.enter_context(TemporaryFile(buffering=0))  # noqa: SIM115
 
     def extend(self, numbers: Iterable[float]) -> None:
         self._held.extend(numbers)

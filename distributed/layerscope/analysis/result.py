@@ -1,4 +1,4 @@
-"""The typed result of an analysis, and the text that says how it was got. Nothing is computed here.
+"""The typed result of an analysis. Nothing is computed here.
 
 Shapes: `Q` scored questions, in the file's order; `L` layers, ascending; `N` features (layer x feature) with enough
 pairs for at least one test, ordered by layer and feature id. NaN is "not tested" or "not defined", never zero.
@@ -11,11 +11,12 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from layerscope.analysis.method import METHOD
+from layerscope.errors import UsageError
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-METHOD: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,13 @@ class Options:
     """Label flips behind the family-wise threshold; 0 leaves it out."""
     seed: int = 0
     """Of the label flips."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.level < 1 and self.min_pairs >= 1 and self.permutations >= 0):
+            raise UsageError(
+                f"An analysis needs a level between 0 and 1, at least 1 pair and no less than 0 permutations; "
+                f"it has {self.level}, {self.min_pairs} and {self.permutations}."
+            )
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,7 @@ class Layers:
     positive_active: Floats  # [L] mean number of active features of the positive solution, unlisted ones included
     negative_active: Floats  # [L]
     cut_share: Floats  # [L] share of its cells that are cut
-    jaccard: Floats  # [L] mean over pairs of |both fire| / |either fires|, above the pair's limit; pairs with any
+    jaccard: Floats  # [L] mean of |both fire| / |either fires| above the limit, over pairs in which anything does
 
 
 @dataclass(frozen=True)
@@ -290,4 +298,4 @@ class Analysis:
     chosen_rejected: Contrast
     length_bins: tuple[LengthBin, ...]
     method: tuple[str, ...] = METHOD
-    """Method and limits, a sentence or two a line, to be printed with any figure from here."""
+    """Method and limits, a point a line, to be printed with any figure from here."""

@@ -1,7 +1,7 @@
 """The tests and effects, vectorised over features. Pure functions of arrays; nothing of files, layers or labels.
 
-A contrast is a sign per pair: 1 where its first side is the positive solution, -1 where it is the negative one. Flipping a
-label flips a sign and changes nothing else, so ranks and counts of pairs serve every contrast and every permutation.
+A contrast is a sign per pair: 1 where its first side is the positive solution, -1 where it is the negative one. To flip
+a label is to flip a sign, and changes nothing else: ranks and counts of pairs serve every contrast and permutation.
 Shapes: `M` feature x pair, ordered by feature; `F` features; `Q` pairs; `P` permutations.
 """
 
@@ -14,6 +14,11 @@ from scipy import sparse, special, stats  # type: ignore[import-untyped]
 from layerscope.analysis.result import Bools, Firing, Floats, Ints, Magnitude, Proportion, T
 
 _PRODUCT_ROWS = 4096  # features whose permuted statistics are held at once
+
+
+def sums(index: Ints, values: Floats | Ints, size: int) -> Floats:
+    """The sum of the values at every index from 0 to `size`."""
+    return np.bincount(index, weights=values, minlength=size).astype(np.float64, copy=False)
 
 
 def sign_test(first_only: Ints, second_only: Ints, min_pairs: int) -> Firing:
@@ -52,15 +57,12 @@ def signed_rank_test(feature: Ints, signed: Floats, rank: Floats, n_features: in
         rank: [M] of their amounts within the feature, 0 for zeros.
     """
 
-    def total(values: Floats) -> Floats:
-        return np.bincount(feature, weights=values, minlength=n_features)
-
     differs = signed != 0
     known = np.bincount(feature, minlength=n_features)
     pairs = np.bincount(feature[differs], minlength=n_features)
-    z = total(rank * np.sign(signed)) / np.sqrt(np.maximum(total(rank**2), 1))
-    mean = _ratio(total(signed), known)
-    deviation = np.sqrt(_ratio(total((signed - mean[feature]) ** 2), known - 1))
+    z = sums(feature, rank * np.sign(signed), n_features) / np.sqrt(np.maximum(sums(feature, rank**2, n_features), 1))
+    mean = _ratio(sums(feature, signed, n_features), known)
+    deviation = np.sqrt(_ratio(sums(feature, (signed - mean[feature]) ** 2, n_features), known - 1))
     spread = deviation > 1e-9 * np.abs(mean)  # not the rounding of equal differences
     p = np.where(pairs >= min_pairs, 2 * stats.norm.sf(np.abs(z)), np.nan)
     return Magnitude(
@@ -70,7 +72,7 @@ def signed_rank_test(feature: Ints, signed: Floats, rank: Floats, n_features: in
 
 def superiority(feature: Ints, first_less_second: Floats, n_features: int) -> Floats:
     """P(first > second) + P(=)/2 over a feature's pairs, [F]; from the signs of the differences, [M]."""
-    signs = np.bincount(feature, weights=np.sign(first_less_second), minlength=n_features)
+    signs = sums(feature, np.sign(first_less_second), n_features)
     return 0.5 + _ratio(signs, np.bincount(feature, minlength=n_features)) / 2
 
 
@@ -105,12 +107,12 @@ def label_flips(n_pairs: int, permutations: int, seed: int) -> NDArray[np.float3
 def largest_flipped(
     feature: Ints, pair: Ints, value: Floats | Ints, n_features: int, flips: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """The largest |z| over features in every permutation, [P], z being a signed sum over pairs / its standard deviation.
+    """The largest |z| over features in every permutation, [P]; z is a signed sum over pairs / its standard deviation.
 
     Args:
         value: [M] what a pair adds to the sum: its sign, or its signed rank.
     """
-    norm = np.sqrt(np.bincount(feature, weights=np.square(value), minlength=n_features))
+    norm = np.sqrt(sums(feature, np.square(value), n_features))
     scaled = (value / norm[feature]).astype(np.float32)
     matrix = sparse.csr_array((scaled, (feature, pair)), shape=(n_features, len(flips)))
     largest = np.zeros(flips.shape[1], dtype=np.float32)
@@ -160,7 +162,7 @@ def proportion(count: int, total: int) -> Proportion:
     return Proportion(count, total, float(interval.low), float(interval.high))
 
 
-def _ratio(numerator: Floats, denominator: Floats | Ints) -> Floats:
+def _ratio(numerator: Floats | Ints, denominator: Floats | Ints) -> Floats:
     """Their ratio, NaN where the denominator is not positive."""
     positive = denominator > 0
     return np.where(positive, numerator / np.where(positive, denominator, 1), np.nan)
