@@ -1,0 +1,393 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const one = (selector, within = document) => within.querySelector(selector);
+  const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+
+  /** An element with properties and children; a string becomes text, never markup. */
+  function make(tag, properties = {}, ...children) {
+    const { data = {}, aria = {}, ...rest } = properties;
+    const made = Object.assign(document.createElement(tag), rest);
+    Object.assign(made.dataset, data);
+    for (const [name, value] of Object.entries(aria)) made.setAttribute(name, value);
+    made.append(...children);
+    return made;
+  }
+
+  root.classList.add("js");
+
+  // Theme and contrast
+
+  one(".theme").addEventListener("click", () => {
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+  });
+
+  function show(contrast) {
+    root.dataset.shown = contrast;
+    for (const button of all(".switch button")) button.setAttribute("aria-pressed", button.dataset.show === contrast);
+  }
+  for (const button of all(".switch button")) button.addEventListener("click", () => show(button.dataset.show));
+  const shownSection = () => one(`section[data-contrast="${root.dataset.shown}"]`);
+
+  for (const [name, index] of [["depth", 0], ["features", 1]]) {
+    one(`nav a[href="#${name}"]`).addEventListener("click", (event) => {
+      event.preventDefault();
+      all("figure", shownSection())[index].scrollIntoView();
+    });
+  }
+
+  // Depth strip: what is said of the layer that is pointed at, and arrow keys
+
+  for (const link of all("a[data-layer]")) {
+    const readout = one(".readout", link.closest("figure"));
+    const tell = () => { readout.textContent = link.getAttribute("aria-label"); };
+    link.addEventListener("pointerenter", tell);
+    link.addEventListener("focus", tell);
+    link.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (!step) return;
+      const links = all("a[data-layer]", link.ownerSVGElement);
+      links[links.indexOf(link) + step]?.focus();
+      event.preventDefault();
+    });
+  }
+
+  // Tables: sorting, searching, copying
+
+  const plain = (cell) => cell.dataset.v ?? cell.textContent.trim();
+  const numeric = (text) => (text === "–" ? NaN : Number(text.replace("−", "-").replace(/[,%\s]/g, "")));
+
+  function sort(table, index, header) {
+    const descending = header.getAttribute("aria-sort") !== "descending";
+    for (const other of all("thead th[aria-sort]", table)) other.removeAttribute("aria-sort");
+    header.setAttribute("aria-sort", descending ? "descending" : "ascending");
+    const keyed = all("tbody tr", table).map((row) => [plain(row.cells[index]), row]);
+    const numbers = keyed.every(([text]) => text === "–" || !Number.isNaN(numeric(text)));
+    const sign = descending ? -1 : 1;
+    keyed.sort(([a], [b]) => {
+      if (!numbers) return sign * a.localeCompare(b);
+      const [x, y] = [numeric(a), numeric(b)];
+      return Number.isNaN(x) - Number.isNaN(y) || sign * (x - y) || 0;
+    });
+    one("tbody", table).append(...keyed.map(([, row]) => row));
+  }
+
+  for (const table of all("table.sortable")) {
+    [...one("thead", table).lastElementChild.cells].forEach((header, index) => {
+      const button = make("button", { type: "button", title: header.title }, ...header.childNodes);
+      button.addEventListener("click", () => sort(table, index, header));
+      header.replaceChildren(button);
+    });
+  }
+
+  for (const section of all("section[data-contrast]")) {
+    const input = one(".search", section);
+    input.addEventListener("input", () => {
+      const wanted = input.value.trim().toLowerCase();
+      let found = 0;
+      for (const row of all("table.features tbody tr", section)) {
+        const id = row.dataset.feature.split("/")[1];
+        const words = one(".words", row)?.textContent.toLowerCase() ?? "";
+        row.hidden = wanted !== "" && !id.startsWith(wanted) && !words.includes(wanted);
+        found += !row.hidden && Boolean(row.id);
+      }
+      for (const layer of all("details.layer", section)) {
+        const rows = all("tbody tr", layer);
+        layer.hidden = wanted !== "" && rows.every((row) => row.hidden);
+        layer.open = wanted !== "" && !layer.hidden;
+      }
+      one(".found", section).textContent = wanted === "" ? "" : `${found} of the features in the layers’ tables`;
+    });
+  }
+
+  /** A cell for CSV: numbers bare; words quoted, and kept from being taken for a formula. */
+  function csvCell(cell) {
+    const text = plain(cell);
+    if (text === "–") return "";
+    if (!Number.isNaN(numeric(text)) && text !== "") return String(numeric(text));
+    return `"${text.replace(/^[=+\-@\t]/, "'$&").replaceAll('"', '""')}"`;
+  }
+
+  function csv(table) {
+    const names = all("thead tr:last-child th", table).map((header) => header.dataset.csv);
+    const layer = table.closest("details.layer")?.dataset.layer;
+    const rows = all("tbody tr", table).filter((row) => !row.hidden).map((row) => [...row.cells].map(csvCell));
+    const lines = [names, ...rows].map((cells, index) => (layer ? [index ? layer : "layer", ...cells] : cells).join(","));
+    return `${lines.join("\r\n")}\r\n`;
+  }
+
+  for (const button of all(".copy")) {
+    button.addEventListener("click", async () => {
+      const text = csv(one("table", button.parentElement.previousElementSibling));
+      try {
+        await navigator.clipboard.writeText(text);
+        button.textContent = "Copied";
+      } catch { // a browser may refuse; then a person copies
+        one("textarea", button.parentElement)?.remove();
+        const area = make("textarea", { readOnly: true, value: text, ariaLabel: "CSV: copy with Ctrl+C" });
+        button.parentElement.append(area);
+        area.select();
+      }
+    });
+  }
+
+  // Question browser
+
+  const PAGE = 15;
+  const FIELDS = ["id", "margin", "correct", "discovery", "goal", "positive", "negative", "logLikelihoods", "tokens", "finals"];
+  const SIDES = ["right", "wrong"];
+
+  async function unpack(id) {
+    const bytes = Uint8Array.from(atob(one(`#${id}`).textContent), (character) => character.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return new Response(stream).arrayBuffer();
+  }
+
+  async function load() {
+    const content = JSON.parse(new TextDecoder().decode(await unpack("packed-questions")));
+    const bytes = new Uint8Array(await unpack("packed-features"));
+    const { layers, entries, scale, pages, tracked } = content;
+    const cells = content.questions.length * layers.length;
+    let offset = 0;
+    const plane = (length) => bytes.subarray(offset, (offset += length));
+    const pairs = (length) => {
+      const [low, high] = [plane(length), plane(length)];
+      return Uint32Array.from(low, (value, index) => value | (high[index] << 8));
+    };
+    const lengths = pairs(cells);
+    const active = pairs(2 * cells);
+    const ids = new Uint32Array(entries);
+    for (const shift of [0, 8, 16, 24]) plane(entries).forEach((value, index) => { ids[index] |= value << shift; });
+    const levels = [plane(entries), plane(entries)];
+    const starts = new Uint32Array(cells + 1);
+    lengths.forEach((length, index) => { starts[index + 1] = starts[index] + length; });
+    const questions = content.questions.map((values, index) =>
+      ({ index, ...Object.fromEntries(FIELDS.map((name, field) => [name, values[field]])) }));
+    const activation = (level) => (level > 1 ? Math.exp(scale[0] + scale[1] * (level - 2)) : 0);
+
+    /** The kept features of a question in the layer of an index, the strongest first. */
+    function features(question, layerIndex) {
+      const cell = question.index * layers.length + layerIndex;
+      const found = [];
+      for (let entry = starts[cell]; entry < starts[cell + 1]; entry += 1) {
+        const both = levels.map((side) => side[entry]);
+        found.push({ id: ids[entry], levels: both, activations: both.map(activation) });
+      }
+      found.sort((a, b) => Math.max(...b.activations) - Math.max(...a.activations));
+      return { found, active: [active[2 * cell], active[2 * cell + 1]] };
+    }
+
+    function fires(question, layerIndex, id) {
+      const cell = question.index * layers.length + layerIndex;
+      for (let entry = starts[cell]; entry < starts[cell + 1]; entry += 1) {
+        if (ids[entry] === id && (levels[0][entry] > 1 || levels[1][entry] > 1)) return true;
+      }
+      return false;
+    }
+    return { questions, layers, pages, tracked, features, fires };
+  }
+
+  const known = new Map(); // what the tables say of a feature, by layer/id
+  for (const row of all("table.features tbody tr[id]")) {
+    const entry = known.get(row.dataset.feature) ?? { words: one(".words", row)?.textContent ?? "", confirmed: [] };
+    if (row.classList.contains("confirmed")) entry.confirmed.push(row.closest("section").getAttribute("aria-label"));
+    known.set(row.dataset.feature, entry);
+  }
+
+  const signed = (value, digits = 1) => value.toFixed(digits).replace("-", "−").replace(/^−(0\.?0*)$/, "$1");
+  const short = (value) => (value >= 100 ? value.toFixed(0) : value.toPrecision(2));
+
+  function browser(data) {
+    const { questions, layers } = data;
+    let page = 0;
+    let matches = [];
+    let current = null;
+    let markedLayer = null;
+
+    const wrongOnly = make("input", { type: "checkbox", name: "wrong" });
+    const order = make("select", { name: "order" },
+      ...[["file", "as in the file"], ["closest", "smallest margin"], ["wrong", "most confidently wrong"], ["right", "most confidently right"]]
+        .map(([value, text]) => make("option", { value }, text)));
+    const word = make("input", { type: "search", name: "word", placeholder: "a word" });
+    const layer = make("select", { name: "layer" }, ...layers.map((value, index) => make("option", { value: index }, `layer ${value}`)));
+    const feature = make("input", { type: "number", name: "feature", min: 0, placeholder: "feature" });
+    const counted = make("span", { className: "found", aria: { "aria-live": "polite" } });
+    const note = make("span", { className: "found" });
+    const list = make("ol");
+    const previous = make("button", { type: "button" }, "← Earlier");
+    const next = make("button", { type: "button" }, "Later →");
+    const where = make("span");
+    const detail = make("article", { tabIndex: -1, aria: { "aria-label": "Question" } });
+
+    const filters = make("form", { className: "filters" },
+      make("label", {}, wrongOnly, "answered wrong"),
+      make("label", {}, "order", order),
+      make("label", {}, "contains", word),
+      make("label", {}, "fires", layer, feature),
+      counted, note);
+    filters.addEventListener("submit", (event) => event.preventDefault());
+    filters.addEventListener("input", () => { page = 0; update(); });
+    previous.addEventListener("click", () => { page -= 1; update(); });
+    next.addEventListener("click", () => { page += 1; update(); });
+    list.addEventListener("keydown", (event) => {
+      const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+      const links = all("a", list);
+      const target = step && links[links.indexOf(event.target) + step];
+      if (target) { target.focus(); target.click(); event.preventDefault(); }
+    });
+
+    const orders = {
+      file: (a, b) => a.index - b.index,
+      closest: (a, b) => Math.abs(a.margin) - Math.abs(b.margin),
+      wrong: (a, b) => a.margin - b.margin,
+      right: (a, b) => b.margin - a.margin,
+    };
+
+    function update() {
+      const wanted = word.value.trim().toLowerCase();
+      const id = feature.value === "" ? null : Number(feature.value);
+      matches = questions.filter((question) =>
+        (!wrongOnly.checked || !question.correct)
+        && (wanted === "" || `${question.goal}\n${question.positive}\n${question.negative}`.toLowerCase().includes(wanted))
+        && (id === null || data.fires(question, Number(layer.value), id)));
+      matches.sort(orders[order.value]);
+      const whole = id === null || data.tracked[layers[layer.value]]?.includes(id);
+      note.textContent = whole ? "" : "Only where it is among the strongest: this feature’s other firings are not in the page.";
+      counted.textContent = `${matches.length.toLocaleString("en")} of ${questions.length.toLocaleString("en")} questions`;
+      const pages = Math.max(Math.ceil(matches.length / PAGE), 1);
+      page = Math.min(Math.max(page, 0), pages - 1);
+      previous.disabled = page === 0;
+      next.disabled = page === pages - 1;
+      where.textContent = `${page + 1} / ${pages}`;
+      list.replaceChildren(...matches.slice(page * PAGE, (page + 1) * PAGE).map(item));
+    }
+
+    function item(question) {
+      const link = make("a", { href: `#q=${question.id}` },
+        make("span", { className: `margin ${question.correct ? "" : "wrong"}` }, `${question.correct ? "✓" : "✗"} ${signed(question.margin)}`),
+        make("span", { dir: "auto" }, question.goal));
+      if (question === current) link.setAttribute("aria-current", "true");
+      return make("li", {}, link);
+    }
+
+    function solution(question, side) {
+      const chosen = question.correct === (side === 0);
+      return make("div", { className: `solution ${SIDES[side]}` },
+        make("small", {}, `${SIDES[side]} solution`, ...(chosen ? [make("span", { className: "tag" }, "chosen by the model")] : [])),
+        make("p", { dir: "auto" }, side === 0 ? question.positive : question.negative),
+        make("small", {}, `log-likelihood ${signed(question.logLikelihoods[side], 2)} nats over ${question.tokens[side]} tokens, the last “${question.finals[side]}”`));
+    }
+
+    function chip(layerValue, found, kind) {
+      const about = known.get(`${layerValue}/${found.id}`);
+      const strengths = kind === "both" ? found.activations : found.activations.filter((value) => value > 0);
+      const otherCut = kind !== "both" && found.levels.includes(1);
+      const said = [
+        about?.words,
+        about?.confirmed.length ? `confirmed: ${about.confirmed.join(", ")}` : "",
+        otherCut ? "the other list is cut: there it may fire more weakly" : "",
+      ].filter(Boolean).join("\n");
+      const classes = ["chip", otherCut ? "cut" : "", about?.confirmed.length ? "finding" : ""].join(" ");
+      const url = data.pages[layerValue];
+      const content = [String(found.id), make("small", {}, strengths.map(short).join(" | "))];
+      return url
+        ? make("a", { className: classes, title: said, href: url + found.id, target: "_blank", rel: "noopener noreferrer" }, ...content)
+        : make("span", { className: classes, title: said }, ...content);
+    }
+
+    function lane(question, layerIndex) {
+      const layerValue = layers[layerIndex];
+      const { found, active } = data.features(question, layerIndex);
+      const groups = [
+        ["only-right", found.filter(({ levels }) => levels[0] > 1 && levels[1] < 2)],
+        ["both", found.filter(({ levels }) => levels[0] > 1 && levels[1] > 1)],
+        ["only-wrong", found.filter(({ levels }) => levels[0] < 2 && levels[1] > 1)],
+      ];
+      return make("div", { className: `lane ${layerValue === markedLayer ? "marked" : ""}`, data: { lane: layerValue } },
+        make("b", { title: `${active[0]} features are active for the right solution, ${active[1]} for the wrong one` }, String(layerValue)),
+        ...groups.map(([kind, features]) => make("div", { className: kind }, ...features.map((each) => chip(layerValue, each, kind)))));
+    }
+
+    function open(question, layerValue = null) {
+      current = question;
+      markedLayer = layerValue;
+      const position = matches.indexOf(question);
+      if (position >= 0) page = Math.floor(position / PAGE);
+      update();
+      detail.replaceChildren(
+        make("p", { className: "eyebrow" }, `question ${question.id} · margin ${signed(question.margin, 2)} nats · ${question.correct ? "answered right" : "answered wrong"} · ${question.discovery ? "discovery" : "validation"} half`),
+        make("p", { className: "goal", dir: "auto" }, question.goal),
+        make("div", { className: "solutions" }, solution(question, 0), solution(question, 1)),
+        make("div", { className: "lanes" },
+          make("div", { className: "lane head" }, make("b", {}, "layer"), make("div", {}, "only right"), make("div", {}, "both (right | wrong)"), make("div", {}, "only wrong")),
+          ...layers.map((_, index) => lane(question, index))),
+        make("p", { className: "how" }, "A number and its activation; framed: a confirmed feature; dashed: the other list is cut, so the feature may be there too. Activations of different layers do not compare."));
+    }
+
+    one("#browser").append(filters, make("div", { className: "two" },
+      make("div", { className: "list" }, list, make("div", { className: "turn" }, previous, where, next)), detail));
+    one("#browser").hidden = false;
+    one("#plain-questions").hidden = true;
+    update();
+    if (questions.length) open(questions.find((question) => !question.correct) ?? questions[0]);
+
+    return {
+      /** The question of an id, if the page has it. */
+      go(id, layerValue) {
+        const question = questions.find((each) => each.id === id);
+        if (!question) return;
+        if (!matches.includes(question)) { filters.reset(); update(); }
+        open(question, layerValue);
+        (one(".lane.marked", detail) ?? detail).scrollIntoView({ block: layerValue === null ? "start" : "center" });
+      },
+      filterBy(layerValue, id) {
+        filters.reset();
+        layer.value = String(layers.indexOf(layerValue));
+        feature.value = id;
+        page = 0;
+        update();
+        if (matches.length) open(matches[0], layerValue);
+        filters.scrollIntoView();
+      },
+    };
+  }
+
+  // Deep links: #contrast=chosen, #layer=20, #layer=20&feature=5, #q=1714, #q=1714&layer=20, #fires=20/5
+
+  let loaded = null;
+
+  async function follow() {
+    const wanted = new URLSearchParams(location.hash.slice(1));
+    const number = (name) => (/^\d+$/.test(wanted.get(name) ?? "") ? Number(wanted.get(name)) : null);
+    if (["right", "chosen"].includes(wanted.get("contrast"))) show(wanted.get("contrast"));
+    const questions = await loaded;
+    if (number("q") !== null) {
+      questions?.go(number("q"), number("layer"));
+    } else if (/^\d+\/\d+$/.test(wanted.get("fires") ?? "")) {
+      questions?.filterBy(...wanted.get("fires").split("/").map(Number));
+    } else if (number("layer") !== null) {
+      const layer = one(`details.layer[data-layer="${number("layer")}"]`, shownSection());
+      if (!layer) return;
+      layer.open = true;
+      const row = one(`tr[data-feature="${number("layer")}/${number("feature")}"]`, layer);
+      for (const marked of all("tr.marked")) marked.classList.remove("marked");
+      row?.classList.add("marked");
+      (row ?? layer).scrollIntoView({ block: row ? "center" : "start" });
+      (row ? one("a", row) ?? one(".scroll", layer) : one("summary", layer)).focus({ preventScroll: true });
+    } else if (wanted.has("contrast")) {
+      shownSection().scrollIntoView();
+    }
+  }
+
+  show("right");
+  if (one("#plain-questions table")) {
+    if ("DecompressionStream" in window) {
+      loaded = load().then(browser);
+    } else {
+      one("#plain-questions").prepend(make("p", { className: "warnings" }, "This browser cannot unpack the other questions (it lacks DecompressionStream); a current one can."));
+    }
+  }
+  window.addEventListener("hashchange", follow);
+  follow();
+})();
