@@ -64,6 +64,22 @@ def explain(file: tyro.conf.Positional[Path], density: bool = False, to: Path | 
     return 0
 
 
+@_app.command
+def report(
+    file: tyro.conf.Positional[Path], to: Path | None = None, show: Annotated[bool, tyro.conf.arg(name="open")] = False
+) -> int:
+    """Make one web page of what a file says so far: which features tell the solutions apart, and at which depth.
+
+    Args:
+        to: The page; FILE with .html by default. A report that is there is replaced, anything else is not.
+        show: Open the page in the browser.
+    """
+    from layerscope.analysis.report import report
+
+    print(report(file, to, show))
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process with its exit code: 0 done, 1 failed, 2 usage, 128 + n for signal n."""
     try:

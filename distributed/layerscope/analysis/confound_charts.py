@@ -29,10 +29,10 @@ def margin_histogram(analysis: Analysis, width: int, kind: str) -> Markup:
         marks.append(element("g", element("title", said), bar))
     marks += [line((x(0), _TOP), (x(0), y(0)), "zero")]
     marks += _bottom(x, [(value, number(value, 0)) for value in ticks(float(edges[0]), float(edges[-1]), 6)])
-    unit = "margin: log-likelihood of right − wrong, nats" + (f" ({beyond:,} beyond the ends)" if beyond else "")
-    marks += [text((0, 12), "questions", "note"), _unit(width, unit)]
+    ends = f", {beyond:,} beyond the ends" if beyond else ""
+    marks += [text((0, 12), f"questions{ends}", "note"), _unit(width, "margin: log-likelihood, right − wrong, nats")]
     sides = [("second", "wrong preferred", x(0) - 8, "end"), ("first", "right preferred", x(0) + 8, "start")]
-    marks += [text((at, _TOP - 8), said, f"note {side}", anchor) for side, said, at, anchor in sides]
+    marks += [text((at, _TOP + 4), said, f"note {side}", anchor) for side, said, at, anchor in sides]
     return drawing(width, _TOP + _HEIGHT + 42, *frame, *marks, kind=f"chart {kind}", label="Histogram of margins")
 
 
@@ -54,10 +54,10 @@ def length_chart(analysis: Analysis, width: int, kind: str) -> Markup:
                 dot((at, y(accuracy.share)), 4.5, "ink solid"),
             )
         )
-        name = f"{each.low:+d}" if each.low == each.high else f"{each.low:+d} to {each.high:+d}"
-        marks.append(text((at, y(0) + 18), name.replace("-", "−").replace("+0", "0"), "tick", "middle"))
-    marks += [text((0, 12), "accuracy, 95 % interval", "note"), _unit(width, "length of right − wrong solution, tokens; a fifth of the questions each")]
-    return drawing(width, _TOP + _HEIGHT + 42, *marks, kind=f"chart {kind}", label="Accuracy by difference in length")
+        names = [_signed(each.low), *([f"to {_signed(each.high)}"] if each.high > each.low else [])]
+        marks += [text((at, y(0) + 18 + 14 * row), name, "tick", "middle") for row, name in enumerate(names)]
+    marks += [text((0, 12), "accuracy, 95 % interval", "note"), _unit(width, "length, right − wrong solution, tokens", 14)]
+    return drawing(width, _TOP + _HEIGHT + 56, *marks, kind=f"chart {kind}", label="Accuracy by difference in length")
 
 
 def _frame(width: int, ends: tuple[float, float], highest: float) -> tuple[Scale, Scale, list[Markup]]:
@@ -75,5 +75,9 @@ def _bottom(x: Scale, marked: list[tuple[float, str]]) -> list[Markup]:
     return [text((x(value), _TOP + _HEIGHT + 18), label, "tick", "middle") for value, label in marked]
 
 
-def _unit(width: int, said: str) -> Markup:
-    return text(((_LEFT + width - 12) / 2, _TOP + _HEIGHT + 38), said, "note", "middle")
+def _unit(width: int, said: str, lower: int = 0) -> Markup:
+    return text(((_LEFT + width - 12) / 2, _TOP + _HEIGHT + 38 + lower), said, "note", "middle")
+
+
+def _signed(value: int) -> str:
+    return f"{value:+d}".replace("-", "−") if value else "0"

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from layerscope.analysis.result import Analysis, Bools, Contrast, Floats, Ints, Tested
 from layerscope.analysis.sentences import odds, said_of_layer
-from layerscope.analysis.svg import Scale, curve, dot, drawing, element, line, rectangle, spread, text, ticks
+from layerscope.analysis.svg import Scale, area, curve, dot, drawing, element, line, rectangle, spread, text, ticks
 
 WIDE, NARROW = 1120, 348  # pixels of a chart on a screen and on a telephone
 _LEFT, _RIGHT = 50, 12
@@ -39,7 +39,7 @@ class _Depth:
 
     @property
     def step(self) -> float:
-        return min((self.available - _LEFT - _RIGHT) / len(self.layers), 110)
+        return min((self.available - _LEFT - _RIGHT) / len(self.layers), 90)
 
     @property
     def end(self) -> float:
@@ -52,7 +52,7 @@ class _Depth:
 
     @property
     def bar(self) -> float:
-        return min(self.step * 0.72, 28)
+        return min(self.step * 0.72, 44)
 
     @cached_property
     def rows(self) -> list[Ints]:
@@ -131,11 +131,11 @@ _Drawn = tuple[_Panel, list[Markup]]
 
 
 def _firing_counts(depth: _Depth, top: float) -> _Drawn:
-    return _counts(depth, top, depth.contrast.firing, "Features that fire for one solution, not the other", 92)
+    return _counts(depth, top, depth.contrast.firing, "Features that fire for one side more often", 112)
 
 
 def _magnitude_counts(depth: _Depth, top: float) -> _Drawn:
-    return _counts(depth, top, depth.contrast.magnitude, "Features that fire for both, stronger for one", 70)
+    return _counts(depth, top, depth.contrast.magnitude, "Features that fire on both, stronger on one", 70)
 
 
 def _counts(depth: _Depth, top: float, tested: Tested[Any], title: str, height: float) -> _Drawn:
@@ -147,7 +147,7 @@ def _counts(depth: _Depth, top: float, tested: Tested[Any], title: str, height: 
     above, below = (max(int(pale[side].max()), int(solid[side].max())) for side in (0, 1))
     largest = max(above, below, 1)
     low, high = -max(below, math.ceil(largest / 5)), max(above, math.ceil(largest / 5))
-    marked = [value for value in ticks(low, high, 4) if value == int(value)]
+    marked = [value for value in ticks(low, high, 5) if value == int(value)]
     names = (("first", depth.contrast.first, "▲"), ("second", depth.contrast.second, "▼"))
     note = [
         *(element("tspan", f"{arrow} {name}  ", class_=side) for side, name, arrow in names),
@@ -163,6 +163,11 @@ def _counts(depth: _Depth, top: float, tested: Tested[Any], title: str, height: 
                 if length:
                     y = scale(0) - length if number == 0 else scale(0)
                     marks.append(rectangle(depth.x(index) - width / 2, y, width, length, f"{side} {kind}"))
+    for number, counts in enumerate(solid):
+        most = int(np.argmax(counts))
+        if counts[most]:
+            y = scale(int(pale[number][most]) * (1, -1)[number]) + (-5, 14)[number]
+            marks.append(text((depth.x(most), y), str(counts[most]), "value", "middle"))
     return panel, [*marks, line((_LEFT, scale(0)), (depth.end, scale(0)), "zero")]
 
 
@@ -176,7 +181,7 @@ def _effects(depth: _Depth, top: float) -> _Drawn:
     steps = int(bound / base)
     marked = [(step * base, odds(step * base).replace(".0", "")) for step in range(-steps, steps + 1)]
     first, second = depth.contrast.first, depth.contrast.second
-    note = [f"odds {first} only : {second} only, validation half · ○ not confirmed"]
+    note = [f"odds {first} : {second}, validation half · ○ unconfirmed"]
     panel = _Panel("Effect of each selected feature", note, 120, -bound, bound, marked)
     scale = panel.scale(top)
     marks = [line((_LEFT, scale(0)), (depth.end, scale(0)), "zero")]
@@ -197,7 +202,7 @@ def _strongest(depth: _Depth, top: float) -> _Drawn:
     high = max([4.0, *reached]) * 1.1
     panel = _Panel(
         "Surest feature of each layer, against chance",
-        ["largest |z| over all pairs · dashed: flipped labels"],
+        ["largest |z|, all pairs · dashed: chance (flipped labels)"],
         76,
         0,
         high,
@@ -223,22 +228,23 @@ def _held_out(depth: _Depth, top: float) -> _Drawn:
     low, high = min([0.45, *values]), max([0.65, *values])
     panel = _Panel(
         "How well they tell the two apart, held out",
-        ["dot: AUROC · bar: within a question, 95 %"],
-        104,
+        ["● AUROC, validation half · bar: within a question, 95 %"],
+        124,
         low,
         high,
-        [(value, f"{value:.1f}") for value in ticks(low, high, 4)],
+        [(value, f"{value:g}") for value in ticks(low, high, 4) if value > 0.5],
     )
     scale = panel.scale(top)
     chance = scale(0.5)
-    marks = [line((_LEFT, chance), (depth.end, chance), "limit"), text((depth.end, chance + 13), "chance", "note", "end")]
-    marks.append(curve([(depth.x(i), scale(float(value))) for i, value in enumerate(held_out.auroc)], "ink thread"))
+    points = [(depth.x(index), scale(float(value))) for index, value in enumerate(held_out.auroc)]
+    marks = [area(points, chance, "lifted"), line((_LEFT, chance), (depth.end, chance), "limit")]
+    marks += [text((depth.end, chance + 14), "0.5: chance", "note", "end"), curve(points, "thread first")]
     for index, (auroc, paired) in enumerate(zip(held_out.auroc, held_out.paired, strict=True)):
         if auroc == auroc:
             x = depth.x(index)
             bounds = scale(float(paired - error[index])), scale(float(paired + error[index]))
             marks.append(line((x, bounds[0]), (x, bounds[1]), "whisker"))
-            marks.append(dot((x, scale(float(auroc))), min(3.6, depth.step * 0.26), "ink solid"))
+            marks.append(dot((x, scale(float(auroc))), min(3.8, depth.step * 0.27), "first solid"))
     known = np.flatnonzero(~np.isnan(held_out.auroc))
     if len(known):
         best = int(known[np.argmax(held_out.auroc[known])])
@@ -299,7 +305,7 @@ def feature_map(analysis: Analysis, contrast: Contrast, available: int) -> Marku
     ]
     for rank in (1, ranks):
         for y in (middle - (rank - 0.5) * _SIDE, middle + (rank - 0.5) * _SIDE):
-            content.append(text((_LEFT - 8, y + 4), f"{rank}." if rank > 1 else "surest", "tick", "end"))
+            content.append(text((_LEFT - 8, y + 4), f"{rank}th" if rank > 1 else "surest", "tick", "end"))
     discovery = contrast.firing.discovery
     for index, rows in enumerate(depth.rows):
         for direction in (1, -1):

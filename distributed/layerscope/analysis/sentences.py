@@ -49,8 +49,9 @@ def verdict(analysis: Analysis) -> str:
     if not any(found):
         return f"{so_far}none found in {count_of(layers, 'layer')}."
     return (
-        f"{so_far}{'yes' if found[0] else 'none found'}, in {found[0]} of {count_of(layers, 'layer')} by label; "
-        f"between the solution that the model chooses and the one it rejects, in {found[1]}."
+        f"{so_far}{f'yes, in {found[0]} of' if found[0] else 'none found in'} {count_of(layers, 'layer')}. "
+        f"Between the solution that the model chooses and the one it rejects: "
+        f"{f'in {found[1]} of {layers}' if found[1] else 'none found'}."
     )
 
 
@@ -125,9 +126,15 @@ def said_of_layer(analysis: Analysis, contrast: Contrast, index: int) -> str:
 def map_title(analysis: Analysis, contrast: Contrast) -> str:
     firing = contrast.firing
     selected, confirmed = int(firing.selected.sum()), int(firing.confirmed.sum())
-    if not selected:
-        return "No feature passes on the discovery half; what is strongest there is chance, as the other half's colours show"
     agree = np.sign(firing.validation.z) == np.sign(firing.discovery.z)
+    tested = ~np.isnan(firing.discovery.p) & (firing.discovery.z != 0) & (firing.validation.z != 0)
+    if not tested.any():
+        return "No feature has enough pairs on the discovery half to be tested"
+    if not selected:
+        return (
+            f"No feature passes on one half of the questions; {percent(float(agree[tested].mean()), 0)} of those tested "
+            f"point the same way on the other half, and chance alone gives about 50 %"
+        )
     same = int((firing.selected & agree).sum())
     return (
         f"{count_of(selected, 'feature')} {'passes' if selected == 1 else 'pass'} on one half of the questions; "

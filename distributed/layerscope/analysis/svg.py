@@ -47,13 +47,13 @@ def dot(at: Point, radius: float, kind: str, *children: object) -> Markup:
 
 def curve(points: Iterable[Point], kind: str) -> Markup:
     """A line through points, broken where a value is NaN."""
-    pieces: list[list[Point]] = [[]]
-    for point in points:
-        if math.isnan(point[1]):
-            pieces.append([])
-        else:
-            pieces[-1].append(point)
-    return element("path", d="".join(_path(piece) for piece in pieces if len(piece) > 1), class_=kind)
+    return element("path", d="".join(_path(piece) for piece in _pieces(points)), class_=kind)
+
+
+def area(points: Iterable[Point], base: float, kind: str) -> Markup:
+    """What lies between such a line and a height."""
+    closed = ([(piece[0][0], base), *piece, (piece[-1][0], base)] for piece in _pieces(points))
+    return element("path", d="".join(_path(piece) + "Z" for piece in closed), class_=kind)
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,17 @@ def spread(wanted: Iterable[int], room: int) -> list[int]:
         if len(numbers) <= room * every:
             return [number for index, number in enumerate(numbers) if index % every == 0]
     return numbers[:1]
+
+
+def _pieces(points: Iterable[Point]) -> list[list[Point]]:
+    """The stretches of two points and more between those that are NaN."""
+    pieces: list[list[Point]] = [[]]
+    for point in points:
+        if math.isnan(point[1]):
+            pieces.append([])
+        else:
+            pieces[-1].append(point)
+    return [piece for piece in pieces if len(piece) > 1]
 
 
 def _path(points: Iterable[Point]) -> str:

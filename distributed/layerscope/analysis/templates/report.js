@@ -41,7 +41,13 @@
 
   for (const link of all("a[data-layer]")) {
     const readout = one(".readout", link.closest("figure"));
-    const tell = () => { readout.textContent = link.getAttribute("aria-label"); };
+    const tell = () => {
+      readout.textContent = link.getAttribute("aria-label");
+      readout.classList.add("on");
+    };
+    const rest = () => readout.classList.remove("on");
+    link.addEventListener("pointerleave", rest);
+    link.addEventListener("blur", rest);
     link.addEventListener("pointerenter", tell);
     link.addEventListener("focus", tell);
     link.addEventListener("keydown", (event) => {
@@ -271,26 +277,39 @@
       return make("li", {}, link);
     }
 
+    /** A solution in words and gaps, with what the other one has not got between their common ends marked. */
+    function marked(own, other) {
+      const [mine, theirs] = [own, other].map((words) => words.split(/(\s+)/));
+      const shorter = Math.min(mine.length, theirs.length);
+      let start = 0;
+      while (start < shorter && mine[start] === theirs[start]) start += 1;
+      let end = 0;
+      while (end < shorter - start && mine.at(-1 - end) === theirs.at(-1 - end)) end += 1;
+      const middle = mine.slice(start, mine.length - end).join("");
+      return [mine.slice(0, start).join(""), make("mark", {}, middle), mine.slice(mine.length - end).join("")];
+    }
+
     function solution(question, side) {
       const chosen = question.correct === (side === 0);
       return make("div", { className: `solution ${SIDES[side]}` },
         make("small", {}, `${SIDES[side]} solution`, ...(chosen ? [make("span", { className: "tag" }, "chosen by the model")] : [])),
-        make("p", { dir: "auto" }, side === 0 ? question.positive : question.negative),
+        make("p", { dir: "auto" }, ...marked(...(side === 0 ? [question.positive, question.negative] : [question.negative, question.positive]))),
         make("small", {}, `log-likelihood ${signed(question.logLikelihoods[side], 2)} nats over ${question.tokens[side]} tokens, the last “${question.finals[side]}”`));
     }
 
     function chip(layerValue, found, kind) {
       const about = known.get(`${layerValue}/${found.id}`);
-      const strengths = kind === "both" ? found.activations : found.activations.filter((value) => value > 0);
+      const strengths = found.activations.map((value, side) => (value > 0 ? `${SIDES[side]} ${short(value)}` : "")).filter(Boolean);
       const otherCut = kind !== "both" && found.levels.includes(1);
       const said = [
+        strengths.join(", "),
         about?.words,
         about?.confirmed.length ? `confirmed: ${about.confirmed.join(", ")}` : "",
         otherCut ? "the other list is cut: there it may fire more weakly" : "",
       ].filter(Boolean).join("\n");
       const classes = ["chip", otherCut ? "cut" : "", about?.confirmed.length ? "finding" : ""].join(" ");
       const url = data.pages[layerValue];
-      const content = [String(found.id), make("small", {}, strengths.map(short).join(" | "))];
+      const content = [String(found.id), ...(kind === "both" ? [] : [make("small", {}, short(Math.max(...found.activations)))])];
       return url
         ? make("a", { className: classes, title: said, href: url + found.id, target: "_blank", rel: "noopener noreferrer" }, ...content)
         : make("span", { className: classes, title: said }, ...content);
@@ -320,7 +339,7 @@
         make("p", { className: "goal", dir: "auto" }, question.goal),
         make("div", { className: "solutions" }, solution(question, 0), solution(question, 1)),
         make("div", { className: "lanes" },
-          make("div", { className: "lane head" }, make("b", {}, "layer"), make("div", {}, "only right"), make("div", {}, "both (right | wrong)"), make("div", {}, "only wrong")),
+          make("div", { className: "lane head" }, make("b", {}, "layer"), make("div", { className: "only-right" }, "only right"), make("div", { className: "both" }, "both"), make("div", { className: "only-wrong" }, "only wrong")),
           ...layers.map((_, index) => lane(question, index))),
         make("p", { className: "how" }, "A number and its activation; framed: a confirmed feature; dashed: the other list is cut, so the feature may be there too. Activations of different layers do not compare."));
     }
