@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from layerscope.analysis import statistics
 from layerscope.analysis.censoring import LayerPairs, list_limits, pair_up
-from layerscope.analysis.layer_tests import Part
-from layerscope.analysis.layer_tests import test_layer as run_layer_tests
+from layerscope.analysis.layer_tests import Part, layer_tests
 from layerscope.analysis.reading import FeatureLists
 
 Cell = dict[int, float]  # every active feature of a solution, and its activation
@@ -101,7 +100,7 @@ def test_a_side_that_is_cut_more_often_gets_no_features_of_its_own() -> None:
     lists = cut(cells, 100)
     n_pairs = len(cells)
     part = Part("all", "both")
-    layer = run_layer_tests(
+    layer = layer_tests(
         pair_up(lists),
         {part: np.ones(n_pairs, dtype=bool)},
         [np.ones(n_pairs)],

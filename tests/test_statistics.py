@@ -11,8 +11,7 @@ from scipy import stats
 
 from layerscope.analysis import statistics
 from layerscope.analysis.censoring import LayerPairs
-from layerscope.analysis.layer_tests import Part
-from layerscope.analysis.layer_tests import test_layer as run_layer_tests
+from layerscope.analysis.layer_tests import Part, layer_tests
 from layerscope.analysis.result import Magnitude
 
 # Differences with many ties and zeros, and differences with few.
@@ -192,7 +191,7 @@ def test_shuffled_labels_keep_the_levels_that_are_promised() -> None:
     signs = list(np.random.default_rng(2).choice([-1.0, 1.0], (shufflings, len(pairs.whole))))
     flips = statistics.label_flips(len(pairs.whole), 999, seed=3)
     parts = halves(len(pairs.whole))
-    layer = run_layer_tests(pairs, parts, signs, flips, min_pairs=10)
+    layer = layer_tests(pairs, parts, signs, flips, min_pairs=10)
     everything, discovery, validation = parts
     most = stats.binom.isf(1e-4, shufflings, level)  # a right procedure goes beyond this once in 10,000
     least = stats.binom.ppf(1e-4, shufflings, level)
@@ -219,7 +218,7 @@ def test_shuffled_labels_keep_the_levels_that_are_promised() -> None:
 def test_swapped_labels_flip_every_sign_and_keep_every_p(seed: int) -> None:
     pairs = random_pairs(seed, n_pairs=40, n_features=12)
     sign = np.random.default_rng(seed).choice([-1.0, 1.0], 40)
-    layer = run_layer_tests(pairs, halves(40), [sign, -sign], statistics.label_flips(40, 10, 0), min_pairs=5)
+    layer = layer_tests(pairs, halves(40), [sign, -sign], statistics.label_flips(40, 10, 0), min_pairs=5)
     one, other = layer.contrasts
     for part in one.firing:
         for name in ("firing", "magnitude"):
@@ -238,7 +237,7 @@ def test_a_layer_is_tested_as_each_feature_alone() -> None:
     pairs = random_pairs(seed=7, n_pairs=80, n_features=16)
     sign = np.random.default_rng(7).choice([-1.0, 1.0], 80)
     parts = halves(80)
-    layer = run_layer_tests(pairs, parts, [sign], statistics.label_flips(80, 10, 0), min_pairs=4)
+    layer = layer_tests(pairs, parts, [sign], statistics.label_flips(80, 10, 0), min_pairs=4)
     (found,) = layer.contrasts
     assert len(layer.feature_id) == 16
     for row, feature in enumerate(layer.feature_id):
