@@ -30,7 +30,7 @@ def shown(pairs: LayerPairs) -> dict[tuple[int, int], tuple[float, float]]:
     return {(int(pair), int(feature)): (float(first), float(second)) for pair, feature, first, second in entries}
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(CELL, CELL), max_size=6), st.integers(1, 9))
 def test_above_its_limit_a_pair_is_shown_as_it_is(cells: list[tuple[Cell, Cell]], k: int) -> None:
     """Against the truth before the cut: whatever is above the limit, all of it, and nothing else."""
@@ -51,7 +51,7 @@ def test_above_its_limit_a_pair_is_shown_as_it_is(cells: list[tuple[Cell, Cell]]
     assert pairs.listed.tolist() == listed[pairs.feature_id].tolist()
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(CELL, CELL), max_size=6), st.integers(1, 9))
 def test_swapped_sides_are_shown_swapped(cells: list[tuple[Cell, Cell]], k: int) -> None:
     here = shown(pair_up(cut(cells, k)))
@@ -59,7 +59,7 @@ def test_swapped_sides_are_shown_swapped(cells: list[tuple[Cell, Cell]], k: int)
     assert here == {key: (second, first) for key, (first, second) in there.items()}
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(CELL, CELL), min_size=1, max_size=6), st.lists(st.booleans(), min_size=9, max_size=9))
 def test_restricting_keeps_some_features_as_they_are(cells: list[tuple[Cell, Cell]], keep: list[bool]) -> None:
     pairs = pair_up(cut(cells, 9))

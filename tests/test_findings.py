@@ -17,6 +17,7 @@ from layerscope.analysis import reading
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Contrast, Options, Survival
 from layerscope.errors import LayerscopeError, UsageError
+from layerscope.inspection import verify
 from layerscope.manifest import read_manifest, write_manifest
 from synthetic_run import Effect, Spec, write_run
 
@@ -66,6 +67,11 @@ def equal(here: Any, there: Any) -> bool:
     if isinstance(here, tuple):
         return len(here) == len(there) and all(map(equal, here, there))
     return np.array_equal(here, there, equal_nan=isinstance(here, float) or getattr(here, "dtype", None) == np.float64)
+
+
+def test_the_synthetic_run_is_one_that_verify_accepts(planted_file: Path) -> None:
+    """Else everything below would hold of a format that no run writes."""
+    assert "900 of 900 lines" in verify(planted_file)
 
 
 def test_planted_effects_are_found_in_their_layer_with_their_sign(planted: Analysis) -> None:
@@ -391,7 +397,7 @@ def test_reading_does_not_hold_the_features(tmp_path: Path, monkeypatch: pytest.
     """Three times the questions may cost their own few bytes, not the 8 bytes a feature."""
     monkeypatch.setattr(reading, "_HELD", 256)
     peaks, n_features = [], []
-    for questions in (200, 600):
+    for questions in (60, 180):
         path = tmp_path / f"{questions}.jsonl"
         write_run(path, Spec(questions=questions, layers=(0,), active=80))
         with reading.reading(path, lambda _: None):  # what is imported on the way is not counted

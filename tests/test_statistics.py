@@ -48,7 +48,7 @@ def magnitude_of(columns: list[list[float]], sign: float = 1.0, min_pairs: int =
     return statistics.signed_rank_test(feature, sign * difference, rank, len(columns), min_pairs)
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(DIFFERENCES, min_size=1, max_size=4))
 def test_the_signed_rank_test_is_scipys(columns: list[list[float]]) -> None:
     found = magnitude_of(columns)
@@ -74,7 +74,7 @@ def test_d_z_of_equal_differences_is_not_defined() -> None:
     assert not np.isnan(found.p[0])
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=12), min_size=1, max_size=5))
 def test_midranks_are_those_of_rankdata(groups: list[list[int]]) -> None:
     feature = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
@@ -83,7 +83,7 @@ def test_midranks_are_those_of_rankdata(groups: list[list[int]]) -> None:
     assert statistics.midranks(feature, value).tolist() == expected.tolist()
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.none() | st.floats(0, 1), max_size=30))
 def test_false_discovery_rates_pass_over_what_was_not_tested(values: list[float | None]) -> None:
     p = np.array([np.nan if value is None else value for value in values])
@@ -97,7 +97,7 @@ def test_false_discovery_rates_pass_over_what_was_not_tested(values: list[float 
         assert (q[tested] <= 0.05).sum() == (rejected[-1] + 1 if len(rejected) else 0)  # the step-up rule itself
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(DIFFERENCES, DIFFERENCES)
 def test_superiority_and_auroc_count_ties_as_half(first: list[float], second: list[float]) -> None:
     wins = [(a > b) + (a == b) / 2 for a, b in itertools.product(first, second)]
