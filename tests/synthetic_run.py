@@ -53,8 +53,6 @@ class Spec:
     """Questions that get an error line."""
     identical: bool = False
     """Both solutions are the same text with the same features."""
-    surplus: float = 0.0
-    """By which share the right solution has more active features, whichever they are."""
     planned: int | None = None
     """Questions of the whole run, if it is not finished."""
     seed: int = 0
@@ -82,7 +80,7 @@ def _line(rng: np.random.Generator, spec: Spec, popularity: list[NDArray[np.floa
     chosen = 0 if scores[0].log_likelihood >= scores[1].log_likelihood else 1
     blocks = []
     for layer, cumulative in zip(spec.layers, popularity, strict=True):
-        cells = list(_background(rng, spec, cumulative, right))
+        cells = list(_background(rng, spec, cumulative))
         for effect in (effect for effect in spec.effects if effect.layer == layer):
             first = chosen if effect.by_model else right
             for side in (0, 1):
@@ -121,14 +119,13 @@ def _popularity(rng: np.random.Generator, d_sae: int) -> NDArray[np.float64]:
     return np.cumsum(weights / weights.sum())
 
 
-def _background(rng: np.random.Generator, spec: Spec, cumulative: NDArray[np.float64], right: int) -> tuple[Cell, Cell]:
+def _background(rng: np.random.Generator, spec: Spec, cumulative: NDArray[np.float64]) -> tuple[Cell, Cell]:
     """Active features of both solutions, which share most of them."""
     active = spec.active * np.exp(0.2 * rng.standard_normal())
     shared = rng.random(int(rng.poisson(0.7 * active)))
     cells = []
-    for side in (0, 1):
-        extra = (0.5 + (spec.surplus if side == right else 0)) * active
-        draws = np.concatenate([shared, rng.random(int(rng.poisson(extra)))])
+    for _ in (0, 1):
+        draws = np.concatenate([shared, rng.random(int(rng.poisson(0.5 * active)))])
         ids = np.unique(np.searchsorted(cumulative, draws))
         strengths = (1 + ids % 7) * np.exp(0.3 * rng.standard_normal(len(ids)))
         cells.append((ids, strengths.astype(np.float32)))

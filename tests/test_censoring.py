@@ -1,13 +1,12 @@
 """Lists cut at k: what is shown above the limit is the truth, and a cut makes no difference between the sides."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerscope.analysis import statistics
 from layerscope.analysis.censoring import LayerPairs, list_limits, pair_up
-from layerscope.analysis.layer_tests import Part
-from layerscope.analysis.layer_tests import test_layer as run_layer_tests
+from layerscope.analysis.layer_tests import Part, layer_tests
 from layerscope.analysis.reading import FeatureLists
 
 Cell = dict[int, float]  # every active feature of a solution, and its activation
@@ -31,6 +30,7 @@ def shown(pairs: LayerPairs) -> dict[tuple[int, int], tuple[float, float]]:
     return {(int(pair), int(feature)): (float(first), float(second)) for pair, feature, first, second in entries}
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(CELL, CELL), max_size=6), st.integers(1, 9))
 def test_above_its_limit_a_pair_is_shown_as_it_is(cells: list[tuple[Cell, Cell]], k: int) -> None:
     """Against the truth before the cut: whatever is above the limit, all of it, and nothing else."""
@@ -51,6 +51,7 @@ def test_above_its_limit_a_pair_is_shown_as_it_is(cells: list[tuple[Cell, Cell]]
     assert pairs.listed.tolist() == listed[pairs.feature_id].tolist()
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(CELL, CELL), max_size=6), st.integers(1, 9))
 def test_swapped_sides_are_shown_swapped(cells: list[tuple[Cell, Cell]], k: int) -> None:
     here = shown(pair_up(cut(cells, k)))
@@ -58,6 +59,7 @@ def test_swapped_sides_are_shown_swapped(cells: list[tuple[Cell, Cell]], k: int)
     assert here == {key: (second, first) for key, (first, second) in there.items()}
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(CELL, CELL), min_size=1, max_size=6), st.lists(st.booleans(), min_size=9, max_size=9))
 def test_restricting_keeps_some_features_as_they_are(cells: list[tuple[Cell, Cell]], keep: list[bool]) -> None:
     pairs = pair_up(cut(cells, 9))
@@ -98,7 +100,7 @@ def test_a_side_that_is_cut_more_often_gets_no_features_of_its_own() -> None:
     lists = cut(cells, 100)
     n_pairs = len(cells)
     part = Part("all", "both")
-    layer = run_layer_tests(
+    layer = layer_tests(
         pair_up(lists),
         {part: np.ones(n_pairs, dtype=bool)},
         [np.ones(n_pairs)],

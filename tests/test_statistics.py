@@ -11,8 +11,7 @@ from scipy import stats
 
 from layerscope.analysis import statistics
 from layerscope.analysis.censoring import LayerPairs
-from layerscope.analysis.layer_tests import Part
-from layerscope.analysis.layer_tests import test_layer as run_layer_tests
+from layerscope.analysis.layer_tests import Part, layer_tests
 from layerscope.analysis.result import Magnitude
 
 # Differences with many ties and zeros, and differences with few.
@@ -49,6 +48,7 @@ def magnitude_of(columns: list[list[float]], sign: float = 1.0, min_pairs: int =
     return statistics.signed_rank_test(feature, sign * difference, rank, len(columns), min_pairs)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(DIFFERENCES, min_size=1, max_size=4))
 def test_the_signed_rank_test_is_scipys(columns: list[list[float]]) -> None:
     found = magnitude_of(columns)
@@ -74,6 +74,7 @@ def test_d_z_of_equal_differences_is_not_defined() -> None:
     assert not np.isnan(found.p[0])
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=12), min_size=1, max_size=5))
 def test_midranks_are_those_of_rankdata(groups: list[list[int]]) -> None:
     feature = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
@@ -82,6 +83,7 @@ def test_midranks_are_those_of_rankdata(groups: list[list[int]]) -> None:
     assert statistics.midranks(feature, value).tolist() == expected.tolist()
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.none() | st.floats(0, 1), max_size=30))
 def test_false_discovery_rates_pass_over_what_was_not_tested(values: list[float | None]) -> None:
     p = np.array([np.nan if value is None else value for value in values])
@@ -95,6 +97,7 @@ def test_false_discovery_rates_pass_over_what_was_not_tested(values: list[float 
         assert (q[tested] <= 0.05).sum() == (rejected[-1] + 1 if len(rejected) else 0)  # the step-up rule itself
 
 
+@settings(max_examples=50, deadline=None)
 @given(DIFFERENCES, DIFFERENCES)
 def test_superiority_and_auroc_count_ties_as_half(first: list[float], second: list[float]) -> None:
     wins = [(a > b) + (a == b) / 2 for a, b in itertools.product(first, second)]
@@ -188,7 +191,7 @@ def test_shuffled_labels_keep_the_levels_that_are_promised() -> None:
     signs = list(np.random.default_rng(2).choice([-1.0, 1.0], (shufflings, len(pairs.whole))))
     flips = statistics.label_flips(len(pairs.whole), 999, seed=3)
     parts = halves(len(pairs.whole))
-    layer = run_layer_tests(pairs, parts, signs, flips, min_pairs=10)
+    layer = layer_tests(pairs, parts, signs, flips, min_pairs=10)
     everything, discovery, validation = parts
     most = stats.binom.isf(1e-4, shufflings, level)  # a right procedure goes beyond this once in 10,000
     least = stats.binom.ppf(1e-4, shufflings, level)
@@ -210,12 +213,12 @@ def test_shuffled_labels_keep_the_levels_that_are_promised() -> None:
         assert least <= family_wise <= most
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000))
 def test_swapped_labels_flip_every_sign_and_keep_every_p(seed: int) -> None:
     pairs = random_pairs(seed, n_pairs=40, n_features=12)
     sign = np.random.default_rng(seed).choice([-1.0, 1.0], 40)
-    layer = run_layer_tests(pairs, halves(40), [sign, -sign], statistics.label_flips(40, 10, 0), min_pairs=5)
+    layer = layer_tests(pairs, halves(40), [sign, -sign], statistics.label_flips(40, 10, 0), min_pairs=5)
     one, other = layer.contrasts
     for part in one.firing:
         for name in ("firing", "magnitude"):
@@ -234,7 +237,7 @@ def test_a_layer_is_tested_as_each_feature_alone() -> None:
     pairs = random_pairs(seed=7, n_pairs=80, n_features=16)
     sign = np.random.default_rng(7).choice([-1.0, 1.0], 80)
     parts = halves(80)
-    layer = run_layer_tests(pairs, parts, [sign], statistics.label_flips(80, 10, 0), min_pairs=4)
+    layer = layer_tests(pairs, parts, [sign], statistics.label_flips(80, 10, 0), min_pairs=4)
     (found,) = layer.contrasts
     assert len(layer.feature_id) == 16
     for row, feature in enumerate(layer.feature_id):

@@ -13,12 +13,14 @@ from layerscope.analysis.result import Bools, Firing, Floats, Ints, Magnitude
 
 Flips = NDArray[np.float32]  # [Q, P]
 
+ALL_PAIRS = "all pairs"
+
 
 class Part(NamedTuple):
     """Which pairs are tested."""
 
     stratum: str
-    """`all pairs`, or the name of a stratum."""
+    """`ALL_PAIRS`, or the name of a stratum."""
     half: str
     """`both`, `discovery` or `validation`."""
 
@@ -62,7 +64,7 @@ class _BothFire:
     difference: Floats
 
 
-def test_layer(
+def layer_tests(
     pairs: LayerPairs, parts: Mapping[Part, Bools], signs: Sequence[Floats], flips: Flips, min_pairs: int
 ) -> LayerTests:
     """Tests the features that have enough pairs.

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import numpy as np
@@ -67,40 +67,25 @@ def reading(path: Path, progress: Callable[[float], None]) -> Iterator[Run]:
     manifest = read_manifest(path)
     layers = tuple(map(int, manifest["about"]["average_l0"]))
     totals, rows = Totals(), _QuestionRows()
+    size, done = path.stat().st_size, 0
     with ExitStack() as stack:
         columns = [_LayerColumns(layer, stack) for layer in layers]
-        for record in _records(path, progress):
+        for number, line in enumerate(read_lines(path), start=1):
             try:
+                record = orjson.loads(line)
                 totals.add_record(record)
-                if "error" in record:
-                    continue
-                rows.add(record)
-                for side in _SIDES:
-                    for column in columns:
-                        column.add(record[side])
+                if "error" not in record:
+                    rows.add(record)
+                    for side in _SIDES:
+                        for column in columns:
+                            column.add(record[side])
             except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
-                raise _not_a_record(path, totals.questions) from error
-            except OSError as error:
                 raise LayerscopeError(
-                    f"The temporary files of the analysis cannot be written: {error.strerror}.\n"
-                    "They take 8 bytes a feature. Name a folder with room in the environment variable TMPDIR."
+                    f"{path}, line {number} is not a record. `layerscope verify` says more."
                 ) from error
+            done += len(line)
+            progress(min(1.0, done / size))  # it may have grown
         yield Run(manifest, layers, totals, rows.columns(), lambda index: columns[index].feature_lists())
-
-
-def _records(path: Path, progress: Callable[[float], None]) -> Iterator[dict[str, Any]]:
-    size, done = max(path.stat().st_size, 1), 0
-    for number, line in enumerate(read_lines(path), start=1):
-        try:
-            yield orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise _not_a_record(path, number) from error
-        done += len(line)
-        progress(min(1.0, done / size))
-
-
-def _not_a_record(path: Path, number: int) -> LayerscopeError:
-    return LayerscopeError(f"{path}, line {number} is not a record. `layerscope verify` says more.")
 
 
 class _Column:
@@ -121,7 +106,15 @@ class _Column:
         return np.fromfile(self._file, dtype=self._held.typecode)
 
     def _spill(self) -> None:
-        self._held.tofile(self._file)
+        unwritten = memoryview(self._held.tobytes())
+        try:
+            while unwritten:  # `tofile`, of arrays of either kind, passes over a short write
+                unwritten = unwritten[self._file.write(unwritten) :]
+        except OSError as error:
+            raise LayerscopeError(
+                f"The temporary files of the analysis cannot be written: {error.strerror or error}.\n"
+                f"They take 8 bytes a feature in {gettempdir()}. Make room there, or name another folder as TMPDIR."
+            ) from error
         del self._held[:]
 
 

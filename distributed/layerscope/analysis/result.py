@@ -198,7 +198,7 @@ class Tested(Generic[T]):
 
 
 @dataclass(frozen=True)
-class TestByLayer:
+class ByLayer:
     """One test in one contrast, layer by layer."""
 
     tested: Ints  # [L] features tested over all pairs
@@ -237,8 +237,8 @@ class Contrast:
     superiority: Floats  # [N] over `present`: P(activation first > second) + P(=)/2; 0.5 is no difference
     firing: Tested[Firing]
     magnitude: Tested[Magnitude]
-    firing_by_layer: TestByLayer
-    magnitude_by_layer: TestByLayer
+    firing_by_layer: ByLayer
+    magnitude_by_layer: ByLayer
     held_out: HeldOut
     strata: tuple["Stratum", ...]
 
@@ -253,9 +253,9 @@ class Survival:
     kept: int
     """Confirmed again, with the same sign."""
     same_sign: int
-    """Tested, not confirmed, the effect over all of the stratum's pairs has the same sign."""
+    """Tested, not confirmed; in the stratum's validation half the sign is the same."""
     other_sign: int
-    """Tested, and not of the same sign."""
+    """Tested, not confirmed; there the sign is not the same."""
     untested: int
     """Left out by the stratum, or too few pairs in its discovery half."""
     confirmed: int
