@@ -25,7 +25,13 @@ def margin_histogram(analysis: Analysis, width: int, kind: str) -> Markup:
     for low, high, count in zip(edges, edges[1:], counts, strict=False):
         side = "first" if low >= 0 else "second"
         said = f"{number(float(low), 1)} to {number(float(high), 1)} nats: {count:,} questions"
-        bar = rectangle(x(float(low)) + 0.5, y(int(count)), x(float(high)) - x(float(low)) - 1, y(0) - y(int(count)), f"{side} solid")
+        bar = rectangle(
+            x(float(low)) + 0.5,
+            y(int(count)),
+            x(float(high)) - x(float(low)) - 1,
+            y(0) - y(int(count)),
+            f"{side} solid",
+        )
         marks.append(element("g", element("title", said), bar))
     marks += [line((x(0), _TOP), (x(0), y(0)), "zero")]
     marks += _bottom(x, [(value, number(value, 0)) for value in ticks(float(edges[0]), float(edges[-1]), 6)])
@@ -56,7 +62,10 @@ def length_chart(analysis: Analysis, width: int, kind: str) -> Markup:
         )
         names = [_signed(each.low), *([f"to {_signed(each.high)}"] if each.high > each.low else [])]
         marks += [text((at, y(0) + 18 + 14 * row), name, "tick", "middle") for row, name in enumerate(names)]
-    marks += [text((0, 12), "accuracy, 95 % interval", "note"), _unit(width, "length, right − wrong solution, tokens", 14)]
+    marks += [
+        text((0, 12), "accuracy, 95 % interval", "note"),
+        _unit(width, "length, right − wrong solution, tokens", 14),
+    ]
     return drawing(width, _TOP + _HEIGHT + 56, *marks, kind=f"chart {kind}", label="Accuracy by difference in length")
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from layerscope.analysis.svg import Scale, area, curve, dot, drawing, element, l
 
 WIDE, NARROW = 1120, 348  # pixels of a chart on a screen and on a telephone
 _LEFT, _RIGHT = 50, 12
-_HEAD, _GAP = 42, 30  # above a panel, for its title and note; below it
+_HEAD, _GAP = 50, 24  # above a panel, for its title and note; below it
 _DOTS = 40  # features drawn per layer: those with the largest |z| of the discovery half
 _CELLS = {WIDE: 12, NARROW: 8}  # features per layer and direction in the map
 _SIDE = 15.0  # height of a cell of the map
@@ -59,7 +60,7 @@ class _Depth:
         """The features of each layer, as rows of the analysis."""
         layer = self.analysis.features.layer
         starts = np.searchsorted(layer, [*self.layers, np.iinfo(np.int64).max])
-        return [np.arange(start, end) for start, end in zip(starts, starts[1:], strict=False)]
+        return [np.arange(start, end) for start, end in pairwise(starts)]
 
     def x(self, index: int) -> float:
         """The middle of the layer with this index."""
@@ -113,7 +114,7 @@ class _Panel:
 
 
 def depth_strip(analysis: Analysis, contrast: Contrast, available: int) -> Markup:
-    """Layer by layer: how many features differ, how much and how surely, how well they tell, how many fire and are shared."""
+    """Layer by layer: how many features differ, how much, how surely, how well they tell; then how many fire."""
     depth = _Depth(analysis, contrast, available)
     parts = (_firing_counts, _effects, _strongest, _held_out, _magnitude_counts, _active, _overlap)
     content = [*depth.labels(11)]
@@ -176,13 +177,14 @@ def _effects(depth: _Depth, top: float) -> _Drawn:
     firing = depth.contrast.firing
     shown = [_strongest_rows(firing, rows[firing.selected[rows]]) for rows in depth.rows]
     effects = firing.validation.effect
-    bound = max([1.0, *(float(np.abs(effects[rows]).max()) for rows in shown if len(rows))]) * 1.08
-    base = math.log(2 if bound < 2.2 else 4 if bound < 4.5 else 10)
-    steps = int(bound / base)
-    marked = [(step * base, odds(step * base).replace(".0", "")) for step in range(-steps, steps + 1)]
+    drawn = effects[np.concatenate(shown)]
+    low, high = min(-0.8, *drawn, 0) * 1.08, max(0.8, *drawn, 0) * 1.08
+    base = math.log(2 if high - low < 4.4 else 4 if high - low < 9 else 10)
+    steps = range(math.ceil(low / base), math.floor(high / base) + 1)
+    marked = [(step * base, odds(step * base).replace(".0", "")) for step in steps]
     first, second = depth.contrast.first, depth.contrast.second
     note = [f"odds {first} : {second}, validation half · ○ unconfirmed"]
-    panel = _Panel("Effect of each selected feature", note, 120, -bound, bound, marked)
+    panel = _Panel("Effect of each selected feature", note, 120, low, high, marked)
     scale = panel.scale(top)
     marks = [line((_LEFT, scale(0)), (depth.end, scale(0)), "zero")]
     for index, rows in enumerate(shown):
@@ -224,7 +226,9 @@ def _strongest(depth: _Depth, top: float) -> _Drawn:
 def _held_out(depth: _Depth, top: float) -> _Drawn:
     held_out = depth.contrast.held_out
     error = 1.96 * np.nan_to_num(held_out.paired_error)
-    values = [value for value in (*(held_out.paired - error), *(held_out.paired + error), *held_out.auroc) if value == value]
+    values = [
+        value for value in (*(held_out.paired - error), *(held_out.paired + error), *held_out.auroc) if value == value
+    ]
     low, high = min([0.45, *values]), max([0.65, *values])
     panel = _Panel(
         "How well they tell the two apart, held out",
@@ -276,7 +280,9 @@ def _active(depth: _Depth, top: float) -> _Drawn:
         marks.append(curve(points, f"{side} thread"))
         hollow = side == "second"
         radius = min(4.4 if hollow else 2.6, depth.step * (0.34 if hollow else 0.2))
-        marks += [dot(point, radius, f"{side} {'hollow' if hollow else 'solid'}") for point in points if point[1] == point[1]]
+        marks += [
+            dot(point, radius, f"{side} {'hollow' if hollow else 'solid'}") for point in points if point[1] == point[1]
+        ]
     return panel, marks
 
 
@@ -286,7 +292,9 @@ def _overlap(depth: _Depth, top: float) -> _Drawn:
     panel = _Panel("Overlap of the two solutions' features", note, 60, 0, 1, [(0, "0"), (0.5, "0.5"), (1, "1")])
     scale = panel.scale(top)
     marks = [
-        rectangle(depth.x(index) - depth.bar / 2, scale(float(value)), depth.bar, scale(0) - scale(float(value)), "ink pale")
+        rectangle(
+            depth.x(index) - depth.bar / 2, scale(float(value)), depth.bar, scale(0) - scale(float(value)), "ink pale"
+        )
         for index, value in enumerate(jaccard)
         if value == value
     ]
@@ -294,7 +302,7 @@ def _overlap(depth: _Depth, top: float) -> _Drawn:
 
 
 def feature_map(analysis: Analysis, contrast: Contrast, available: int) -> Markup:
-    """Each layer's strongest features: placed by the discovery half, coloured by what the validation half says of them."""
+    """Each layer's strongest features: placed by the discovery half, coloured by the validation half."""
     depth = _Depth(analysis, contrast, available)
     ranks = _CELLS[available]
     middle = 46 + ranks * _SIDE
@@ -304,8 +312,9 @@ def feature_map(analysis: Analysis, contrast: Contrast, available: int) -> Marku
         text((_LEFT, middle + ranks * _SIDE + 18), f"▼ fires for the {contrast.second} one", "note second"),
     ]
     for rank in (1, ranks):
-        for y in (middle - (rank - 0.5) * _SIDE, middle + (rank - 0.5) * _SIDE):
-            content.append(text((_LEFT - 8, y + 4), f"{rank}th" if rank > 1 else "surest", "tick", "end"))
+        said = f"{rank}th" if rank > 1 else "surest"
+        heights = (middle - (rank - 0.5) * _SIDE, middle + (rank - 0.5) * _SIDE)
+        content += [text((_LEFT - 8, y + 4), said, "tick", "end") for y in heights]
     discovery = contrast.firing.discovery
     for index, rows in enumerate(depth.rows):
         for direction in (1, -1):

@@ -69,16 +69,28 @@ def columns(contrast: Contrast) -> list[Column]:
     """The columns behind layer, feature and description."""
     first, second = contrast.first, contrast.second
     return [
-        Column(first, f"{first}_fires", "fires on", f"pairs in which it fires on the {first} solution, above the pair's limit"),
+        Column(
+            first,
+            f"{first}_fires",
+            "fires on",
+            f"pairs in which it fires on the {first} solution, above the pair's limit",
+        ),
         Column(second, f"{second}_fires", "fires on", f"the same for the {second} solution"),
-        Column(f"{first} only", f"{first}_only", "discordant pairs", f"pairs in which it fires on the {first} solution alone"),
+        Column(
+            f"{first} only",
+            f"{first}_only",
+            "discordant pairs",
+            f"pairs in which it fires on the {first} solution alone",
+        ),
         Column(f"{second} only", f"{second}_only", "discordant pairs", f"the same for the {second} solution"),
         Column("discovery", "log_odds_discovery", "firing, log-odds", "on the half that selects"),
         Column("validation", "log_odds_validation", "firing, log-odds", "on the half that confirms"),
         Column("discovery", "q_firing_discovery", "firing, q", "among all features tested"),
         Column("validation", "q_firing_validation", "firing, q", "among the selected features"),
         Column("difference", "mean_difference", "where both fire", f"mean activation, {first} − {second}, all pairs"),
-        Column("d_z disc.", "d_z_discovery", "where both fire", "mean difference / its standard deviation, discovery half"),
+        Column(
+            "d_z disc.", "d_z_discovery", "where both fire", "mean difference / its standard deviation, discovery half"
+        ),
         Column("d_z valid.", "d_z_validation", "where both fire", "the same on the validation half"),
         Column("q disc.", "q_magnitude_discovery", "where both fire", "among all features tested"),
         Column("q valid.", "q_magnitude_validation", "where both fire", "among the selected features"),
@@ -148,7 +160,11 @@ def _row(analysis: Analysis, contrast: Contrast, descriptions: Descriptions, row
         _effect(float(magnitude.validation.effect[row]), magnitude, row),
         _q(float(magnitude.discovery.q[row])),
         _q(float(magnitude.validation.q[row])),
-        Cell(percent(float(features.density[row])), f"{features.density[row]:.3g}", "dense" if features.dense[row] else ""),
+        Cell(
+            percent(float(features.density[row])),
+            f"{features.density[row]:.3g}",
+            "dense" if features.dense[row] else "",
+        ),
     ]
     state = "confirmed" if confirmed else "selected" if selected else ""
     url = neuronpedia_url(sae.neuronpedia_id, feature_id)
@@ -158,7 +174,11 @@ def _row(analysis: Analysis, contrast: Contrast, descriptions: Descriptions, row
 def _described(explanation: Explanation | None) -> tuple[str, str]:
     if explanation is None:
         return "", ""
-    fires = f"; fires on {percent(explanation.density, 2)} of Neuronpedia's tokens" if explanation.density is not None else ""
+    fires = (
+        f"; fires on {percent(explanation.density, 2)} of Neuronpedia's tokens"
+        if explanation.density is not None
+        else ""
+    )
     return visible(explanation.description), f"by {visible(explanation.explainer)}{fires}"
 
 
@@ -194,5 +214,3 @@ def _quick_list(analysis: Analysis, contrast: Contrast, rows: Sequence[Row]) -> 
     features = [{"modelId": parts[0], "layer": parts[-1], "index": str(feature_id)} for parts, feature_id in named]
     name = quote(f"{analysis.header.file}: {contrast.name}", safe="")
     return f"https://neuronpedia.org/quick-list/?name={name}&features={quote(orjson.dumps(features).decode(), safe='')}"
-
-

@@ -27,7 +27,7 @@ _TRACKED = 400_000  # entries of selected features at most
 _CHARACTERS = 2_500_000  # of text
 _LONGEST = (6000, 2000, 600, 200)  # characters of one text: the most that fits; the last one always does
 _SHOWN_PLAINLY = 40  # questions in the table that needs no JavaScript
-_LEVELS = 253  # of a rounded activation; 0 is silent, 1 is not listed in a cut list
+_LEVELS = 253  # of a rounded activation; 0 is at most the limit of the pair, 1 is unknown
 _SIDES = ("positive_solution_details", "negative_solution_details")
 
 
@@ -103,8 +103,8 @@ def pack_questions(path: Path, analysis: Analysis, progress: Callable[[float], N
 def choose_questions(analysis: Analysis) -> tuple[Ints, str]:
     """The indices of the questions that a page keeps, in the file's order, and why these.
 
-    All where they fit; else half of the room for the smallest margins, a quarter for the most confidently wrong ones and
-    a quarter for others, evenly from the file.
+    All where they fit; else half of the room for the smallest margins, a quarter for the most confidently wrong ones,
+    and the rest for others, evenly from the file.
     """
     margin = analysis.questions.margin
     total = len(margin)
@@ -128,7 +128,9 @@ def _tracked(analysis: Analysis, questions: int) -> tuple[dict[int, set[int]], i
     features, room = analysis.features, float(_TRACKED)
     share = questions / max(analysis.header.questions, 1)
     ranked = [selected_rows(contrast) for contrast in (analysis.right_wrong, analysis.chosen_rejected)]
-    for row in np.concatenate(ranked)[np.argsort(np.concatenate([np.arange(len(rows)) for rows in ranked]), kind="stable")]:
+    for row in np.concatenate(ranked)[
+        np.argsort(np.concatenate([np.arange(len(rows)) for rows in ranked]), kind="stable")
+    ]:
         room -= float(features.listed[row]) * share
         if room < 0:
             break
@@ -176,14 +178,18 @@ def _question(analysis: Analysis, index: int, record: Mapping[str, Any]) -> Ques
 
 
 def _shortened(questions: list[Question]) -> tuple[list[Question], int, int]:
-    """The questions with texts that fit the page, the characters that a text may have, and how many questions are cut."""
+    """The questions with texts that fit the page, how long a text may be, and how many questions have a longer one."""
     texts = [(question.goal, question.positive, question.negative) for question in questions]
     for longest in _LONGEST:
         if sum(min(len(text), longest) for each in texts for text in each) <= _CHARACTERS:
             break
     cut = sum(any(len(text) > longest for text in each) for each in texts)
     shorter = [[text if len(text) <= longest else text[:longest] + "…" for text in each] for each in texts]
-    return [replace(q, goal=t[0], positive=t[1], negative=t[2]) for q, t in zip(questions, shorter, strict=True)], longest, cut
+    return (
+        [replace(q, goal=t[0], positive=t[1], negative=t[2]) for q, t in zip(questions, shorter, strict=True)],
+        longest,
+        cut,
+    )
 
 
 def _plainly(questions: list[Question]) -> tuple[Question, ...]:
@@ -202,7 +208,8 @@ class _Cells:
         self._lengths = array("H")
         self._active = array("H")
         self.feature_id = array("I")
-        self._activations = array("f"), array("f")  # 0 is silent, -1 is not listed in a cut list
+        # 0 is at most the pair's limit, as in the tests; -1 is unknown, because the other side is not above it either.
+        self._activations = array("f"), array("f")
         self.scale = (0.0, 0.0)
         """An activation is exp(first + second * (level - 2))."""
 
@@ -218,9 +225,13 @@ class _Cells:
             self._active.extend(min(count, 65535) for count in active)
             ordered = sorted(kept)
             self.feature_id.extend(ordered)
-            for column, found, count in zip(self._activations, activations, active, strict=True):
-                absent = -1.0 if count > len(found) else 0.0
-                column.extend(found.get(feature_id, absent) for feature_id in ordered)
+            limit = max(
+                (side[-1]["activation"] for side, n in zip(sides, active, strict=True) if n > len(side)), default=0
+            )
+            for column, own, other in zip(self._activations, activations, activations[::-1], strict=True):
+                for feature_id in ordered:
+                    shown = own.get(feature_id)
+                    column.append(shown or (0.0 if other[feature_id] > limit else -1.0))
 
     def columns(self) -> tuple[bytes, float]:
         """The columns as planes of bytes (which deflate well), and by how much an activation may be rounded."""

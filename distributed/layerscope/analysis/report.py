@@ -57,7 +57,9 @@ def report(file: Path, to: Path | None = None, show: bool = False) -> str:
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
-        raise LayerscopeError(f"{to} cannot be written: {error.strerror or error}. Name another one with --to.") from error
+        raise LayerscopeError(
+            f"{to} cannot be written: {error.strerror or error}. Name another one with --to."
+        ) from error
     if show:
         webbrowser.open(to.resolve().as_uri())
     return f"report      {to} ({size_text(len(page))})"
@@ -78,7 +80,9 @@ def render(analysis: Analysis, descriptions: Descriptions, pack: Pack) -> bytes:
         analysis=analysis,
         header=analysis.header,
         say=sentences,
-        contrasts=[_contrast(analysis, contrast, descriptions) for contrast in (analysis.right_wrong, analysis.chosen_rejected)],
+        contrasts=[
+            _contrast(analysis, contrast, descriptions) for contrast in (analysis.right_wrong, analysis.chosen_rejected)
+        ],
         described=bool(descriptions),
         legend=depth_charts.effect_legend(),
         charts=[
@@ -137,7 +141,9 @@ class _Stages:
     def __enter__(self) -> "_Stages":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._close()
 
     def tell(self, name: str, share: float) -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from scipy import stats  # type: ignore[import-untyped]
 
 from layerscope.analysis.result import Analysis, Contrast, Header, LengthBin, Proportion
 from layerscope.gemma_scope import ranges
@@ -44,7 +45,10 @@ def verdict(analysis: Analysis) -> str:
     if header.standin:
         return "No answer here: the weights are random stand-ins."
     layers = len(analysis.layers.layer)
-    found = [int((contrast.firing_by_layer.confirmed > 0).sum()) for contrast in (analysis.right_wrong, analysis.chosen_rejected)]
+    found = [
+        int((contrast.firing_by_layer.confirmed > 0).sum())
+        for contrast in (analysis.right_wrong, analysis.chosen_rejected)
+    ]
     so_far = "" if header.finished else "So far: "
     if not any(found):
         return f"{so_far}none found in {count_of(layers, 'layer')}."
@@ -99,11 +103,9 @@ def _with_depth(analysis: Analysis, contrast: Contrast) -> str:
 
 
 def depth_correlation(analysis: Analysis, contrast: Contrast) -> float:
-    """Spearman's rank correlation of a layer's held-out AUROC with its depth; a layer without features counts as 0.5."""
+    """Spearman's rank correlation of held-out AUROC with depth; a layer without selected features counts as 0.5."""
     if len(analysis.layers.layer) < 2:
         return float("nan")
-    from scipy import stats  # type: ignore[import-untyped]
-
     auroc = np.nan_to_num(contrast.held_out.auroc, nan=0.5)
     if np.ptp(auroc) == 0:
         return 0.0
@@ -123,7 +125,7 @@ def said_of_layer(analysis: Analysis, contrast: Contrast, index: int) -> str:
     return ", ".join([*parts, f"Jaccard {number(analysis.layers.jaccard[index])}"])
 
 
-def map_title(analysis: Analysis, contrast: Contrast) -> str:
+def map_title(contrast: Contrast) -> str:
     firing = contrast.firing
     selected, confirmed = int(firing.selected.sum()), int(firing.confirmed.sum())
     agree = np.sign(firing.validation.z) == np.sign(firing.discovery.z)
@@ -132,7 +134,7 @@ def map_title(analysis: Analysis, contrast: Contrast) -> str:
         return "No feature has enough pairs on the discovery half to be tested"
     if not selected:
         return (
-            f"No feature passes on one half of the questions; {percent(float(agree[tested].mean()), 0)} of those tested "
+            f"No feature passes on one half of the questions; {percent(agree[tested].mean(), 0)} of those tested "
             f"point the same way on the other half, and chance alone gives about 50 %"
         )
     same = int((firing.selected & agree).sum())
@@ -143,22 +145,28 @@ def map_title(analysis: Analysis, contrast: Contrast) -> str:
     )
 
 
-def warnings(analysis: Analysis) -> Iterator[str]:
+def warnings(header: Header) -> Iterator[str]:
     """What a reader has to know before believing a number."""
-    header = analysis.header
     if header.standin:
         yield "Random stand-in weights: every number here is chance and says nothing about Gemma."
     if not header.finished:
         done = header.questions + header.errors
-        yield f"Unfinished run: {done:,} of {header.planned:,} questions. All numbers are of these alone, and they are not a random sample: a run goes from long questions to short ones."
+        yield (
+            f"Unfinished run: {done:,} of {header.planned:,} questions. Every number is of these alone; they are no "
+            f"random sample, because a run goes from long questions to short ones."
+        )
     if header.errors:
-        yield f"{count_of(header.errors, 'question')} could not be scored and {'is' if header.errors == 1 else 'are'} left out."
+        left_out = "is" if header.errors == 1 else "are"
+        yield f"{count_of(header.errors, 'question')} could not be scored and {left_out} left out."
     if header.not_canonical:
-        yield f"Layers {ranges(header.not_canonical)}: not the canonical SAE. Its features have other numbers than Neuronpedia's pages, so they are not linked."
+        yield (
+            f"Layers {ranges(header.not_canonical)}: not the canonical SAE. Its features have other numbers than those "
+            f"on Neuronpedia's pages, so they are not linked."
+        )
     if header.cut_share > 0:
         yield (
             f"Lists cut at {header.top_k}: in {percent(header.cut_share)} of solution × layer cells more features are "
-            f"active than are listed. What is not listed there is unknown, and counted as such."
+            f"active than are listed. What is not listed there is unknown, and is not counted as silent."
         )
 
 
@@ -187,10 +195,12 @@ def length_title(bins: tuple[LengthBin, ...]) -> str:
     if len(bins) < 2:
         return "All questions have about the same difference in length"
     first, last = bins[0].accuracy, bins[-1].accuracy
-    shares = f"{percent(first.share, 0)} where the right solution is shortest against the wrong one, {percent(last.share, 0)} where it is longest"
-    if first.low > last.high or last.low > first.high:
-        return f"Length sways the model: accuracy is {shares}"
-    return f"Length hardly sways the model: accuracy is {shares}"
+    shares = (
+        f"accuracy is {percent(first.share, 0)} where the right solution is shortest against the wrong one, "
+        f"{percent(last.share, 0)} where it is longest"
+    )
+    apart = first.low > last.high or last.low > first.high
+    return f"Length {'sways' if apart else 'hardly sways'} the model: {shares}"
 
 
 def strata_title(contrast: Contrast) -> str:
@@ -201,7 +211,8 @@ def strata_title(contrast: Contrast) -> str:
     return (
         f"{contrast.name.capitalize()}: of {count_of(confirmed, 'feature')} confirmed to fire more often, "
         f"{kept['same final token']:,} survive where both solutions end in the same token, "
-        f"{kept['full stop']:,} where both end in a full stop, {kept['without dense features']:,} without dense features"
+        f"{kept['full stop']:,} where both end in a full stop, "
+        f"{kept['without dense features']:,} without dense features"
     )
 
 

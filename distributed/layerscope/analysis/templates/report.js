@@ -266,7 +266,9 @@
       previous.disabled = page === 0;
       next.disabled = page === pages - 1;
       where.textContent = `${page + 1} / ${pages}`;
+      const hadFocus = list.contains(document.activeElement);
       list.replaceChildren(...matches.slice(page * PAGE, (page + 1) * PAGE).map(item));
+      if (hadFocus) one("a[aria-current]", list)?.focus({ preventScroll: true });
     }
 
     function item(question) {
@@ -300,16 +302,16 @@
     function chip(layerValue, found, kind) {
       const about = known.get(`${layerValue}/${found.id}`);
       const strengths = found.activations.map((value, side) => (value > 0 ? `${SIDES[side]} ${short(value)}` : "")).filter(Boolean);
-      const otherCut = kind !== "both" && found.levels.includes(1);
+      const unknown = kind !== "both" && found.levels.includes(1);
       const said = [
         strengths.join(", "),
         about?.words,
         about?.confirmed.length ? `confirmed: ${about.confirmed.join(", ")}` : "",
-        otherCut ? "the other list is cut: there it may fire more weakly" : "",
+        unknown ? "not above the limit of the other, cut list: it may fire there too" : "",
       ].filter(Boolean).join("\n");
-      const classes = ["chip", otherCut ? "cut" : "", about?.confirmed.length ? "finding" : ""].join(" ");
+      const classes = ["chip", unknown ? "cut" : "", about?.confirmed.length ? "finding" : ""].join(" ");
       const url = data.pages[layerValue];
-      const content = [String(found.id), ...(kind === "both" ? [] : [make("small", {}, short(Math.max(...found.activations)))])];
+      const content = [`${found.id} `, ...(kind === "both" ? [] : [make("small", {}, short(Math.max(...found.activations)))])];
       return url
         ? make("a", { className: classes, title: said, href: url + found.id, target: "_blank", rel: "noopener noreferrer" }, ...content)
         : make("span", { className: classes, title: said }, ...content);
@@ -341,7 +343,7 @@
         make("div", { className: "lanes" },
           make("div", { className: "lane head" }, make("b", {}, "layer"), make("div", { className: "only-right" }, "only right"), make("div", { className: "both" }, "both"), make("div", { className: "only-wrong" }, "only wrong")),
           ...layers.map((_, index) => lane(question, index))),
-        make("p", { className: "how" }, "A number and its activation; framed: a confirmed feature; dashed: the other list is cut, so the feature may be there too. Activations of different layers do not compare."));
+        make("p", { className: "how" }, "A number and its activation; framed: a confirmed feature; dashed: too weak to know, because the other list is cut above it. Activations of different layers do not compare."));
     }
 
     one("#browser").append(filters, make("div", { className: "two" },
