@@ -92,6 +92,15 @@ def test_planted_effects_are_found_in_their_layer_with_their_sign(planted: Analy
     assert planted.features.dense[right]
 
 
+def test_every_pair_is_in_one_half(planted: Analysis) -> None:
+    """A feature would else be confirmed by the questions that selected it."""
+    for contrast in (planted.right_wrong, planted.chosen_rejected):
+        for test, names in ((contrast.firing, ("first_only", "second_only")), (contrast.magnitude, ("known", "pairs"))):
+            for name in names:
+                halves = getattr(test.discovery, name) + getattr(test.validation, name)
+                assert halves.tolist() == getattr(test.everything, name).tolist()
+
+
 def test_the_contrasts_are_not_mixed(planted: Analysis) -> None:
     """A feature of the chosen solution is one of the right solution too, by as much as the model is right: less so."""
     chosen = row(planted, 7, CHOSEN)
