@@ -4,6 +4,7 @@ import resource
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -266,18 +267,36 @@ def test_an_analysis_is_the_same_every_time(planted: Analysis, planted_file: Pat
     assert not equal(again.right_wrong, planted.chosen_rejected)
 
 
-def test_swapped_labels_swap_right_and_wrong_and_leave_the_choice(planted: Analysis, planted_file: Path) -> None:
-    """A sign that hangs on the order in a record, and not on label and choice, would show here."""
-    swapped = planted_file.with_name("swapped.jsonl")
-    with swapped.open("wb") as stream:
+def swapped(planted_file: Path, which: Callable[[dict[str, Any]], bool]) -> Path:
+    """The same run with right and wrong exchanged in some of its questions."""
+    path = planted_file.with_name("swapped.jsonl")
+    with path.open("wb") as stream:
         for record in map(orjson.loads, planted_file.read_bytes().splitlines()):
-            if "error" not in record:
+            if "error" not in record and which(record):
                 positive, negative = record["positive_solution_details"], record["negative_solution_details"]
                 record |= {"positive_solution_details": negative, "negative_solution_details": positive}
                 record |= {"label": 1 - record["label"], "model_is_correct": not record["model_is_correct"]}
             stream.write(orjson.dumps(record) + b"\n")
-    write_manifest(swapped, read_manifest(planted_file))
-    other = analyse(swapped, OPTIONS)
+    write_manifest(path, read_manifest(planted_file))
+    return path
+
+
+def test_nothing_of_the_validation_half_leaks_into_the_scores(planted: Analysis, planted_file: Path) -> None:
+    """With the labels of that half alone exchanged, the same features with the same weights score it the other way."""
+    other = analyse(swapped(planted_file, lambda record: not reading.in_discovery_half(record["question"])), OPTIONS)
+    here, there = planted.right_wrong, other.right_wrong
+    assert equal(here.firing.discovery, there.firing.discovery)
+    assert here.held_out.features.tolist() == there.held_out.features.tolist()
+    scored = here.held_out.features > 0
+    assert scored.all()
+    np.testing.assert_allclose(here.held_out.paired + there.held_out.paired, 1)
+    np.testing.assert_allclose(here.held_out.auroc + there.held_out.auroc, 1)
+    assert not there.firing.confirmed.any()
+
+
+def test_swapped_labels_swap_right_and_wrong_and_leave_the_choice(planted: Analysis, planted_file: Path) -> None:
+    """A sign that hangs on the order in a record, and not on label and choice, would show here."""
+    other = analyse(swapped(planted_file, lambda _: True), OPTIONS)
     assert equal(other.features, planted.features)
     here, there = planted.right_wrong, other.right_wrong
     for name in ("firing", "magnitude"):
