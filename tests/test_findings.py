@@ -16,7 +16,8 @@ import pytest
 
 from layerscope.analysis import reading
 from layerscope.analysis.findings import analyse
-from layerscope.analysis.result import Analysis, Contrast, Options, Survival
+from layerscope.analysis.overview import length_bins
+from layerscope.analysis.result import Analysis, Contrast, Options, Questions, Survival
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.inspection import verify
 from layerscope.manifest import read_manifest, write_manifest
@@ -237,6 +238,31 @@ def test_length_bins_hold_every_question_once(planted: Analysis) -> None:
     assert sum(bin_.accuracy.count for bin_ in bins) == planted.header.accuracy.count
     assert all(before.high < after.low for before, after in pairwise(bins))
     assert min(bin_.accuracy.total for bin_ in bins) > 100
+
+
+def test_a_length_bin_ends_with_its_quantile() -> None:
+    """Ten differences in five bins of two, whatever the order; equal differences are never parted."""
+    columns = {field.name: np.zeros(10, dtype=np.int64) for field in fields(Questions)}
+    columns |= {"positive_tokens": np.arange(10)[::-1], "correct": np.arange(10) > 4}
+    bins = length_bins(Questions(**columns))
+    assert [(bin_.low, bin_.high) for bin_ in bins] == [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
+    assert [bin_.accuracy.count for bin_ in bins] == [2, 2, 1, 0, 0]
+    alike = length_bins(Questions(**columns | {"positive_tokens": np.array([3] * 9 + [8])}))
+    assert [(bin_.low, bin_.high, bin_.accuracy.total) for bin_ in alike] == [(3, 3, 9), (8, 8, 1)]
+
+
+def test_the_halves_are_the_same_in_every_process() -> None:
+    """Python's own hash of a text is not: what is selected would change from one report to the next."""
+    assert [reading.in_discovery_half(f"goal {number}") for number in range(8)] == [
+        False,
+        False,
+        True,
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_questions_with_one_goal_stay_in_one_half_whatever_the_order(planted: Analysis, planted_file: Path) -> None:
