@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from layerscope.analysis import statistics
 from layerscope.analysis.censoring import LayerPairs, list_limits, pair_up
-from layerscope.analysis.layer_tests import Part, layer_tests
+from layerscope.analysis.layer_tests import layer_tests
 from layerscope.analysis.reading import FeatureLists
 
 Cell = dict[int, float]  # every active feature of a solution, and its activation
@@ -99,15 +99,15 @@ def test_a_side_that_is_cut_more_often_gets_no_features_of_its_own() -> None:
     cells = [({**common(), **clutter()}, common()) for _ in range(300)]
     lists = cut(cells, 100)
     n_pairs = len(cells)
-    part = Part("all", "both")
     layer = layer_tests(
         pair_up(lists),
-        {part: np.ones(n_pairs, dtype=bool)},
+        np.arange(n_pairs) % 2 == 0,
+        {},
         [np.ones(n_pairs)],
         statistics.label_flips(n_pairs, 1, 0),
         min_pairs=10,
     )
-    tests = layer.contrasts[0].firing[part]
+    tests = layer.contrasts[0].firing["everything"]
     assert set(layer.feature_id) == set(range(200))
     assert (statistics.false_discovery_rates(tests.p) > 0.05).all()
     # What is guarded against: with "not listed" taken for "silent", each of them is a feature of the wrong solution.

@@ -4,6 +4,7 @@ import resource
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 
 from layerscope.analysis import reading
 from layerscope.analysis.findings import analyse
-from layerscope.analysis.result import Analysis, Contrast, Options, Survival
+from layerscope.analysis.overview import length_bins
+from layerscope.analysis.result import Analysis, Contrast, Options, Questions, Survival
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.inspection import verify
 from layerscope.manifest import read_manifest, write_manifest
@@ -90,6 +92,15 @@ def test_planted_effects_are_found_in_their_layer_with_their_sign(planted: Analy
     assert contrast.firing.family_wise_p[right] == 1 / 200  # of 199 flips none reaches it
     assert planted.features.density[right] == pytest.approx((0.5 + 0.15) / 2, abs=0.03)
     assert planted.features.dense[right]
+
+
+def test_every_pair_is_in_one_half(planted: Analysis) -> None:
+    """A feature would else be confirmed by the questions that selected it."""
+    for contrast in (planted.right_wrong, planted.chosen_rejected):
+        for test, names in ((contrast.firing, ("first_only", "second_only")), (contrast.magnitude, ("known", "pairs"))):
+            for name in names:
+                halves = getattr(test.discovery, name) + getattr(test.validation, name)
+                assert halves.tolist() == getattr(test.everything, name).tolist()
 
 
 def test_the_contrasts_are_not_mixed(planted: Analysis) -> None:
@@ -229,6 +240,31 @@ def test_length_bins_hold_every_question_once(planted: Analysis) -> None:
     assert min(bin_.accuracy.total for bin_ in bins) > 100
 
 
+def test_a_length_bin_ends_with_its_quantile() -> None:
+    """Ten differences in five bins of two, whatever the order; equal differences are never parted."""
+    columns = {field.name: np.zeros(10, dtype=np.int64) for field in fields(Questions)}
+    columns |= {"positive_tokens": np.arange(10)[::-1], "correct": np.arange(10) > 4}
+    bins = length_bins(Questions(**columns))
+    assert [(bin_.low, bin_.high) for bin_ in bins] == [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
+    assert [bin_.accuracy.count for bin_ in bins] == [2, 2, 1, 0, 0]
+    alike = length_bins(Questions(**columns | {"positive_tokens": np.array([3] * 9 + [8])}))
+    assert [(bin_.low, bin_.high, bin_.accuracy.total) for bin_ in alike] == [(3, 3, 9), (8, 8, 1)]
+
+
+def test_the_halves_are_the_same_in_every_process() -> None:
+    """Python's own hash of a text is not: what is selected would change from one report to the next."""
+    assert [reading.in_discovery_half(f"goal {number}") for number in range(8)] == [
+        False,
+        False,
+        True,
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
 def test_questions_with_one_goal_stay_in_one_half_whatever_the_order(planted: Analysis, planted_file: Path) -> None:
     halves: dict[str, set[bool]] = {}
     discovery = dict(zip(planted.questions.example_id.tolist(), planted.questions.discovery.tolist(), strict=True))
@@ -257,18 +293,36 @@ def test_an_analysis_is_the_same_every_time(planted: Analysis, planted_file: Pat
     assert not equal(again.right_wrong, planted.chosen_rejected)
 
 
-def test_swapped_labels_swap_right_and_wrong_and_leave_the_choice(planted: Analysis, planted_file: Path) -> None:
-    """A sign that hangs on the order in a record, and not on label and choice, would show here."""
-    swapped = planted_file.with_name("swapped.jsonl")
-    with swapped.open("wb") as stream:
+def swapped(planted_file: Path, which: Callable[[dict[str, Any]], bool]) -> Path:
+    """The same run with right and wrong exchanged in some of its questions."""
+    path = planted_file.with_name("swapped.jsonl")
+    with path.open("wb") as stream:
         for record in map(orjson.loads, planted_file.read_bytes().splitlines()):
-            if "error" not in record:
+            if "error" not in record and which(record):
                 positive, negative = record["positive_solution_details"], record["negative_solution_details"]
                 record |= {"positive_solution_details": negative, "negative_solution_details": positive}
                 record |= {"label": 1 - record["label"], "model_is_correct": not record["model_is_correct"]}
             stream.write(orjson.dumps(record) + b"\n")
-    write_manifest(swapped, read_manifest(planted_file))
-    other = analyse(swapped, OPTIONS)
+    write_manifest(path, read_manifest(planted_file))
+    return path
+
+
+def test_nothing_of_the_validation_half_leaks_into_the_scores(planted: Analysis, planted_file: Path) -> None:
+    """With the labels of that half alone exchanged, the same features with the same weights score it the other way."""
+    other = analyse(swapped(planted_file, lambda record: not reading.in_discovery_half(record["question"])), OPTIONS)
+    here, there = planted.right_wrong, other.right_wrong
+    assert equal(here.firing.discovery, there.firing.discovery)
+    assert here.held_out.features.tolist() == there.held_out.features.tolist()
+    scored = here.held_out.features > 0
+    assert scored.all()
+    np.testing.assert_allclose(here.held_out.paired + there.held_out.paired, 1)
+    np.testing.assert_allclose(here.held_out.auroc + there.held_out.auroc, 1)
+    assert not there.firing.confirmed.any()
+
+
+def test_swapped_labels_swap_right_and_wrong_and_leave_the_choice(planted: Analysis, planted_file: Path) -> None:
+    """A sign that hangs on the order in a record, and not on label and choice, would show here."""
+    other = analyse(swapped(planted_file, lambda _: True), OPTIONS)
     assert equal(other.features, planted.features)
     here, there = planted.right_wrong, other.right_wrong
     for name in ("firing", "magnitude"):

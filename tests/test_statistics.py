@@ -11,7 +11,7 @@ from scipy import stats
 
 from layerscope.analysis import statistics
 from layerscope.analysis.censoring import LayerPairs
-from layerscope.analysis.layer_tests import Part, layer_tests
+from layerscope.analysis.layer_tests import layer_tests
 from layerscope.analysis.result import Magnitude
 
 # Differences with many ties and zeros, and differences with few.
@@ -145,11 +145,11 @@ def test_a_finding_is_selected_on_one_half_and_confirmed_on_the_other() -> None:
     first = np.array([20, 20, 20, 10])
     discovery = statistics.sign_test(first, n - first, 10)
     validation = statistics.sign_test(np.array([18, 2, 10, 20]), np.array([2, 18, 10, 0]), 10)
-    _, held_out, selected, confirmed = statistics.select_and_confirm(discovery, validation, 0.05)
-    assert selected.tolist() == [True, True, True, False]
-    assert confirmed.tolist() == [True, False, False, False]  # the second has the other sign, the third nothing
-    assert np.isnan(held_out.q).tolist() == [False, False, False, True]  # not to be picked from
-    assert held_out.q[0] == pytest.approx(stats.binomtest(18, 20).pvalue * 3 / 2)  # among three, two as small
+    found = statistics.select_and_confirm(discovery, validation, 0.05)
+    assert found.selected.tolist() == [True, True, True, False]
+    assert found.confirmed.tolist() == [True, False, False, False]  # the second has the other sign, the third nothing
+    assert np.isnan(found.validation_q).tolist() == [False, False, False, True]  # not to be picked from
+    assert found.validation_q[0] == pytest.approx(stats.binomtest(18, 20).pvalue * 3 / 2)  # among three, two as small
 
 
 def random_pairs(seed: int, n_pairs: int = 300, n_features: int = 60) -> LayerPairs:
@@ -174,14 +174,9 @@ def random_pairs(seed: int, n_pairs: int = 300, n_features: int = 60) -> LayerPa
     )
 
 
-def halves(n_pairs: int) -> dict[Part, np.ndarray]:
+def parts_of(n_pairs: int) -> dict[str, np.ndarray]:
     discovery = np.arange(n_pairs) % 2 == 0
-    both = np.ones(n_pairs, dtype=bool)
-    return {
-        Part("all", "both"): both,
-        Part("all", "discovery"): discovery,
-        Part("all", "validation"): ~discovery,
-    }
+    return {"everything": np.ones(n_pairs, dtype=bool), "discovery": discovery, "validation": ~discovery}
 
 
 def test_shuffled_labels_keep_the_levels_that_are_promised() -> None:
@@ -190,22 +185,21 @@ def test_shuffled_labels_keep_the_levels_that_are_promised() -> None:
     pairs = random_pairs(seed=1)
     signs = list(np.random.default_rng(2).choice([-1.0, 1.0], (shufflings, len(pairs.whole))))
     flips = statistics.label_flips(len(pairs.whole), 999, seed=3)
-    parts = halves(len(pairs.whole))
-    layer = layer_tests(pairs, parts, signs, flips, min_pairs=10)
-    everything, discovery, validation = parts
+    discovery = parts_of(len(pairs.whole))["discovery"]
+    layer = layer_tests(pairs, discovery, {}, signs, flips, min_pairs=10)
     most = stats.binom.isf(1e-4, shufflings, level)  # a right procedure goes beyond this once in 10,000
     least = stats.binom.ppf(1e-4, shufflings, level)
     for name, largest in (("firing", layer.largest_firing), ("magnitude", layer.largest_magnitude)):
         tests = [getattr(contrast, name) for contrast in layer.contrasts]
-        assert (~np.isnan(tests[0][everything].p)).sum() > 50
+        assert (~np.isnan(tests[0]["everything"].p)).sum() > 50
         significant = selected = confirmed = family_wise = 0
         for found in tests:
-            significant += (statistics.false_discovery_rates(found[everything].p) <= level).any()
-            *_, picked, held = statistics.select_and_confirm(found[discovery], found[validation], level)
-            selected += picked.any()
-            confirmed += held.any()
-            z = found[everything].z
-            adjusted, _ = statistics.family_wise(z, ~np.isnan(found[everything].p), largest, level)
+            significant += (statistics.false_discovery_rates(found["everything"].p) <= level).any()
+            selection = statistics.select_and_confirm(found["discovery"], found["validation"], level)
+            selected += selection.selected.any()
+            confirmed += selection.confirmed.any()
+            z = found["everything"].z
+            adjusted, _ = statistics.family_wise(z, ~np.isnan(found["everything"].p), largest, level)
             family_wise += (adjusted <= level).any()
         assert significant <= most
         assert selected <= most
@@ -218,7 +212,9 @@ def test_shuffled_labels_keep_the_levels_that_are_promised() -> None:
 def test_swapped_labels_flip_every_sign_and_keep_every_p(seed: int) -> None:
     pairs = random_pairs(seed, n_pairs=40, n_features=12)
     sign = np.random.default_rng(seed).choice([-1.0, 1.0], 40)
-    layer = layer_tests(pairs, halves(40), [sign, -sign], statistics.label_flips(40, 10, 0), min_pairs=5)
+    layer = layer_tests(
+        pairs, parts_of(40)["discovery"], {}, [sign, -sign], statistics.label_flips(40, 10, 0), min_pairs=5
+    )
     one, other = layer.contrasts
     for part in one.firing:
         for name in ("firing", "magnitude"):
@@ -236,8 +232,8 @@ def test_a_layer_is_tested_as_each_feature_alone() -> None:
     """The vectorised path against plain loops, scipy's tests and the definitions, on each part."""
     pairs = random_pairs(seed=7, n_pairs=80, n_features=16)
     sign = np.random.default_rng(7).choice([-1.0, 1.0], 80)
-    parts = halves(80)
-    layer = layer_tests(pairs, parts, [sign], statistics.label_flips(80, 10, 0), min_pairs=4)
+    parts = parts_of(80)
+    layer = layer_tests(pairs, parts["discovery"], {}, [sign], statistics.label_flips(80, 10, 0), min_pairs=4)
     (found,) = layer.contrasts
     assert len(layer.feature_id) == 16
     for row, feature in enumerate(layer.feature_id):

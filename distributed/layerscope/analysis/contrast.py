@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.analysis import statistics
-from layerscope.analysis.layer_tests import ALL_PAIRS, ContrastTests, Part
+from layerscope.analysis.layer_tests import EVERYTHING, HALVES, ContrastTests
 from layerscope.analysis.result import (
     Bools,
     ByLayer,
@@ -26,17 +26,20 @@ from layerscope.analysis.result import (
     T,
     Tested,
 )
+from layerscope.analysis.statistics import Outcome
 
 _Table = TypeVar("_Table")
 
 
 def join_layers(layers: Sequence[ContrastTests]) -> ContrastTests:
     """The tests of every layer's features, end to end."""
-    parts = layers[0].firing
+    first = layers[0]
     return ContrastTests(
         joined([layer.comparison for layer in layers]),
-        {part: joined([layer.firing[part] for layer in layers]) for part in parts},
-        {part: joined([layer.magnitude[part] for layer in layers]) for part in parts},
+        {part: joined([layer.firing[part] for layer in layers]) for part in first.firing},
+        {part: joined([layer.magnitude[part] for layer in layers]) for part in first.magnitude},
+        {part: joined([layer.firing_strata[part] for layer in layers]) for part in first.firing_strata},
+        {part: joined([layer.magnitude_strata[part] for layer in layers]) for part in first.magnitude_strata},
     )
 
 
@@ -47,20 +50,24 @@ def joined(tables: Sequence[_Table]) -> _Table:
     return table
 
 
-def settle(tests: Mapping[Part, T], largest: NDArray[np.float32], options: Options) -> Tested[T]:
+def settle(tests: Mapping[str, T], largest: NDArray[np.float32], options: Options) -> Tested[T]:
     """One test with what needs all layers at once: q-values, selection and confirmation, the permutations' verdict.
 
     Args:
-        tests: by part, of all layers.
+        tests: over all pairs and in either half, of all layers.
         largest: [P] largest |z| of every label flip, over all layers.
     """
-    everything = tests[Part(ALL_PAIRS, "both")]
-    discovery, validation, selected, confirmed = statistics.select_and_confirm(
-        tests[Part(ALL_PAIRS, "discovery")], tests[Part(ALL_PAIRS, "validation")], options.level
-    )
+    everything, discovery, validation = (tests[part] for part in (EVERYTHING, *HALVES))
+    selection = statistics.select_and_confirm(discovery, validation, options.level)
     family_wise = statistics.family_wise(everything.z, ~np.isnan(everything.p), largest, options.level)
-    everything = replace(everything, q=statistics.false_discovery_rates(everything.p))
-    return Tested(everything, discovery, validation, selected, confirmed, *family_wise)
+    return Tested(
+        replace(everything, q=statistics.false_discovery_rates(everything.p)),
+        replace(discovery, q=selection.discovery_q),
+        replace(validation, p=selection.validation_p, q=selection.validation_q),
+        selection.selected,
+        selection.confirmed,
+        *family_wise,
+    )
 
 
 def assemble(
@@ -132,22 +139,29 @@ def _strata(
     shares: Mapping[str, float],
     level: float,
 ) -> Iterator[Stratum]:
-    nothing = np.zeros(len(dense), dtype=bool)
-    parts = [(name, share, name, nothing) for name, share in shares.items()]
-    for name, share, stratum, left_out in [*parts, ("without dense features", 1.0, ALL_PAIRS, dense)]:
+    for name, share in shares.items():
         yield Stratum(
             name,
             share,
-            _survival(firing, tests.firing, stratum, left_out, level),
-            _survival(magnitude, tests.magnitude, stratum, left_out, level),
+            _survival(firing, [tests.firing_strata[name, half] for half in HALVES], level),
+            _survival(magnitude, [tests.magnitude_strata[name, half] for half in HALVES], level),
         )
+    yield Stratum(
+        "without dense features",
+        1.0,
+        _survival(firing, [_without(dense, tests.firing[half]) for half in HALVES], level),
+        _survival(magnitude, [_without(dense, tests.magnitude[half]) for half in HALVES], level),
+    )
 
 
-def _survival(tested: Tested[T], tests: Mapping[Part, T], stratum: str, left_out: Bools, level: float) -> Survival:
-    """What becomes of the confirmed features when all is done again on a stratum without some features."""
-    discovery, validation = (tests[Part(stratum, half)] for half in ("discovery", "validation"))
-    discovery = replace(discovery, p=np.where(left_out, np.nan, discovery.p))
-    discovery, validation, _, confirmed = statistics.select_and_confirm(discovery, validation, level)
+def _without(features: Bools, test: T) -> T:
+    return replace(test, p=np.where(features, np.nan, test.p))
+
+
+def _survival(tested: Tested[Any], halves: Sequence[Outcome], level: float) -> Survival:
+    """What becomes of the confirmed features when all is done again on less."""
+    discovery, validation = halves
+    confirmed = statistics.select_and_confirm(discovery, validation, level).confirmed
     again = tested.confirmed & ~np.isnan(discovery.p)
     same_sign = np.sign(validation.z) == np.sign(tested.discovery.z)
     kept = again & confirmed & same_sign

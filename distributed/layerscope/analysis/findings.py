@@ -4,7 +4,7 @@ Two passes over the layers, one layer in memory at a time. The first tests every
 are taken over all layers together and features are selected; the second scores the validation half with them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from layerscope.analysis import contrast, overview, statistics
 from layerscope.analysis.censoring import LayerPairs, pair_up
 from layerscope.analysis.contrast import joined
-from layerscope.analysis.layer_tests import ALL_PAIRS, LayerTests, Part, layer_tests
+from layerscope.analysis.layer_tests import LayerTests, layer_tests
 from layerscope.analysis.reading import FeatureLists, Run, reading
 from layerscope.analysis.result import (
     Analysis,
@@ -83,7 +83,7 @@ def _first_pass(
         pairs = pair_up(lists)
         strata = _strata(run.questions, pairs)
         layers.append(_layer(layer, lists, pairs))
-        tests.append(layer_tests(pairs, _parts(run.questions, strata), signs, flips, options.min_pairs))
+        tests.append(layer_tests(pairs, run.questions.discovery, strata, signs, flips, options.min_pairs))
         shares.append({name: _mean(members) for name, members in strata.items()})
         progress("testing", (index + 1) / len(run.layers))
     return joined(layers), tests, {name: float(np.mean([share[name] for share in shares])) for name in strata}
@@ -96,15 +96,6 @@ def _strata(questions: Questions, pairs: LayerPairs) -> dict[str, Bools]:
         "full stop": questions.full_stop,
         "lists not cut": pairs.whole,
     }
-
-
-def _parts(questions: Questions, strata: Mapping[str, Bools]) -> dict[Part, Bools]:
-    all_pairs = np.ones(len(questions.discovery), dtype=bool)
-    parts = {Part(ALL_PAIRS, "both"): all_pairs}
-    for name, members in {ALL_PAIRS: all_pairs, **strata}.items():
-        parts[Part(name, "discovery")] = members & questions.discovery
-        parts[Part(name, "validation")] = members & ~questions.discovery
-    return parts
 
 
 def _layer(layer: int, lists: FeatureLists, pairs: LayerPairs) -> Layers:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +12,17 @@ from layerscope.analysis.result import Bools, Firing, Floats, Ints, Magnitude
 
 Flips = NDArray[np.float32]  # [Q, P]
 
-ALL_PAIRS = "all pairs"
+EVERYTHING = "everything"
+
+HALVES = ("discovery", "validation")
 
 
-class Part(NamedTuple):
-    """Which pairs are tested."""
+@dataclass(frozen=True)
+class Brief:
+    """What is kept of a test in a stratum: there are many of them, and they serve to select and confirm alone."""
 
-    stratum: str
-    """`ALL_PAIRS`, or the name of a stratum."""
-    half: str
-    """`both`, `discovery` or `validation`."""
+    z: NDArray[np.float32]  # [F]
+    p: Floats  # [F]
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,12 @@ class ContrastTests:
     """What the tests of a layer's features come to in one contrast."""
 
     comparison: Comparison
-    firing: Mapping[Part, Firing]
-    magnitude: Mapping[Part, Magnitude]
+    firing: Mapping[str, Firing]
+    """Over all pairs: `everything`, and in either of `HALVES`."""
+    magnitude: Mapping[str, Magnitude]
+    firing_strata: Mapping[tuple[str, str], Brief]
+    """By stratum and half."""
+    magnitude_strata: Mapping[tuple[str, str], Brief]
 
 
 @dataclass(frozen=True)
@@ -59,36 +63,53 @@ class LayerTests:
 class _BothFire:
     """The pairs in which both sides fire, ordered by feature, then by the amount of the difference."""
 
+    n_features: int
     feature: Ints
     pair: Ints
     difference: Floats
 
 
 def layer_tests(
-    pairs: LayerPairs, parts: Mapping[Part, Bools], signs: Sequence[Floats], flips: Flips, min_pairs: int
+    pairs: LayerPairs,
+    discovery: Bools,
+    strata: Mapping[str, Bools],
+    signs: Sequence[Floats],
+    flips: Flips,
+    min_pairs: int,
 ) -> LayerTests:
-    """Tests the features that have enough pairs.
+    """Tests the features that have enough pairs, in every contrast, on all pairs and on parts of them.
 
     Args:
-        parts: which pairs are in each part, [Q]; all of them in the first.
+        discovery: which pairs are in the discovery half, [Q].
+        strata: which pairs are in each stratum, [Q].
         signs: of every contrast, [Q].
     """
     pairs = pairs.restricted(_testable(pairs, min_pairs))
     both = _both_fire(pairs)
-    firing = {part: _firing(pairs, members, signs, min_pairs) for part, members in parts.items()}
-    magnitude = {
-        part: _magnitude(both, members, signs, len(pairs.feature_id), min_pairs) for part, members in parts.items()
+
+    def tests(members: Bools) -> list[tuple[Firing, Magnitude]]:
+        return list(
+            zip(_firing(pairs, members, signs, min_pairs), _magnitude(both, members, signs, min_pairs), strict=True)
+        )
+
+    halves = dict(zip(HALVES, (discovery, ~discovery), strict=True))
+    whole = {EVERYTHING: tests(np.ones(len(discovery), dtype=bool))} | {half: tests(halves[half]) for half in HALVES}
+    parts = {
+        (name, half): [(_brief(firing), _brief(magnitude)) for firing, magnitude in tests(members & halves[half])]
+        for name, members in strata.items()
+        for half in HALVES
     }
     contrasts = tuple(
         ContrastTests(
             _comparison(pairs, sign),
-            {part: tests[number] for part, tests in firing.items()},
-            {part: tests[number] for part, tests in magnitude.items()},
+            {part: found[number][0] for part, found in whole.items()},
+            {part: found[number][1] for part, found in whole.items()},
+            {part: found[number][0] for part, found in parts.items()},
+            {part: found[number][1] for part, found in parts.items()},
         )
         for number, sign in enumerate(signs)
     )
-    everything = next(iter(parts))
-    tested = [~np.isnan(tests[everything][0].p) for tests in (firing, magnitude)]
+    tested = [~np.isnan(test.p) for test in whole[EVERYTHING][0]]  # alike in every contrast
     discordant, differs = pairs.firing != 0, both.difference != 0
     signed_rank = np.sign(both.difference) * _rank(both.feature, both.difference)
     return LayerTests(
@@ -98,6 +119,10 @@ def layer_tests(
         _largest(pairs.feature[discordant], pairs.pair[discordant], pairs.firing[discordant], tested[0], flips),
         _largest(both.feature[differs], both.pair[differs], signed_rank[differs], tested[1], flips),
     )
+
+
+def _brief(test: Firing | Magnitude) -> Brief:
+    return Brief(test.z.astype(np.float32), test.p)
 
 
 def _testable(pairs: LayerPairs, min_pairs: int) -> Bools:
@@ -111,7 +136,7 @@ def _both_fire(pairs: LayerPairs) -> _BothFire:
     both = pairs.firing == 0
     feature, pair, difference = pairs.feature[both], pairs.pair[both], (pairs.positive - pairs.negative)[both]
     order = np.lexsort((np.abs(difference), feature))
-    return _BothFire(feature[order], pair[order], difference[order])
+    return _BothFire(len(pairs.feature_id), feature[order], pair[order], difference[order])
 
 
 def _rank(feature: Ints, difference: Floats) -> Floats:
@@ -135,14 +160,13 @@ def _firing(pairs: LayerPairs, members: Bools, signs: Sequence[Floats], min_pair
     return found
 
 
-def _magnitude(
-    both: _BothFire, members: Bools, signs: Sequence[Floats], n_features: int, min_pairs: int
-) -> list[Magnitude]:
+def _magnitude(both: _BothFire, members: Bools, signs: Sequence[Floats], min_pairs: int) -> list[Magnitude]:
     inside = members[both.pair]
     feature, pair, difference = both.feature[inside], both.pair[inside], both.difference[inside]
     rank = _rank(feature, difference)
     return [
-        statistics.signed_rank_test(feature, difference * sign[pair], rank, n_features, min_pairs) for sign in signs
+        statistics.signed_rank_test(feature, difference * sign[pair], rank, both.n_features, min_pairs)
+        for sign in signs
     ]
 
 

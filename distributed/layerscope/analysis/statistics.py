@@ -5,13 +5,13 @@ a label is to flip a sign, and changes nothing else: ranks and counts of pairs s
 Shapes: `M` feature x pair, ordered by feature; `F` features; `Q` pairs; `P` permutations.
 """
 
-from dataclasses import replace
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, special, stats  # type: ignore[import-untyped]
 
-from layerscope.analysis.result import Bools, Firing, Floats, Ints, Magnitude, Proportion, T
+from layerscope.analysis.result import Bools, Firing, Floats, Ints, Magnitude, Proportion
 
 _PRODUCT_ROWS = 4096  # features whose permuted statistics are held at once
 
@@ -50,13 +50,13 @@ def signed_rank_test(feature: Ints, signed: Floats, rank: Floats, n_features: in
     """Wilcoxon's signed-rank test as scipy.stats.wilcoxon defines it with its defaults and `method="asymptotic"`.
 
     Zeros are left out, ties share their mean rank, the variance is that of the ranks as they are, and there is no
-    continuity correction. At few pairs the normal approximation errs to the safe side in its tails.
+    continuity correction. Without many ties the normal approximation errs to the safe side where q-values need it,
+    in the far tail of few pairs.
 
     Args:
         signed: [M] differences first - second of the pairs in which both are known.
         rank: [M] of their amounts within the feature, 0 for zeros.
     """
-
     differs = signed != 0
     known = np.bincount(feature, minlength=n_features)
     pairs = np.bincount(feature[differs], minlength=n_features)
@@ -85,17 +85,36 @@ def false_discovery_rates(p: Floats) -> Floats:
     return q
 
 
-def select_and_confirm(discovery: T, validation: T, level: float) -> tuple[T, T, Bools, Bools]:
-    """Selects on one half and confirms on the other: both halves with their q, who is selected and who is confirmed.
+class Outcome(Protocol):
+    """What every test has."""
 
-    The validation half's p and q are left only where selected, and its q is over these alone.
-    """
-    q = false_discovery_rates(discovery.p)
-    selected = q <= level  # NaN is not
+    @property
+    def z(self) -> NDArray[np.floating]: ...  # [N]
+
+    @property
+    def p(self) -> Floats: ...  # [N]
+
+
+class Selection(NamedTuple):
+    """What one half of the questions selects and the other confirms, [N]."""
+
+    discovery_q: Floats
+    validation_p: Floats
+    """Only where selected."""
+    validation_q: Floats
+    """Over the selected."""
+    selected: Bools
+    confirmed: Bools
+
+
+def select_and_confirm(discovery: Outcome, validation: Outcome, level: float) -> Selection:
+    """Selects by q on one half, and confirms by q among the selected, and by sign, on the other."""
+    discovery_q = false_discovery_rates(discovery.p)
+    selected = discovery_q <= level  # NaN is not
     validation_p = np.where(selected, validation.p, np.nan)
     validation_q = false_discovery_rates(validation_p)
     confirmed = (validation_q <= level) & (np.sign(validation.z) == np.sign(discovery.z))
-    return replace(discovery, q=q), replace(validation, p=validation_p, q=validation_q), selected, confirmed
+    return Selection(discovery_q, validation_p, validation_q, selected, confirmed)
 
 
 def label_flips(n_pairs: int, permutations: int, seed: int) -> NDArray[np.float32]:
