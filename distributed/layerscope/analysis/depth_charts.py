@@ -147,7 +147,7 @@ def _counts(depth: _Depth, top: float, tested: Tested[Any], title: str, height: 
     solid = [depth.count(tested.confirmed & (up == side)) for side in (True, False)]
     above, below = (max(int(pale[side].max()), int(solid[side].max())) for side in (0, 1))
     largest = max(above, below, 1)
-    low, high = -max(below, math.ceil(largest / 5)), max(above, math.ceil(largest / 5))
+    low, high = -max(below, 0.15 * largest), max(above, 0.15 * largest)  # a side without any keeps a little room
     marked = [value for value in ticks(low, high, 5) if value == int(value)]
     names = (("first", depth.contrast.first, "▲"), ("second", depth.contrast.second, "▼"))
     note = [
@@ -164,11 +164,11 @@ def _counts(depth: _Depth, top: float, tested: Tested[Any], title: str, height: 
                 if length:
                     y = scale(0) - length if number == 0 else scale(0)
                     marks.append(rectangle(depth.x(index) - width / 2, y, width, length, f"{side} {kind}"))
-    for number, counts in enumerate(solid):
-        most = int(np.argmax(counts))
-        if counts[most]:
-            y = scale(int(pale[number][most]) * (1, -1)[number]) + (-5, 14)[number]
-            marks.append(text((depth.x(most), y), str(counts[most]), "value", "middle"))
+    for number, confirmed in enumerate(solid):
+        most = int(np.argmax(confirmed))
+        if confirmed[most]:
+            y = scale(max(int(pale[number][most]), int(confirmed[most])) * (1, -1)[number]) + (-5, 14)[number]
+            marks.append(text((depth.x(most), y), confirmed[most], "value", "middle"))
     return panel, [*marks, line((_LEFT, scale(0)), (depth.end, scale(0)), "zero")]
 
 
@@ -236,7 +236,7 @@ def _held_out(depth: _Depth, top: float) -> _Drawn:
         124,
         low,
         high,
-        [(value, f"{value:g}") for value in ticks(low, high, 4) if value > 0.5],
+        [(value, f"{value:g}") for value in ticks(low, high, 5) if value > 0.5],
     )
     scale = panel.scale(top)
     chance = scale(0.5)

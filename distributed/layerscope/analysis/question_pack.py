@@ -165,12 +165,17 @@ def _example_id(line: bytes) -> int:
 def _question(analysis: Analysis, index: int, record: Mapping[str, Any]) -> Question:
     positive, negative = (record[side] for side in _SIDES)
     columns = analysis.questions
+    goal, right, wrong = (
+        visible(text[: _LONGEST[0] + 1]) for text in (record["question"], positive["text"], negative["text"])
+    )
     return Question(
         int(columns.example_id[index]),
         round(float(columns.margin[index]), 3),
         bool(columns.correct[index]),
         bool(columns.discovery[index]),
-        *(visible(text[: _LONGEST[0] + 1]) for text in (record["question"], positive["text"], negative["text"])),
+        goal,
+        right,
+        wrong,
         (positive["log_likelihood"], negative["log_likelihood"]),
         (positive["token_count"], negative["token_count"]),
         (visible(positive["final_token"]), visible(negative["final_token"])),

@@ -78,9 +78,11 @@ def answer(analysis: Analysis, contrast: Contrast) -> str:
             f"or for the {contrast.second} one."
         )
     where = f"in {with_any} of {layers} layers" if layers > 1 else f"in layer {analysis.layers.layer[0]}"
+    for_first = int((contrast.firing.confirmed & (contrast.firing.validation.z > 0)).sum())
     found = (
-        f"{count_of(total, 'feature')} {where} {'fires' if total == 1 else 'fire'} more often for one solution than "
-        f"for the other"
+        f"{count_of(total, 'feature')} {where} {'tells' if total == 1 else 'tell'} {contrast.first} from "
+        f"{contrast.second}: {for_first:,} {'fires' if for_first == 1 else 'fire'} more often for the {contrast.first} "
+        f"solution, {total - for_first:,} for the {contrast.second} one"
     )
     return f"{found}{_with_depth(analysis, contrast)}."
 
@@ -94,12 +96,12 @@ def _with_depth(analysis: Analysis, contrast: Contrast) -> str:
     best = known[np.argmax(auroc[known])]
     peak = f"best in layer {layers[best]}, with a held-out AUROC of {auroc[best]:.2f}"
     if len(known) < 5:
-        return f"; they tell the sides apart {peak}"
+        return f"; they do so {peak}"
     trend = depth_correlation(analysis, contrast)
     if abs(trend) < 0.5:
-        return f"; how well they tell the sides apart follows no steady course with depth, and is {peak}"
+        return f"; how well they do so follows no steady course with depth, and is {peak}"
     course = "the deeper the layer, the better" if trend > 0 else "the deeper the layer, the less"
-    return f"; {course} they tell the two apart, {peak}"
+    return f"; {course} they do so, {peak}"
 
 
 def depth_correlation(analysis: Analysis, contrast: Contrast) -> float:
