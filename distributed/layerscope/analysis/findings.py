@@ -53,6 +53,7 @@ def analyse(path: Path, options: Options | None = None, progress: Progress = lam
         largest_firing = np.max([layer.largest_firing for layer in tests], axis=0)
         largest_magnitude = np.max([layer.largest_magnitude for layer in tests], axis=0)
         contrasts = [contrast.join_layers([layer.contrasts[number] for layer in tests]) for number in range(len(signs))]
+        del tests  # as large as what was joined from them
         firing = [contrast.settle(found.firing, largest_firing, options) for found in contrasts]
         magnitude = [contrast.settle(found.magnitude, largest_magnitude, options) for found in contrasts]
         held_out = _second_pass(run, signs, features, firing, progress)
