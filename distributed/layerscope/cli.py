@@ -50,6 +50,24 @@ def verify(file: tyro.conf.Positional[Path]) -> int:
     return 0
 
 
+@_app.command
+def export(file: tyro.conf.Positional[Path], to: Path, overwrite: bool = False) -> int:
+    """Write the records as tables or as one JSON array: `--to` x.parquet, x.csv or x.json."""
+    from layerscope.analysis.export import export
+
+    print(export(file, to, overwrite))
+    return 0
+
+
+@_app.command
+def compare(file: tyro.conf.Positional[Path], other: tyro.conf.Positional[Path], json: bool = False) -> int:
+    """Compare two runs over the same questions: accuracy, log-likelihoods, features; `--json` for machines."""
+    from layerscope.analysis.compare import compare
+
+    print(compare(file, other, json))
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process with its exit code: 0 done, 1 failed, 2 usage, 128 + n for signal n."""
     try:

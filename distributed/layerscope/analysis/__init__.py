@@ -1,0 +1,1 @@
+"""What the records of a run say: tables, comparisons, statistics, explanations. Needs neither torch nor Ray."""
