@@ -11,6 +11,7 @@ import tyro
 
 from layerscope.config import Config
 from layerscope.errors import LayerscopeError
+from layerscope.files import user_path
 
 _app = tyro.extras.SubcommandApp()
 _Options = Annotated[Config, tyro.conf.arg(name="")]
@@ -51,20 +52,20 @@ def verify(file: tyro.conf.Positional[Path]) -> int:
 
 
 @_app.command
-def export(file: tyro.conf.Positional[Path], to: Path, overwrite: bool = False) -> int:
+def export(file: tyro.conf.Positional[Path], to: str, overwrite: bool = False) -> int:
     """Write the records as tables or as one JSON array: `--to` x.parquet, x.csv or x.json."""
     from layerscope.analysis.export import export
 
-    print(export(file, to, overwrite))
+    print(export(file, user_path(to), overwrite))
     return 0
 
 
 @_app.command
-def compare(file: tyro.conf.Positional[Path], other: tyro.conf.Positional[Path], json: bool = False) -> int:
-    """Compare two runs over the same questions: accuracy, log-likelihoods, features; `--json` for machines."""
-    from layerscope.analysis.compare import compare
+def compare(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], json: bool = False) -> int:
+    """Compare two runs over the same questions: accuracy, log-likelihoods, features. `--json` is for programs."""
+    from layerscope.analysis.compare import as_json, as_text, compare
 
-    print(compare(file, other, json))
+    print((as_json if json else as_text)(compare(a, b)))
     return 0
 
 

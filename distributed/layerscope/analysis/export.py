@@ -78,14 +78,15 @@ def _line_of_record(line: bytes) -> bytes:
 def _write_tables(path: Path, features_target: Path, questions_target: Path) -> None:
     writer = _parquet_writer if features_target.suffix == ".parquet" else csv.CSVWriter
     try:
-        with replacing(questions_target) as questions_file, replacing(features_target) as features_file:
-            with (
-                _writing(questions_file, writer, QUESTIONS, QUESTION_ROWS) as questions,
-                _writing(features_file, writer, FEATURES, FEATURE_ROWS) as features,
-            ):
-                for question, of_features in read_records(path, _rows):
-                    questions.add(question)
-                    features.add(of_features)
+        with (  # left from the last to the first: both files are whole before either takes its place
+            replacing(questions_target) as questions_file,
+            replacing(features_target) as features_file,
+            _writing(questions_file, writer, QUESTIONS, QUESTION_ROWS) as questions,
+            _writing(features_file, writer, FEATURES, FEATURE_ROWS) as features,
+        ):
+            for of_question, of_features in read_records(path, _rows):
+                questions.add(of_question)
+                features.add(of_features)
     except OSError as error:
         raise LayerscopeError(
             f"{features_target} cannot be written: {error.strerror or error}. What was there before is as it was.\n"

@@ -59,6 +59,7 @@ QUESTIONS = pa.schema(
 FEATURE_ROWS = 1 << 18
 QUESTION_ROWS = 1 << 10
 
+
 def read_features(
     path: str | PathLike[str], layers: Collection[int] | None = None, top_k: int | None = None
 ) -> pa.Table:
@@ -126,7 +127,7 @@ def feature_rows(
         ValueError, KeyError, TypeError, AttributeError, ArithmeticError: it is not a record.
     """
     if "error" in record:
-        return FEATURES.empty_table().to_batches()[0]
+        return pa.RecordBatch.from_pylist([], schema=FEATURES)
     cells = list[tuple[int, int, int, int]]()  # solution, layer, active features, listed features
     ids, activations = list[int](), list[float]()
     for solution, name in enumerate(SOLUTIONS):
