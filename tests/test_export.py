@@ -278,7 +278,7 @@ def test_an_empty_file_gives_empty_tables(path: Path) -> None:
 def test_a_file_that_grows_is_read_in_whole_lines(tmp_path: Path) -> None:
     """Half a line at the end, and then its other half: neither is a line, nor are both a broken one."""
     path = tmp_path / "growing.jsonl"
-    lines = [TIE.replace(b'"example_id":3', b'"example_id":%d' % number) for number in range(400)]
+    lines = [TIE.replace(b'"example_id":3', b'"example_id":%d' % number) for number in range(100)]
     content, done = b"".join(lines), threading.Event()
     path.touch()
 
@@ -297,7 +297,7 @@ def test_a_file_that_grows_is_read_in_whole_lines(tmp_path: Path) -> None:
         assert found == lines[: len(found)]
         assert layerscope.read_questions(path)["example_id"].to_pylist()[: len(found)] == list(range(len(found)))
     writer.join()
-    assert layerscope.read_questions(path).num_rows == 400
+    assert layerscope.read_questions(path).num_rows == 100
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
