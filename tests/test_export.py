@@ -324,7 +324,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, suffix: str, monkeyp
         path = tmp_path / f"{number}.jsonl"
         path.write_bytes(line * number)
         export(path, path.with_suffix(suffix), overwrite=False)  # what is imported and cached is not counted
-        peaks.append(peak_bytes(lambda path=path: export(path, path.with_suffix(suffix), overwrite=True)))  # type: ignore[misc]
+        peaks.append(peak_bytes(lambda path=path: export(path, path.with_suffix(suffix), overwrite=True)))
     assert peaks[1] < 1.5 * peaks[0]
 
 

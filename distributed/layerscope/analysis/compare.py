@@ -189,7 +189,7 @@ def as_text(comparison: Json) -> str:
         f"A  {_run_text(a)}",
         f"B  {_run_text(b)}",
         "",
-        f"questions       {common} scored by both, of which all figures are, "
+        f"questions       {common} scored by both (all figures are over these), "
         f"{questions['scored_only_by_a']} only by A, {questions['scored_only_by_b']} only by B",
         f"same choice     {comparison['same_choice'] / common:.2%} of the questions",
         f"log-likelihood  differs by {log_likelihood['mean_difference']:.3g} on average, by "
