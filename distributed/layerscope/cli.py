@@ -53,7 +53,12 @@ def verify(file: tyro.conf.Positional[Path]) -> int:
 
 @_app.command
 def export(file: tyro.conf.Positional[Path], to: str, overwrite: bool = False) -> int:
-    """Write the records as tables or as one JSON array: `--to` x.parquet, x.csv or x.json."""
+    """Write a run's records in another format: as tables of features and of questions, or as one JSON array.
+
+    Args:
+        to: The file to write, x.parquet, x.csv or x.json; the table of questions goes to x.questions.parquet or .csv.
+        overwrite: Replace what is there.
+    """
     from layerscope.analysis.export import export
 
     print(export(file, user_path(to), overwrite))
@@ -62,10 +67,28 @@ def export(file: tyro.conf.Positional[Path], to: str, overwrite: bool = False) -
 
 @_app.command
 def compare(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], json: bool = False) -> int:
-    """Compare two runs over the same questions: accuracy, log-likelihoods, features. `--json` is for programs."""
+    """Compare two runs over the same questions: accuracy, log-likelihoods, features.
+
+    Args:
+        json: Print it for programs.
+    """
     from layerscope.analysis.compare import as_json, as_text, compare
 
     print((as_json if json else as_text)(compare(a, b)))
+    return 0
+
+
+@_app.command
+def explain(file: tyro.conf.Positional[Path], density: bool = False, to: Path | None = None) -> int:
+    """Load Neuronpedia's explanations of a run's features into the cache, once, and say what there is.
+
+    Args:
+        density: Load how often each feature fires too; a larger download.
+        to: Write the records to this file, with a description in each feature that has one.
+    """
+    from layerscope.analysis.explanations import explain
+
+    print(explain(file, density, to))
     return 0
 
 

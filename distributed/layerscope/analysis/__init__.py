@@ -1,1 +1,1 @@
-"""What the records of a run say: tables, comparisons, statistics, explanations. Needs neither torch nor Ray."""
+"""What the records say: statistics, report, export, explanations."""
