@@ -184,8 +184,8 @@ def test_what_follows_from_a_record_is_as_the_summary_has_it(scratch: Path, run:
     right = {row["example_id"]: row["model_is_correct"] for row in rows}
     ranks = defaultdict(list)
     for row in layerscope.read_features(scratch).to_pylist():
-        assert row["model_is_correct"] == right[row["example_id"]]
-        assert row["chosen"] == (row["model_is_correct"] == (row["solution"] == "positive"))
+        assert row["correct"] == right[row["example_id"]]
+        assert row["chosen"] == (row["correct"] == (row["solution"] == "positive"))
         ranks[row["example_id"], row["solution"], row["layer"]].append(row["rank"])
     assert all(found == list(range(1, len(found) + 1)) for found in ranks.values())
 

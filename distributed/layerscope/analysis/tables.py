@@ -31,7 +31,7 @@ FEATURES = pa.schema(
         "activation": pa.float32(),  # exactly the record's
         "active_feature_count": pa.int32(),  # of this solution and layer; above the highest rank, the list was cut
         "chosen": pa.bool_(),  # the model prefers this solution
-        "model_is_correct": pa.bool_(),
+        "correct": pa.bool_(),  # the model prefers the right solution: the record's model_is_correct
     }
 )
 
