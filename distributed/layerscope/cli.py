@@ -55,7 +55,7 @@ def verify(file: tyro.conf.Positional[Path]) -> int:
 class _Terminal(io.FileIO):
     """A terminal. Once it has hung up, what is written to it goes nowhere, so that a run still ends as it should."""
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError as error:
