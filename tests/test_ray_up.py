@@ -224,12 +224,16 @@ class World:
         log = folder / "sshd.log"
         with log.open("wb") as stream:
             self._unshare = subprocess.Popen([*inside, *sshd], stdout=stream, stderr=stream)
-        poll(lambda: b"Server listening" in log.read_bytes())
-        (self._init,) = psutil.Process(self._unshare.pid).children()
+        try:
+            poll(lambda: b"Server listening" in log.read_bytes())
+            (self._init,) = psutil.Process(self._unshare.pid).children()
+        except BaseException:
+            self.end()
+            raise
 
     def start(self, *command: str) -> subprocess.Popen[str]:
         """Starts a command in there, as from a laptop that has nothing but Ray and a way to the head."""
-        enter = ["nsenter", f"--target={self._init.pid}", "--pid", "--net", "--mount", f"--wd={self.home}"]
+        enter = ["nsenter", f"--target={self._init.pid}", "--pid", "--net", "--mount"]
         return subprocess.Popen(
             [*enter, *command],
             # Under the newer autoscaler this provider never adds a node.
@@ -251,9 +255,15 @@ class World:
         """How a file in there is reached from here."""
         return Path(f"/proc/{self._init.pid}/root{inside}")
 
-    def processes(self) -> list[psutil.Process]:
-        """All that runs in there, but for what was started by `start`."""
-        return self._init.children(recursive=True)
+    def processes(self, command: str, *entered: int) -> list[psutil.Process]:
+        """Those whose command line begins so, of all in there and of those below processes that entered."""
+        found = []
+        for root in (self._init, *map(psutil.Process, entered)):
+            for process in root.children(recursive=True):
+                with suppress(psutil.Error):
+                    if " ".join(process.cmdline()).startswith(command):
+                        found.append(process)
+        return found
 
     def end(self) -> None:
         self._unshare.kill()
@@ -342,12 +352,14 @@ def test_a_submission_whose_connection_is_lost_goes_on_when_submitted_again(
     output = world.path(world.home / "cut.jsonl")
     lost = submit(world, options, "cut.jsonl")
     poll(lambda: output.exists() and output.stat().st_size > len(expected) // 3)
-    for process in [*world.processes(), *psutil.Process(lost.pid).children(recursive=True)]:
-        if process.name() == "ssh":
-            process.kill()
+    actors = world.processes("ray::GemmaActor")
+    assert actors
+    assert all("--node_ip_address=127.0.0.2" in actor.parent().cmdline() for actor in actors)
+    for client in [*world.processes("ssh ", lost.pid), *world.processes("ssh: ", lost.pid)]:
+        client.kill()
     lost.communicate(timeout=60)
     assert lost.returncode != 0
-    poll(lambda: not any(SCRIPT.name in " ".join(process.cmdline()) for process in world.processes()))
+    poll(lambda: not world.processes(f"python {world.home}/{SCRIPT.name}"))
     written = output.read_bytes()
     assert written.endswith(b"\n")
     assert len(written) < len(expected)

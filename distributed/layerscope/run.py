@@ -152,7 +152,8 @@ def _stop_signals() -> Iterator[list[signal.Signals]]:
         yield caught
     finally:
         for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+            if number not in caught:  # else the second hang-up would end the process while Ray is shut down
+                signal.signal(number, handler)
 
 
 def command_line() -> str:
