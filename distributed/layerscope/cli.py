@@ -3,9 +3,11 @@
 Imports nothing heavy before it knows what to do.
 """
 
+import errno
+import io
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -92,8 +94,30 @@ def explain(file: tyro.conf.Positional[Path], density: bool = False, to: Path | 
     return 0
 
 
+class _Terminal(io.FileIO):
+    """A terminal. Once it has hung up, what is written to it goes nowhere, so that a run still ends as it should."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return len(data)
+
+
+def _outlive_terminals() -> None:
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream.isatty():
+            raw = _Terminal(stream.fileno(), "w", closefd=False)
+            text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=True)
+            setattr(sys, name, text)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process with its exit code: 0 done, 1 failed, 2 usage, 128 + n for signal n."""
+    _outlive_terminals()
     try:
         code = _app.cli(args=arguments, prog="layerscope", config=(tyro.conf.FlagCreatePairsOff,))
     except LayerscopeError as error:
