@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from layerscope import hub, journal
+from layerscope import __version__, hub, journal
 from layerscope.config import Config
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import size_text, user_path
@@ -21,9 +21,10 @@ from layerscope.placement import Needs, Node, Placement, has_gpu, place, resolve
 from layerscope.questions import Selection, select_questions
 from layerscope.standin import standin_folder
 
+_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts; the name is meant
 _BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2}
 _BYTES_PER_FEATURE = 52  # of JSON: names, punctuation, an id of five digits, an activation of eight
-_SOFTWARE = ("layerscope", "torch", "transformers", "tokenizers", "numpy")
+_SOFTWARE = ("torch", "transformers", "tokenizers", "numpy")
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Job:
             },
             "questions": self.selection.source.origin,
             "plan": {"questions": len(self.selection), "batches": len(self.plan), "sha256": self.plan.digest},
-            "software": {name: version(name) for name in _SOFTWARE},
+            "software": {"layerscope": __version__, **{name: version(name) for name in _SOFTWARE}},
             "hardware": self.placement.hardware,
         }
 
@@ -220,6 +221,11 @@ def _numerics(config: Config, nodes: Sequence[Node], spec: GemmaSpec) -> Numeric
 
 
 def _check_output(config: Config) -> None:
+    if _RAY_JOB in os.environ and not user_path(config.output_file).is_absolute():
+        raise UsageError(
+            f"--output-file: {config.output_file} would lie in the folder of this Ray job, which Ray deletes afterwards.\n"
+            f"Name it by an absolute path that outlives the job, such as /shared/{Path(config.output_file).name}."
+        )
     path, output = journal.records_path(config.output_file), user_path(config.output_file).absolute()
     if not path.parent.is_dir():
         raise UsageError(f"--output-file: there is no folder {path.parent}. Make it, or name another file.")
