@@ -17,6 +17,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +37,7 @@ RAY = str(Path(sys.executable).parent / "ray")
 HUB_TOKEN = "hf_plantedLoginThatMustStayHidden"
 SENT_VERSION = "0.1.0+sent"
 LOADED = "loaded_by_an_actor"
-SETTINGS = {"sae_width": "1k", "dataset": "bundled", "num_samples": 60, "batch_tokens": 60, "top_k": 10}
+SETTINGS = {"sae_width": "1k", "dataset": "bundled", "num_samples": 40, "batch_tokens": 60, "top_k": 10}
 TRAVELS = ("distributed", "scripts", "pyproject.toml", "README.md", "LICENSE")
 STAYS = (".env", ".venv/bin/python", "records.jsonl", "out/records.jsonl", "distributed/layerscope/__pycache__/x.pyc")
 
@@ -53,32 +54,36 @@ class JobCluster:
     """Of whoever submits: the address and Ray's own token, nothing of the hub."""
     told: list[str] = field(default_factory=list)
     """What every command printed."""
+    commands: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def start(self, submission_id: str, *options: str) -> subprocess.Popen[str]:
+    def submit(self, submission_id: str, output: str) -> subprocess.Popen[str]:
         """Submits the job and follows it, in the background."""
         settings = [word for name, value in SETTINGS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        script = ["python", "scripts/run_sae_feature_extraction_all_layers.py", *settings, *options]
-        submit = [RAY, "job", "submit", "--runtime-env", "scripts/runtime_env.yaml", "--submission-id", submission_id]
-        return subprocess.Popen(
-            [*submit, "--", *script],
+        script = ["python", "scripts/run_sae_feature_extraction_all_layers.py", *settings, "--output-file", output]
+        runtime_env = ["--runtime-env", "scripts/runtime_env.yaml"]
+        return self._start("submit", *runtime_env, "--submission-id", submission_id, "--", *script)
+
+    def stop(self, submission_id: str) -> None:
+        code, told = self.finish(self._start("stop", submission_id))
+        assert code == 0, told
+
+    def _start(self, *words: str) -> subprocess.Popen[str]:
+        command = subprocess.Popen(
+            [RAY, "job", *words],
             cwd=self.checkout,
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self.commands.append(command)
+        return command
 
-    def finish(self, submitted: subprocess.Popen[str]) -> tuple[int, str]:
-        """The exit code of the job and what it and its submission printed."""
-        out, _ = submitted.communicate(timeout=200)
+    def finish(self, command: subprocess.Popen[str]) -> tuple[int, str]:
+        """The exit code of a command, which is the job's for a submission, and what it printed."""
+        out, _ = command.communicate(timeout=200)
         self.told.append(out)
-        return submitted.returncode, out
-
-    def stop(self, submission_id: str) -> None:
-        stopped = subprocess.run(
-            [RAY, "job", "stop", submission_id], env=self.environment, capture_output=True, text=True, check=True
-        )
-        self.told.append(stopped.stdout + stopped.stderr)
+        return command.returncode, out
 
     def get(self, path: str) -> str:
         """What the dashboard's API answers to `curl`."""
@@ -144,18 +149,17 @@ def cluster(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jo
             head = subprocess.Popen(start, env={**everyone, **node}, stdout=log, stderr=log)
         submitter = {**everyone, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
         cluster = JobCluster(folder, checkout, hub, submitter)
-        processes: list[psutil.Process] = []
         try:
-            wait_until(lambda: head.poll() is not None or answers(cluster), 60)
+            wait_until(lambda: head.poll() is not None or answers(cluster), 90)
             assert head.poll() is None, (folder / "head.log").read_text()
             yield cluster
-            processes = psutil.Process(head.pid).children(recursive=True)
         finally:
-            head.terminate()
-            head.wait(30)
-            for process in processes:
-                if process.is_running():
+            processes = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
+            for process in [head, *processes, *cluster.commands]:
+                with suppress(psutil.NoSuchProcess):
                     process.kill()
+            for command in [head, *cluster.commands]:
+                command.communicate()
             psutil.wait_procs(processes, 10)
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -189,13 +193,13 @@ class Runs:
 @pytest.fixture(scope="module")
 def runs(cluster: JobCluster, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     output = tmp_path_factory.mktemp("shared") / "records.jsonl"
-    first = cluster.start("first", "--output-file", str(output))
-    relative = cluster.start("relative", "--output-file", "records.jsonl")
+    first = cluster.submit("first", str(output))
+    relative = cluster.submit("relative", "records.jsonl")
     wait_until(lambda: first.poll() is not None or (output.exists() and output.stat().st_size), 90)
     cluster.stop("first")
     _, told = cluster.finish(first)
     stopped = output.read_bytes()
-    second = cluster.finish(cluster.start("second", "--output-file", str(output)))
+    second = cluster.finish(cluster.submit("second", str(output)))
     return Runs(output, stopped, told, second, cluster.finish(relative))
 
 

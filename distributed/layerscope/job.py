@@ -223,7 +223,7 @@ def _numerics(config: Config, nodes: Sequence[Node], spec: GemmaSpec) -> Numeric
 def _check_output(config: Config) -> None:
     if _RAY_JOB in os.environ and not user_path(config.output_file).is_absolute():
         raise UsageError(
-            f"--output-file: {config.output_file} would lie in the folder of this Ray job, which Ray deletes after it.\n"
+            f"--output-file: {config.output_file} would lie in this Ray job's own folder, which Ray deletes after it.\n"
             f"Name it by an absolute path that outlives the job, such as /shared/{Path(config.output_file).name}."
         )
     path, output = journal.records_path(config.output_file), user_path(config.output_file).absolute()
