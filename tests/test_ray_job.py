@@ -196,6 +196,7 @@ def runs(cluster: JobCluster, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     first = cluster.submit("first", str(output))
     relative = cluster.submit("relative", "records.jsonl")
     wait_until(lambda: first.poll() is not None or (output.exists() and output.stat().st_size), 90)
+    assert first.poll() is None, cluster.finish(first)[1] + (cluster.folder / "head.log").read_text()
     cluster.stop("first")
     _, told = cluster.finish(first)
     stopped = output.read_bytes()

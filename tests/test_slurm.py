@@ -60,7 +60,7 @@ def on_two_nodes(folder: Path, *command: str, timeout: float = 200) -> subproces
     (folder / "hosts").write_text(HOSTS)
     slurm = {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2"}
     # A node leaves this long after the head; Ray's own is a minute.
-    slurm |= {"RAY_gcs_rpc_server_reconnect_timeout_s": "2"}
+    slurm |= {"RAY_gcs_rpc_server_reconnect_timeout_s": "5", "RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT": "100"}
     environment = {**os.environ, **slurm, "HOME": str(folder), "SCRATCH": str(folder)}
     environment["PATH"] = f"{commands}:{os.environ['PATH']}:/usr/sbin:/sbin"
     return subprocess.run(
