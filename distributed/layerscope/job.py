@@ -244,11 +244,11 @@ def _numerics(config: Config, nodes: Sequence[Node], spec: GemmaSpec) -> Numeric
 
 
 def _check_output(config: Config) -> None:
-    for name, file in (("output-file", config.output_file), ("timeline", config.timeline)):
-        if _RAY_JOB in os.environ and file and not user_path(file).is_absolute():
+    for name, named in (("output-file", config.output_file), ("timeline", config.timeline)):
+        if _RAY_JOB in os.environ and named and not user_path(named).is_absolute():
             raise UsageError(
-                f"--{name}: {file} would lie in this Ray job's own folder, which Ray deletes after it.\n"
-                f"Name it by an absolute path that outlives the job, such as /shared/{Path(file).name}."
+                f"--{name}: {named} would lie in this Ray job's own folder, which Ray deletes after it.\n"
+                f"Name it by an absolute path that outlives the job, such as /shared/{Path(named).name}."
             )
     path, output = journal.records_path(config.output_file), user_path(config.output_file).absolute()
     if not path.parent.is_dir():
