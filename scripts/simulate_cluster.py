@@ -1,0 +1,600 @@
+#!/usr/bin/env python3
+"""Measures the one driver under a cluster of many GPUs that are not there: how many of them can it serve?
+
+    scripts/simulate_cluster.py [--actors 1 8 64 256] [--deaths 0.02] [--stragglers 0.05] [--late 0.25] [--json FILE]
+
+Real: the driver, `place`, the plan, the bytes of the records (made by `records.py`), the journal with its syncs, and
+Ray: a head node for the driver and a node (raylet, object store, agents) for every `--gpus-per-node` GPUs, with every
+byte of a record carried between them.
+
+Simulated: a GPU is a number that a node tells Ray. All actors of a node are seats of one process, because 256 processes
+do not fit a small machine; a seat answers one call after the other and sleeps as long as its GPU would compute. The
+features of one batch are made, and returned for every batch. Encoders keep up with the Gemma actors, with a fifth to
+spare. Activations are of 128 KiB, enough to travel by reference as real ones do; the driver touches neither.
+A death is a SIGKILL of a node's process, with all actors in it; Ray starts the process again. A straggler works at a
+third of the speed. Late nodes join when a quarter of the questions is written.
+
+Every line of the file is compared with what the plain functions give for its place in the plan.
+
+A small machine runs out of cores long before the driver does, so two figures are told apart. Measured is what came
+out. Derived is 1 / (what a question costs the driver's thread), as if it had a core of its own: its CPU time alone, or
+with its waits for the disk and for objects on their way.
+
+How fast a GPU is (`--questions-per-second-per-gpu`): Gemma-2-2B has 2.0e9 parameters beside the embedding, and a
+question 48 tokens with shared prefixes: 2 x 2.0e9 x 48 = 1.9e11 FLOP. The output projection at about 34 positions:
+2 x 256,000 x 2,304 x 34 = 0.4e11. Half of an H100's 800 TFLOP/s in bfloat16: 4e14 / 2.3e11 = 1,700 a second.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import string
+import tempfile
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import orjson
+import psutil
+import ray
+from numpy.typing import NDArray
+from ray.cluster_utils import Cluster
+
+from layerscope.actors import Scores
+from layerscope.config import Config
+from layerscope.crew import Crew, Member
+from layerscope.driver import Driver
+from layerscope.gemma import GemmaSpec
+from layerscope.gemma_scope import SaeChoice
+from layerscope.hub import Repository
+from layerscope.job import Job, Numerics
+from layerscope.journal import open_journal, read_lines
+from layerscope.pairs import Pair, make_plan
+from layerscope.placement import Gpu, Needs, Node, place
+from layerscope.questions import Question, select_questions
+from layerscope.records import Frame, LayerBlock, SolutionScore, frame_record, join_record, serialise_block
+
+N_LAYERS, D_MODEL, D_SAE, PARAMETERS = 26, 2304, 16384, 2_614_000_000
+ACTIVATION_BYTES = 128 << 10  # above 100 KiB Ray passes a reference, below it the value
+ENCODER_LOAD = 0.8
+STRAGGLER = 3  # times slower
+LATE = 0.25  # of the questions are written when late nodes join
+
+Features = dict[tuple[int, ...], LayerBlock]  # by the layers of a block
+
+
+def main() -> None:
+    options = parse()
+    store = int(1.5 * options.gigabytes * 1e9) + (100 << 20)
+    with tempfile.TemporaryDirectory(prefix="layerscope-simulation-", dir=options.folder) as folder:
+        cluster = SimulatedCluster(options.gpus_per_node, store)
+        try:
+            runs = [simulate(actors, options, cluster, Path(folder)) for actors in sorted(options.actors)]
+        finally:
+            cluster.shutdown()
+    print(table(runs, options.questions_per_second_per_gpu))
+    if options.json:
+        report = {"options": vars(options), "cpus": len(os.sched_getaffinity(0)), "runs": list(map(asdict, runs))}
+        options.json.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--actors", type=int, nargs="+", default=[1, 8, 64, 256], help="Gemma actors: a run for each number")
+    add("--questions-per-second-per-gpu", type=float, default=1700.0)
+    add("--seconds", type=float, default=20.0, help="a run has so much work, at the GPUs' speed")
+    add("--gigabytes", type=float, default=2.0, help="and writes at most so much")
+    add("--batch-tokens", type=int, default=8192)
+    add("--top-k", type=int, default=100)
+    add("--gpus-per-node", type=int, default=8)
+    add("--deaths", type=float, default=0.0, help="chance of a death with every batch that is written")
+    add("--stragglers", type=float, default=0.0, help="share of the Gemma actors that are slow")
+    add("--late", type=float, default=0.0, help="share of a run's new Gemma nodes that join late")
+    add("--seed", type=int, default=0)
+    add("--folder", type=Path, help="where the records lie for a while, instead of the system's own")
+    add("--json", type=Path, help="a file that gets the report, too")
+    return parser.parse_args()
+
+
+@dataclass
+class Run:
+    """What a run came to: seconds, bytes and counts."""
+
+    gemma_actors: int
+    encoders: int
+    nodes: int
+    batches: int
+    questions: int
+    bytes: int
+    wall: float
+    ideal: float
+    """Questions per second of all Gemma actors, if nothing ever made them wait."""
+    cpu: float
+    """Of the driver's thread, all in all."""
+    append_cpu: float
+    """Of it, in the journal, from the pieces of a record to the disk."""
+    ray_cpu: float
+    """Of it, in `ray.wait` and `ray.get`."""
+    other_threads_cpu: float
+    """Of Ray's own threads in the driver's process."""
+    raylet_cpu: float
+    """Of the raylet beside the driver, which fetches objects."""
+    disk_wait: float
+    fetch_wait: float
+    idle: float
+    """In `ray.wait`: there was nothing to do."""
+    head_of_line_mean: float
+    """Between a batch's last block and the last block of the batches before it."""
+    head_of_line_max: float
+    memory: int
+    """Largest private memory of the driver; the object store, which is mapped, is not in it."""
+    deaths: int
+    actors_lost: int
+
+    @property
+    def derived(self) -> float:
+        """Questions per second by the driver's CPU time alone."""
+        return self.questions / self.cpu
+
+    @property
+    def derived_with_waits(self) -> float:
+        return self.questions / (self.cpu + self.disk_wait + self.fetch_wait)
+
+
+def simulate(n_actors: int, options: argparse.Namespace, cluster: "SimulatedCluster", folder: Path) -> Run:
+    """Runs a job over `n_actors` Gemma actors to its end and checks its file."""
+    job, features = make_job(n_actors, options, folder)
+    log = folder / f"{n_actors}.log"
+    rate = options.questions_per_second_per_gpu
+    pace = Pace(
+        rate, rate * n_actors / job.placement.encoders_per_block / ENCODER_LOAD, options.stragglers, options.seed, log
+    )
+    crew, hosts = cluster.crew(job, pace, features, options.late)
+    path, dice, deaths, lost = folder / f"{n_actors}.jsonl", random.Random(options.seed), 0, 0
+    driver, raylet, memory = psutil.Process(), cluster.head_raylet(), 0
+    with open_journal(path, *manifest(job), overwrite=False) as file, Clock() as clock:
+        before = [time.monotonic(), time.thread_time(), time.process_time(), cpu_of(raylet)]
+        for _, lines, _ in Driver(job, range(len(job.plan)), print, crew).results(lambda: False):
+            with clock.timing("append"):
+                file.append([b"".join(line.pieces) for line in lines])
+            if file.lines >= LATE * len(job.selection):
+                cluster.let_late_nodes_join()
+            if dice.random() < options.deaths:
+                lost += kill(dice.choice(hosts))
+                deaths += 1
+            memory = max(memory, private_memory(driver))
+        after = [time.monotonic(), time.thread_time(), time.process_time(), cpu_of(raylet)]
+    wall, cpu, all_threads, raylet_cpu = (now - then for now, then in zip(after, before, strict=True))
+    cluster.dismiss()
+    check(path, job, features)
+    mean, longest = head_of_line(log, job)
+    size = path.stat().st_size
+    path.unlink()
+    return Run(
+        n_actors,
+        job.placement.n_encoders,
+        cluster.n_nodes,
+        len(job.plan),
+        len(job.selection),
+        size,
+        wall,
+        n_actors * rate,
+        cpu,
+        clock.cpu["append"],
+        clock.cpu["get"] + clock.cpu["wait"],
+        all_threads - cpu,
+        raylet_cpu,
+        clock.wait["append"],
+        clock.wait["get"],
+        clock.wait["wait"],
+        mean,
+        longest,
+        memory,
+        deaths,
+        lost,
+    )
+
+
+# The job: real questions, plan and placement of a made-up data set and model.
+
+
+def make_job(n_actors: int, options: argparse.Namespace, folder: Path) -> tuple[Job, Features]:
+    """A job for so many Gemma actors, and the features that its encoders return."""
+    gpus = n_actors + -(-n_actors // 8) if n_actors > 1 else 1  # `place` gives a ninth of them to the encoders
+    per_node = [options.gpus_per_node] * (gpus // options.gpus_per_node) + [gpus % options.gpus_per_node]
+    nodes = [Node(f"node{i}", 64, 1 << 40, (Gpu("simulated", 80 << 30),) * n) for i, n in enumerate(per_node) if n]
+    needs = Needs(2 * PARAMETERS, dict.fromkeys(range(N_LAYERS), 4 * D_MODEL * D_SAE), D_MODEL)
+    questions = folder / "questions.jsonl"
+    config = Config(dataset=str(questions), num_samples="all", gemma_actors=n_actors, top_k=options.top_k)
+    placement = place(config, nodes, needs)
+
+    dice = np.random.default_rng(options.seed)
+    bytes_per_question = make_features(range(N_LAYERS), 2, options.top_k, dice).json.size
+    work = int(options.questions_per_second_per_gpu * n_actors * options.seconds)
+    write_questions(questions, max(1, min(work, int(options.gigabytes * 1e9) // bytes_per_question)), dice)
+    selection, _ = select_questions(config)
+    plan = make_plan(selection, StubTokenizer(), options.batch_tokens)  # type: ignore[arg-type]
+
+    rows = 2 * int(np.diff(plan.starts).max())
+    features = {layers: make_features(layers, rows, options.top_k, dice) for layers in placement.blocks}
+    saes = tuple(SaeChoice(layer, "16k", options.top_k, "", None) for layer in range(N_LAYERS))
+    nowhere = Repository("simulated", None, {})
+    spec = GemmaSpec(N_LAYERS, D_MODEL, 8192, PARAMETERS, 2, ())
+    numerics = Numerics("bfloat16", "float32", options.batch_tokens, None, options.top_k)
+    return Job(config, nowhere, spec, nowhere, saes, D_SAE, selection, plan, numerics, placement, ()), features
+
+
+def write_questions(path: Path, n: int, dice: np.random.Generator) -> None:
+    """Questions as long as PIQA's: 48 words, which count as tokens, on average and 20 at least."""
+    letters = list(string.ascii_lowercase)
+    words = ["".join(dice.choice(letters, 4)) for _ in range(2000)]
+    with path.open("wb") as file:
+        for n_words, start, label in zip(
+            (20 + dice.gamma(1.5, 19, n)).astype(int).tolist(),
+            dice.integers(0, 1000, n).tolist(),
+            dice.integers(0, 2, n).tolist(),
+            strict=True,
+        ):
+            text = words[start : start + min(n_words, 1000)]
+            goal, sol1, sol2 = text[: n_words // 5], text[n_words // 5 :: 2], text[n_words // 5 + 1 :: 2]
+            row = {"goal": " ".join(goal), "sol1": " ".join(sol1), "sol2": " ".join(sol2), "label": label}
+            file.write(orjson.dumps(row) + b"\n")
+
+
+class StubTokenizer:
+    """A word is a token."""
+
+    def pairs(self, questions: Iterable[Question]) -> Iterator[Pair]:
+        for question in questions:
+            prompt, first, second = (len(text.split()) for text in (question.goal, question.sol1, question.sol2))
+            yield Pair((0,) * (prompt + first + second), prompt, (prompt + first, prompt + second), prompt)
+
+
+def make_features(layers: Iterable[int], rows: int, k: int, dice: np.random.Generator) -> LayerBlock:
+    """Random features, k in every list."""
+
+    def top_k() -> SimpleNamespace:
+        activations = -np.sort(-dice.lognormal(2, 1, (rows, k)).astype(np.float32), axis=1)
+        counts = dice.integers(k, 2 * k, rows)
+        ids = dice.integers(0, D_SAE, rows * k)
+        return SimpleNamespace(
+            feature_ids=ids, activations=activations.ravel(), starts=np.arange(rows + 1) * k, active_counts=counts
+        )
+
+    layers = list(layers)
+    return serialise_block(layers, [top_k() for _ in layers])  # type: ignore[misc]
+
+
+def first_rows(block: LayerBlock, rows: int) -> LayerBlock:
+    offsets = block.offsets[: 2 * rows + 1]
+    return LayerBlock(block.json[: offsets[-1]], offsets, block.active_counts[:, :rows], block.failed_layers[:rows])
+
+
+def make_frame(question: Question, index: int) -> Frame:
+    """The frame of the question that is so many-th in its batch."""
+    dice = random.Random(question.example_id)
+    scores = [SolutionScore(-dice.expovariate(0.02), len(t.split()), "▁") for t in (question.sol1, question.sol2)]
+    return frame_record(question, (scores[0], scores[1]), (2 * index, 2 * index + 1))
+
+
+def manifest(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `verify` reads of identity and about."""
+    identity = {"settings": {"top_k": job.numerics.top_k}, "plan": {"questions": len(job.selection)}}
+    about = {
+        "order": " ".join(map(str, job.plan.order.tolist())),
+        "average_l0": {str(sae.layer): sae.l0 for sae in job.saes},
+    }
+    return identity, about
+
+
+# The actors.
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long simulated actors take. Rates in questions per second."""
+
+    gemma: float
+    encoder: float
+    stragglers: float
+    seed: int
+    log: Path
+    """Where encoders note the end of every block: the batch's first `example_id`, and the time."""
+
+
+class Host:
+    """The process of a node: every seat is a simulated actor with a queue of its own."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._free_at = Counter[int]()
+
+    async def ready(self) -> None:
+        """Answers once the process is there."""
+
+    async def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    async def _compute(self, seat: int, seconds: float) -> None:
+        self._free_at[seat] = max(self._free_at[seat], time.monotonic()) + seconds  # type: ignore[assignment]
+        await asyncio.sleep(self._free_at[seat] - time.monotonic())
+
+
+@ray.remote(num_cpus=0, max_restarts=-1)
+class GemmaHost(Host):
+    @ray.method(max_task_retries=-1)  # waits for a process that is starting again
+    async def load(self, _seat: int, _repository: Any, _spec: Any, blocks: Any, _settings: Any) -> int:
+        self._n_blocks = len(blocks)
+        return os.getpid()
+
+    async def score(self, seat: int, questions: list[Question]) -> tuple[Any, ...]:
+        slow = random.Random(f"{self._pace.seed} {seat}").random() < self._pace.stragglers
+        await self._compute(seat, len(questions) / self._pace.gemma * (STRAGGLER if slow else 1))
+        outcomes = [make_frame(question, index) for index, question in enumerate(questions)]
+        activations = np.zeros(ACTIVATION_BYTES // 8, np.int64)
+        activations[:2] = questions[0].example_id, len(questions)
+        return (Scores(list(outcomes), False), *[activations] * self._n_blocks)
+
+
+@ray.remote(num_cpus=0, max_restarts=-1)
+class EncoderHost(Host):
+    def __init__(self, pace: Pace, features: list[Any]) -> None:
+        super().__init__(pace)
+        self._features: Features = ray.get(features[0])  # a reference in a list, because Ray warns of one that is not
+        self._layers: dict[int, tuple[int, ...]] = {}
+
+    @ray.method(max_task_retries=-1)
+    async def load(self, seat: int, _repository: Any, saes: list[SaeChoice], _d_model: Any, _settings: Any) -> int:
+        self._layers[seat] = tuple(sae.layer for sae in saes)
+        return os.getpid()
+
+    async def encode(self, seat: int, activations: NDArray[np.int64], _k: int | None) -> LayerBlock:
+        example_id, n_questions = activations[:2].tolist()
+        await self._compute(seat, n_questions / self._pace.encoder)
+        with self._pace.log.open("a", encoding="ascii") as log:
+            log.write(f"{example_id} {time.time()}\n")
+        return first_rows(self._features[self._layers[seat]], 2 * n_questions)
+
+
+class Seats:
+    """Stands where the crew expects an actor class: gives out the seats of hosts, each once."""
+
+    def __init__(self, hosts: list[Any], per_host: int) -> None:
+        self._free = deque(host for host in hosts for _ in range(per_host))
+        self._numbers = count()
+
+    def options(self, **_: Any) -> "Seats":
+        return self  # Ray has placed the hosts
+
+    def remote(self) -> "Seat":
+        return Seat(self._free.popleft(), next(self._numbers), self._free)
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Stands where the driver expects an actor's handle."""
+
+    host: Any
+    number: int
+    free: deque[Any]
+
+    def __getattr__(self, method: str) -> "Method":
+        return Method(getattr(self.host, method), self.number)
+
+    def leave(self) -> None:
+        self.free.append(self.host)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a seat: the host's, with the seat's number."""
+
+    method: Any
+    seat: int
+
+    def options(self, **options: Any) -> "Method":
+        return Method(self.method.options(**options), self.seat)
+
+    def remote(self, *arguments: Any) -> Any:
+        return self.method.remote(self.seat, *arguments)
+
+
+class StubCrew(Crew):
+    def dismiss(self, member: Member) -> None:
+        """Frees the seat: its process is that of other actors too."""
+        if member.handle is not None:
+            member.handle.leave()
+
+
+# The cluster.
+
+
+class SimulatedCluster:
+    """A Ray cluster on this machine that grows from run to run: Gemma nodes, and encoder nodes."""
+
+    def __init__(self, gpus_per_node: int, store: int) -> None:
+        self._gpus, self._store = gpus_per_node, store
+        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": store}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        ray.init(address=self._cluster.address, log_to_driver=False, logging_level="ERROR")
+        self._nodes = Counter[str]()
+        self._hosts: list[Any] = []
+        self._late = 0
+        self._joining: threading.Thread | None = None
+
+    @property
+    def n_nodes(self) -> int:
+        return self._nodes.total()
+
+    def crew(self, job: Job, pace: Pace, features: Features, late: float) -> tuple[Crew, list[Any]]:
+        """A crew of simulated actors on as many nodes as it needs, and the hosts that are there already."""
+        gemma_seats = self._gpus
+        encoder_seats = int(self._gpus / job.placement.encoder.num_gpus)
+        n_gemma, n_encoders = -(-job.placement.gemma_actors // gemma_seats), -(-job.placement.n_encoders // encoder_seats)
+        self._late = round(late * max(0, n_gemma - self._nodes["gemma"]))
+        self._add("gemma", n_gemma - self._late)
+        self._add("encoder", n_encoders)
+        self._cluster.wait_for_nodes()
+        self._features = [ray.put(features)]  # kept, because a host that starts again reads it again
+        gemma = [GemmaHost.options(**self._whole("gemma")).remote(pace) for _ in range(n_gemma)]
+        encoders = [EncoderHost.options(**self._whole("encoder")).remote(pace, self._features) for _ in range(n_encoders)]
+        self._hosts = gemma + encoders
+        waiting = {host.ready.remote(): host for host in self._hosts}
+        there, _ = ray.wait(list(waiting), num_returns=len(waiting) - self._late)
+        return StubCrew(job, Seats(gemma, gemma_seats), Seats(encoders, encoder_seats)), [waiting[ref] for ref in there]
+
+    def let_late_nodes_join(self) -> None:
+        """In a thread, because starting a node takes a second."""
+        if self._late:
+            self._joining = threading.Thread(target=self._add, args=("gemma", self._nodes["gemma"] + self._late))
+            self._late = 0
+            self._joining.start()
+
+    def dismiss(self) -> None:
+        """Ends all hosts of a run."""
+        if self._joining:
+            self._joining.join()
+        for host in self._hosts:
+            ray.kill(host)
+
+    def head_raylet(self) -> psutil.Process:
+        (raylet,) = self._cluster.head_node.all_processes["raylet"]
+        return psutil.Process(raylet.process.pid)
+
+    def shutdown(self) -> None:
+        ray.shutdown()
+        self._cluster.shutdown()
+
+    def _add(self, kind: str, wanted: int) -> None:
+        while self._nodes[kind] < wanted:
+            self._cluster.add_node(
+                wait=False, num_gpus=self._gpus, resources={kind: 1}, object_store_memory=self._store
+            )
+            self._nodes[kind] += 1
+
+    def _whole(self, kind: str) -> dict[str, Any]:
+        return {"num_gpus": self._gpus, "resources": {kind: 1}}
+
+
+def kill(host: Any) -> int:
+    """Kills a host's process; gives how many actors were in it."""
+    host.die.remote()
+    return 0
+
+
+# What is measured.
+
+
+class Clock:
+    """CPU seconds, and seconds without CPU, of this thread in `ray.get`, `ray.wait` and whatever else is timed."""
+
+    def __init__(self) -> None:
+        self.cpu, self.wait = Counter[str](), Counter[str]()
+        self._patches = [patch.object(ray, name, self._timed(name, getattr(ray, name))) for name in ("get", "wait")]
+
+    def __enter__(self) -> "Clock":
+        for each in self._patches:
+            each.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in self._patches:
+            each.stop()
+
+    @contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        wall, cpu = time.monotonic(), time.thread_time()
+        try:
+            yield
+        finally:
+            spent = time.thread_time() - cpu
+            self.cpu[name] += spent  # type: ignore[assignment]
+            self.wait[name] += time.monotonic() - wall - spent  # type: ignore[assignment]
+
+    def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **options: Any) -> Any:
+            with self.timing(name):
+                return function(*arguments, **options)
+
+        return timed
+
+
+def cpu_of(process: psutil.Process) -> float:
+    return sum(process.cpu_times()[:2])
+
+
+def private_memory(process: psutil.Process) -> int:
+    memory = process.memory_info()
+    return int(memory.rss - memory.shared)
+
+
+def check(path: Path, job: Job, features: Features) -> None:
+    """Compares every line with what the plain functions give: count, order and bytes."""
+    lines = read_lines(path)
+    for batch in range(len(job.plan)):
+        questions = [job.selection[int(example_id)] for example_id in job.plan.batch(batch)]
+        blocks = [first_rows(block, 2 * len(questions)) for block in features.values()]
+        for index, question in enumerate(questions):
+            if next(lines, None) != b"".join(join_record(make_frame(question, index), blocks)):
+                raise SystemExit(f"{path}: the line of question {question.example_id} is not what it should be")
+    if next(lines, None) is not None:
+        raise SystemExit(f"{path} goes on behind the last question")
+
+
+def head_of_line(log: Path, job: Job) -> tuple[float, float]:
+    """Mean and longest time that a finished batch waits for an earlier one."""
+    end_of = {int(line.split()[0]): float(line.split()[1]) for line in log.read_text(encoding="ascii").splitlines()}
+    ends = np.array([end_of[int(job.plan.batch(batch)[0])] for batch in range(len(job.plan))])
+    waits = np.maximum.accumulate(ends) - ends
+    return float(waits.mean()), float(waits.max())
+
+
+def table(runs: list[Run], rate_of_a_gpu: float) -> str:
+    """Runs side by side, a line for every figure."""
+
+    def per_question(seconds: Callable[[Run], float]) -> Callable[[Run], str]:
+        return lambda run: f"{1e6 * seconds(run) / run.questions:,.0f}"
+
+    figures: list[tuple[str, Callable[[Run], str]]] = [
+        ("Gemma actors", lambda run: f"{run.gemma_actors}"),
+        ("encoders / nodes", lambda run: f"{run.encoders} / {run.nodes}"),
+        ("questions / batches", lambda run: f"{run.questions:,} / {run.batches:,}"),
+        ("ideal questions/s", lambda run: f"{run.ideal:,.0f}"),
+        ("measured questions/s", lambda run: f"{run.questions / run.wall:,.0f}"),
+        ("  of the ideal", lambda run: f"{run.questions / run.wall / run.ideal:.1%}"),
+        ("  MB/s written", lambda run: f"{run.bytes / run.wall / 1e6:,.0f}"),
+        ("driver's thread: CPU share", lambda run: f"{run.cpu / run.wall:.0%}"),
+        ("  us CPU a question", per_question(lambda run: run.cpu)),
+        ("    in the journal", per_question(lambda run: run.append_cpu)),
+        ("    in ray.get, ray.wait", per_question(lambda run: run.ray_cpu)),
+        ("  us waiting for the disk", per_question(lambda run: run.disk_wait)),
+        ("  us waiting for objects", per_question(lambda run: run.fetch_wait)),
+        ("  nothing to do", lambda run: f"{run.idle / run.wall:.0%}"),
+        ("Ray's threads beside it, us", per_question(lambda run: run.other_threads_cpu)),
+        ("head node's raylet, us", per_question(lambda run: run.raylet_cpu)),
+        ("driver's memory, MiB", lambda run: f"{run.memory / (1 << 20):,.0f}"),
+        ("head of line, s: mean / max", lambda run: f"{run.head_of_line_mean:.2f} / {run.head_of_line_max:.2f}"),
+        ("deaths / actors lost", lambda run: f"{run.deaths} / {run.actors_lost}"),
+        ("derived questions/s: CPU", lambda run: f"{run.derived:,.0f}"),
+        ("  and waits", lambda run: f"{run.derived_with_waits:,.0f}"),
+        ("  feeds so many GPUs", lambda run: f"{run.derived_with_waits / rate_of_a_gpu:,.1f}"),
+    ]
+    lines = [f"{name:<28}" + "".join(f"{figure(run):>17}" for run in runs) for name, figure in figures]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
