@@ -29,11 +29,12 @@ import argparse
 import asyncio
 import json
 import os
+import pickle
 import random
 import signal
 import string
+import sys
 import tempfile
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -51,6 +52,7 @@ import psutil
 import ray
 from numpy.typing import NDArray
 from ray.cluster_utils import Cluster
+from ray.exceptions import ActorDiedError
 
 from layerscope.actors import Scores
 from layerscope.config import Config
@@ -81,7 +83,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="layerscope-simulation-", dir=options.folder) as folder:
         cluster = SimulatedCluster(options.gpus_per_node, store)
         try:
-            runs = [simulate(actors, options, cluster, Path(folder)) for actors in sorted(options.actors)]
+            runs = []
+            for n_actors in sorted(options.actors):
+                print(f"{n_actors} Gemma actors …", file=sys.stderr, flush=True)
+                runs.append(simulate(n_actors, options, cluster, Path(folder)))
         finally:
             cluster.shutdown()
     print(table(runs, options.questions_per_second_per_gpu))
@@ -162,7 +167,9 @@ def simulate(n_actors: int, options: argparse.Namespace, cluster: "SimulatedClus
     pace = Pace(
         rate, rate * n_actors / job.placement.encoders_per_block / ENCODER_LOAD, options.stragglers, options.seed, log
     )
-    crew, hosts = cluster.crew(job, pace, features, options.late)
+    pickled = folder / "features.pickle"
+    pickled.write_bytes(pickle.dumps(features))
+    crew, hosts = cluster.crew(job, pace, pickled, options.late)
     path, dice, deaths, lost = folder / f"{n_actors}.jsonl", random.Random(options.seed), 0, 0
     driver, raylet, memory = psutil.Process(), cluster.head_raylet(), 0
     with open_journal(path, *manifest(job), overwrite=False) as file, Clock() as clock:
@@ -171,13 +178,17 @@ def simulate(n_actors: int, options: argparse.Namespace, cluster: "SimulatedClus
             with clock.timing("append"):
                 file.append([b"".join(line.pieces) for line in lines])
             if file.lines >= LATE * len(job.selection):
-                cluster.let_late_nodes_join()
+                with clock.timing("join"):  # which is no work of a driver's
+                    cluster.let_late_nodes_join()
             if dice.random() < options.deaths:
-                lost += kill(dice.choice(hosts))
+                host = dice.choice(hosts)
+                host.die.remote()
                 deaths += 1
+                lost += sum(member.handle.host is host for member in [*crew.gemma, *crew.encoders])
             memory = max(memory, private_memory(driver))
         after = [time.monotonic(), time.thread_time(), time.process_time(), cpu_of(raylet)]
     wall, cpu, all_threads, raylet_cpu = (now - then for now, then in zip(after, before, strict=True))
+    cpu, all_threads = cpu - clock.cpu["join"], all_threads - clock.cpu["join"]
     cluster.dismiss()
     check(path, job, features)
     mean, longest = head_of_line(log, job)
@@ -320,7 +331,7 @@ class Host:
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
-        self._free_at = Counter[int]()
+        self._free_at: dict[int, float] = {}
 
     async def ready(self) -> None:
         """Answers once the process is there."""
@@ -328,17 +339,23 @@ class Host:
     async def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def _take(self, seat: int) -> int:
+        self._free_at[seat] = time.monotonic()
+        return os.getpid()
+
     async def _compute(self, seat: int, seconds: float) -> None:
-        self._free_at[seat] = max(self._free_at[seat], time.monotonic()) + seconds  # type: ignore[assignment]
+        if seat not in self._free_at:
+            raise ActorDiedError  # with the process that was here before
+        self._free_at[seat] = max(self._free_at[seat], time.monotonic()) + seconds
         await asyncio.sleep(self._free_at[seat] - time.monotonic())
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class GemmaHost(Host):
     @ray.method(max_task_retries=-1)  # waits for a process that is starting again
-    async def load(self, _seat: int, _repository: Any, _spec: Any, blocks: Any, _settings: Any) -> int:
+    async def load(self, seat: int, _repository: Any, _spec: Any, blocks: Any, _settings: Any) -> int:
         self._n_blocks = len(blocks)
-        return os.getpid()
+        return self._take(seat)
 
     async def score(self, seat: int, questions: list[Question]) -> tuple[Any, ...]:
         slow = random.Random(f"{self._pace.seed} {seat}").random() < self._pace.stragglers
@@ -351,15 +368,15 @@ class GemmaHost(Host):
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class EncoderHost(Host):
-    def __init__(self, pace: Pace, features: list[Any]) -> None:
+    def __init__(self, pace: Pace, features: Path) -> None:
         super().__init__(pace)
-        self._features: Features = ray.get(features[0])  # a reference in a list, because Ray warns of one that is not
+        self._features: Features = pickle.loads(features.read_bytes())
         self._layers: dict[int, tuple[int, ...]] = {}
 
     @ray.method(max_task_retries=-1)
     async def load(self, seat: int, _repository: Any, saes: list[SaeChoice], _d_model: Any, _settings: Any) -> int:
         self._layers[seat] = tuple(sae.layer for sae in saes)
-        return os.getpid()
+        return self._take(seat)
 
     async def encode(self, seat: int, activations: NDArray[np.int64], _k: int | None) -> LayerBlock:
         example_id, n_questions = activations[:2].tolist()
@@ -433,14 +450,17 @@ class SimulatedCluster:
         self._nodes = Counter[str]()
         self._hosts: list[Any] = []
         self._late = 0
-        self._joining: threading.Thread | None = None
 
     @property
     def n_nodes(self) -> int:
         return self._nodes.total()
 
-    def crew(self, job: Job, pace: Pace, features: Features, late: float) -> tuple[Crew, list[Any]]:
-        """A crew of simulated actors on as many nodes as it needs, and the hosts that are there already."""
+    def crew(self, job: Job, pace: Pace, features: Path, late: float) -> tuple[Crew, list[Any]]:
+        """A crew of simulated actors on as many nodes as it needs, and the hosts that are there from the start.
+
+        Args:
+            features: a file that holds what encoders return.
+        """
         gemma_seats = self._gpus
         encoder_seats = int(self._gpus / job.placement.encoder.num_gpus)
         n_gemma, n_encoders = -(-job.placement.gemma_actors // gemma_seats), -(-job.placement.n_encoders // encoder_seats)
@@ -448,25 +468,19 @@ class SimulatedCluster:
         self._add("gemma", n_gemma - self._late)
         self._add("encoder", n_encoders)
         self._cluster.wait_for_nodes()
-        self._features = [ray.put(features)]  # kept, because a host that starts again reads it again
         gemma = [GemmaHost.options(**self._whole("gemma")).remote(pace) for _ in range(n_gemma)]
-        encoders = [EncoderHost.options(**self._whole("encoder")).remote(pace, self._features) for _ in range(n_encoders)]
+        encoders = [EncoderHost.options(**self._whole("encoder")).remote(pace, features) for _ in range(n_encoders)]
         self._hosts = gemma + encoders
         waiting = {host.ready.remote(): host for host in self._hosts}
         there, _ = ray.wait(list(waiting), num_returns=len(waiting) - self._late)
         return StubCrew(job, Seats(gemma, gemma_seats), Seats(encoders, encoder_seats)), [waiting[ref] for ref in there]
 
     def let_late_nodes_join(self) -> None:
-        """In a thread, because starting a node takes a second."""
-        if self._late:
-            self._joining = threading.Thread(target=self._add, args=("gemma", self._nodes["gemma"] + self._late))
-            self._late = 0
-            self._joining.start()
+        self._add("gemma", self._nodes["gemma"] + self._late)
+        self._late = 0
 
     def dismiss(self) -> None:
         """Ends all hosts of a run."""
-        if self._joining:
-            self._joining.join()
         for host in self._hosts:
             ray.kill(host)
 
@@ -487,12 +501,6 @@ class SimulatedCluster:
 
     def _whole(self, kind: str) -> dict[str, Any]:
         return {"num_gpus": self._gpus, "resources": {kind: 1}}
-
-
-def kill(host: Any) -> int:
-    """Kills a host's process; gives how many actors were in it."""
-    host.die.remote()
-    return 0
 
 
 # What is measured.
