@@ -463,7 +463,10 @@ class SimulatedCluster:
         """
         gemma_seats = self._gpus
         encoder_seats = int(self._gpus / job.placement.encoder.num_gpus)
-        n_gemma, n_encoders = -(-job.placement.gemma_actors // gemma_seats), -(-job.placement.n_encoders // encoder_seats)
+        n_gemma, n_encoders = (
+            -(-job.placement.gemma_actors // gemma_seats),
+            -(-job.placement.n_encoders // encoder_seats),
+        )
         self._late = round(late * max(0, n_gemma - self._nodes["gemma"]))
         self._add("gemma", n_gemma - self._late)
         self._add("encoder", n_encoders)
@@ -570,8 +573,8 @@ def head_of_line(log: Path, job: Job) -> tuple[float, float]:
     return float(waits.mean()), float(waits.max())
 
 
-def table(runs: list[Run], rate_of_a_gpu: float) -> str:
-    """Runs side by side, a line for every figure."""
+def table(runs: list[Run], rate: float) -> str:
+    """Runs side by side, a line for every figure; `rate` is a GPU's, in questions per second."""
 
     def per_question(seconds: Callable[[Run], float]) -> Callable[[Run], str]:
         return lambda run: f"{1e6 * seconds(run) / run.questions:,.0f}"
@@ -598,7 +601,7 @@ def table(runs: list[Run], rate_of_a_gpu: float) -> str:
         ("deaths / actors lost", lambda run: f"{run.deaths} / {run.actors_lost}"),
         ("derived questions/s: CPU", lambda run: f"{run.derived:,.0f}"),
         ("  and waits", lambda run: f"{run.derived_with_waits:,.0f}"),
-        ("  feeds so many GPUs", lambda run: f"{run.derived_with_waits / rate_of_a_gpu:,.1f}"),
+        ("  feeds so many GPUs", lambda run: f"{run.derived_with_waits / rate:,.1f} to {run.derived / rate:,.1f}"),
     ]
     lines = [f"{name:<28}" + "".join(f"{figure(run):>17}" for run in runs) for name, figure in figures]
     return "\n".join(lines)
