@@ -3,15 +3,16 @@
 
     scripts/simulate_cluster.py [--actors 1 8 64 256] [--deaths 0.02] [--stragglers 0.05] [--late 0.25] [--json FILE]
 
-Real: the driver, `place`, the plan, the bytes of the records (made by `records.py`), the journal with its syncs, and
-Ray: a head node for the driver and a node (raylet, object store, agents) for every `--gpus-per-node` GPUs, with every
-byte of a record carried between them.
+Real: the driver, the crew, `place`, the plan, the bytes of the records (made by `records.py`), the journal with its
+syncs, and Ray: a head node for the driver and a node (raylet, object store, agents) for every `--gpus-per-node` GPUs,
+with every byte of a record carried between them.
 
-Simulated: a GPU is a number that a node tells Ray. All actors of a node are seats of one process, because 256 processes
-do not fit a small machine; a seat answers one call after the other and sleeps as long as its GPU would compute. The
-features of one batch are made, and returned for every batch. Encoders keep up with the Gemma actors, with a fifth to
-spare. Activations are of 128 KiB, enough to travel by reference as real ones do; the driver touches neither.
-A death is a SIGKILL of a node's process, with all actors in it; Ray starts the process again. A straggler works at a
+Simulated: a node's GPUs are what an `nvidia-smi` of the script's own says. The Gemma actors of a node are one process,
+and so are its encoders, because 256 processes do not fit a small machine; in it each answers one call after the other
+and sleeps as long as its GPU would compute. The features of one batch are made, and returned for every batch. Encoders
+keep up with the Gemma actors, with a fifth to spare. Activations are of 128 KiB, enough to travel by reference as real
+ones do; the driver touches neither.
+A death is a SIGKILL of such a process, with all actors in it; Ray starts the process again. A straggler works at a
 third of the speed. Late nodes join when a quarter of the questions is written.
 
 Every line of the file is compared with what the plain functions give for its place in the plan.
@@ -36,10 +37,11 @@ import string
 import sys
 import tempfile
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,21 +52,24 @@ import numpy as np
 import orjson
 import psutil
 import ray
-from numpy.typing import NDArray
 from ray.cluster_utils import Cluster
 from ray.exceptions import ActorDiedError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from layerscope.actors import Scores
+from layerscope import cluster
+from layerscope.actors import Arrival, Encoded, Scores
 from layerscope.config import Config
-from layerscope.crew import Crew, Member
+from layerscope.crew import Crew
 from layerscope.driver import Driver
 from layerscope.gemma import GemmaSpec
 from layerscope.gemma_scope import SaeChoice
 from layerscope.hub import Repository
 from layerscope.job import Job, Numerics
 from layerscope.journal import open_journal, read_lines
+from layerscope.logs import Span
+from layerscope.machine import probe
 from layerscope.pairs import Pair, make_plan
-from layerscope.placement import Gpu, Needs, Node, place
+from layerscope.placement import Needs, Node, place
 from layerscope.questions import Question, select_questions
 from layerscope.records import Frame, LayerBlock, SolutionScore, frame_record, join_record, serialise_block
 
@@ -79,16 +84,15 @@ Features = dict[tuple[int, ...], LayerBlock]  # by the layers of a block
 
 def main() -> None:
     options = parse()
-    store = int(1.5 * options.gigabytes * 1e9) + (100 << 20)
-    with tempfile.TemporaryDirectory(prefix="layerscope-simulation-", dir=options.folder) as folder:
-        cluster = SimulatedCluster(options.gpus_per_node, store)
-        try:
-            runs = []
-            for n_actors in sorted(options.actors):
-                print(f"{n_actors} Gemma actors …", file=sys.stderr, flush=True)
-                runs.append(simulate(n_actors, options, cluster, Path(folder)))
-        finally:
-            cluster.shutdown()
+    store = int(4e9 * options.gigabytes) + (100 << 20)  # of which the driver fills less than a third
+    with (
+        tempfile.TemporaryDirectory(prefix="layerscope-simulation-", dir=options.folder) as folder,
+        simulated_cluster(options.gpus_per_node, store, Path(folder)) as nodes,
+    ):
+        runs = []
+        for n_actors in sorted(options.actors):
+            print(f"{n_actors} Gemma actors …", file=sys.stderr, flush=True)
+            runs.append(simulate(n_actors, options, nodes, Path(folder)))
     print(table(runs, options.questions_per_second_per_gpu))
     if options.json:
         report = {"options": vars(options), "cpus": len(os.sched_getaffinity(0)), "runs": list(map(asdict, runs))}
@@ -159,47 +163,49 @@ class Run:
         return self.questions / (self.cpu + self.disk_wait + self.fetch_wait)
 
 
-def simulate(n_actors: int, options: argparse.Namespace, cluster: "SimulatedCluster", folder: Path) -> Run:
+def simulate(n_actors: int, options: argparse.Namespace, nodes: "Nodes", folder: Path) -> Run:
     """Runs a job over `n_actors` Gemma actors to its end and checks its file."""
-    job, features = make_job(n_actors, options, folder)
-    log = folder / f"{n_actors}.log"
-    rate = options.questions_per_second_per_gpu
-    pace = Pace(
-        rate, rate * n_actors / job.placement.encoders_per_block / ENCODER_LOAD, options.stragglers, options.seed, log
-    )
-    pickled = folder / "features.pickle"
+    nodes.grow(n_actors + -(-n_actors // 8), options.late)  # `place` gives the encoders a ninth of the GPUs
+    job, features = make_job(n_actors, options, cluster.usable_nodes(), folder)
+    pickled, log, path = folder / "features.pickle", folder / f"{n_actors}.log", folder / f"{n_actors}.jsonl"
     pickled.write_bytes(pickle.dumps(features))
-    crew, hosts = cluster.crew(job, pace, pickled, options.late)
-    path, dice, deaths, lost = folder / f"{n_actors}.jsonl", random.Random(options.seed), 0, 0
-    driver, raylet, memory = psutil.Process(), cluster.head_raylet(), 0
+    rate = options.questions_per_second_per_gpu
+    encoder_rate = rate * n_actors / job.placement.encoders_per_block / ENCODER_LOAD
+    gemma = Hosts(GemmaHost, options.gpus_per_node, rate, options.stragglers, options.seed)
+    encoders = Hosts(EncoderHost, options.gpus_per_node, encoder_rate, pickled, log)
+    driver, raylet, memory = psutil.Process(), nodes.head_raylet(), 0
+    dice, deaths, lost = random.Random(options.seed), 0, 0
     with open_journal(path, *manifest(job), overwrite=False) as file, Clock() as clock:
+        gemma.start(seat.node.identity for seat in job.placement.seats if seat.node and seat.block is None)
+        encoders.start(seat.node.identity for seat in job.placement.seats if seat.node and seat.block is not None)
+        crew = Crew(job, note, gemma, encoders)
         before = [time.monotonic(), time.thread_time(), time.process_time(), cpu_of(raylet)]
-        for _, lines, _ in Driver(job, range(len(job.plan)), print, crew).results(lambda: False):
+        for batch in Driver(job, range(len(job.plan)), note, crew=crew).results(lambda: False):
             with clock.timing("append"):
-                file.append([b"".join(line.pieces) for line in lines])
-            if file.lines >= LATE * len(job.selection):
-                with clock.timing("join"):  # which is no work of a driver's
-                    cluster.let_late_nodes_join()
-            if dice.random() < options.deaths:
-                host = dice.choice(hosts)
-                host.die.remote()
-                deaths += 1
-                lost += sum(member.handle.host is host for member in [*crew.gemma, *crew.encoders])
+                file.append([b"".join(line.pieces) for line in batch.lines])
+            with clock.timing("disturb"):  # which is no work of a driver's
+                if file.lines >= LATE * job.n_questions:
+                    nodes.let_late_nodes_join()
+                if dice.random() < options.deaths:
+                    deaths += 1
+                    lost += dice.choice([gemma, encoders]).kill_one(dice)
             memory = max(memory, private_memory(driver))
         after = [time.monotonic(), time.thread_time(), time.process_time(), cpu_of(raylet)]
+        gemma.end()
+        encoders.end()
     wall, cpu, all_threads, raylet_cpu = (now - then for now, then in zip(after, before, strict=True))
-    cpu, all_threads = cpu - clock.cpu["join"], all_threads - clock.cpu["join"]
-    cluster.dismiss()
+    cpu, all_threads = cpu - clock.cpu["disturb"], all_threads - clock.cpu["disturb"]
+    wall -= clock.cpu["disturb"] + clock.wait["disturb"]
     check(path, job, features)
-    mean, longest = head_of_line(log, job)
+    mean, longest = head_of_line(log, len(job.plan))
     size = path.stat().st_size
     path.unlink()
     return Run(
         n_actors,
-        job.placement.n_encoders,
-        cluster.n_nodes,
+        len(crew.encoders),
+        len(nodes),
         len(job.plan),
-        len(job.selection),
+        job.n_questions,
         size,
         wall,
         n_actors * rate,
@@ -219,17 +225,20 @@ def simulate(n_actors: int, options: argparse.Namespace, cluster: "SimulatedClus
     )
 
 
+def note(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
 # The job: real questions, plan and placement of a made-up data set and model.
 
 
-def make_job(n_actors: int, options: argparse.Namespace, folder: Path) -> tuple[Job, Features]:
+def make_job(n_actors: int, options: argparse.Namespace, nodes: list[Node], folder: Path) -> tuple[Job, Features]:
     """A job for so many Gemma actors, and the features that its encoders return."""
-    gpus = n_actors + -(-n_actors // 8) if n_actors > 1 else 1  # `place` gives a ninth of them to the encoders
-    per_node = [options.gpus_per_node] * (gpus // options.gpus_per_node) + [gpus % options.gpus_per_node]
-    nodes = [Node(f"node{i}", 64, 1 << 40, (Gpu("simulated", 80 << 30),) * n) for i, n in enumerate(per_node) if n]
     needs = Needs(2 * PARAMETERS, dict.fromkeys(range(N_LAYERS), 4 * D_MODEL * D_SAE), D_MODEL)
     questions = folder / "questions.jsonl"
-    config = Config(dataset=str(questions), num_samples="all", gemma_actors=n_actors, top_k=options.top_k)
+    config = Config(
+        dataset=str(questions), num_samples="all", device="cuda", gemma_actors=n_actors, top_k=options.top_k
+    )
     placement = place(config, nodes, needs)
 
     dice = np.random.default_rng(options.seed)
@@ -243,9 +252,22 @@ def make_job(n_actors: int, options: argparse.Namespace, folder: Path) -> tuple[
     features = {layers: make_features(layers, rows, options.top_k, dice) for layers in placement.blocks}
     saes = tuple(SaeChoice(layer, "16k", options.top_k, "", None) for layer in range(N_LAYERS))
     nowhere = Repository("simulated", None, {})
-    spec = GemmaSpec(N_LAYERS, D_MODEL, 8192, PARAMETERS, 2, ())
-    numerics = Numerics("bfloat16", "float32", options.batch_tokens, None, options.top_k)
-    return Job(config, nowhere, spec, nowhere, saes, D_SAE, selection, plan, numerics, placement, ()), features
+    job = Job(
+        config=config,
+        model=nowhere,
+        spec=GemmaSpec(N_LAYERS, D_MODEL, 8192, PARAMETERS, 2, ()),
+        sae_repository=nowhere,
+        saes=saes,
+        d_sae=D_SAE,
+        selection=selection,
+        plan=plan,
+        numerics=Numerics("bfloat16", "float32", options.batch_tokens, None, options.top_k),
+        needs=needs,
+        placement=placement,
+        software=dict(probe().software),
+        warnings=(),
+    )
+    return job, features
 
 
 def write_questions(path: Path, n: int, dice: np.random.Generator) -> None:
@@ -303,7 +325,7 @@ def make_frame(question: Question, index: int) -> Frame:
 
 def manifest(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `verify` reads of identity and about."""
-    identity = {"settings": {"top_k": job.numerics.top_k}, "plan": {"questions": len(job.selection)}}
+    identity = {"settings": {"top_k": job.numerics.top_k}, "plan": {"questions": job.n_questions}}
     about = {
         "order": " ".join(map(str, job.plan.order.tolist())),
         "average_l0": {str(sae.layer): sae.l0 for sae in job.saes},
@@ -314,196 +336,208 @@ def manifest(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
 # The actors.
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How long simulated actors take. Rates in questions per second."""
-
-    gemma: float
-    encoder: float
-    stragglers: float
-    seed: int
-    log: Path
-    """Where encoders note the end of every block: the batch's first `example_id`, and the time."""
-
-
 class Host:
-    """The process of a node: every seat is a simulated actor with a queue of its own."""
+    """The process of a node's actors of one kind. An actor is a number here, with a queue of its own."""
 
-    def __init__(self, pace: Pace) -> None:
-        self._pace = pace
+    def __init__(self) -> None:
+        self._arrival = Arrival(probe(), ray.get_runtime_context().get_node_id(), os.getpid())
         self._free_at: dict[int, float] = {}
 
-    async def ready(self) -> None:
-        """Answers once the process is there."""
+    @ray.method(max_task_retries=-1)  # waits for a process that is starting again
+    async def begin(self, actor: int) -> Arrival:
+        self._free_at[actor] = time.monotonic()
+        return self._arrival
 
     async def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def _take(self, seat: int) -> int:
-        self._free_at[seat] = time.monotonic()
-        return os.getpid()
-
-    async def _compute(self, seat: int, seconds: float) -> None:
-        if seat not in self._free_at:
+    async def _compute(self, actor: int, seconds: float) -> Span:
+        if actor not in self._free_at:
             raise ActorDiedError  # with the process that was here before
-        self._free_at[seat] = max(self._free_at[seat], time.monotonic()) + seconds
-        await asyncio.sleep(self._free_at[seat] - time.monotonic())
+        began = time.time()
+        self._free_at[actor] = max(self._free_at[actor], time.monotonic()) + seconds
+        await asyncio.sleep(self._free_at[actor] - time.monotonic())
+        return Span(began, time.time())
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class GemmaHost(Host):
-    @ray.method(max_task_retries=-1)  # waits for a process that is starting again
-    async def load(self, seat: int, _repository: Any, _spec: Any, blocks: Any, _settings: Any) -> int:
-        self._n_blocks = len(blocks)
-        return self._take(seat)
+    def __init__(self, rate: float, stragglers: float, seed: int) -> None:
+        """Args:
+        rate: questions per second of an actor.
+        """
+        super().__init__()
+        self._rate, self._stragglers, self._seed = rate, stragglers, seed
 
-    async def score(self, seat: int, questions: list[Question]) -> tuple[Any, ...]:
-        slow = random.Random(f"{self._pace.seed} {seat}").random() < self._pace.stragglers
-        await self._compute(seat, len(questions) / self._pace.gemma * (STRAGGLER if slow else 1))
+    async def load(self, _actor: int, _repository: Any, _spec: Any, blocks: Any, _settings: Any) -> None:
+        self._n_blocks = len(blocks)
+
+    async def score(self, actor: int, _batch: int, questions: list[Question]) -> tuple[Any, ...]:
+        slow = random.Random(f"{self._seed} {actor}").random() < self._stragglers
+        span = await self._compute(actor, len(questions) / self._rate * (STRAGGLER if slow else 1))
         outcomes = [make_frame(question, index) for index, question in enumerate(questions)]
         activations = np.zeros(ACTIVATION_BYTES // 8, np.int64)
-        activations[:2] = questions[0].example_id, len(questions)
-        return (Scores(list(outcomes), False), *[activations] * self._n_blocks)
+        activations[0] = len(questions)
+        return (Scores(list(outcomes), False, 48 * len(questions), span), *[activations] * self._n_blocks)
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class EncoderHost(Host):
-    def __init__(self, pace: Pace, features: Path) -> None:
-        super().__init__(pace)
+    def __init__(self, rate: float, features: Path, log: Path) -> None:
+        """Args:
+        features: pickled.
+        log: gets a line for every block: its batch, and when it was done.
+        """
+        super().__init__()
+        self._rate, self._log = rate, log
         self._features: Features = pickle.loads(features.read_bytes())
         self._layers: dict[int, tuple[int, ...]] = {}
 
-    @ray.method(max_task_retries=-1)
-    async def load(self, seat: int, _repository: Any, saes: list[SaeChoice], _d_model: Any, _settings: Any) -> int:
-        self._layers[seat] = tuple(sae.layer for sae in saes)
-        return self._take(seat)
+    async def load(self, actor: int, _repository: Any, saes: list[SaeChoice], _d_model: int, _settings: Any) -> None:
+        self._layers[actor] = tuple(sae.layer for sae in saes)
 
-    async def encode(self, seat: int, activations: NDArray[np.int64], _k: int | None) -> LayerBlock:
-        example_id, n_questions = activations[:2].tolist()
-        await self._compute(seat, n_questions / self._pace.encoder)
-        with self._pace.log.open("a", encoding="ascii") as log:
-            log.write(f"{example_id} {time.time()}\n")
-        return first_rows(self._features[self._layers[seat]], 2 * n_questions)
+    async def encode(self, actor: int, batch: int, activations: Any, _k: int | None) -> Encoded:
+        n_questions = int(activations[0])
+        span = await self._compute(actor, n_questions / self._rate)
+        with self._log.open("a", encoding="ascii") as log:
+            log.write(f"{batch} {span.end}\n")
+        return Encoded(first_rows(self._features[self._layers[actor]], 2 * n_questions), span)
 
 
-class Seats:
-    """Stands where the crew expects an actor class: gives out the seats of hosts, each once."""
+class Hosts:
+    """Stands where the crew expects an actor class: its actors are numbers in the process of their node."""
 
-    def __init__(self, hosts: list[Any], per_host: int) -> None:
-        self._free = deque(host for host in hosts for _ in range(per_host))
+    def __init__(self, host_class: Any, per_waiting: int, *arguments: Any) -> None:
+        self._class, self._per_waiting, self._arguments = host_class, per_waiting, arguments
+        self._on: dict[str, Any] = {}  # by Ray's id of the node
+        self._waiting: list[tuple[Any, set[int]]] = []  # for a node that joins late, and who is there
         self._numbers = count()
+        self._node: str | None = None
+        self.actors: dict[int, Any] = {}
+        """The host of every actor that was not sent away."""
 
-    def options(self, **_: Any) -> "Seats":
-        return self  # Ray has placed the hosts
+    def start(self, nodes: Iterable[str]) -> None:
+        """Starts the processes of some nodes and waits for them."""
+        ray.get([self._host_on(node).begin.remote(-1) for node in set(nodes)])
 
-    def remote(self) -> "Seat":
-        return Seat(self._free.popleft(), next(self._numbers), self._free)
+    def options(self, scheduling_strategy: Any = None, **_: Any) -> "Hosts":
+        self._node = scheduling_strategy.node_id if scheduling_strategy else None
+        return self
+
+    def remote(self) -> "Actor":
+        number = next(self._numbers)
+        self.actors[number] = self._host_on(self._node) if self._node else self._waiting_host(number)
+        return Actor(number, self)
+
+    def dismiss(self, number: int) -> None:
+        self.actors.pop(number, None)
+        for _, actors in self._waiting:
+            actors.discard(number)
+
+    def kill_one(self, dice: random.Random) -> int:
+        """Kills a process; gives how many actors were in it."""
+        host = dice.choice(list(self._on.values()))
+        host.die.remote()
+        return sum(other is host for other in self.actors.values())
+
+    def end(self) -> None:
+        for host in [*self._on.values(), *(host for host, _ in self._waiting)]:
+            ray.kill(host)
+
+    def _host_on(self, node: str) -> Any:
+        if node not in self._on:
+            here = NodeAffinitySchedulingStrategy(node, soft=False)
+            self._on[node] = self._class.options(scheduling_strategy=here).remote(*self._arguments)
+        return self._on[node]
+
+    def _waiting_host(self, number: int) -> Any:
+        for host, actors in self._waiting:
+            if len(actors) < self._per_waiting:
+                actors.add(number)
+                return host
+        self._waiting.append((self._class.options(resources={"late": 1}).remote(*self._arguments), {number}))
+        return self._waiting[-1][0]
 
 
 @dataclass(frozen=True)
-class Seat:
-    """Stands where the driver expects an actor's handle."""
+class Actor:
+    """Stands where crew and driver expect an actor's handle."""
 
-    host: Any
     number: int
-    free: deque[Any]
+    hosts: Hosts
 
     def __getattr__(self, method: str) -> "Method":
-        return Method(getattr(self.host, method), self.number)
-
-    def leave(self) -> None:
-        self.free.append(self.host)
+        return Method(getattr(self.hosts.actors[self.number], method), self.number)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method of a seat: the host's, with the seat's number."""
+    """A method of a host, for one of its actors."""
 
     method: Any
-    seat: int
+    actor: int
 
     def options(self, **options: Any) -> "Method":
-        return Method(self.method.options(**options), self.seat)
+        return Method(self.method.options(**options), self.actor)
 
     def remote(self, *arguments: Any) -> Any:
-        return self.method.remote(self.seat, *arguments)
-
-
-class StubCrew(Crew):
-    def dismiss(self, member: Member) -> None:
-        """Frees the seat: its process is that of other actors too."""
-        if member.handle is not None:
-            member.handle.leave()
+        return self.method.remote(self.actor, *arguments)
 
 
 # The cluster.
 
 
-class SimulatedCluster:
-    """A Ray cluster on this machine that grows from run to run: Gemma nodes, and encoder nodes."""
+@contextmanager
+def simulated_cluster(gpus_per_node: int, store: int, folder: Path) -> Iterator["Nodes"]:
+    """A Ray cluster on this machine, as yet without nodes to work on, joined by this process."""
+    smi = folder / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\n" + "".join(f"echo {i}, GPU-{i}, simulated, 81920\n" for i in range(gpus_per_node)))
+    smi.chmod(0o755)
+    os.environ["PATH"] = f"{smi.parent}:{os.environ['PATH']}"
+    # An actor that asks for no GPU sees what is there: nothing here asks for one.
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": store}
+    ray_cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        ray.init(address=ray_cluster.address, log_to_driver=False, logging_level="ERROR")
+        yield Nodes(ray_cluster, gpus_per_node, store)
+    finally:
+        ray.shutdown()
+        ray_cluster.shutdown()
 
-    def __init__(self, gpus_per_node: int, store: int) -> None:
-        self._gpus, self._store = gpus_per_node, store
-        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": store}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        ray.init(address=self._cluster.address, log_to_driver=False, logging_level="ERROR")
-        self._nodes = Counter[str]()
-        self._hosts: list[Any] = []
-        self._late = 0
 
-    @property
-    def n_nodes(self) -> int:
-        return self._nodes.total()
+class Nodes:
+    """The nodes of the cluster with GPUs; more are added from run to run."""
 
-    def crew(self, job: Job, pace: Pace, features: Path, late: float) -> tuple[Crew, list[Any]]:
-        """A crew of simulated actors on as many nodes as it needs, and the hosts that are there from the start.
+    def __init__(self, ray_cluster: Cluster, gpus: int, store: int) -> None:
+        self._cluster, self._gpus, self._store = ray_cluster, gpus, store
+        self._n = self._n_late = 0
 
-        Args:
-            features: a file that holds what encoders return.
-        """
-        gemma_seats = self._gpus
-        encoder_seats = int(self._gpus / job.placement.encoder.num_gpus)
-        n_gemma, n_encoders = (
-            -(-job.placement.gemma_actors // gemma_seats),
-            -(-job.placement.n_encoders // encoder_seats),
-        )
-        self._late = round(late * max(0, n_gemma - self._nodes["gemma"]))
-        self._add("gemma", n_gemma - self._late)
-        self._add("encoder", n_encoders)
+    def __len__(self) -> int:
+        return self._n
+
+    def grow(self, gpus: int, late: float) -> None:
+        """Adds nodes until there are so many GPUs, but for a share of the new nodes, which is to join late."""
+        new = max(0, -(-gpus // self._gpus) - self._n)
+        self._n_late = min(round(late * new), self._n + new - 1)
+        self._add(new - self._n_late)
         self._cluster.wait_for_nodes()
-        gemma = [GemmaHost.options(**self._whole("gemma")).remote(pace) for _ in range(n_gemma)]
-        encoders = [EncoderHost.options(**self._whole("encoder")).remote(pace, features) for _ in range(n_encoders)]
-        self._hosts = gemma + encoders
-        waiting = {host.ready.remote(): host for host in self._hosts}
-        there, _ = ray.wait(list(waiting), num_returns=len(waiting) - self._late)
-        return StubCrew(job, Seats(gemma, gemma_seats), Seats(encoders, encoder_seats)), [waiting[ref] for ref in there]
 
     def let_late_nodes_join(self) -> None:
-        self._add("gemma", self._nodes["gemma"] + self._late)
-        self._late = 0
-
-    def dismiss(self) -> None:
-        """Ends all hosts of a run."""
-        for host in self._hosts:
-            ray.kill(host)
+        self._add(self._n_late, resources={"late": 1})
+        self._n_late = 0
 
     def head_raylet(self) -> psutil.Process:
         (raylet,) = self._cluster.head_node.all_processes["raylet"]
         return psutil.Process(raylet.process.pid)
 
-    def shutdown(self) -> None:
-        ray.shutdown()
-        self._cluster.shutdown()
-
-    def _add(self, kind: str, wanted: int) -> None:
-        while self._nodes[kind] < wanted:
+    def _add(self, n: int, **options: Any) -> None:
+        for _ in range(n):
             self._cluster.add_node(
-                wait=False, num_gpus=self._gpus, resources={kind: 1}, object_store_memory=self._store
+                wait=False, num_cpus=1, num_gpus=self._gpus, object_store_memory=self._store, **options
             )
-            self._nodes[kind] += 1
-
-    def _whole(self, kind: str) -> dict[str, Any]:
-        return {"num_gpus": self._gpus, "resources": {kind: 1}}
+        self._n += n
 
 
 # What is measured.
@@ -514,7 +548,9 @@ class Clock:
 
     def __init__(self) -> None:
         self.cpu, self.wait = Counter[str](), Counter[str]()
-        self._patches = [patch.object(ray, name, self._timed(name, getattr(ray, name))) for name in ("get", "wait")]
+        replacements = {name: self._timed(name, getattr(ray, name)) for name in ("get", "wait")}
+        replacements["kill"] = partial(kill, ray.kill)
+        self._patches = [patch.object(ray, name, function) for name, function in replacements.items()]
 
     def __enter__(self) -> "Clock":
         for each in self._patches:
@@ -543,6 +579,14 @@ class Clock:
         return timed
 
 
+def kill(kill_process: Callable[[Any], None], actor: Any) -> None:
+    """What `ray.kill` does to an actor that is a number: its process is that of other actors too."""
+    if isinstance(actor, Actor):
+        actor.hosts.dismiss(actor.number)
+    else:
+        kill_process(actor)
+
+
 def cpu_of(process: psutil.Process) -> float:
     return sum(process.cpu_times()[:2])
 
@@ -565,10 +609,10 @@ def check(path: Path, job: Job, features: Features) -> None:
         raise SystemExit(f"{path} goes on behind the last question")
 
 
-def head_of_line(log: Path, job: Job) -> tuple[float, float]:
+def head_of_line(log: Path, n_batches: int) -> tuple[float, float]:
     """Mean and longest time that a finished batch waits for an earlier one."""
     end_of = {int(line.split()[0]): float(line.split()[1]) for line in log.read_text(encoding="ascii").splitlines()}
-    ends = np.array([end_of[int(job.plan.batch(batch)[0])] for batch in range(len(job.plan))])
+    ends = np.array([end_of[batch] for batch in range(n_batches)])
     waits = np.maximum.accumulate(ends) - ends
     return float(waits.mean()), float(waits.max())
 
