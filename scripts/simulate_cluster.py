@@ -87,6 +87,8 @@ def main() -> None:
     store = int(4e9 * options.gigabytes) + (100 << 20)  # of which the driver fills less than a third
     with (
         tempfile.TemporaryDirectory(prefix="layerscope-simulation-", dir=options.folder) as folder,
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as ray_folder,  # a socket's path must be short
+        patch.dict(os.environ, RAY_TMPDIR=ray_folder),  # so that nobody joins it by mistake
         simulated_cluster(options.gpus_per_node, store, Path(folder)) as nodes,
     ):
         runs = []
