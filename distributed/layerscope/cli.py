@@ -50,6 +50,20 @@ def verify(file: tyro.conf.Positional[Path]) -> int:
     return 0
 
 
+@_app.command
+def explain(file: tyro.conf.Positional[Path], density: bool = False, to: Path | None = None) -> int:
+    """Load Neuronpedia's explanations of a run's features into the cache, once, and say what there is.
+
+    Args:
+        density: Load how often each feature fires too; a larger download.
+        to: Write the records to this file, with a description in each feature that has one.
+    """
+    from layerscope.analysis.explanations import explain
+
+    print(explain(file, density, to))
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process with its exit code: 0 done, 1 failed, 2 usage, 128 + n for signal n."""
     try:
