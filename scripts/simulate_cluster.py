@@ -29,6 +29,7 @@ question 48 tokens with shared prefixes: 2 x 2.0e9 x 48 = 1.9e11 FLOP. The outpu
 import argparse
 import asyncio
 import json
+import logging
 import os
 import pickle
 import random
@@ -95,6 +96,7 @@ def main() -> None:
         for n_actors in sorted(options.actors):
             print(f"{n_actors} Gemma actors …", file=sys.stderr, flush=True)
             runs.append(simulate(n_actors, options, nodes, Path(folder)))
+            note(f"{runs[-1].questions / runs[-1].wall:,.0f} questions/s")
     print(table(runs, options.questions_per_second_per_gpu))
     if options.json:
         report = {"options": vars(options), "cpus": len(os.sched_getaffinity(0)), "runs": list(map(asdict, runs))}
@@ -110,7 +112,7 @@ def parse() -> argparse.Namespace:
     add("--gigabytes", type=float, default=2.0, help="and writes at most so much")
     add("--batch-tokens", type=int, default=8192)
     add("--top-k", type=int, default=100)
-    add("--gpus-per-node", type=int, default=8)
+    add("--gpus-per-node", type=int, default=32, help="a node costs this machine three processes")
     add("--deaths", type=float, default=0.0, help="chance of a death with every batch that is written")
     add("--stragglers", type=float, default=0.0, help="share of the Gemma actors that are slow")
     add("--late", type=float, default=0.0, help="share of a run's new Gemma nodes that join late")
@@ -502,7 +504,7 @@ def simulated_cluster(gpus_per_node: int, store: int, folder: Path) -> Iterator[
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": store}
     ray_cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        ray.init(address=ray_cluster.address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=ray_cluster.address, log_to_driver=False, logging_level=logging.ERROR)
         yield Nodes(ray_cluster, gpus_per_node, store)
     finally:
         ray.shutdown()
@@ -590,7 +592,7 @@ def kill(kill_process: Callable[[Any], None], actor: Any) -> None:
 
 
 def cpu_of(process: psutil.Process) -> float:
-    return sum(process.cpu_times()[:2])
+    return float(sum(process.cpu_times()[:2]))
 
 
 def private_memory(process: psutil.Process) -> int:
