@@ -177,11 +177,11 @@ def simulate(n_actors: int, options: argparse.Namespace, nodes: "Nodes", folder:
     encoder_rate = rate * n_actors / job.placement.encoders_per_block / ENCODER_LOAD
     gemma = Hosts(GemmaHost, options.gpus_per_node, rate, options.stragglers, options.seed)
     encoders = Hosts(EncoderHost, options.gpus_per_node, encoder_rate, pickled, log)
+    gemma.start(seat.node.identity for seat in job.placement.seats if seat.node and seat.block is None)
+    encoders.start(seat.node.identity for seat in job.placement.seats if seat.node and seat.block is not None)
     driver, raylet, memory = psutil.Process(), nodes.head_raylet(), 0
     dice, deaths, lost = random.Random(options.seed), 0, 0
     with open_journal(path, *manifest(job), overwrite=False) as file, Clock() as clock:
-        gemma.start(seat.node.identity for seat in job.placement.seats if seat.node and seat.block is None)
-        encoders.start(seat.node.identity for seat in job.placement.seats if seat.node and seat.block is not None)
         crew = Crew(job, note, gemma, encoders)
         before = [time.monotonic(), time.thread_time(), time.process_time(), cpu_of(raylet)]
         for batch in Driver(job, range(len(job.plan)), note, crew=crew).results(lambda: False):
