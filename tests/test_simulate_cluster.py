@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -16,17 +17,21 @@ from layerscope.placement import Gpu, Node
 from layerscope.records import join_record
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "simulate_cluster.py"
-SMALL = "--actors 3 --gpus-per-node 2 --questions-per-second-per-gpu 20 --seconds 2 --top-k 5".split()
-DISTURBED = "--batch-tokens 200 --deaths 0.1 --stragglers 0.4 --late 0.5 --seed 1".split()
+SMALL = {"actors": 3, "gpus-per-node": 2, "questions-per-second-per-gpu": 20, "seconds": 2, "top-k": 5}
+DISTURBED = {"batch-tokens": 200, "deaths": 0.1, "stragglers": 0.4, "late": 0.5, "seed": 1}
+
+
+def words(options: dict[str, Any]) -> list[str]:
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
 
 @pytest.mark.slow
 def test_every_line_is_written_in_order_under_deaths_stragglers_and_a_late_node(tmp_path: Path) -> None:
     """The script compares every line with the plain functions' and stops where one differs."""
     report = tmp_path / "report.json"
-    where = ["--folder", str(tmp_path), "--json", str(report)]
+    options = words(SMALL | DISTURBED | {"folder": tmp_path, "json": report})
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *SMALL, *DISTURBED, *where],
+        [sys.executable, str(SCRIPT), *options],
         capture_output=True,
         text=True,
         check=False,
@@ -58,7 +63,7 @@ def script() -> ModuleType:
 
 def test_its_records_are_records_and_any_other_file_is_refused(script: ModuleType, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["simulate_cluster.py", *SMALL, "--batch-tokens", "500"])
+        patch.setattr(sys, "argv", ["simulate_cluster.py", *words(SMALL | {"batch-tokens": 500})])
         options = script.parse()
     gpus = (Gpu("simulated", 80 << 30),) * 4
     job, features = script.make_job(3, options, [Node("node", 8, 1 << 38, gpus)], tmp_path)
