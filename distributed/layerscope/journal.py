@@ -272,16 +272,21 @@ def read_lines(path: Path) -> Iterator[bytes]:
     """The whole lines of a file, each with its line end; a torn last one is left out."""
     with path.open("rb", buffering=_READ_BYTES) as stream:
         for line in stream:
-            if line.endswith(b"\n"):
-                yield line
+            if not line.endswith(b"\n"):
+                return  # a run may write the rest of it now, which is no line of its own
+            yield line
 
 
-def write_array(path: Path, array_path: Path) -> None:
-    """Writes the records of a finished file as one JSON array, in one atomic step."""
+def write_array(path: Path, array_path: Path, lines: Iterable[bytes] | None = None) -> None:
+    """Writes the records of a file as one JSON array, in one atomic step.
+
+    Args:
+        lines: of the file, from whoever looks at them on the way.
+    """
     try:
         with replacing(array_path) as temporary, temporary.open("wb") as stream:
             separator = b"[\n"
-            for line in read_lines(path):
+            for line in lines or read_lines(path):
                 stream.write(separator + line[:-1])
                 separator = b",\n"
             stream.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
