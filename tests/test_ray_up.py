@@ -178,9 +178,12 @@ def test_a_run_whose_terminal_is_gone_ends_as_it_should(
     )
     os.close(its)
 
+    told = bytearray()
+
     def begun() -> bool:
-        with suppress(BlockingIOError):
-            os.read(ours, 1 << 16)  # a terminal that nobody reads takes no more
+        with suppress(OSError):
+            told.extend(os.read(ours, 1 << 16))  # a terminal that nobody reads takes no more
+        assert process.poll() is None, told.decode()
         return output.exists() and output.stat().st_size > 0
 
     try:
