@@ -281,7 +281,6 @@ def with_fault(**fault: Any) -> Callable[[ExportServer], None]:
 LASTING: dict[str, tuple[Callable[[ExportServer], None], str]] = {
     "busy": (with_fault(status=503), "answers 503"),
     "refused": (with_fault(status=403), "answers 403"),
-    "told to come back much later": (with_fault(status=429, headers={"Retry-After": "86400"}), "answers 429"),
     "cut short": (with_fault(cut_after=20), "cannot be reached"),
     "another server": (with_fault(replace=b"<html><body>Log in</body></html>"), "arrives broken: its listing is none"),
     "no XML": (with_fault(replace=b"<html>\x1b[31m"), "arrives broken: its listing is no XML"),
@@ -315,6 +314,15 @@ def test_lasting_fault_costs_one_layer(
     assert warning.startswith("Warning: layers 7: no explanations: ")
     assert reason in warning
     assert "\x1b" not in err + told
+
+
+def test_server_that_asks_for_a_day_is_not_waited_for(
+    export: ExportServer, run_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export.faults = [Fault("7-gemma", None, status=429, headers={"Retry-After": "86400"})]
+    assert f"{LAYERS[8]}: 40 by {GEMINI}" in explain(run_file)
+    assert "layers 7: no explanations: Neuronpedia's export answers 429" in capsys.readouterr().err
+    assert len([request for request in export.requests if "7-gemma" in request]) == 1
 
 
 def test_what_was_waited_for_in_vain_is_not_waited_for_again(
@@ -402,10 +410,11 @@ def test_annotated_records_are_the_records_and_descriptions(
 
 
 @pytest.mark.usefixtures("export")
-def test_records_that_were_written_otherwise_are_refused(run_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("written", [b'"activation":7.25,"layer": 7}', b'"activation":7.25,"layer":7,"note":"mine"}'])
+def test_records_that_were_written_otherwise_are_refused(written: bytes, run_file: Path, tmp_path: Path) -> None:
     to = tmp_path / "annotated.jsonl"
     to.write_text("as before")
-    run_file.write_bytes(run_file.read_bytes().replace(b'"feature_id":', b'"feature_id": ').replace(b": 3,", b":3,"))
+    run_file.write_bytes(run_file.read_bytes().replace(b'"activation":7.25,"layer":7}', written))
     with pytest.raises(LayerscopeError, match="line 1: the features are not written as"):
         explain(run_file, to=to)
     assert to.read_text() == "as before"
@@ -447,8 +456,8 @@ def test_commands_at_the_same_time_fetch_once(
     environment = {"HF_HOME": str(tmp_path / "home")}
     arguments = ("explain", str(run_file), "--to", str(tmp_path / "annotated.jsonl"))
     with ThreadPoolExecutor() as pool:
-        done = list(pool.map(lambda _: layerscope(*arguments, env=environment), range(3)))
-    assert [one.returncode for one in done] == [0, 0, 0], done[0].stderr
+        done = list(pool.map(lambda _: layerscope(*arguments, env=environment), range(2)))
+    assert [one.returncode for one in done] == [0, 0], done[0].stderr
     assert len({one.stdout for one in done}) == 1
     assert "annotated.jsonl: 3 lines, 12 of 30 features with a description" in done[0].stdout
     assert max(Counter(export.requests).values()) == 1

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import unicodedata
+import webbrowser
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,10 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import expect, sync_playwright
@@ -352,6 +356,26 @@ def test_a_report_is_replaced_and_nothing_else(tmp_path: Path, capsys: pytest.Ca
         assert error.startswith("layerscope: ")
         assert len(error.splitlines()) <= 3
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
+
+
+def test_the_command_shows_cached_explanations_and_opens_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.jsonl"
+    write_run(path, Spec(questions=60, effects=[Effect(*FIRES, first=0.95, second=0.05)]))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    cached = tmp_path / "layerscope" / "neuronpedia" / "gemma-2-2b" / "1-gemmascope-res-16k" / "explanations.parquet"
+    cached.parent.mkdir(parents=True)
+    schema = pa.schema([("feature_id", pa.int32()), ("description", pa.string()), ("explainer", pa.string())])
+    pq.write_table(pa.table([[FIRES[1]], ["<i>cups</i> and jars"], ["somebody"]], schema=schema), cached)
+    seen: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", seen.append)
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(path), "--to", str(tmp_path / "page.html"), "--open"])
+    assert ended.value.code == 0
+    assert str(tmp_path / "page.html") in capsys.readouterr().out
+    assert seen == [(tmp_path / "page.html").as_uri()]
+    assert "<bdi>&lt;i&gt;cups&lt;/i&gt; and jars</bdi>" in (tmp_path / "page.html").read_text("utf-8")
 
 
 def test_a_page_that_cannot_be_written_is_a_known_error(tmp_path: Path) -> None:

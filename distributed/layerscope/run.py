@@ -3,7 +3,7 @@
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -14,9 +14,10 @@ import orjson
 from layerscope import cluster, journal
 from layerscope.config import Config
 from layerscope.describe import describe, summarise
-from layerscope.driver import Driver
+from layerscope.driver import BatchLines, Driver
 from layerscope.files import size_text
 from layerscope.job import Job, check_space, download_bytes, prepare
+from layerscope.pairs import Plan
 from layerscope.progress import Progress
 from layerscope.summary import Totals
 from layerscope.timeline import Timeline
@@ -87,57 +88,49 @@ def _work(
             progress.note(line)
         if missing := download_bytes(job):
             progress.note(f"Up to {size_text(missing)} come from the hub first, to every node that lacks them.")
+
+        def results(batches: Sequence[int]) -> Iterator[BatchLines]:
+            return Driver(job, batches, progress.note, timeline).results(lambda: bool(caught))
+
         if retried:
-            totals = progress.totals = _retry(job, file, retried, progress, timeline, caught)
-        _go_on(job, file, totals, progress, timeline, caught)
+            progress.note(f"Retrying {len(retried)} questions with an error line.")
+            totals = progress.totals = _retry(job.plan, file, retried, results)
+        _go_on(job.plan, file, progress, results)
         stopped_by = caught[0] if caught and file.lines < job.n_questions else None
         return totals, progress.rate(), stopped_by
 
 
-def _go_on(
-    job: Job,
-    file: journal.Journal,
-    totals: Totals,
-    progress: Progress,
-    timeline: Timeline,
-    caught: list[signal.Signals],
-) -> None:
+_Results = Callable[[Sequence[int]], Iterator[BatchLines]]
+"""From the batches that are wanted to their lines."""
+
+
+def _go_on(plan: Plan, file: journal.Journal, progress: Progress, results: _Results) -> None:
     """Computes and writes what the file lacks."""
-    driver = Driver(job, range(job.plan.batch_of(file.lines), len(job.plan)), progress.note, timeline)
-    for batch, lines, halved, _ in driver.results(lambda: bool(caught)):
+    for batch, lines, halved, _ in results(range(plan.batch_of(file.lines), len(plan))):
         # A run that was killed within a batch left some of its lines: they are the same, and are passed over.
-        missing = lines[file.lines - int(job.plan.starts[batch]) :]
+        missing = lines[file.lines - int(plan.starts[batch]) :]
         if halved:
             progress.note(f"Batch {batch} did not fit the memory and was halved; the manifest names it.")
             file.note_halved(batch)
-        file.append([b"".join(line.pieces) for line in missing])
+        file.append(b"".join(line.pieces) for line in missing)
         for line in missing:
             if line.frame is None:
-                totals.add_error()
+                progress.totals.add_error()
             else:
-                totals.add_frame(line.frame, line.active_features, line.cells)
+                progress.totals.add_frame(line.frame, line.active_features, line.cells)
         progress.update()
 
 
-def _retry(
-    job: Job,
-    file: journal.Journal,
-    error_lines: list[int],
-    progress: Progress,
-    timeline: Timeline,
-    caught: list[signal.Signals],
-) -> Totals:
+def _retry(plan: Plan, file: journal.Journal, error_lines: list[int], results: _Results) -> Totals:
     """Computes the batches of some lines again and replaces these lines; gives the new totals.
 
     Whole batches, because a question's last digits depend on what it shares a batch with.
     """
-    progress.note(f"Retrying {len(error_lines)} questions with an error line.")
     wanted = set(error_lines)
 
     def replacements() -> Iterator[tuple[int, bytes]]:
-        batches = sorted({job.plan.batch_of(line) for line in error_lines})
-        for batch, lines, *_ in Driver(job, batches, progress.note, timeline).results(lambda: bool(caught)):
-            for number, line in enumerate(lines, start=int(job.plan.starts[batch])):
+        for batch, lines, *_ in results(sorted({plan.batch_of(line) for line in error_lines})):
+            for number, line in enumerate(lines, start=int(plan.starts[batch])):
                 if number in wanted:
                     yield number, b"".join(line.pieces)
 
@@ -150,16 +143,17 @@ def _retry(
 
 @contextmanager
 def _stop_signals() -> Iterator[list[signal.Signals]]:
-    """Collects the first signal that asks to stop; a second one stops at once.
+    """Collects the first signal that asks to stop; a second one stops at once, but for a hang-up, which may come twice.
 
     To be entered after Ray's start, which takes SIGTERM. What is ignored (a hang-up, under nohup) stays so.
     """
     caught: list[signal.Signals] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        if caught:
+        if not caught:
+            caught.append(signal.Signals(number))
+        elif number != signal.SIGHUP:  # of which a closed terminal's shell and the kernel send one each
             raise KeyboardInterrupt
-        caught.append(signal.Signals(number))
 
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
     before = [signal.signal(number, stop) for number in numbers]
@@ -167,7 +161,8 @@ def _stop_signals() -> Iterator[list[signal.Signals]]:
         yield caught
     finally:
         for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+            if number not in caught:  # else the second hang-up would end the process while Ray is shut down
+                signal.signal(number, handler)
 
 
 def command_line() -> str:

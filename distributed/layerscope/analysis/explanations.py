@@ -7,14 +7,14 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import orjson
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.parquet as pq
 from filelock import FileLock
 from huggingface_hub import constants
 
@@ -141,15 +141,14 @@ def annotate(file: Path, explanations: Explanations, to: Path) -> str:
     return f"annotated   {to}: {lines:,} lines, {described:,} of {features:,} features with a description"
 
 
-def choose_explanations(written: Iterable[Written]) -> list[tuple[int, str, str]]:
+def choose_explanations(written: Sequence[Written]) -> list[tuple[int, str, str]]:
     """One explanation of each feature, as rows of feature id, description and explainer, by feature id.
 
     The explainer that describes most features of the SAE goes before the others, so that a layer speaks with one voice
     where it can; of several by the same one, the lowest id is taken. The order of the arguments decides nothing.
     """
-    explanations = set(written)  # an explanation may be in two batches of the export
-    features = Counter(explainer for _, explainer in {(row.feature_id, row.explainer) for row in explanations})
-    ranked = sorted(explanations, key=lambda row: (-features[row.explainer], *row[1:]), reverse=True)
+    features = Counter(explainer for _, explainer in {(row.feature_id, row.explainer) for row in written})
+    ranked = sorted(written, key=lambda row: (-features[row.explainer], *row[1:]), reverse=True)
     chosen = {row.feature_id: row for row in ranked}  # the last of a feature is the one that stays
     return [(feature, row.description, row.explainer) for feature, row in sorted(chosen.items())]
 
