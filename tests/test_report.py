@@ -163,6 +163,7 @@ def test_what_questions_and_explanations_say_is_text(page: Path) -> None:
     assert b"<script>alert" not in source
     assert b"<img" not in source
     assert b"<b>liquids" not in source
+    assert "layers 1 mostly by somebody (method)" in text_of(source)
     assert "\u202e".encode() not in source
     assert b"\x07" not in source
     assert b"[U+202E]turned[U+202C]" in source

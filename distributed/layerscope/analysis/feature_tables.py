@@ -1,6 +1,7 @@
 """The rows of the report's feature tables: which features are shown, and what is said of each. Draws nothing."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from layerscope.analysis.explanations import Explanation
 from layerscope.analysis.result import Analysis, Contrast, Ints, Tested
 from layerscope.analysis.sentences import number, percent
 from layerscope.analysis.visible import visible
+from layerscope.gemma_scope import ranges
 
 ROWS_PER_LAYER = 25
 CONFIRMED_ROWS = 200
@@ -96,6 +98,15 @@ def columns(contrast: Contrast) -> list[Column]:
         Column("q valid.", "q_magnitude_validation", "where both fire", "among the selected features"),
         Column("density", "density", "", "share of all lists that name the feature"),
     ]
+
+
+def explainers(descriptions: Descriptions) -> str:
+    """Who describes the features of which layers: a difference between layers may be one between explainers."""
+    layers: dict[str, list[int]] = {}
+    for layer, found in descriptions.items():
+        for name, _ in Counter(each.explainer for each in found.values()).most_common(1):
+            layers.setdefault(visible(name), []).append(layer)
+    return "; ".join(f"layers {ranges(sorted(of_name))} mostly by {name}" for name, of_name in layers.items())
 
 
 def layer_tables(analysis: Analysis, contrast: Contrast, descriptions: Descriptions) -> list[Table]:

@@ -3,6 +3,7 @@
 Bounded in the page and in memory whatever the run's size; `Pack.kept` says what was kept.
 """
 
+import re
 import zlib
 from array import array
 from base64 import b64encode
@@ -28,6 +29,7 @@ _CHARACTERS = 2_500_000  # of text
 _LONGEST = (6000, 2000, 600, 200)  # characters of one text: the most that fits; the last one always does
 _SHOWN_PLAINLY = 40  # questions in the table that needs no JavaScript
 _LEVELS = 253  # of a rounded activation; 0 is at most the limit of the pair, 1 is unknown
+_EXAMPLE_ID = re.compile(rb'\{"example_id":(\d+),')
 _SIDES = ("positive_solution_details", "negative_solution_details")
 
 
@@ -158,8 +160,9 @@ def _records(
 
 
 def _example_id(line: bytes) -> int:
-    """Every line begins with it; see records.py."""
-    return int(line[line.index(b":") + 1 : line.index(b",")])
+    """Of a line as records.py writes it without parsing the rest."""
+    found = _EXAMPLE_ID.match(line)
+    return int(found[1] if found else orjson.loads(line)["example_id"])
 
 
 def _question(analysis: Analysis, index: int, record: Mapping[str, Any]) -> Question:

@@ -83,7 +83,7 @@ def render(analysis: Analysis, descriptions: Descriptions, pack: Pack) -> bytes:
         contrasts=[
             _contrast(analysis, contrast, descriptions) for contrast in (analysis.right_wrong, analysis.chosen_rejected)
         ],
-        described=bool(descriptions),
+        explainers=feature_tables.explainers(descriptions),
         legend=depth_charts.effect_legend(),
         charts=[
             [draw(analysis, width, kind) for width, kind in ((540, "wide"), (depth_charts.NARROW, "narrow"))]
