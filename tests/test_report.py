@@ -46,8 +46,8 @@ ARABIC = "كيف أغلي الماء؟"
 SPEC = Spec(
     questions=160,
     layers=(0, 1, 2),
-    active=14,
-    top_k=20,
+    active=24,
+    top_k=12,
     effects=[Effect(*FIRES, first=0.9, second=0.1), Effect(*MODEL, first=0.9, second=0.1, by_model=True)],
     errors=(11,),
 )
@@ -88,7 +88,7 @@ def analysis(run: Path) -> Analysis:
 @pytest.fixture(scope="module")
 def page(run: Path, analysis: Analysis) -> Path:
     """The page, with a description of the planted feature."""
-    descriptions = {FIRES[0]: {FIRES[1]: Explanation("<b>liquids</b> in containers", "somebody (method)", 0.02)}}
+    descriptions = {FIRES[0]: {FIRES[1]: Explanation('<b>liquids</b> in "jars"', "somebody (method)", 0.02)}}
     path = run.with_name("page.html")
     path.write_bytes(render(analysis, descriptions, pack_questions(run, analysis, lambda _: None)))
     return path
@@ -447,7 +447,7 @@ def test_sorting_searching_and_copying(chromium: Any, page: Path) -> None:
         tab.locator("details.layer:visible button.copy:visible").first.click()
         lines = tab.evaluate("window.copied").strip().split("\r\n")
         assert lines[0].startswith("layer,feature_id,description,right_fires")
-        assert lines[1].startswith('1,7,"<b>liquids</b> in containers",')
+        assert lines[1].startswith('1,7,"<b>liquids</b> in ""jars""",')
         assert len(lines) == 2
         assert len(lines[0].split(",")) == len(lines[1].split(","))
 
