@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from layerscope.analysis.result import Analysis, Contrast, Header, LengthBin, Proportion
 from layerscope.gemma_scope import ranges
