@@ -164,6 +164,8 @@ def _counts(depth: _Depth, top: float, tested: Tested[Any], title: str, height: 
                 if length:
                     y = scale(0) - length if number == 0 else scale(0)
                     marks.append(rectangle(depth.x(index) - width / 2, y, width, length, f"{side} {kind}"))
+    if not any(map(np.any, pale + solid)):
+        marks.append(_nothing(depth, scale(0) - 8, "no feature"))
     for number, confirmed in enumerate(solid):
         most = int(np.argmax(confirmed))
         if confirmed[most]:
