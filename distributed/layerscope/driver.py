@@ -105,9 +105,7 @@ class Driver:
         self._pending: dict[Reference, Call] = {}
         self._activations: dict[int, list[Reference | None]] = {}  # by block, of batches at a Gemma actor
         self._scored: dict[int, Scored] = {}
-        self._to_encode: list[
-            tuple[int, int]
-        ] = []  # a heap of batch and block: the first in line first
+        self._to_encode: list[tuple[int, int]] = []  # a heap of batch and block: the first in line first
         self._failures: Counter[int] = Counter()
 
     def results(self, stopped: Callable[[], bool]) -> Iterator[BatchLines]:
