@@ -41,6 +41,7 @@ for node in node1 node2; do
   ip netns exec $node NAMESPACES --uts sh -c '
     hostname '$node' && mount -t tmpfs none /tmp/ray && "$@"; exit $?' sh "$@" > $node.log 2>&1 &
   tasks="$tasks $!"
+  export RAY_gcs_rpc_server_reconnect_timeout_s=8 # how long the second looks for a head that is gone; else a minute
 done
 for task in $tasks; do wait $task || code=$?; done
 exit ${code:-0}
@@ -58,9 +59,7 @@ def on_two_nodes(folder: Path, *command: str, timeout: float = 200) -> subproces
         (commands / name).write_text(text.replace("NAMESPACES", " ".join(NAMESPACES)))
         (commands / name).chmod(0o755)
     (folder / "hosts").write_text(HOSTS)
-    slurm = {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2"}
-    # A node leaves this long after the head; Ray's own is a minute.
-    slurm |= {"RAY_gcs_rpc_server_reconnect_timeout_s": "5", "RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT": "100"}
+    slurm = {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT": "100"}
     environment = {**os.environ, **slurm, "HOME": str(folder), "SCRATCH": str(folder)}
     environment["PATH"] = f"{commands}:{os.environ['PATH']}:/usr/sbin:/sbin"
     return subprocess.run(
