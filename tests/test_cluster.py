@@ -165,6 +165,29 @@ def metrics_ports(cluster: Cluster) -> list[int]:
         ray.shutdown()
 
 
+@pytest.mark.slow
+def test_shards_one_after_the_other_are_the_whole_run_and_a_timeline_shows_who_worked(
+    cluster: Cluster, start: Start, expected: bytes, pace: Path, tmp_path: Path
+) -> None:
+    pace.write_text("0")
+    whole = b""
+    for shard in ("1/2", "2/2"):
+        run = start("--shard", shard, "--timeline", f"{shard[0]}.json", "--overwrite", address=cluster.address)
+        code, _, errors = run.finish()
+        assert code == 0, errors
+        assert 0 < run.size() < len(expected)
+        whole += run.output.read_bytes()
+        spans = [event for event in json.loads((tmp_path / f"{shard[0]}.json").read_text()) if event["ph"] == "X"]
+        assert {event["name"] for event in spans} == {"score", "encode", "write"}
+        assert all(event["dur"] >= 0 for event in spans)
+        written = [event["args"]["batch"] for event in spans if event["name"] == "write"]
+        assert written == list(range(len(written)))
+    assert whole == expected
+    refused, _, errors = start("--shard", "1/2", address=cluster.address).finish()
+    assert refused == 2
+    assert "shard was 2/2, is 1/2" in errors
+
+
 def test_a_head_that_takes_no_work_and_a_cluster_that_adds_none_end_the_run(start: Start) -> None:
     with ray_cluster(num_cpus=0, object_store_memory=STORE) as cluster:
         code, _, errors = start("--patience", "2", address=cluster.address).finish()

@@ -31,6 +31,7 @@ from hub_server import HubServer, Repository
 from layerscope.config import Config
 from plain import plain_run
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 FAULTS = Path(__file__).parent / "faults"
 RAY = str(Path(sys.executable).parent / "ray")

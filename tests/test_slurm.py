@@ -41,6 +41,7 @@ for node in node1 node2; do
   ip netns exec $node NAMESPACES --uts sh -c '
     hostname '$node' && mount -t tmpfs none /tmp/ray && "$@"; exit $?' sh "$@" > $node.log 2>&1 &
   tasks="$tasks $!"
+  export RAY_gcs_rpc_server_reconnect_timeout_s=8 # how long the second looks for a head that is gone; else a minute
 done
 for task in $tasks; do wait $task || code=$?; done
 exit ${code:-0}
@@ -58,9 +59,8 @@ def on_two_nodes(folder: Path, *command: str, timeout: float = 200) -> subproces
         (commands / name).write_text(text.replace("NAMESPACES", " ".join(NAMESPACES)))
         (commands / name).chmod(0o755)
     (folder / "hosts").write_text(HOSTS)
-    slurm = {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2"}
-    # A node leaves this long after the head; Ray's own is a minute.
-    slurm |= {"RAY_gcs_rpc_server_reconnect_timeout_s": "5", "RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT": "100"}
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2"}
+    slurm |= {"RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT": "100"}
     environment = {**os.environ, **slurm, "HOME": str(folder), "SCRATCH": str(folder)}
     environment["PATH"] = f"{commands}:{os.environ['PATH']}:/usr/sbin:/sbin"
     return subprocess.run(
@@ -78,7 +78,7 @@ def on_two_nodes(folder: Path, *command: str, timeout: float = 200) -> subproces
 def test_the_slurm_recipe_runs_on_two_nodes_and_gives_the_same_bytes(
     tiny: Path, hub_home: Path, tmp_path: Path
 ) -> None:
-    """Each node holds a copy of the model; the file is what one process makes from the plain functions."""
+    """The recipe as it is, from the login to the exit code; the file is what one process makes from plain functions."""
     if on_two_nodes(tmp_path, "true", timeout=20).returncode:
         pytest.skip("this machine does not give its users network namespaces")
     (tmp_path / ".venv").symlink_to(sys.prefix)
@@ -94,5 +94,6 @@ def test_the_slurm_recipe_runs_on_two_nodes_and_gives_the_same_bytes(
         expected = plain_run(Config(**settings))  # type: ignore[arg-type]
     assert (tmp_path / "records.jsonl").read_bytes() == expected
     assert "questions             30" in head
+    assert not list(tmp_path.glob("*.exit"))
     assert "On worker node" in other
     assert (tmp_path / ".ray/auth_token").stat().st_mode & 0o77 == 0

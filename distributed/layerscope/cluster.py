@@ -14,7 +14,9 @@ from typing import Any
 import orjson
 import ray
 from ray._private import ray_constants
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.state import state as cluster_state
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.autoscaler.sdk import request_resources
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.exceptions import AuthenticationError, GetTimeoutError, RayError
@@ -54,13 +56,9 @@ def nodes(config: Config) -> list[Node]:
     if wanted is None:
         return [probe()]
     _check_reachable(wanted)
+    _show_token(wanted)
     try:
         ray.init(address=wanted, **_QUIET)
-    except AuthenticationError as error:
-        raise LayerscopeError(
-            f"The Ray cluster at {wanted} wants its token: {_first_line(error)}\n"
-            "Put it into ~/.ray/auth_token and set RAY_AUTH_MODE=token."
-        ) from error
     except (ConnectionError, RuntimeError, OSError) as error:
         raise LayerscopeError(
             f"The Ray cluster at {wanted} cannot be joined: {_first_line(error)}\n"
@@ -249,6 +247,27 @@ def _check_reachable(address: str) -> None:
             f"No Ray cluster answers at {address}: {error}.\n"
             "Check the address, or use --address local to run on this machine alone."
         ) from error
+
+
+def _show_token(address: str) -> None:
+    """Switches this process to token authentication where the cluster wants it: Ray itself tries for half a minute.
+
+    Raises:
+        LayerscopeError: the cluster wants a token, and there is none here or another one.
+    """
+    for enable in (maybe_enable_token_auth_if_token_available, None):
+        try:
+            GcsClient(address=address)
+        except AuthenticationError as error:
+            if enable is None or not enable(warn_if_disabled=False):
+                raise LayerscopeError(
+                    f"The Ray cluster at {address} wants its token, which is not here (or another one is).\n"
+                    "Put it into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH."
+                ) from error
+        except (RayError, RuntimeError):
+            return  # joining will say what is wrong
+        else:
+            return
 
 
 @contextmanager

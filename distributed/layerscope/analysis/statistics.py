@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse, special, stats  # type: ignore[import-untyped]
+from scipy import sparse, special, stats
 
 from layerscope.analysis.result import Bools, Firing, Floats, Ints, Magnitude, Proportion
 
