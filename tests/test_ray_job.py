@@ -8,6 +8,7 @@ torch and over one without.
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -106,8 +107,10 @@ def free_ports(count: int) -> list[int]:
 def make_checkout(folder: Path) -> None:
     """A copy of the repository that can be told from it, with what lies about in one that is worked in."""
     for name in (*TRAVELS, ".gitignore"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, folder / name)
+        if (ROOT / name).is_dir():  # without what an installation from here has left there, which git ignores
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+        else:
+            shutil.copy(ROOT / name, folder / name)
     for name in STAYS:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(HUB_TOKEN)
@@ -132,7 +135,7 @@ def cluster(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jo
     login.parent.mkdir()
     login.write_text(HUB_TOKEN)
     everyone = {**os.environ, "HOME": str(folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    del everyone["PYTHONPATH"]
+    everyone.pop("PYTHONPATH", None)
     everyone |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(ray_token), "RAY_TMPDIR": str(folder)}
     start = [RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--port=0", "--num-cpus=2"]
     start += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", "--disable-usage-stats"]
@@ -280,3 +283,25 @@ def test_pip_finds_what_was_sent() -> None:
     packages = yaml.safe_load((ROOT / "scripts/runtime_env.yaml").read_text(encoding="utf-8"))["pip"]["packages"]
     folder = f"${{{RAY_RUNTIME_ENV_CREATE_WORKING_DIR_ENV_VAR}}}"
     assert packages == [f"-c {folder}/scripts/constraints.txt", folder]
+
+
+def test_a_cluster_that_wants_its_token_gets_it_unasked_or_is_named(cluster: JobCluster, tmp_path: Path) -> None:
+    """Whoever joins by an address: the token is looked for where `ray start` looks, and the mode needs no variable."""
+    unset = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
+    environment = {name: value for name, value in cluster.environment.items() if name not in unset}
+    (gcs,) = set(re.findall(r"--address='([\d.:]+)'", (cluster.folder / "head.log").read_text()))
+    environment |= {"HOME": str(tmp_path), "HF_HOME": str(tmp_path), "RAY_ADDRESS": gcs}
+    command = [sys.executable, "-m", "layerscope", "plan", "--standin", "--output-file", str(tmp_path / "o.jsonl")]
+
+    def plan() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=100)
+
+    refused = plan()
+    assert refused.returncode == 1
+    assert "wants its token" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    (tmp_path / ".ray").mkdir()
+    shutil.copy(cluster.environment["RAY_AUTH_TOKEN_PATH"], tmp_path / ".ray" / "auth_token")
+    joined = plan()
+    assert joined.returncode == 0, joined.stderr
+    assert "1 Gemma" in joined.stdout
