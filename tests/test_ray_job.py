@@ -8,7 +8,6 @@ torch and over one without.
 
 import json
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -48,6 +47,7 @@ STAYS = (".env", ".venv/bin/python", "records.jsonl", "out/records.jsonl", "dist
 class JobCluster:
     """A cluster of one node, and the checkout that jobs are submitted from."""
 
+    address: str
     folder: Path
     """Everything that the node writes, its home included; a short path, because Ray's sockets lie below it."""
     checkout: Path
@@ -128,7 +128,7 @@ def cluster(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jo
     folder = Path(tempfile.mkdtemp(prefix="ls", dir="/tmp"))
     checkout = tmp_path_factory.mktemp("checkout")
     make_checkout(checkout)
-    dashboard, client, agent = free_ports(3)
+    gcs, dashboard, client, agent = free_ports(4)
     ray_token = folder / "ray_token"
     ray_token.write_text(secrets.token_hex(32))
     login = folder / "hf_home" / "token"
@@ -137,7 +137,7 @@ def cluster(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jo
     everyone = {**os.environ, "HOME": str(folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     everyone.pop("PYTHONPATH", None)
     everyone |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(ray_token), "RAY_TMPDIR": str(folder)}
-    start = [RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--port=0", "--num-cpus=2"]
+    start = [RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}", "--num-cpus=2"]
     start += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", "--disable-usage-stats"]
     start += [f"--dashboard-agent-listen-port={agent}", "--object-store-memory=200000000", f"--temp-dir={folder}"]
     with HubServer() as hub:
@@ -152,7 +152,7 @@ def cluster(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jo
         with (folder / "head.log").open("w") as log:
             head = subprocess.Popen(start, env={**everyone, **node}, stdout=log, stderr=log)
         submitter = {**everyone, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-        cluster = JobCluster(folder, checkout, hub, submitter)
+        cluster = JobCluster(f"127.0.0.1:{gcs}", folder, checkout, hub, submitter)
         try:
             wait_until(lambda: head.poll() is not None or answers(cluster), 90)
             assert head.poll() is None, (folder / "head.log").read_text()
@@ -289,8 +289,10 @@ def test_a_cluster_that_wants_its_token_gets_it_unasked_or_is_named(cluster: Job
     """Whoever joins by an address: the token is looked for where `ray start` looks, and the mode needs no variable."""
     unset = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
     environment = {name: value for name, value in cluster.environment.items() if name not in unset}
-    (gcs,) = set(re.findall(r"--address='([\d.:]+)'", (cluster.folder / "head.log").read_text()))
-    environment |= {"HOME": str(tmp_path), "HF_HOME": str(tmp_path), "RAY_ADDRESS": gcs}
+    environment |= {"HOME": str(tmp_path), "HF_HOME": str(tmp_path), "RAY_ADDRESS": cluster.address}
+    environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = (
+        "0"  # the head listens on the loopback alone, so it is sought there
+    )
     command = [sys.executable, "-m", "layerscope", "plan", "--standin", "--output-file", str(tmp_path / "o.jsonl")]
 
     def plan() -> subprocess.CompletedProcess[str]:
