@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,8 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HU
 # Whoever starts the tests in the background may have these ignored, which a run under test would inherit and respect.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+from background import FAULTS, OUTPUT, Run, Start  # noqa: E402 - Ray reads the environment when it is imported
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -63,3 +65,58 @@ def layerscope(hub_home: Path) -> Command:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def settings(tiny: Path) -> dict[str, str]:
+    """Many small batches, so that there is much to interrupt."""
+    numbers = {"num_samples": "60", "batch_tokens": "60", "top_k": "10", "layer_blocks": "2"}
+    return {
+        "model": str(tiny / "model"),
+        "sae_repo": str(tiny / "saes"),
+        "sae_width": "1k",
+        "dataset": "bundled",
+        **numbers,
+    }
+
+
+@pytest.fixture(scope="session")
+def expected(settings: dict[str, str], hub_home: Path) -> bytes:
+    """The finished file of a run that nothing interrupts."""
+    from huggingface_hub import constants
+
+    from layerscope.config import Config
+    from plain import plain_run
+
+    numbers = {name: int(value) for name, value in settings.items() if value.isdigit()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_CACHE", str(hub_home / "hub"))
+        return plain_run(Config(**{**settings, **numbers}))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def start(settings: dict[str, str], hub_home: Path, tmp_path: Path) -> Iterator[Start]:
+    """Starts `layerscope run`; what is still alive at the end of the test is killed."""
+    runs: list[Run] = []
+
+    def begin(*more: str, fault: str | None = None, address: str = "local") -> Run:
+        words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
+        environment = {**os.environ, "HF_HOME": str(hub_home)}
+        if fault:
+            environment |= {"PYTHONPATH": str(FAULTS), "LAYERSCOPE_FAULT": fault}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "layerscope", "run", *words, "--output-file", OUTPUT, "--address", address, *more],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        runs.append(Run(process, tmp_path))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        if run.process.poll() is None:
+            run.process.kill()
+        run.process.communicate()

@@ -27,7 +27,7 @@ def plain_run(config: Config) -> bytes:
     lines: list[bytes | memoryview] = []
     for batch in range(len(job.plan)):
         questions = [job.selection[int(example_id)] for example_id in job.plan.batch(batch)]
-        outcomes, residuals, _ = score_batch(model, tokenizer, questions, job.layers)
+        outcomes, residuals, *_ = score_batch(model, tokenizer, questions, job.layers)
         blocks = [encode_block(residuals, job.layers, encoders, job.numerics.top_k)] if residuals.numel() else []
         for outcome in outcomes:
             outcome = settle(outcome, blocks)

@@ -8,133 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
-from huggingface_hub import constants
-from ray.cluster_utils import Cluster
 
+from background import FAULTS, OUTPUT, Start, actors_on, ray_cluster
 from conftest import Command
-from layerscope.config import Config
-from plain import plain_run
-
-FAULTS = Path(__file__).parent / "faults"
-OUTPUT = "out.jsonl"
-
-
-@pytest.fixture(scope="module")
-def settings(tiny: Path) -> dict[str, str]:
-    """Many small batches, so that there is much to interrupt."""
-    numbers = {"num_samples": "60", "batch_tokens": "60", "top_k": "10", "layer_blocks": "2"}
-    return {
-        "model": str(tiny / "model"),
-        "sae_repo": str(tiny / "saes"),
-        "sae_width": "1k",
-        "dataset": "bundled",
-        **numbers,
-    }
-
-
-@pytest.fixture(scope="module")
-def expected(settings: dict[str, str], hub_home: Path) -> bytes:
-    """The finished file of a run that nothing interrupts."""
-    numbers = {name: int(value) for name, value in settings.items() if value.isdigit()}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "HF_HUB_CACHE", str(hub_home / "hub"))
-        return plain_run(Config(**{**settings, **numbers}))  # type: ignore[arg-type]
-
-
-class Run:
-    """A run in the background, in `folder`."""
-
-    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
-        self.process = process
-        self.output = folder / OUTPUT
-
-    def size(self) -> int:
-        return self.output.stat().st_size if self.output.exists() else 0
-
-    def wait_until(self, happened: Callable[[], bool], seconds: float = 90) -> bool:
-        """Polls; false once the run is over."""
-        deadline = time.monotonic() + seconds
-        while not happened():
-            if self.process.poll() is not None:
-                return False
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"after {seconds} s the file has {self.size()} bytes")
-            time.sleep(0.005)
-        return True
-
-    def actors(self, title: str) -> list[psutil.Process]:
-        """Processes below the run whose title, which Ray sets to what an actor does, begins so."""
-        return titled(psutil.Process(self.process.pid), title)
-
-    def finish(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=200)
-        return self.process.returncode, out, err
-
-
-def titled(root: psutil.Process, title: str) -> list[psutil.Process]:
-    found = []
-    for process in root.children(recursive=True):
-        try:
-            if " ".join(process.cmdline()).startswith(title):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
-Start = Callable[..., Run]
-
-
-@pytest.fixture
-def start(settings: dict[str, str], hub_home: Path, tmp_path: Path) -> Iterator[Start]:
-    """Starts `layerscope run`; what is still alive at the end of the test is killed."""
-    runs: list[Run] = []
-
-    def begin(*more: str, fault: str | None = None, address: str = "local") -> Run:
-        words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
-        environment = {**os.environ, "HF_HOME": str(hub_home)}
-        if fault:
-            environment |= {"PYTHONPATH": str(FAULTS), "LAYERSCOPE_FAULT": fault}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "layerscope", "run", *words, "--output-file", OUTPUT, "--address", address, *more],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        runs.append(Run(process, tmp_path))
-        return runs[-1]
-
-    yield begin
-    for run in runs:
-        if run.process.poll() is None:
-            run.process.kill()
-        run.process.communicate()
-
-
-@contextmanager
-def ray_cluster(fault: str | None = None, **head: int) -> Iterator[Cluster]:
-    """A Ray cluster of several nodes on this machine, which notices a lost node quickly."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_health_check_initial_delay_ms", "1000")
-        patch.setenv("RAY_health_check_period_ms", "1000")
-        patch.setenv("RAY_health_check_failure_threshold", "5")
-        if fault:
-            patch.setenv("PYTHONPATH", str(FAULTS))
-            patch.setenv("LAYERSCOPE_FAULT", fault)
-        cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **head})
-        try:
-            yield cluster
-        finally:
-            cluster.shutdown()
 
 
 @pytest.mark.slow
@@ -206,12 +86,6 @@ def test_a_lost_node_changes_nothing_and_a_new_one_is_used(start: Start, expecte
         code, _, errors = run.finish()
     assert code == 0, errors
     assert run.output.read_bytes() == expected
-
-
-def actors_on(node: object) -> list[psutil.Process]:
-    """The Gemma actors on a node of the cluster."""
-    (raylet,) = node.all_processes["raylet"]  # type: ignore[attr-defined]
-    return titled(psutil.Process(raylet.process.pid), "ray::GemmaActor")
 
 
 @pytest.mark.slow

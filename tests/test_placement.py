@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 
 from layerscope.config import Config
 from layerscope.errors import LayerscopeError
-from layerscope.placement import Gpu, Needs, Node, Placement, Share, has_gpu, place, resolve_threads, split
+from layerscope.placement import Gpu, Needs, Node, Placement, Share, place, resolve_threads, split
 
 GIB = 1 << 30
 GEMMA_2B = Needs(model=5 * GIB, sae_by_layer=dict.fromkeys(range(26), 151_000_000), d_model=2304)
 UNITS = 10_000  # in which Ray counts a GPU or a CPU
 
 
-def gpu_node(gpus: int, memory: int = 80 * GIB, name: str = "H100") -> Node:
-    return Node(f"node with {gpus}", 16, 256 * GIB, (Gpu(name, memory),) * gpus)
+def gpu_node(gpus: int, memory: int = 80 * GIB, name: str = "H100", number: int = 0) -> Node:
+    return Node(f"gpus-{number}", 16, 256 * GIB, (Gpu(name, memory),) * gpus, identity=f"id-{name}-{number}-{gpus}")
 
 
-def cpu_node(cpus: int, memory: int = 64 * GIB, processor: str = "Xeon") -> Node:
-    return Node(f"node with {cpus}", cpus, memory, processor=processor)
+def cpu_node(cpus: int, memory: int = 64 * GIB, processor: str = "Xeon", number: int = 0) -> Node:
+    return Node(f"cpus-{number}", cpus, memory, processor=processor, identity=f"id-{processor}-{number}-{cpus}")
 
 
 @dataclass
@@ -36,23 +36,26 @@ class Bin:
     encoders: int = 0
 
 
-def fill(sizes: Sequence[int], placement: Placement, resource: str) -> list[Bin]:
-    """Places the actors one after the other where there is least room that suffices, as Ray does.
+def fill(nodes: Sequence[Node], placement: Placement) -> list[Bin]:
+    """Places the actors one after the other on their nodes, where there is least room that suffices, as Ray does.
 
     Raises:
-        AssertionError: an actor finds no place: Ray would wait for ever.
+        AssertionError: an actor finds no place on its node: Ray would wait for ever.
     """
-    bins = [Bin(UNITS * size) for size in sizes]
-    kinds = ["gemma"] * placement.gemma_actors + ["encoders"] * placement.n_encoders
-    for kind in kinds:
-        share: Share = placement.gemma if kind == "gemma" else placement.encoder
-        units = round(getattr(share, resource) * UNITS)
-        roomy = [place for place in bins if place.free >= units]
-        assert roomy, f"one of the {kind} waits for ever: {placement}"
+    on_gpus = placement.device == "cuda"
+    sizes = [(node, size) for node in nodes for size in ([1] * len(node.gpus) if on_gpus else [node.cpus])]
+    bins = [(node, Bin(UNITS * size)) for node, size in sizes]
+    for seat in placement.seats:
+        if seat.node is None:
+            continue  # it waits for a node that joins
+        units = round((seat.share.num_gpus if on_gpus else seat.share.num_cpus) * UNITS)
+        roomy = [place for node, place in bins if node is seat.node and place.free >= units]
+        assert roomy, f"{seat} waits for ever: {placement}"
         chosen = min(roomy, key=lambda place: place.free)
         chosen.free -= units
+        kind = "gemma" if seat.block is None else "encoders"
         setattr(chosen, kind, getattr(chosen, kind) + 1)
-    return bins
+    return [place for _, place in bins]
 
 
 COUNT = st.just("auto") | st.integers(1, 12)
@@ -67,23 +70,76 @@ CREW = st.fixed_dictionaries({"gemma_actors": COUNT, "layer_blocks": COUNT, "enc
         (1, 1, 0.75, 1, 1, 0.25),
         (2, 1, 1.0, 4, 1, 0.25),
         (8, 7, 1.0, 4, 1, 0.25),
+        (9, 8, 1.0, 4, 1, 0.25),
         (64, 56, 1.0, 4, 8, 0.25),
     ],
 )
 def test_gpus_are_used_as_the_help_says(
     gpus: int, gemma_actors: int, gemma_share: float, blocks: int, per_block: int, encoder_share: float
 ) -> None:
-    placement = place(Config(), [gpu_node(gpus)], GEMMA_2B)
+    nodes = [gpu_node(gpus)]
+    placement = place(Config(), nodes, GEMMA_2B)
     assert placement.device == "cuda"
     assert (placement.gemma_actors, placement.gemma) == (gemma_actors, Share(0, gemma_share))
     assert (len(placement.blocks), placement.encoders_per_block) == (blocks, per_block)
-    assert (placement.n_encoders, placement.encoder) == (blocks * per_block, Share(0, encoder_share))
+    assert placement.encoder == Share(0, encoder_share)
+    filled = fill(nodes, placement)
+    if gpus > 1:
+        assert not any(gpu.gemma and gpu.encoders for gpu in filled), "on several GPUs Gemma has its own"
+
+
+def test_wider_saes_get_more_gpus() -> None:
+    wide = replace(GEMMA_2B, encode_cost=4 * GEMMA_2B.encode_cost)
+    assert place(Config(), [gpu_node(8)], wide).gemma_actors == 5
+    assert place(Config(), [gpu_node(8)], replace(GEMMA_2B, encode_cost=1000)).gemma_actors == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "gemma_actors", "on_gemma_gpus", "waiting"),
+    [
+        ({"gemma_gpus": 4}, 4, 4, 0),
+        ({"gemma_gpus": 8}, 8, 8, 0),  # all of them: the encoders share
+        ({"encoder_gpus": 3}, 5, 5, 0),
+        ({"encoder_gpus": 0}, 8, 8, 0),
+        ({"gemma_gpus": 2, "encoder_gpus": 2}, 2, 2, 0),
+        ({"gemma_gpus": 2, "gemma_actors": 4}, 4, 2, 0),  # two to a GPU
+        ({"gemma_actors": 8}, 8, 8, 0),
+        ({"gemma_actors": 12}, 12, 7, 5),  # the rest when nodes join
+        ({"gemma_gpus": 12}, 12, 8, 4),
+    ],
+)
+def test_the_split_of_the_gpus_can_be_named(
+    asked: dict[str, int], gemma_actors: int, on_gemma_gpus: int, waiting: int
+) -> None:
+    nodes = [gpu_node(4, number=1), gpu_node(4, number=2)]
+    placement = place(Config(**asked), nodes, GEMMA_2B)  # type: ignore[arg-type]
+    assert placement.gemma_actors == gemma_actors
+    assert sum(gpu.gemma > 0 for gpu in fill(nodes, placement)) == on_gemma_gpus
+    assert sum(seat.node is None for seat in placement.seats) == waiting
+    assert any(f"{waiting} more Gemma: as nodes join" in line for line in placement.lines) == bool(waiting)
+
+
+def test_a_split_that_leaves_gemma_nothing_is_refused() -> None:
+    with pytest.raises(LayerscopeError, match="leaves no GPU for Gemma: there are 2"):
+        place(Config(encoder_gpus=2), [gpu_node(2)], GEMMA_2B)
 
 
 @pytest.mark.parametrize("per_node", [(1, 1), (0, 1), (4, 4), (1, 2, 5), (8,) * 8])
 def test_gpus_count_whatever_nodes_they_are_in(per_node: Sequence[int]) -> None:
-    spread = place(Config(), [gpu_node(gpus) for gpus in per_node], GEMMA_2B)
-    assert spread == place(Config(), [gpu_node(sum(per_node))], GEMMA_2B)
+    nodes = [gpu_node(gpus, number=number) for number, gpus in enumerate(per_node)]
+    spread = place(Config(), nodes, GEMMA_2B)
+    together = place(Config(), [gpu_node(sum(per_node))], GEMMA_2B)
+    assert [(seat.block, seat.share) for seat in spread.seats] == [(seat.block, seat.share) for seat in together.seats]
+    fill(nodes, spread)
+
+
+def test_the_lines_say_who_works_where_and_what_memory_it_takes() -> None:
+    lines = place(Config(), [gpu_node(4, number=1), gpu_node(4, memory=40 * GIB, number=2)], GEMMA_2B).lines
+    assert lines == (
+        "gpus-1: 1 Gemma x 1 GPU; memory 7.0 GiB of 80.0 GiB, on each of 4 GPUs",
+        "gpus-2: 1 Gemma x 1 GPU; memory 7.0 GiB of 40.0 GiB, on each of 3 GPUs",
+        "gpus-2: 4 encoder(s) of layers 0-6 | 7-13 | 14-19 | 20-25 x 0.25 GPU; memory 3.9 GiB of 40.0 GiB",
+    )
 
 
 @given(st.integers(1, 64), CREW)
@@ -117,8 +173,9 @@ def crews() -> Iterator[Config]:
 
 @pytest.mark.parametrize("gpus", [1, 2, 3, 8, 10])
 def test_no_actor_waits_for_ever_for_a_share_of_a_gpu(gpus: int) -> None:
+    nodes = [gpu_node(gpus, memory=1 << 50)]
     for config in crews():
-        fill([1] * gpus, place(config, [gpu_node(gpus, memory=1 << 50)], GEMMA_2B), "num_gpus")
+        fill(nodes, place(config, nodes, GEMMA_2B))
 
 
 @pytest.mark.parametrize("gpus", [1, 2, 3, 8, 10])
@@ -137,7 +194,7 @@ def test_no_gpu_is_given_more_weights_than_it_holds(gpus: int) -> None:
         memory = bisect_left(range(4096), True, key=lambda memory: placed(config, memory) is not None)
         placement = placed(config, memory)
         assert placement is not None
-        for gpu in fill([1] * gpus, placement, "num_gpus"):
+        for gpu in fill([node for node in {seat.node for seat in placement.seats} if node], placement):
             assert 16 * gpu.gemma + max(map(len, placement.blocks)) * gpu.encoders <= memory, (placement, gpu)
 
 
@@ -149,20 +206,35 @@ def test_weights_that_do_not_fit_the_gpus_are_refused_with_what_is_needed_and_th
         assert "--dtype bfloat16" in str(caught.value)
 
 
-def test_the_smallest_gpu_decides_what_fits() -> None:
-    """Nobody can say on which GPU an actor comes to lie."""
-    nodes = [gpu_node(1), gpu_node(1, memory=4 * GIB, name="T4")]
-    with pytest.raises(LayerscopeError, match=r"4\.0 GiB"):
+def test_a_gpu_that_is_too_small_is_named() -> None:
+    nodes = [gpu_node(1), gpu_node(1, memory=3 * GIB, name="T4", number=2)]
+    with pytest.raises(LayerscopeError, match=r"gpus-2 \(T4\) would hold 3\.9 GiB of its 3\.0 GiB"):
         place(Config(), nodes, GEMMA_2B)
 
 
-def test_the_hardware_names_every_kind_there_is() -> None:
+def test_mixed_gpus_are_recorded_or_kept_to_one_type() -> None:
     """Else a file begun on one kind could be gone on with on another, whose last digits differ."""
-    mixed = [gpu_node(2), gpu_node(1, name="A100"), cpu_node(64)]
-    assert has_gpu(mixed)
-    assert place(Config(), mixed, GEMMA_2B).hardware == "A100 and H100"
-    assert place(Config(), [gpu_node(2), cpu_node(64)], GEMMA_2B).hardware == "H100"
+    h100, a100 = (
+        replace(gpu_node(2, name=name, number=number), accelerator=type_)
+        for number, (name, type_) in enumerate((("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA A100-SXM4-40GB", "A100")))
+    )
+    mixed = [h100, a100, cpu_node(64)]
+    both = place(Config(), mixed, GEMMA_2B)
+    assert (both.hardware, both.accelerator) == ("NVIDIA A100-SXM4-40GB and NVIDIA H100 80GB HBM3", "")
+    for gpu_type in ("H100", "h100 80gb"):
+        one = place(Config(gpu_type=gpu_type), mixed, GEMMA_2B)
+        assert (one.hardware, one.accelerator) == ("NVIDIA H100 80GB HBM3", "H100")
+        assert {seat.node for seat in one.seats} == {h100}
+    with pytest.raises(LayerscopeError, match=r"No node has GPUs of --gpu-type B200.*A100.*H100"):
+        place(Config(gpu_type="B200"), mixed, GEMMA_2B)
     assert place(Config(), [cpu_node(8), cpu_node(8, processor="EPYC")], GEMMA_2B).hardware == "EPYC and Xeon"
+
+
+def test_the_device_can_be_named() -> None:
+    assert place(Config(device="cpu"), [gpu_node(2)], GEMMA_2B).device == "cpu"
+    for asked in (Config(device="cuda"), Config(gpu_type="H100")):
+        with pytest.raises(LayerscopeError, match="No node has a GPU"):
+            place(asked, [cpu_node(8)], GEMMA_2B)
 
 
 # --- CPUs -------------------------------------------------------------------------------------------------------------
@@ -172,7 +244,6 @@ CPUS = st.lists(st.sampled_from([1, 2, 4, 8, 64]), min_size=1, max_size=4)
 
 def test_a_laptop_takes_one_of_each() -> None:
     placement = place(Config(), [cpu_node(8)], GEMMA_2B)
-    assert not has_gpu([cpu_node(8)])
     assert (placement.device, placement.hardware) == ("cpu", "Xeon")
     assert (placement.gemma_actors, placement.encoders_per_block) == (1, 1)
     assert placement.blocks == (tuple(range(26)),)
@@ -185,9 +256,9 @@ def test_a_crew_of_its_own_choice_finds_a_place_on_the_cpus(
     per_node: list[int], crew: dict[str, Any], d_model: int
 ) -> None:
     needs = replace(GEMMA_2B, d_model=d_model)
-    nodes = [cpu_node(cpus) for cpus in per_node]
-    placement = place(Config(**{**crew, "gemma_actors": "auto"}), nodes, needs)
-    fill(per_node, placement, "num_cpus")
+    nodes = [cpu_node(cpus, number=number) for number, cpus in enumerate(per_node)]
+    placement = place(Config(**crew), nodes, needs)
+    fill(nodes, placement)
     assert (placement.gemma.num_gpus, placement.encoder) == (0, Share(0, 0))
 
 
@@ -200,6 +271,7 @@ def test_at_least_one_gemma_actor_finds_a_place_whatever_is_asked_for(
     nodes = [cpu_node(cpus, memory=1 << 50) for cpus in per_node]
     placement = place(Config(**crew, threads=threads), nodes, GEMMA_2B)
     assert placement.gemma.num_cpus <= max(per_node)
+    assert placement.seats[0].node is not None
 
 
 @given(CPUS, CREW, CREW, st.sampled_from([32, 512, 513, 2304]))
@@ -217,7 +289,7 @@ def test_weights_that_do_not_fit_the_memory_are_refused_with_what_is_needed_and_
     assert place(Config(), [cpu_node(8, memory=10 * GIB)], GEMMA_2B).gemma_actors == 1
     for actors, memory in ((1, 8), (2, 12)):
         with pytest.raises(LayerscopeError, match=rf"5\.0 GiB each and the SAEs 3\.7 GiB, of {memory}\.0 GiB"):
-            place(Config(gemma_actors=actors), [cpu_node(8, memory=memory * GIB)], GEMMA_2B)
+            place(Config(gemma_actors=actors, threads=4), [cpu_node(8, memory=memory * GIB)], GEMMA_2B)
 
 
 def test_a_model_that_fits_no_node_is_refused_however_many_nodes_there_are() -> None:

@@ -16,13 +16,15 @@ import ray
 from numpy.typing import NDArray
 
 from layerscope.gemma import GemmaSpec, fetch_model, tokenizer_path
-from layerscope.gemma_scope import SaeChoice
+from layerscope.gemma_scope import SaeChoice, ranges
 from layerscope.hub import Repository
+from layerscope.logs import ActorLog, Span
 from layerscope.machine import probe
 from layerscope.pairs import PairTokenizer
 from layerscope.placement import Node
 from layerscope.questions import Question
 from layerscope.records import LayerBlock, Outcome
+from layerscope.standin import on_this_node
 
 if TYPE_CHECKING:
     import torch
@@ -52,31 +54,60 @@ class TorchSettings:
         return torch.device(self.device), getattr(torch, self.dtype)
 
 
+class Arrival(NamedTuple):
+    """What an actor says when its process is there, before it loads anything."""
+
+    node: Node
+    """As this process sees it: of its GPUs, the ones it was given."""
+    node_id: str
+    pid: int
+
+
 class Scores(NamedTuple):
     """What the driver reads of a scored batch."""
 
     outcomes: list[Outcome]
     halved: bool
+    tokens: int
+    """That the model read."""
+    span: Span
+
+
+class Encoded(NamedTuple):
+    """What the driver reads of an encoded block."""
+
+    block: LayerBlock
+    span: Span
+
+
+class _Actor:
+    """What both kinds do first."""
+
+    def begin(self) -> Arrival:
+        """Says where it is."""
+        return Arrival(probe(), ray.get_runtime_context().get_node_id(), os.getpid())
 
 
 @ray.remote
-class GemmaActor:
+class GemmaActor(_Actor):
     """A copy of the model: questions in, frames and activations out."""
 
     def load(
         self, repository: Repository, spec: GemmaSpec, blocks: Sequence[Sequence[int]], settings: TorchSettings
-    ) -> int:
-        """Loads the model and gives the process id; not done in the constructor, whose errors Ray flattens to text."""
+    ) -> None:
+        """Loads the model; not done in the constructor, whose errors Ray flattens to text."""
         from layerscope.language_model import load_language_model
 
         device, dtype = settings.apply()
+        repository = on_this_node(repository)
+        self._log = ActorLog("gemma")
         self._blocks = blocks
         self._layers = [layer for block in blocks for layer in block]
-        self._tokenizer = PairTokenizer(tokenizer_path(repository), spec.context)
-        self._model = load_language_model(fetch_model(repository, spec), dtype, device)
-        return os.getpid()
+        with self._log.timed("load"):
+            self._tokenizer = PairTokenizer(tokenizer_path(repository), spec.context)
+            self._model = load_language_model(fetch_model(repository, spec), dtype, device)
 
-    def score(self, questions: Sequence[Question]) -> tuple[Scores | NDArray[np.generic], ...]:
+    def score(self, batch: int, questions: Sequence[Question]) -> tuple[Scores | NDArray[np.generic], ...]:
         """One batch.
 
         Returns:
@@ -85,26 +116,29 @@ class GemmaActor:
         """
         from layerscope.batch import score_batch, to_array
 
-        outcomes, residuals, halved = score_batch(self._model, self._tokenizer, questions, self._layers)
-        ends = np.cumsum([len(block) for block in self._blocks])
-        blocks = residuals.cpu().tensor_split(ends[:-1].tolist())
-        return (Scores(outcomes, halved), *(to_array(block) for block in blocks))
+        with self._log.timed("score", batch=batch, questions=len(questions)) as span:
+            outcomes, residuals, halved, tokens = score_batch(self._model, self._tokenizer, questions, self._layers)
+            ends = np.cumsum([len(block) for block in self._blocks])
+            blocks = residuals.cpu().tensor_split(ends[:-1].tolist())
+        return (Scores(outcomes, halved, tokens, span()), *(to_array(block) for block in blocks))
 
 
 @ray.remote
-class EncoderActor:
+class EncoderActor(_Actor):
     """The SAE encoders of one layer block: activations in, features as JSON out."""
 
-    def load(self, repository: Repository, saes: Sequence[SaeChoice], d_model: int, settings: TorchSettings) -> int:
-        """Loads the encoders and gives the process id."""
+    def load(self, repository: Repository, saes: Sequence[SaeChoice], d_model: int, settings: TorchSettings) -> None:
+        """Loads the encoders."""
         from layerscope.sae import load_encoder
 
         self._device, dtype = settings.apply()
+        repository = on_this_node(repository)
         self._layers = [sae.layer for sae in saes]
-        self._encoders = [load_encoder(repository, sae.path, d_model, dtype, self._device) for sae in saes]
-        return os.getpid()
+        self._log = ActorLog(f"encoder {ranges(self._layers)}")
+        with self._log.timed("load"):
+            self._encoders = [load_encoder(repository, sae.path, d_model, dtype, self._device) for sae in saes]
 
-    def encode(self, residuals: NDArray[np.generic], k: int | None) -> LayerBlock:
+    def encode(self, batch: int, residuals: NDArray[np.generic], k: int | None) -> Encoded:
         """Encodes a block of a batch.
 
         Args:
@@ -112,7 +146,9 @@ class EncoderActor:
         """
         from layerscope.batch import encode_block, from_array
 
-        return encode_block(from_array(residuals).to(self._device), self._layers, self._encoders, k)
+        with self._log.timed("encode", batch=batch, rows=residuals.shape[1]) as span:
+            block = encode_block(from_array(residuals).to(self._device), self._layers, self._encoders, k)
+        return Encoded(block, span())
 
 
 @ray.remote(num_cpus=0)

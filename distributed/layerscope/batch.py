@@ -34,6 +34,8 @@ class ScoredBatch(NamedTuple):
     residuals: Tensor  # [L, R, D]; frames say which rows are theirs; R is 0 where no question can be scored
     halved: bool
     """The batch did not fit the memory as a whole, so its numbers may differ in the last digit."""
+    tokens: int
+    """That the model read, shared ones once."""
 
 
 def score_batch(
@@ -58,7 +60,7 @@ def score_batch(
         else _outcome(question, pair, tokenizer, *next(score_of))
         for question, pair in zip(questions, pairs, strict=True)
     ]
-    return ScoredBatch(outcomes, residuals, halved)
+    return ScoredBatch(outcomes, residuals, halved, sum(len(pair.tokens) for pair in scorable))
 
 
 def _forward(

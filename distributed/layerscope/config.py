@@ -19,8 +19,10 @@ _COUNTS = (
     "batch_tokens",
     "threads",
     "gemma_actors",
+    "gemma_gpus",
     "layer_blocks",
     "encoders_per_block",
+    "patience",
 )
 
 
@@ -68,14 +70,30 @@ class Config:
     """Start anew where the output file holds a run already."""
     retry_errors: bool = False
     """Compute the questions with an error line once more before going on; their lines change in one atomic step."""
+    shard: str = "1/1"
+    """Part of the job: 3/16 is the third of sixteen. The shards' files, one after the other, are the whole run's."""
+    timeline: str = ""
+    """File for a timeline of the run (a Chrome trace): who computes what when, and who waits."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """What the actors compute on. auto is cuda where a node has a GPU."""
+    gpu_type: str = ""
+    """Use GPUs of this type alone (H100, A100-80G, …): mixed types give other last digits."""
     gemma_actors: AutoCount = "auto"
-    """How many copies of the model work side by side. auto is one per GPU, or one per node without GPUs."""
+    """How many copies of the model work side by side, at most: those without room yet wait for nodes that join.
+    auto is one per GPU that Gemma gets, or one per node without GPUs, and more as nodes join."""
+    gemma_gpus: AutoCount = "auto"
+    """How many GPUs Gemma gets. auto is all but those of the encoders."""
+    encoder_gpus: AutoCount = "auto"
+    """How many GPUs the encoders get for themselves; 0 lets them share Gemma's. auto is one for about eight of Gemma's,
+    more for wider SAEs, and 0 where there is a single GPU."""
     layer_blocks: AutoCount = "auto"
     """Into how many blocks the layers are split, each with its own encoder group. auto is 1, and 4 on several GPUs."""
     encoders_per_block: AutoCount = "auto"
     """SAE-encoder actors in the group of a layer block. auto is 1."""
     address: str = "auto"
     """Ray cluster: local starts one on this machine, auto joins a running one if there is one, or its address."""
+    patience: int = 60
+    """Seconds to go on without a single actor ready or starting, where the cluster adds no nodes by itself."""
     standin: bool = False
     """Use the built-in stand-in model, SAEs and questions: no token, no GPU, no download, no meaning."""
 
@@ -86,6 +104,9 @@ class Config:
                 raise UsageError(f"{option(name)} is {value}; it must be at least 1.")
         if isinstance(self.batch_tokens, int) and self.batch_tokens > MAX_BATCH_TOKENS:
             raise UsageError(f"--batch-tokens is {self.batch_tokens}; at most {MAX_BATCH_TOKENS} make one batch.")
+        if isinstance(self.encoder_gpus, int) and self.encoder_gpus < 0:
+            raise UsageError(f"--encoder-gpus is {self.encoder_gpus}; it must be at least 0.")
+        parse_shard(self.shard)
         if not re.fullmatch(r"canonical|min|max|[1-9]\d{0,6}", self.sae_l0):
             raise UsageError(f"--sae-l0 is {self.sae_l0!r}; it is canonical, min, max or a number such as 71.")
         if not re.fullmatch(r"[1-9]\d*[km]?", self.sae_width):
@@ -108,6 +129,18 @@ class Config:
 def option(name: str) -> str:
     """The command line's spelling of a field's name."""
     return "--" + name.replace("_", "-")
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Which part `--shard` names, of how many; the first is 1.
+
+    Raises:
+        UsageError: it is not of the form 3/16.
+    """
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"--shard is {text!r}; it is 1/16 for the first of sixteen parts, up to 16/16 for the last.")
+    return int(match[1]), int(match[2])
 
 
 def parse_layers(text: str) -> frozenset[int] | None:

@@ -28,6 +28,11 @@ def describe(job: Job) -> str:
     saved = 1 - plan.shared_tokens / plan.unshared_tokens if plan.unshared_tokens else 0
     lines += [
         f"questions  {len(job.selection)} of {len(job.selection.source)} in {_origin(job)}"
+        + (
+            f", of which shard {job.config.shard} takes {job.n_questions}"
+            if job.n_questions < len(job.selection)
+            else ""
+        )
         + (f", {plan.unscorable} of them cannot be scored" if plan.unscorable else ""),
         f"tokens     {plan.shared_tokens:,} with shared prefixes, {plan.unshared_tokens:,} without ({saved:.0%} saved)",
         f"batches    {len(plan)} of up to {job.numerics.batch_tokens} tokens",
@@ -44,7 +49,8 @@ def _describe_placement(placement: Placement, threads: int | None) -> list[str]:
     return [
         f"actors     {placement.gemma_actors} Gemma, {len(placement.blocks)} layer block(s) x "
         f"{placement.encoders_per_block} encoder(s) on {where}",
-        *(f"           {line}" for line in placement.memory_lines),
+        *(f"  {line}" for line in placement.lines),
+        *([f"  pinned to GPUs of type {placement.accelerator}"] if placement.accelerator else []),
     ]
 
 
@@ -52,7 +58,7 @@ def _done(job: Job) -> str:
     path = job.records_path
     if not path.is_file() or not path.stat().st_size:
         return "nothing: the output file is not there yet"
-    told = f"{sum(1 for _ in journal.read_lines(path))} of {len(job.selection)} questions"
+    told = f"{sum(1 for _ in journal.read_lines(path))} of {job.n_questions} questions"
     differing = differences(read_manifest(path)["identity"], job.identity())
     return f"{told}, but with other settings: {'; '.join(differing)}" if differing else told
 

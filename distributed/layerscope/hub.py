@@ -6,6 +6,7 @@ Owns every request to the hub. Knows nothing of models, SAEs or questions.
 import hashlib
 import os
 import re
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -87,7 +88,13 @@ def fetch(repository: Repository, path: str) -> Path:
         LayerscopeError: the download fails for good, or the file is not what the hub says it is.
     """
     if repository.commit is None:
-        return Path(repository.name, path)
+        local = Path(repository.name, path)
+        if not local.is_file():
+            raise LayerscopeError(
+                f"There is no {local} on {socket.gethostname()}.\n"
+                "A folder must lie on every node, on a shared file system say; a repository on the hub need not."
+            )
+        return local
     with known_errors(repository.name, repository.commit):
         downloaded = patiently(
             lambda: huggingface_hub.hf_hub_download(

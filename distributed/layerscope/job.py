@@ -4,12 +4,11 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from layerscope import hub, journal
-from layerscope.config import Config
+from layerscope.config import Config, parse_shard
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import size_text, user_path
 from layerscope.gemma import GemmaSpec, read_spec, tokenizer_path
@@ -17,13 +16,12 @@ from layerscope.gemma_scope import SaeChoice, choose_saes, ranges
 from layerscope.hub import Repository, open_repository
 from layerscope.pairs import PROMPT, PairTokenizer, Plan, make_plan
 from layerscope.params_npz import read_shapes
-from layerscope.placement import Needs, Node, Placement, has_gpu, place, resolve_threads
+from layerscope.placement import Needs, Node, Placement, gpu_types, place, resolve_device, resolve_threads
 from layerscope.questions import Selection, select_questions
 from layerscope.standin import standin_folder
 
 _BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2}
 _BYTES_PER_FEATURE = 52  # of JSON: names, punctuation, an id of five digits, an activation of eight
-_SOFTWARE = ("layerscope", "torch", "transformers", "tokenizers", "numpy")
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,16 @@ class Job:
     selection: Selection
     plan: Plan
     numerics: Numerics
+    needs: Needs
     placement: Placement
+    software: dict[str, str]
+    """Versions of the packages that compute, on the nodes that do."""
     warnings: tuple[str, ...]
+
+    @property
+    def n_questions(self) -> int:
+        """Lines of the finished file."""
+        return len(self.plan.order)
 
     @property
     def layers(self) -> list[int]:
@@ -72,7 +78,7 @@ class Job:
     def estimated_bytes(self) -> int:
         """About the size of the finished file, if as many features are active as the SAEs' average L0 says."""
         features = sum(min(sae.l0, self.numerics.top_k or sae.l0) for sae in self.saes)
-        return len(self.selection) * 2 * (features * _BYTES_PER_FEATURE + 30 * len(self.saes) + 300)
+        return self.n_questions * 2 * (features * _BYTES_PER_FEATURE + 30 * len(self.saes) + 300)
 
     def identity(self) -> dict[str, Any]:
         """Whatever decides the bytes of the file; the manifest keeps it, and a resumed run must have the same.
@@ -84,6 +90,7 @@ class Job:
                 "prompt": f"{PROMPT} {{solution}}",
                 "strip_solutions": self.config.strip_solutions,
                 "num_samples": len(self.selection),
+                "shard": self.config.shard if parse_shard(self.config.shard)[1] > 1 else None,
                 "seed": self.config.seed if len(self.selection) < len(self.selection.source) else None,
                 "layers": ranges(self.layers),
                 "sae_width": self.config.sae_width,
@@ -109,8 +116,8 @@ class Job:
                 },
             },
             "questions": self.selection.source.origin,
-            "plan": {"questions": len(self.selection), "batches": len(self.plan), "sha256": self.plan.digest},
-            "software": {name: version(name) for name in _SOFTWARE},
+            "plan": {"questions": self.n_questions, "batches": len(self.plan), "sha256": self.plan.digest},
+            "software": self.software,
             "hardware": self.placement.hardware,
         }
 
@@ -159,16 +166,32 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
             f"{model_name}: BOS is token {tokenizer.bos_id} of its tokeniser and {spec.bos_id} of its model."
         )
     plan = make_plan(selection, tokenizer, numerics.batch_tokens)
+    if plan.unscorable:
+        warnings.append(f"{plan.unscorable} questions cannot be scored; their lines will say why.")
     needs = Needs(
         model=spec.n_parameters * _BYTES_PER_VALUE[numerics.dtype],
         sae_by_layer={sae.layer: spec.d_model * d_sae * _BYTES_PER_VALUE[numerics.sae_dtype] for sae in saes},
         d_model=spec.d_model,
+        encode_cost=spec.d_model * d_sae * len(saes) / spec.n_parameters,
     )
     placement = place(config, nodes, needs)
-    if plan.unscorable:
-        warnings.append(f"{plan.unscorable} questions cannot be scored; their lines will say why.")
+    if placement.device == "cuda" and len(placement.kinds) > 1:
+        types = ", ".join(f"{count} x {name}" for name, count in sorted(gpu_types(nodes).items()))
+        warnings.append(f"GPUs of several types ({types}) give other last digits; --gpu-type keeps to one.")
     return Job(
-        config, model, spec, sae_repository, tuple(saes), d_sae, selection, plan, numerics, placement, tuple(warnings)
+        config=config,
+        model=model,
+        spec=spec,
+        sae_repository=sae_repository,
+        saes=tuple(saes),
+        d_sae=d_sae,
+        selection=selection,
+        plan=plan.part(*parse_shard(config.shard)),
+        numerics=numerics,
+        needs=needs,
+        placement=placement,
+        software=dict(nodes[0].software),
+        warnings=tuple(warnings),
     )
 
 
@@ -209,7 +232,7 @@ def _sources(config: Config) -> tuple[str, str]:
 
 
 def _numerics(config: Config, nodes: Sequence[Node], spec: GemmaSpec) -> Numerics:
-    gpu = has_gpu(nodes)
+    gpu = resolve_device(config, nodes) == "cuda"
     return Numerics(
         dtype=config.dtype if config.dtype != "auto" else "bfloat16" if gpu else "float32",
         sae_dtype=config.sae_dtype,

@@ -1,4 +1,4 @@
-"""What this machine has, without torch: processors, memory and GPUs."""
+"""What this machine has, without torch: processors, memory, GPUs and the packages that compute."""
 
 import os
 import platform
@@ -6,14 +6,18 @@ import re
 import shutil
 import socket
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 from layerscope.placement import Gpu, Node
 
+SOFTWARE = ("layerscope", "torch", "transformers", "tokenizers", "numpy")  # whose versions may change numbers
+
 
 def probe() -> Node:
     """This machine, as far as this process may use it."""
-    return Node(socket.gethostname(), _cpus(), _memory(), _gpus(), _processor())
+    software = tuple((name, version(name)) for name in SOFTWARE)
+    return Node(socket.gethostname(), _cpus(), _memory(), _gpus(), _processor(), software=software)
 
 
 def _cpus() -> int:

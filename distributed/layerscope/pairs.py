@@ -8,7 +8,7 @@ depends on nothing but the questions and the settings.
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -168,7 +168,7 @@ class Plan:
     unscorable: int
     """Questions that get an error line."""
     digest: str
-    """SHA-256 over every question's content and the order: what the file's lines must match."""
+    """SHA-256 over every question's content and the order, of all parts: what the file's lines must match."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -180,6 +180,15 @@ class Plan:
     def batch_of(self, line: int) -> int:
         """The batch that holds a line of the file."""
         return int(np.searchsorted(self.starts, line, side="right")) - 1
+
+    def part(self, index: int, count: int) -> "Plan":
+        """The batches of one of `count` parts, the first being 1: the same batches, so that the same bytes come out.
+
+        The parts follow one another and have as many batches each, give or take one. The tokens are the whole plan's.
+        """
+        first, last = (len(self) * edge // count for edge in (index - 1, index))
+        starts = self.starts[first : last + 1]
+        return replace(self, order=self.order[starts[0] : starts[-1]], starts=starts - starts[0])
 
 
 def make_plan(selection: Selection, tokenizer: PairTokenizer, batch_tokens: int) -> Plan:

@@ -3,7 +3,7 @@
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -14,28 +14,30 @@ import orjson
 from layerscope import cluster, journal
 from layerscope.config import Config
 from layerscope.describe import describe, summarise
-from layerscope.driver import Driver
+from layerscope.driver import BatchLines, Driver
 from layerscope.files import size_text
 from layerscope.job import Job, check_space, download_bytes, prepare
+from layerscope.pairs import Plan
 from layerscope.progress import Progress
 from layerscope.summary import Totals
+from layerscope.timeline import Timeline
 
 
 def run_job(config: Config) -> int:
     """Runs a job, or goes on with it, and prints the summary: 0 when the file is complete, 128 + n after signal n."""
-    job = prepare(config, cluster.nodes(config.address))
+    job = prepare(config, cluster.nodes(config))
     _warn(job)
     check_space(job)
     with journal.open_journal(job.records_path, job.identity(), job.about(command_line()), config.overwrite) as file:
         totals, error_lines = _recover(job, file)
         retried = error_lines if config.retry_errors else []
-        if file.lines < len(job.selection) or retried:
+        if file.lines < job.n_questions or retried:
             totals, rate, stopped_by = _work(job, file, totals, retried)
         else:
             print(f"{file.path} is complete already.")
             rate, stopped_by = 0.0, None
     if stopped_by:
-        print(f"Stopped by {stopped_by.name} after {file.lines} of {len(job.selection)} questions.")
+        print(f"Stopped by {stopped_by.name} after {file.lines} of {job.n_questions} questions.")
         print(f"To go on: {command_line()}")
         return 128 + stopped_by
     if job.array_path:
@@ -46,7 +48,7 @@ def run_job(config: Config) -> int:
 
 def print_plan(config: Config) -> int:
     """Describes what a run would do."""
-    job = prepare(config, cluster.nodes(config.address))
+    job = prepare(config, cluster.nodes(config))
     _warn(job)
     print(describe(job))
     return 0
@@ -75,53 +77,60 @@ def _work(
 ) -> tuple[Totals, float, signal.Signals | None]:
     """Starts Ray and computes what the file lacks: the new totals, questions per second, and what stopped it early."""
     if file.lines:
-        print(f"Going on after {file.lines} of {len(job.selection)} questions.", file=sys.stderr)
+        print(f"Going on after {file.lines} of {job.n_questions} questions.", file=sys.stderr)
     with (
         cluster.started(job.placement.gemma_actors * job.placement.gemma.num_cpus),
+        Timeline(job.config.timeline) as timeline,
         _stop_signals() as caught,
-        Progress(len(job.selection), totals) as progress,
+        Progress(job.n_questions, totals) as progress,
     ):
+        for line in job.placement.lines:
+            progress.note(line)
         if missing := download_bytes(job):
             progress.note(f"Up to {size_text(missing)} come from the hub first, to every node that lacks them.")
+
+        def results(batches: Sequence[int]) -> Iterator[BatchLines]:
+            return Driver(job, batches, progress.note, timeline).results(lambda: bool(caught))
+
         if retried:
-            totals = progress.totals = _retry(job, file, retried, progress, caught)
-        _go_on(job, file, totals, progress, caught)
-        stopped_by = caught[0] if caught and file.lines < len(job.selection) else None
+            progress.note(f"Retrying {len(retried)} questions with an error line.")
+            totals = progress.totals = _retry(job.plan, file, retried, results)
+        _go_on(job.plan, file, progress, results)
+        stopped_by = caught[0] if caught and file.lines < job.n_questions else None
         return totals, progress.rate(), stopped_by
 
 
-def _go_on(job: Job, file: journal.Journal, totals: Totals, progress: Progress, caught: list[signal.Signals]) -> None:
+_Results = Callable[[Sequence[int]], Iterator[BatchLines]]
+"""From the batches that are wanted to their lines."""
+
+
+def _go_on(plan: Plan, file: journal.Journal, progress: Progress, results: _Results) -> None:
     """Computes and writes what the file lacks."""
-    driver = Driver(job, range(job.plan.batch_of(file.lines), len(job.plan)), progress.note)
-    for batch, lines, halved in driver.results(lambda: bool(caught)):
+    for batch, lines, halved, _ in results(range(plan.batch_of(file.lines), len(plan))):
         # A run that was killed within a batch left some of its lines: they are the same, and are passed over.
-        missing = lines[file.lines - int(job.plan.starts[batch]) :]
+        missing = lines[file.lines - int(plan.starts[batch]) :]
         if halved:
             progress.note(f"Batch {batch} did not fit the memory and was halved; the manifest names it.")
             file.note_halved(batch)
         file.append([b"".join(line.pieces) for line in missing])
         for line in missing:
             if line.frame is None:
-                totals.add_error()
+                progress.totals.add_error()
             else:
-                totals.add_frame(line.frame, line.active_features, line.cells)
+                progress.totals.add_frame(line.frame, line.active_features, line.cells)
         progress.update()
 
 
-def _retry(
-    job: Job, file: journal.Journal, error_lines: list[int], progress: Progress, caught: list[signal.Signals]
-) -> Totals:
+def _retry(plan: Plan, file: journal.Journal, error_lines: list[int], results: _Results) -> Totals:
     """Computes the batches of some lines again and replaces these lines; gives the new totals.
 
     Whole batches, because a question's last digits depend on what it shares a batch with.
     """
-    progress.note(f"Retrying {len(error_lines)} questions with an error line.")
     wanted = set(error_lines)
 
     def replacements() -> Iterator[tuple[int, bytes]]:
-        batches = sorted({job.plan.batch_of(line) for line in error_lines})
-        for batch, lines, _ in Driver(job, batches, progress.note).results(lambda: bool(caught)):
-            for number, line in enumerate(lines, start=int(job.plan.starts[batch])):
+        for batch, lines, *_ in results(sorted({plan.batch_of(line) for line in error_lines})):
+            for number, line in enumerate(lines, start=int(plan.starts[batch])):
                 if number in wanted:
                     yield number, b"".join(line.pieces)
 

@@ -7,6 +7,7 @@ code that loads the real weights. The questions that lie here were written for t
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from filelock import FileLock
 
 from layerscope import hub
 from layerscope.errors import LayerscopeError
+from layerscope.hub import Repository
 
 _FOLDER = Path(__file__).parent
 
@@ -37,3 +39,11 @@ def standin_folder() -> Path:
                 reason = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
                 raise LayerscopeError(f"The stand-in cannot be made in {folder.parent}: {reason[:300]}")
     return folder
+
+
+def on_this_node(repository: Repository) -> Repository:
+    """The stand-in's folder of another node as this node's own, made if need be; any other repository as it is."""
+    folder = Path(repository.name)
+    if repository.commit is not None or folder.parent.parent.parts[-2:] != (hub.cache_folder().name, "standin"):
+        return repository
+    return replace(repository, name=str(standin_folder() / folder.name))

@@ -1,0 +1,178 @@
+"""A run on a cluster whose nodes come, go, fill up and differ: it spreads, goes on, or says why it cannot."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray._raylet import GcsClient
+from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
+
+from background import OUTPUT, Start, actors_on, ray_cluster
+
+STORE = 100 << 20
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head with one CPU; the runs are slowed down enough for a test to act meanwhile."""
+    with ray_cluster(fault="slow:0.6", num_cpus=1, object_store_memory=STORE) as cluster:
+        yield cluster
+
+
+def add_node(cluster: Cluster, **resources: Any) -> Any:
+    return cluster.add_node(**{"num_cpus": 1, "object_store_memory": STORE, **resources})
+
+
+@pytest.mark.slow
+def test_a_new_node_is_used_unasked_and_a_draining_one_gets_nothing_new(
+    cluster: Cluster, start: Start, expected: bytes
+) -> None:
+    run = start(address=cluster.address)
+    assert run.wait_until(lambda: run.size() > 0)
+    second = add_node(cluster)
+    assert run.wait_until(lambda: any("score" in " ".join(p.cmdline()) for p in actors_on(second)))
+    accepted, reason = GcsClient(cluster.address).drain_node(
+        second.node_id,
+        autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION,
+        "spot",
+        int(time.time() + 60) * 1000,
+    )
+    assert accepted, reason
+    assert run.wait_until(lambda: not actors_on(second)), "its Gemma actor ends what it has and leaves"
+    left_at = run.size()
+    assert run.wait_until(lambda: run.size() > left_at)
+    cluster.remove_node(second, allow_graceful=False)
+    code, _, errors = run.finish()
+    assert code == 0, errors
+    assert "joined the cluster" in errors
+    assert "is about to leave the cluster: gemma #1 gets no new batch" in errors
+    assert run.output.read_bytes() == expected
+
+
+@pytest.mark.slow
+def test_the_crew_is_placed_anew_when_what_is_left_cannot_hold_it(
+    cluster: Cluster, start: Start, expected: bytes
+) -> None:
+    """With two threads each, Gemma asks for two CPUs; after the node that has them is lost, it makes do with one."""
+    large = add_node(cluster, num_cpus=2)
+    run = start("--threads", "2", "--gemma-actors", "1", address=cluster.address)
+    assert run.wait_until(lambda: run.size() > 0)
+    assert actors_on(large)
+    cluster.remove_node(large, allow_graceful=False)
+    code, _, errors = run.finish()
+    assert code == 0, errors
+    assert "placed anew" in errors
+    assert len(run.output.read_bytes().splitlines()) == len(expected.splitlines())
+
+
+def test_a_full_cluster_ends_the_run_with_what_was_asked_for_and_what_there_is(cluster: Cluster, start: Start) -> None:
+    hold = (
+        "import ray, sys, time\n"
+        f"ray.init({cluster.address!r}, log_to_driver=False)\n"
+        "actor = ray.remote(num_cpus=1)(type('Holder', (), {'ready': lambda self: 1})).remote()\n"
+        "ray.get(actor.ready.remote())\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        code, _, errors = start("--patience", "3", address=cluster.address).finish()
+        assert other.stdin is not None
+        other.stdin.close()
+    assert code == 1
+    assert re.search(r"no actor of gemma could start: each asks for 1 CPU and 0 GPU; .* 1 CPU \(0 free\)", errors)
+    assert "--patience" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_node_with_other_software_is_refused_by_name(cluster: Cluster, start: Start, tmp_path: Path) -> None:
+    other = tmp_path / "site" / "numpy-1.0.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(other.parent))
+        node = add_node(cluster)
+    try:
+        code, _, errors = start(address=cluster.address).finish()
+    finally:
+        cluster.remove_node(node)
+    assert code == 1
+    assert "has numpy 1.0 and" in errors
+    assert "same versions on every node" in errors
+
+
+@pytest.mark.slow
+def test_prometheus_sees_the_run_and_the_actors_log_what_they_do(
+    cluster: Cluster, start: Start, expected: bytes
+) -> None:
+    run = start(address=cluster.address)
+    ports = metrics_ports(cluster)
+    seen: dict[str, float] = {}
+
+    def told() -> bool:
+        for port in ports:
+            text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+            for name, value in re.findall(r"^(ray_layerscope_\w+)(?:\{.*\})? ([\d.e+]+)$", text, re.MULTILINE):
+                seen[name] = max(seen.get(name, 0.0), float(value))
+        return seen.get("ray_layerscope_questions_total", 0) > 0
+
+    run.wait_until(told)
+    code, _, errors = run.finish()
+    assert code == 0, errors
+    assert 0 < seen["ray_layerscope_questions_total"] <= len(expected.splitlines())
+    assert 0 < seen["ray_layerscope_bytes_total"] <= len(expected)
+    for name in ("tokens_total", "batch_seconds_count", "queue_depth", "actors_ready", "in_flight_bytes"):
+        assert f"ray_layerscope_{name}" in seen
+    lines = [
+        json.loads(line)
+        for log in Path(cluster.head_node.get_logs_dir_path()).glob("worker-*.err")
+        for line in log.read_text().splitlines()
+        if line.startswith("{")
+    ]
+    roles = {line["role"] for line in lines if line["event"] in ("score", "encode") and line["batch"] >= 0}
+    assert roles == {"gemma", "encoder 0-1", "encoder 2"}
+    assert all(line["node"] and line["pid"] and line["seconds"] >= 0 for line in lines)
+
+
+def metrics_ports(cluster: Cluster) -> list[int]:
+    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        return [node["MetricsExportPort"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()
+
+
+def test_a_head_that_takes_no_work_and_a_cluster_that_adds_none_end_the_run(start: Start) -> None:
+    with ray_cluster(num_cpus=0, object_store_memory=STORE) as cluster:
+        code, _, errors = start("--patience", "2", address=cluster.address).finish()
+    assert code == 1
+    assert "No node of the cluster takes work" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_a_small_object_store_slows_the_run_and_is_not_spilled_over(start: Start) -> None:
+    """Every active feature of every question, and room for a fraction of it: nothing is spilled to disk."""
+    wide = ["--top-k", "all", "--sae-l0", "max", "--batch-tokens", "400"]
+    with ray_cluster(num_cpus=2, object_store_memory=75 << 20) as cluster:
+        run = start(*wide, "--gemma-actors", "2", address=cluster.address)
+        code, _, errors = run.finish()
+        spilled = sum(
+            folder.stat().st_size for folder in Path(cluster.head_node.get_session_dir_path()).rglob("*spill*/*")
+        )
+    assert code == 0, errors
+    assert run.output.stat().st_size > 1 << 20
+    assert spilled == 0
+    assert (run.output.parent / OUTPUT).exists()
