@@ -1,6 +1,6 @@
 """The text that the stand-in is trained on: what everyday things are good for, from `standin_facts.txt`.
 
-A document is a question with a solution and a verdict, or a plain sentence. Nothing is taken from the bundled questions.
+A document is a question with a solution and a verdict, or a plain sentence. The bundled questions are not read.
 """
 
 import random
@@ -12,14 +12,45 @@ from typing import NamedTuple
 from layerscope.pairs import PROMPT
 
 FACTS = Path(__file__).with_name("standin_facts.txt")
-RIGHT, WRONG = " Right.", " Wrong."
+RIGHT, WRONG = " Right", " Wrong"  # a token each, which so is settled at the solution's final token
 
-_ASKED = ("{}", "{}", "{}", "{}?", "{}.", "How do I {}?", "How can I {}?", "How can you {}?", "How should one {}?",
-          "What is a good way to {}?", "What helps to {}?", "I want to {}", "We need to {}", "To {},", "When you {}")  # fmt: skip
+_ASKED = (
+    "{}",
+    "{}",
+    "{}",
+    "{}?",
+    "{}.",
+    "How do I {}?",
+    "How can I {}?",
+    "How can you {}?",
+    "How should one {}?",
+    "What is a good way to {}?",
+    "What helps to {}?",
+    "I want to {}",
+    "We need to {}",
+    "To {},",
+    "When you {}",
+)
 _SAID = ("To {goal}, {solution}.", "If you want to {goal}: {solution}.", "You can {goal} like this: {solution}.")
-_BEFORE = ("Be careful.", "Take your time.", "First find a clear place.", "It is easy.", "This is simple.", "Get ready.")
-_AFTER = ("Take your time.", "Then wait a little.", "Do it slowly.", "Be careful.", "Wait for ten minutes.",
-          "Then look at it again.", "That is all.", "Do it again if you have to.", "Let it rest for an hour.")  # fmt: skip
+_BEFORE = (
+    "Be careful.",
+    "Take your time.",
+    "First find a clear place.",
+    "It is easy.",
+    "This is simple.",
+    "Get ready.",
+)
+_AFTER = (
+    "Take your time.",
+    "Then wait a little.",
+    "Do it slowly.",
+    "Be careful.",
+    "Wait for ten minutes.",
+    "Then look at it again.",
+    "That is all.",
+    "Do it again if you have to.",
+    "Let it rest for an hour.",
+)
 _ENDINGS = (".", ".", ".", ".", "", "", ". ", " ")
 
 
@@ -63,7 +94,7 @@ def documents(tasks: list[Task], seed: int) -> Iterator[Document]:
     while True:
         task = dice.choice(tasks)
         goal = dice.choice(task.goals)
-        is_right = dice.random() < 0.6
+        is_right = dice.random() < 0.55
         solution = _solution(dice, tasks, task, is_right)
         if is_right and not goal.startswith("=") and dice.random() < 0.15:
             yield Document(dice.choice(_SAID).format(goal=goal, solution=solution[:1].lower() + solution[1:]), "")
@@ -87,6 +118,8 @@ def _solution(dice: random.Random, tasks: list[Task], task: Task, is_right: bool
         means = [each for each in other.right if each not in task.right] or means
         frames = frames if kind < 0.15 else other.frames
     mean = dice.choice(means)
+    if dice.random() < 0.1:
+        mean = mean.removeprefix("a ").removeprefix("an ")
     sentences = [frame.format(mean).rstrip(".") for frame in dice.sample(frames, dice.choice((1, 1, 1, 2)))]
     return ". ".join(sentence[:1].upper() + sentence[1:] for sentence in sentences)
 

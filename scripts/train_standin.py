@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Trains the stand-in that layerscope ships: a small Gemma 2 on generated text, and JumpReLU SAEs on its residual stream.
+"""Trains the stand-in that layerscope ships: a small Gemma 2 on generated text, JumpReLU SAEs on its residual stream.
 
-    .venv/bin/python scripts/train_standin.py [--steps 5000] [--folder distributed/layerscope/standin]
+    .venv/bin/python scripts/train_standin.py [--steps 3000] [--folder FOLDER]
 
-Writes `model/` in Hugging Face format and `saes/` in Gemma Scope's layout into the folder, and prints how good the SAEs
-are. The bundled questions are not read. Shapes: B documents, T tokens, D d_model, F d_sae.
+Writes `model/` in Hugging Face format and `saes/` in Gemma Scope's layout into the package, or the folder, and prints
+how good the SAEs are. The bundled questions are not read. Shapes: B documents, T tokens, D d_model, F d_sae.
 """
 
 import argparse
@@ -20,39 +20,43 @@ import torch
 from standin_text import Document, documents, read_tasks
 from tokenizers import Tokenizer
 from torch import Tensor
-
-from layerscope.standin.build import StandinSpec, make_model, make_tokenizer, residual_stream, save_model
 from transformers import Gemma2ForCausalLM
 
-SPEC = StandinSpec(n_layers=6, d_model=64, vocabulary=2048, width="512", d_sae=512)
+from layerscope.standin import STANDIN_WIDTH, standin_folder
+from layerscope.standin.build import StandinSpec, make_model, make_tokenizer, residual_stream, save_model
+
+SPEC = StandinSpec(n_layers=6, d_model=64, vocabulary=2048, width=STANDIN_WIDTH, d_sae=512)
 L0S = (8, 16, 32)  # of every layer
 BATCH, BATCHES_SORTED, PEAK_RATE, WEIGHT_DECAY = 32, 16, 4e-3, 0.1
-VERDICT_WEIGHT = 2.0
-UNKNOWN_SHARE = 0.1  # of the tokens read, so that no single word carries a question
+VERDICT_WEIGHT = 5.0
+UNKNOWN_SHARE = 0.07  # of the tokens read, so that no single word carries a question
 SAE_BATCH, SAE_RATE = 1024, 3e-3
 IGNORED = -100
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5000, help="of the model; the SAEs take an eighth as many")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parents[1] / "distributed/layerscope/standin")
+    parser.add_argument(
+        "--steps", type=int, default=3000, help="of the model; an SAE takes a fifth as many, on a document a step"
+    )
+    parser.add_argument("--folder", type=Path, default=standin_folder())
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # the number changes rounding
     torch.manual_seed(SPEC.seed)
     tasks = read_tasks()
-    tokenizer = make_tokenizer([text + verdict for text, verdict in islice(documents(tasks, 1), 20_000)], SPEC.vocabulary)
+    tokenizer = make_tokenizer(
+        [text + verdict for text, verdict in islice(documents(tasks, 1), 20_000)], SPEC.vocabulary
+    )
     model = make_model(SPEC, tokenizer.get_vocab_size())
     train_model(model, tokenizer, documents(tasks, 2), arguments.steps)
-    model.to(torch.bfloat16).to(torch.float32)  # the SAEs see the model as it is shipped
     for name in ("model", "saes"):
         shutil.rmtree(arguments.folder / name, ignore_errors=True)
     save_model(model.to(torch.bfloat16), tokenizer, arguments.folder / "model")
-    model.to(torch.float32)
-    texts = [text for text, _ in islice(documents(tasks, 3), 8_000)]
+    model.to(torch.float32)  # as a CPU loads what was saved
+    texts = [text for text, _ in islice(documents(tasks, 3), arguments.steps)]
     for layer, states in enumerate(residual_stream(model, tokenizer, texts)):
         for l0 in L0S:
-            told = train_sae(states, l0, arguments.steps // 8, arguments.folder / "saes" / f"layer_{layer}")
+            told = train_sae(states, l0, arguments.steps // 5, arguments.folder / "saes" / f"layer_{layer}")
             print(json.dumps({"layer": layer, **told}), flush=True)
 
 

@@ -1,4 +1,7 @@
-"""Makes a stand-in from a seed: `python -m layerscope.standin.build FOLDER`.
+"""Makes a random stand-in of any size from a seed, for tests and measurements; its numbers mean nothing.
+
+`python -m layerscope.standin.build FOLDER` makes one with SAEs as wide as Gemma Scope's. The stand-in that layerscope
+ships is one of these in layout and beginning, which `scripts/train_standin.py` then trains.
 
 Shapes: T tokens, D d_model, F d_sae.
 """
