@@ -22,9 +22,15 @@ STORE = 100 << 20
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A head with one CPU; the runs are slowed down enough for a test to act meanwhile."""
-    with ray_cluster(fault="slow:0.6", num_cpus=1, object_store_memory=STORE) as cluster:
+def pace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that says how many seconds a forward pass takes: a test acts while it is slow, and is done soon after."""
+    return tmp_path_factory.mktemp("pace") / "seconds"
+
+
+@pytest.fixture(scope="module")
+def cluster(pace: Path) -> Iterator[Cluster]:
+    """A head with one CPU."""
+    with ray_cluster(fault=f"slow:{pace}", num_cpus=1, object_store_memory=STORE) as cluster:
         yield cluster
 
 
@@ -34,12 +40,14 @@ def add_node(cluster: Cluster, **resources: Any) -> Any:
 
 @pytest.mark.slow
 def test_a_new_node_is_used_unasked_and_a_draining_one_gets_nothing_new(
-    cluster: Cluster, start: Start, expected: bytes
+    cluster: Cluster, start: Start, expected: bytes, pace: Path
 ) -> None:
+    pace.write_text("3")
     run = start(address=cluster.address)
     assert run.wait_until(lambda: run.size() > 0)
     second = add_node(cluster)
     assert run.wait_until(lambda: any("score" in " ".join(p.cmdline()) for p in actors_on(second)))
+    pace.write_text("0.3")
     accepted, reason = GcsClient(cluster.address).drain_node(
         second.node_id,
         autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION,
@@ -48,9 +56,8 @@ def test_a_new_node_is_used_unasked_and_a_draining_one_gets_nothing_new(
     )
     assert accepted, reason
     assert run.wait_until(lambda: not actors_on(second)), "its Gemma actor ends what it has and leaves"
-    left_at = run.size()
-    assert run.wait_until(lambda: run.size() > left_at)
     cluster.remove_node(second, allow_graceful=False)
+    pace.write_text("0")
     code, _, errors = run.finish()
     assert code == 0, errors
     assert "joined the cluster" in errors
@@ -60,14 +67,16 @@ def test_a_new_node_is_used_unasked_and_a_draining_one_gets_nothing_new(
 
 @pytest.mark.slow
 def test_the_crew_is_placed_anew_when_what_is_left_cannot_hold_it(
-    cluster: Cluster, start: Start, expected: bytes
+    cluster: Cluster, start: Start, expected: bytes, pace: Path
 ) -> None:
     """With two threads each, Gemma asks for two CPUs; after the node that has them is lost, it makes do with one."""
+    pace.write_text("1")
     large = add_node(cluster, num_cpus=2)
     run = start("--threads", "2", "--gemma-actors", "1", address=cluster.address)
     assert run.wait_until(lambda: run.size() > 0)
     assert actors_on(large)
     cluster.remove_node(large, allow_graceful=False)
+    pace.write_text("0")
     code, _, errors = run.finish()
     assert code == 0, errors
     assert "placed anew" in errors
@@ -115,8 +124,9 @@ def test_a_node_with_other_software_is_refused_by_name(cluster: Cluster, start: 
 
 @pytest.mark.slow
 def test_prometheus_sees_the_run_and_the_actors_log_what_they_do(
-    cluster: Cluster, start: Start, expected: bytes
+    cluster: Cluster, start: Start, expected: bytes, pace: Path
 ) -> None:
+    pace.write_text("0.5")
     run = start(address=cluster.address)
     ports = metrics_ports(cluster)
     seen: dict[str, float] = {}
@@ -128,7 +138,8 @@ def test_prometheus_sees_the_run_and_the_actors_log_what_they_do(
                 seen[name] = max(seen.get(name, 0.0), float(value))
         return seen.get("ray_layerscope_questions_total", 0) > 0
 
-    run.wait_until(told)
+    assert run.wait_until(told)
+    pace.write_text("0")
     code, _, errors = run.finish()
     assert code == 0, errors
     assert 0 < seen["ray_layerscope_questions_total"] <= len(expected.splitlines())
@@ -152,6 +163,29 @@ def metrics_ports(cluster: Cluster) -> list[int]:
         return [node["MetricsExportPort"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
+
+
+@pytest.mark.slow
+def test_shards_one_after_the_other_are_the_whole_run_and_a_timeline_shows_who_worked(
+    cluster: Cluster, start: Start, expected: bytes, pace: Path, tmp_path: Path
+) -> None:
+    pace.write_text("0")
+    whole = b""
+    for shard in ("1/2", "2/2"):
+        run = start("--shard", shard, "--timeline", f"{shard[0]}.json", "--overwrite", address=cluster.address)
+        code, _, errors = run.finish()
+        assert code == 0, errors
+        assert 0 < run.size() < len(expected)
+        whole += run.output.read_bytes()
+        spans = [event for event in json.loads((tmp_path / f"{shard[0]}.json").read_text()) if event["ph"] == "X"]
+        assert {event["name"] for event in spans} == {"score", "encode", "write"}
+        assert all(event["dur"] >= 0 for event in spans)
+        written = [event["args"]["batch"] for event in spans if event["name"] == "write"]
+        assert written == list(range(len(written)))
+    assert whole == expected
+    refused, _, errors = start("--shard", "1/2", address=cluster.address).finish()
+    assert refused == 2
+    assert "shard was 2/2, is 1/2" in errors
 
 
 def test_a_head_that_takes_no_work_and_a_cluster_that_adds_none_end_the_run(start: Start) -> None:

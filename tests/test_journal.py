@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.journal import Journal, is_locked, open_journal, records_path, write_array
+from layerscope.journal import Journal, is_locked, open_journal, read_lines, records_path, write_array
 from layerscope.manifest import differences, manifest_path, read_manifest
 
 ORDER = np.random.default_rng(0).permutation(24)
@@ -665,6 +665,17 @@ journal.close()
     assert "It is as it was" in told
     assert contents(path.parent).keys() == {path.name, manifest_path(path).name}
     assert path.read_bytes() == WHOLE
+
+
+def test_the_rest_of_a_torn_line_is_no_line_of_its_own() -> None:
+    """A run may write it while another process reads. A terminal can say `end of file` (^D) and then go on, too."""
+    terminal, file = os.openpty()
+    try:
+        os.write(terminal, b"whole\nhal\x04\x04f\n\x04")
+        assert list(read_lines(Path(os.ttyname(file)))) == [b"whole\n"]
+    finally:
+        os.close(terminal)
+        os.close(file)
 
 
 def test_an_array_that_does_not_fit_is_a_message_and_leaves_the_old_one(path: Path) -> None:

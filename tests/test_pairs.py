@@ -338,3 +338,14 @@ def test_stripping_changes_what_is_tokenised_and_the_digest(tokenizer: PairToken
     as_they_are, without_blanks = make_plan(selection, tokenizer, 50), make_plan(stripped, tokenizer, 50)
     assert without_blanks.unshared_tokens < as_they_are.unshared_tokens
     assert without_blanks.digest != as_they_are.digest
+
+
+@given(st.lists(st.integers(1, 40), max_size=60), st.integers(1, 100), st.integers(1, 70))
+def test_the_parts_of_a_plan_one_after_the_other_are_the_plan(lengths: list[int], budget: int, count: int) -> None:
+    """The same batches in the same order, cut at other places, about equally many each: the same bytes come out."""
+    order, starts = np.arange(len(lengths)), cut(np.array(lengths), budget)
+    plan = Plan(order, starts, sum(lengths), 0, 0, "digest")
+    parts = [plan.part(index, count) for index in range(1, count + 1)]
+    assert [batch for part in parts for batch in batches(part)] == batches(plan)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert all(len(part.order) == part.starts[-1] and part.starts[0] == 0 for part in parts)

@@ -55,6 +55,19 @@ def test_every_command_that_reads_the_records_works(command: str, demo: Path, tm
     assert done.stdout.strip()
 
 
+def examples(section: str) -> list[str]:
+    """The Python blocks of a section."""
+    text = README.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.parametrize("example", examples("Read it"))
+def test_every_example_for_notebooks_works(example: str, demo: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", example], cwd=demo, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
 def test_every_option_is_explained() -> None:
     table = README.split("\n## Options\n")[1].split("\n## ")[0]
     assert [name for name in map(option, [field.name for field in fields(Config)]) if f"`{name}`" not in table] == []
@@ -62,7 +75,8 @@ def test_every_option_is_explained() -> None:
 
 def test_the_tree_names_every_module() -> None:
     tree = README.split("\n## Where things are\n")[1]
-    modules = [path.name for path in (ROOT / "distributed/layerscope").glob("*.py") if not path.name.startswith("__")]
+    package = ROOT / "distributed/layerscope"
+    modules = [path.name for path in (*package.glob("*.py"), *package.glob("analysis/*.py")) if path.stem[0] != "_"]
     assert [name for name in modules if name not in tree] == []
 
 

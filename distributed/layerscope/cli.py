@@ -3,14 +3,17 @@
 Imports nothing heavy before it knows what to do.
 """
 
+import errno
+import io
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from layerscope.config import Config
 from layerscope.errors import LayerscopeError
+from layerscope.files import user_path
 
 _app = tyro.extras.SubcommandApp()
 _Options = Annotated[Config, tyro.conf.arg(name="")]
@@ -50,8 +53,71 @@ def verify(file: tyro.conf.Positional[Path]) -> int:
     return 0
 
 
+@_app.command
+def export(file: tyro.conf.Positional[Path], to: str, overwrite: bool = False) -> int:
+    """Write a run's records in another format: as tables of features and of questions, or as one JSON array.
+
+    Args:
+        to: The file to write, x.parquet, x.csv or x.json; the table of questions goes to x.questions.parquet or .csv.
+        overwrite: Replace what is there.
+    """
+    from layerscope.analysis.export import export
+
+    print(export(file, user_path(to), overwrite))
+    return 0
+
+
+@_app.command
+def compare(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], json: bool = False) -> int:
+    """Compare two runs over the same questions: accuracy, log-likelihoods, features.
+
+    Args:
+        json: Print it for programs.
+    """
+    from layerscope.analysis.compare import as_json, as_text, compare
+
+    print((as_json if json else as_text)(compare(a, b)))
+    return 0
+
+
+@_app.command
+def explain(file: tyro.conf.Positional[Path], density: bool = False, to: Path | None = None) -> int:
+    """Load Neuronpedia's explanations of a run's features into the cache, once, and say what there is.
+
+    Args:
+        density: Load how often each feature fires too; a larger download.
+        to: Write the records to this file, with a description in each feature that has one.
+    """
+    from layerscope.analysis.explanations import explain
+
+    print(explain(file, density, to))
+    return 0
+
+
+class _Terminal(io.FileIO):
+    """A terminal. Once it has hung up, what is written to it goes nowhere, so that a run still ends as it should."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return len(data)
+
+
+def _outlive_terminals() -> None:
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream.isatty():
+            raw = _Terminal(stream.fileno(), "w", closefd=False)
+            text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=True)
+            setattr(sys, name, text)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process with its exit code: 0 done, 1 failed, 2 usage, 128 + n for signal n."""
+    _outlive_terminals()
     try:
         code = _app.cli(args=arguments, prog="layerscope", config=(tyro.conf.FlagCreatePairsOff,))
     except LayerscopeError as error:

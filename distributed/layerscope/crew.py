@@ -4,7 +4,7 @@ The driver gives batches to whoever is ready and knows what a death means for th
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,7 +38,6 @@ MACHINE_FAULTS = (
     RaySystemError,
 )
 MAX_DEATHS = 5  # of one actor while it starts
-_TEND_SECONDS = 2.0
 _REBUILD_SECONDS = 15.0  # without a way on, once nodes have come or gone
 _TELL_SECONDS = 60.0
 
@@ -98,20 +97,19 @@ class Crew:
         self.metrics = Metrics()
         self._known = cluster.alive_nodes()
         self._built_on = self._known
-        self._tended = self._told = 0.0
+        self._told = 0.0
         self._stuck_since: float | None = None
         for seat in job.placement.seats:
             self._add(seat)
 
     def gemma_with_room(self, limit: int) -> Member | None:
         """The Gemma actor that has the least to do, if that is less than `limit` calls."""
-        able = [member for member in self.gemma if member.available and member.calls < limit]
-        return min(able, key=lambda member: member.calls, default=None)
+        return _least_loaded([member for member in self.gemma if member.available], limit)
 
-    def encoder(self, block: int) -> Member | None:
-        """The encoder of a block that has the least to do; None while none is ready."""
+    def encoder_with_room(self, block: int, limit: int) -> Member | None:
+        """The encoder of a block that has the least to do, if that is less than `limit` calls."""
         able = [member for member in self.encoders if member.seat.block == block and member.available]
-        return min(able, key=lambda member: member.calls, default=None)
+        return _least_loaded(able, limit)
 
     def take(self, reference: Reference) -> None:
         """Takes what a starting actor answered: first that it is there, then that it has loaded.
@@ -147,14 +145,11 @@ class Crew:
         self._start(member)
 
     def tend(self) -> None:
-        """Looks after the crew every few seconds: nodes that leave, nodes that join, and whether there is a way on.
+        """Looks after the crew, every few seconds: nodes that leave, nodes that join, and whether there is a way on.
 
         Raises:
             LayerscopeError: no actor of a kind that is needed can start, and no node is on its way.
         """
-        if time.monotonic() - self._tended < _TEND_SECONDS:
-            return
-        self._tended = time.monotonic()
         for role, members in (("gemma", self.gemma), ("encoder", self.encoders)):
             self.metrics.ready.set(sum(member.ready for member in members), {"role": role})
         self._leave_draining_nodes()
@@ -332,6 +327,11 @@ class Crew:
         # The layer blocks stay: batches are under way that are cut into them.
         config = replace(job.config, layer_blocks=len(self.placement.blocks))
         return place(config, nodes, job.needs, job.numerics.threads)
+
+
+def _least_loaded(members: Sequence[Member], limit: int) -> Member | None:
+    member = min(members, key=lambda member: member.calls, default=None)
+    return member if member is not None and member.calls < limit else None
 
 
 def first_line(error: BaseException) -> str:

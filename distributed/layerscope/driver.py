@@ -25,9 +25,11 @@ from layerscope.timeline import Timeline
 
 MAX_ATTEMPTS = 5  # of one batch
 _CALLS_PER_GEMMA_ACTOR = 2  # one at work and one waiting, so that the GPU never does
+_CALLS_PER_ENCODER = 4  # few, so that a batch that is run again does not wait behind all the others
 _BATCHES_PER_GEMMA_ACTOR = 4  # begun and not written: a slow batch holds the others up no sooner
 _STORE_SHARE = 0.3  # of the object store for what is begun and not written; the rest is for copies and for others
 _WAIT_SECONDS = 0.5
+_TEND_SECONDS = 2.0
 _SILENCE_SECONDS = 60.0
 
 
@@ -103,7 +105,7 @@ class Driver:
         self._pending: dict[Reference, Call] = {}
         self._activations: dict[int, list[Reference | None]] = {}  # by block, of batches at a Gemma actor
         self._scored: dict[int, Scored] = {}
-        self._to_encode: list[tuple[int, int]] = []  # batch and block
+        self._to_encode: list[tuple[int, int]] = []  # a heap of batch and block: the first in line first
         self._failures: Counter[int] = Counter()
 
     def results(self, stopped: Callable[[], bool]) -> Iterator[BatchLines]:
@@ -113,11 +115,13 @@ class Driver:
             LayerscopeError: a fault that a retry does not mend.
         """
         try:
-            heard = time.monotonic()
+            heard = tended = time.monotonic()
             while self._turn and not stopped():
-                self._crew.tend()
+                if time.monotonic() - tended > _TEND_SECONDS:
+                    tended = time.monotonic()
+                    self._crew.tend()
+                    self._measure()
                 self._dispatch()
-                self._measure()
                 if answered := self._answered():
                     heard = time.monotonic()
                 elif time.monotonic() - heard > _SILENCE_SECONDS:
@@ -142,15 +146,16 @@ class Driver:
     def _dispatch(self) -> None:
         """Gives out what can be worked on: activations first, because they fill the object store."""
         waiting = []
-        for batch, block in self._to_encode:
-            member = self._crew.encoder(block)
+        while self._to_encode:
+            batch, block = heappop(self._to_encode)
+            member = self._crew.encoder_with_room(block, _CALLS_PER_ENCODER)
             if member is None:
                 waiting.append((batch, block))
                 continue
             activations = self._scored[batch].activations[block]
             encoding = member.handle.encode.remote(batch, activations, self._job.numerics.top_k)
             self._await(member, batch, block, encoding)
-        self._to_encode = waiting
+        self._to_encode = waiting  # in order, so a heap
         while self._may_begin() and (member := self._crew.gemma_with_room(_CALLS_PER_GEMMA_ACTOR)):
             batch = heappop(self._todo)
             self._budget.take(batch)
@@ -178,10 +183,10 @@ class Driver:
         if not references:
             time.sleep(_WAIT_SECONDS)  # every actor is left out; the crew will say so
             return []
-        # Nothing is fetched: large answers stay where they are until they are written.
-        answered, _ = ray.wait(references, num_returns=1, timeout=_WAIT_SECONDS, fetch_local=False)
-        if answered:
-            answered, _ = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
+        # Records are fetched to this node while others are waited for; activations are not waited for, and stay.
+        answered, _ = ray.wait(references, num_returns=len(references), timeout=0)
+        if not answered:
+            answered, _ = ray.wait(references, num_returns=1, timeout=_WAIT_SECONDS)
         return list(answered)
 
     def _collect(self, reference: Reference) -> None:
@@ -222,7 +227,8 @@ class Driver:
         nothing_to_encode = all(isinstance(outcome, ErrorLine) for outcome in scores.outcomes)
         blocks: list[LayerBlock | None] = [] if nothing_to_encode else [None] * len(activations)
         self._scored[batch] = Scored(scores, activations, blocks, time.monotonic())
-        self._to_encode += [(batch, block) for block in range(len(blocks))]
+        for block in range(len(blocks)):
+            heappush(self._to_encode, (batch, block))
 
     def _send_back(self, batch: int, fault: Exception, counted: bool) -> None:
         """Forgets what there is of a batch and puts it in line again."""
@@ -242,7 +248,7 @@ class Driver:
         self._activations.pop(batch, None)
         self._scored.pop(batch, None)
         self._budget.free(batch)
-        self._to_encode = [(other, block) for other, block in self._to_encode if other != batch]
+        self._to_encode = sorted((other, block) for other, block in self._to_encode if other != batch)
         heappush(self._todo, batch)
 
     def _count_written(self, written: BatchLines, span: Span) -> None:

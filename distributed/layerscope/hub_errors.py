@@ -1,4 +1,4 @@
-"""Patience with the hub, and its failures as known errors that say what to do."""
+"""Patience with servers, and the hub's failures as known errors that say what to do."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -25,17 +25,17 @@ _PATIENCE_SECONDS = 60.0
 _CUT_SHORT = "Consistency check failed"  # how the client's plain OSError for a body of another length begins
 
 
-def patiently(request: Callable[[], _T]) -> _T:
-    """Repeats a request while the hub is busy or the line is bad, for about a minute.
+def patiently(request: Callable[[], _T], seconds: float = _PATIENCE_SECONDS) -> _T:
+    """Repeats a request while the server is busy, the line is bad or what arrives is broken, for about a minute.
 
     The hub's client repeats some requests itself, others (listings, a body that ends in 500) never.
     """
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + seconds
     wait = 1.0
     while True:
         try:
             return request()
-        except (OSError, httpx2.TransportError) as error:
+        except (OSError, httpx2.HTTPError) as error:
             if not _may_pass(error):
                 raise
             wait = max(wait, _told_to_wait(error))
@@ -46,13 +46,13 @@ def patiently(request: Callable[[], _T]) -> _T:
 
 
 def _may_pass(error: Exception) -> bool:
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, HfHubHTTPError | httpx2.HTTPStatusError):
         return error.response is not None and error.response.status_code in _BUSY
-    return isinstance(error, httpx2.TransportError) or _CUT_SHORT in str(error)
+    return isinstance(error, httpx2.TransportError | httpx2.DecodingError) or _CUT_SHORT in str(error)
 
 
 def _told_to_wait(error: Exception) -> float:
-    response = error.response if isinstance(error, HfHubHTTPError) else None
+    response = error.response if isinstance(error, HfHubHTTPError | httpx2.HTTPStatusError) else None
     told = response.headers.get("Retry-After", "") if response is not None else ""
     return float(told) if told.isdigit() else 0.0
 

@@ -20,6 +20,7 @@ from layerscope.placement import Needs, Node, Placement, gpu_types, place, resol
 from layerscope.questions import Selection, select_questions
 from layerscope.standin import standin_folder
 
+_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts; the name is meant
 _BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2}
 _BYTES_PER_FEATURE = 52  # of JSON: names, punctuation, an id of five digits, an activation of eight
 
@@ -241,6 +242,12 @@ def _numerics(config: Config, nodes: Sequence[Node], spec: GemmaSpec) -> Numeric
 
 
 def _check_output(config: Config) -> None:
+    for name, named in (("output-file", config.output_file), ("timeline", config.timeline)):
+        if _RAY_JOB in os.environ and named and not user_path(named).is_absolute():
+            raise UsageError(
+                f"--{name}: {named} would lie in this Ray job's own folder, which Ray deletes after it.\n"
+                f"Name it by an absolute path that outlives the job, such as /shared/{Path(named).name}."
+            )
     path, output = journal.records_path(config.output_file), user_path(config.output_file).absolute()
     if not path.parent.is_dir():
         raise UsageError(f"--output-file: there is no folder {path.parent}. Make it, or name another file.")

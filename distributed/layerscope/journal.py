@@ -8,7 +8,8 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from layerscope.manifest import FORMAT, Extent, differences, manifest_path, read
 _CHECKPOINT_SECONDS = 5.0
 _LOCK_SECONDS = 0.5
 _READ_BYTES = 1 << 20
+_LONG_LINE = 1 << 16  # bytes; a shorter one is hashed before another thread has taken it
 
 
 def records_path(output_file: str) -> Path:
@@ -40,6 +42,7 @@ class Journal:
         self._descriptor = descriptor
         self._manifest = manifest
         self._extent = Extent()
+        self._hasher = ThreadPoolExecutor(1, "hasher")
         self._checkpointed = 0.0
         self._known = known  # the extent is that of the file: nothing else may be noted in the manifest
 
@@ -54,15 +57,15 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def append(self, lines: Sequence[bytes]) -> None:
+    def append(self, lines: Iterable[bytes]) -> None:
         """Writes whole lines and waits until they are on the disk.
 
         Raises:
             LayerscopeError: they cannot be written or synced; the file then ends where it ended before.
         """
+        more = self._extent.ahead()
         try:
-            for line in lines:
-                _write(self._descriptor, line)
+            self._write_and_hash(lines, more)
             os.fdatasync(self._descriptor)
         except OSError as error:
             self._take_back()
@@ -70,12 +73,28 @@ class Journal:
                 f"{self.path} cannot be written: {error.strerror or error}. Its {self.lines} lines are whole.\n"
                 "Make room (or mend the disk) and run the same command again; it goes on there."
             ) from error
-        if lines and not self.lines:
+        if more.lines and not self.lines:
             _forget_aside(self.path)
-        for line in lines:
-            self._extent.add(line)
+        self._extent.join(more)
         if time.monotonic() - self._checkpointed > _CHECKPOINT_SECONDS:
             self.checkpoint()
+
+    def _write_and_hash(self, lines: Iterable[bytes], extent: Extent) -> None:
+        """Hashing a long line takes as long as writing it, so that goes on beside: hashlib lets other threads run."""
+        hashing: Future[None] | None = None
+        try:
+            for line in lines:
+                if hashing is not None:
+                    hashing.result()
+                if len(line) > _LONG_LINE:
+                    hashing = self._hasher.submit(extent.add, line)
+                else:
+                    hashing = None
+                    extent.add(line)
+                _write(self._descriptor, line)
+        finally:
+            if hashing is not None:
+                hashing.result()
 
     def rewrite(self, replacements: Iterable[tuple[int, bytes]]) -> None:
         """Replaces some lines in one atomic step: whoever reads, and whatever happens, the file is the old or the new.
@@ -141,6 +160,7 @@ class Journal:
             finally:
                 os.close(self._descriptor)
                 self._descriptor = -1
+                self._hasher.shutdown()
 
     def recover(self, order: NDArray[np.int64], on_record: Callable[[dict[str, Any]], None]) -> None:
         """Reads what is there, removes a torn last line, and checks every record against the plan.
@@ -272,16 +292,21 @@ def read_lines(path: Path) -> Iterator[bytes]:
     """The whole lines of a file, each with its line end; a torn last one is left out."""
     with path.open("rb", buffering=_READ_BYTES) as stream:
         for line in stream:
-            if line.endswith(b"\n"):
-                yield line
+            if not line.endswith(b"\n"):
+                return  # a run may write the rest of it now, which is no line of its own
+            yield line
 
 
-def write_array(path: Path, array_path: Path) -> None:
-    """Writes the records of a finished file as one JSON array, in one atomic step."""
+def write_array(path: Path, array_path: Path, lines: Iterable[bytes] | None = None) -> None:
+    """Writes the records of a file as one JSON array, in one atomic step.
+
+    Args:
+        lines: of the file, from whoever looks at them on the way.
+    """
     try:
         with replacing(array_path) as temporary, temporary.open("wb") as stream:
             separator = b"[\n"
-            for line in read_lines(path):
+            for line in lines or read_lines(path):
                 stream.write(separator + line[:-1])
                 separator = b",\n"
             stream.write(b"[]\n" if separator == b"[\n" else b"\n]\n")

@@ -9,14 +9,16 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+from layerscope import __version__
 from layerscope.placement import Gpu, Node
 
-SOFTWARE = ("layerscope", "torch", "transformers", "tokenizers", "numpy")  # whose versions may change numbers
+_SOFTWARE = ("torch", "transformers", "tokenizers", "numpy")  # whose versions may change numbers, beside our own
 
 
 def probe() -> Node:
     """This machine, as far as this process may use it."""
-    software = tuple((name, version(name)) for name in SOFTWARE)
+    # layerscope's own by its source: a job that travels as a folder is not installed under a name.
+    software = (("layerscope", __version__), *((name, version(name)) for name in _SOFTWARE))
     return Node(socket.gethostname(), _cpus(), _memory(), _gpus(), _processor(), software=software)
 
 

@@ -92,6 +92,19 @@ class Extent:
         self._digest.update(line)
         self._marks += self._digest.digest()[:4]
 
+    def ahead(self) -> "Extent":
+        """An extent of what is about to follow, to be joined once it is written."""
+        more = Extent()
+        more._digest = self._digest.copy()
+        return more
+
+    def join(self, more: "Extent") -> None:
+        """Goes on with what `ahead` gave."""
+        self.lines += more.lines
+        self.size += more.size
+        self._digest = more._digest
+        self._marks += more._marks
+
     def note(self) -> dict[str, Any]:
         """What the manifest keeps."""
         running = self._marks.hex(" ", -4)

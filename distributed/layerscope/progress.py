@@ -1,11 +1,15 @@
-"""What a person sees while a run is on: one bar on a terminal, elsewhere a plain line every ten seconds."""
+"""What a person sees while a run is on, or a file is read: a bar on a terminal, else a plain line every ten seconds."""
 
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
 
+from layerscope.files import size_text
+from layerscope.journal import read_lines
 from layerscope.summary import Totals
 
 _LINE_SECONDS = 10.0
@@ -57,3 +61,18 @@ class Progress:
         done, rate = self.totals.questions, self.rate()
         left = f"{(self._total - done) / rate:.0f} s left" if rate else "no question done yet"
         return f"{done}/{self._total} questions, {rate:.1f}/s, {left}, accuracy {self.totals.accuracy()}"
+
+
+def shown_lines(path: Path, stream: TextIO | None = None) -> Iterator[bytes]:
+    """The whole lines of a file; shows on standard error how much of it is read."""
+    stream = stream or sys.stderr
+    size, done, told = path.stat().st_size, 0, time.monotonic()
+    bar = {"unit": "B", "unit_scale": True, "dynamic_ncols": True, "leave": False}
+    with tqdm(total=size, desc=path.name, file=stream, disable=not stream.isatty(), **bar) as shown:
+        for line in read_lines(path):
+            yield line
+            done += len(line)
+            shown.update(len(line))
+            if shown.disable and time.monotonic() - told >= _LINE_SECONDS:
+                told = time.monotonic()
+                print(f"{path.name}: {size_text(done)} of {size_text(size)} read", file=stream, flush=True)

@@ -147,12 +147,22 @@ def _comma_separated(blocks: Sequence[LayerBlock], part: int) -> list[bytes | me
 
 def _features_json(layer: int, found: TopK) -> list[bytes]:
     """`"layer":[…]` of every row."""
-    # orjson writes the shortest decimal that gives a float32 back, which no formatting of Python's does.
-    numbers = orjson.dumps(np.ascontiguousarray(found.activations), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
-    template = b'{"feature_id":%%d,"activation":%%b,"layer":%d}' % layer
-    features = list(map(template.__mod__, zip(found.feature_ids.tolist(), numbers, strict=False)))
-    starts = found.starts.tolist()
-    return [b'"%d":[%b]' % (layer, b",".join(features[start:end])) for start, end in pairwise(starts)]
+    # Joining is twice as fast as formatting feature by feature: what stands between the numbers is the same everywhere.
+    end = b',"layer":%d}]' % layer
+    between = [end[:-1] + b',{"feature_id":', b"", b',"activation":', b""]
+    pieces = between * len(found.feature_ids)
+    pieces[1::4], pieces[3::4] = _decimals(found.feature_ids), _decimals(found.activations)
+    empty, opening, starts = b'"%d":[]' % layer, b'"%d":[' % layer, found.starts.tolist()
+    return [
+        opening + b"".join(pieces[4 * start : 4 * stop])[len(end) :] + end if stop > start else empty
+        for start, stop in pairwise(starts)
+    ]
+
+
+def _decimals(numbers: NDArray[np.generic]) -> list[bytes]:
+    """Every number's text; of a float32 the shortest decimal that gives it back, which no formatting of Python's is."""
+    array = orjson.dumps(np.ascontiguousarray(numbers), option=orjson.OPT_SERIALIZE_NUMPY)
+    return array[1:-1].split(b",") if len(numbers) else []
 
 
 def _rows_with(marked: NDArray[np.bool_], starts: NDArray[np.int64]) -> NDArray[np.int64]:

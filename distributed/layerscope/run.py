@@ -112,7 +112,7 @@ def _go_on(plan: Plan, file: journal.Journal, progress: Progress, results: _Resu
         if halved:
             progress.note(f"Batch {batch} did not fit the memory and was halved; the manifest names it.")
             file.note_halved(batch)
-        file.append([b"".join(line.pieces) for line in missing])
+        file.append(b"".join(line.pieces) for line in missing)
         for line in missing:
             if line.frame is None:
                 progress.totals.add_error()
@@ -143,16 +143,17 @@ def _retry(plan: Plan, file: journal.Journal, error_lines: list[int], results: _
 
 @contextmanager
 def _stop_signals() -> Iterator[list[signal.Signals]]:
-    """Collects the first signal that asks to stop; a second one stops at once.
+    """Collects the first signal that asks to stop; a second one stops at once, but for a hang-up, which may come twice.
 
     To be entered after Ray's start, which takes SIGTERM. What is ignored (a hang-up, under nohup) stays so.
     """
     caught: list[signal.Signals] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        if caught:
+        if not caught:
+            caught.append(signal.Signals(number))
+        elif number != signal.SIGHUP:  # of which a closed terminal's shell and the kernel send one each
             raise KeyboardInterrupt
-        caught.append(signal.Signals(number))
 
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
     before = [signal.signal(number, stop) for number in numbers]
@@ -160,7 +161,8 @@ def _stop_signals() -> Iterator[list[signal.Signals]]:
         yield caught
     finally:
         for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+            if number not in caught:  # else the second hang-up would end the process while Ray is shut down
+                signal.signal(number, handler)
 
 
 def command_line() -> str:

@@ -42,16 +42,11 @@ class Totals:
         if "error" in record:
             self.add_error()
             return
-        positive, negative = record["positive_solution_details"], record["negative_solution_details"]
-        solutions = (positive, negative) if record["label"] == 0 else (negative, positive)
-        # The float32 that was written, not the decimal that gives it back: a tie must stay one.
-        log_likelihoods = [float(np.float32(solution["log_likelihood"])) for solution in solutions]
-        preferred = choice(*(sum_ / len(s["text"]) for sum_, s in zip(log_likelihoods, solutions, strict=True)))
         counts = [
-            *positive["active_feature_count_by_layer"].values(),
-            *negative["active_feature_count_by_layer"].values(),
+            *record["positive_solution_details"]["active_feature_count_by_layer"].values(),
+            *record["negative_solution_details"]["active_feature_count_by_layer"].values(),
         ]
-        self._add(bool(record["model_is_correct"]), preferred == record["label"], sum(counts), len(counts))
+        self._add(bool(record["model_is_correct"]), correct_per_character(record), sum(counts), len(counts))
 
     def _add(self, correct: bool, correct_per_character: bool, active_features: int, cells: int) -> None:
         self.questions += 1
@@ -70,6 +65,20 @@ class Totals:
 
     def mean_active_features(self) -> str:
         return f"{self.active_features / self.cells:.1f}" if self.cells else "none"
+
+
+def correct_per_character(record: dict[str, Any]) -> bool:
+    """Whether the right solution of a scored record has the higher log-likelihood per character.
+
+    Raises:
+        KeyError, TypeError, ZeroDivisionError: it is not such a record.
+    """
+    positive, negative = record["positive_solution_details"], record["negative_solution_details"]
+    solutions = (positive, negative) if record["label"] == 0 else (negative, positive)
+    # The float32 that was written, not the decimal that gives it back: a tie must stay one.
+    log_likelihoods = [float(np.float32(solution["log_likelihood"])) for solution in solutions]
+    preferred = choice(*(sum_ / len(s["text"]) for sum_, s in zip(log_likelihoods, solutions, strict=True)))
+    return bool(preferred == record["label"])
 
 
 def _share(count: int, total: int) -> str:

@@ -1,7 +1,8 @@
 """Faults for the processes of a run under test: Python imports this at every start while its folder is on PYTHONPATH.
 
 `LAYERSCOPE_FAULT` says what the model's forward pass shall do, in every process that loads one:
-`slow:SECONDS` sleeps before it, so that a test can catch it at work; `oom:TOKENS` raises `torch.OutOfMemoryError`, as
+`slow:SECONDS` sleeps before it, so that a test can catch it at work, and `slow:FILE` as long as the file says at the
+moment; `oom:TOKENS` raises `torch.OutOfMemoryError`, as
 CUDA does, for a batch of more tokens; `flaky:N` finds a residual not finite in every Nth pair of a batch.
 """
 
@@ -10,8 +11,15 @@ import importlib.machinery
 import os
 import sys
 import time
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+
+def sleep(told: str) -> None:
+    start = time.monotonic()
+    while time.monotonic() - start < float(Path(told).read_text() if told.startswith("/") else told):
+        time.sleep(0.02)
 
 
 def spoil(module: ModuleType) -> None:
@@ -20,7 +28,7 @@ def spoil(module: ModuleType) -> None:
 
     def faulty(self: Any, pairs: Any, layers: Any) -> Any:
         if kind == "slow":
-            time.sleep(float(value))
+            sleep(value)
         if kind == "oom" and sum(len(pair.tokens) for pair in pairs) > int(value):
             raise module.torch.OutOfMemoryError("CUDA out of memory (simulated)")
         result = forward(self, pairs, layers)

@@ -1,0 +1,156 @@
+"""The whole: a file in, an `Analysis` out.
+
+Two passes over the layers, one layer in memory at a time. The first tests every feature and flips labels; then q-values
+are taken over all layers together and features are selected; the second scores the validation half with them.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerscope.analysis import contrast, overview, statistics
+from layerscope.analysis.censoring import LayerPairs, pair_up
+from layerscope.analysis.contrast import joined
+from layerscope.analysis.layer_tests import LayerTests, layer_tests
+from layerscope.analysis.reading import FeatureLists, Run, reading
+from layerscope.analysis.result import (
+    Analysis,
+    Bools,
+    Features,
+    Firing,
+    Floats,
+    HeldOut,
+    Ints,
+    Layers,
+    Options,
+    Questions,
+    Tested,
+)
+
+Progress = Callable[[str, float], None]
+"""Gets what is being done, and which share of it is done, from 0 to 1."""
+
+_CONTRASTS = (("right vs wrong", "right", "wrong"), ("chosen vs rejected", "chosen", "rejected"))
+_DENSE = 0.1
+
+
+def analyse(path: Path, options: Options | None = None, progress: Progress = lambda *_: None) -> Analysis:
+    """Analyses a file, finished or still growing: its whole lines, read once, as a stream.
+
+    Raises:
+        UsageError: there is no such file, or it has no manifest.
+        LayerscopeError: a line is not a record.
+    """
+    options = options or Options()
+    with reading(path, lambda share: progress("reading", share)) as run:
+        questions = run.questions
+        signs = np.ones(len(questions.correct)), np.where(questions.correct, 1.0, -1.0)  # as in _CONTRASTS
+        layers, tests, stratum_shares = _first_pass(run, signs, options, progress)
+        features = _features(run.layers, tests, len(questions.correct))
+        largest_firing = np.max([layer.largest_firing for layer in tests], axis=0)
+        largest_magnitude = np.max([layer.largest_magnitude for layer in tests], axis=0)
+        contrasts = [contrast.join_layers([layer.contrasts[number] for layer in tests]) for number in range(len(signs))]
+        del tests  # as large as what was joined from them
+        firing = [contrast.settle(found.firing, largest_firing, options) for found in contrasts]
+        magnitude = [contrast.settle(found.magnitude, largest_magnitude, options) for found in contrasts]
+        held_out = _second_pass(run, signs, features, firing, progress)
+    right_wrong, chosen_rejected = (
+        contrast.assemble(*parts, layers, features, stratum_shares, options)
+        for parts in zip(_CONTRASTS, contrasts, firing, magnitude, held_out, strict=True)
+    )
+    return Analysis(
+        options,
+        overview.header(path, run, _mean(layers.cut_share)),
+        questions,
+        layers,
+        features,
+        right_wrong,
+        chosen_rejected,
+        overview.length_bins(questions),
+    )
+
+
+def _first_pass(
+    run: Run, signs: Sequence[Floats], options: Options, progress: Progress
+) -> tuple[Layers, list[LayerTests], dict[str, float]]:
+    """Tests every layer; also the share of the pairs (of all layers) in each stratum."""
+    flips = statistics.label_flips(len(run.questions.correct), options.permutations, options.seed)
+    layers, tests, shares = [], [], []
+    for index, layer in enumerate(run.layers):
+        lists = run.feature_lists(index)
+        pairs = pair_up(lists)
+        strata = _strata(run.questions, pairs)
+        layers.append(_layer(layer, lists, pairs))
+        tests.append(layer_tests(pairs, run.questions.discovery, strata, signs, flips, options.min_pairs))
+        shares.append({name: _mean(members) for name, members in strata.items()})
+        progress("testing", (index + 1) / len(run.layers))
+    return joined(layers), tests, {name: float(np.mean([share[name] for share in shares])) for name in strata}
+
+
+def _strata(questions: Questions, pairs: LayerPairs) -> dict[str, Bools]:
+    """Which of a layer's pairs are in each, [Q]."""
+    return {
+        "same final token": questions.same_final_token,
+        "full stop": questions.full_stop,
+        "lists not cut": pairs.whole,
+    }
+
+
+def _layer(layer: int, lists: FeatureLists, pairs: LayerPairs) -> Layers:
+    """The one row of a layer."""
+    active = lists.active.mean(axis=0) if len(lists.active) else np.full(2, np.nan)
+    row = (layer, *active, _mean(lists.active > lists.listed), pairs.mean_jaccard())
+    return Layers(*(np.array([value]) for value in row))
+
+
+def _features(layers: Sequence[int], tests: Sequence[LayerTests], n_questions: int) -> Features:
+    listed = np.concatenate([layer.listed for layer in tests])
+    density = listed / max(2 * n_questions, 1)
+    return Features(
+        np.repeat(np.array(layers), [len(layer.listed) for layer in tests]),
+        np.concatenate([layer.feature_id for layer in tests]),
+        listed,
+        density,
+        density > _DENSE,
+    )
+
+
+def _second_pass(
+    run: Run, signs: Sequence[Floats], features: Features, tested: Sequence[Tested[Firing]], progress: Progress
+) -> list[HeldOut]:
+    """Scores the validation half of every contrast with what was selected for it on the discovery half."""
+    rows: list[list[tuple[float, ...]]] = [[] for _ in tested]
+    held_out = ~run.questions.discovery
+    for index, layer in enumerate(run.layers):
+        chosen = [firing.selected & (features.layer == layer) for firing in tested]
+        pairs = pair_up(run.feature_lists(index)) if any(map(np.any, chosen)) else None
+        for sign, firing, mask, found in zip(signs, tested, chosen, rows, strict=True):
+            if pairs is None or not mask.any():
+                found.append((0, np.nan, np.nan, np.nan))
+                continue
+            positive, negative = _scores(pairs, features.feature_id[mask], firing.discovery.effect[mask])
+            first = np.where(sign > 0, positive, negative)[held_out]
+            second = np.where(sign > 0, negative, positive)[held_out]
+            found.append(
+                (int(mask.sum()), *statistics.paired_superiority(first, second), statistics.auroc(first, second))
+            )
+        progress("scoring", (index + 1) / len(run.layers))
+    return [HeldOut(counts.astype(np.int64), *columns) for counts, *columns in (np.array(found).T for found in rows)]
+
+
+def _scores(pairs: LayerPairs, feature_ids: Ints, weights: Floats) -> tuple[Floats, Floats]:
+    """The sum of the weights of the features that fire, of every positive and of every negative solution, [Q]."""
+    weight = np.zeros(len(pairs.feature_id))
+    weight[np.searchsorted(pairs.feature_id, feature_ids)] = weights
+    positive, negative = (
+        statistics.sums(pairs.pair, weight[pairs.feature] * (side > 0), len(pairs.whole))
+        for side in (pairs.positive, pairs.negative)
+    )
+    return positive, negative
+
+
+def _mean(values: NDArray[Any]) -> float:
+    return float(values.mean()) if values.size else float("nan")

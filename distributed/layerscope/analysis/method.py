@@ -1,0 +1,30 @@
+"""Method and limits of the analysis: the text that a report prints, a point a line."""
+
+METHOD: tuple[str, ...] = (
+    "Final token only: features are read where a solution ends. Many pairs end in the same token, often a full "
+    "stop, which may say little about what came before; what happens at the other tokens is not seen.",
+    "Two contrasts, never mixed: right against wrong (by label), and chosen against rejected (by the sum of "
+    "log-likelihoods; a tie goes to sol1). They differ only in the questions that the model gets wrong, so the "
+    "more accurate the model, the more alike they are.",
+    "Lists cut at k: what a cut list does not show is unknown, not zero. So both solutions of a question are "
+    "compared above one limit, the larger of the smallest activations in their cut lists (0 if neither is cut): "
+    "above it nothing is hidden on either side. To fire means, here, to be above that limit. Nothing is imputed.",
+    "Firing: McNemar's exact test on the discordant pairs, in which a feature fires for one solution alone. The "
+    "effect is log((b + 1/2) / (c + 1/2)).",
+    "Magnitude: Wilcoxon's signed-rank test on the pairs in which a feature fires for both solutions, so that "
+    "both activations are known. Equal activations are left out, ties share their mean rank, p is the normal "
+    "approximation; the effect is d_z. Pairs in which one side is silent belong to the firing test alone. "
+    "Magnitudes of different layers do not compare.",
+    "Superiority, P(first > second) + P(=)/2, is over the pairs in which a feature fires for at least one solution.",
+    "Many tests: Benjamini-Hochberg's q is over every layer x feature with enough pairs, per contrast and per "
+    "test. A finding is selected on one half of the questions and confirmed on the other (q among the selected, "
+    "and the same sign). The halves are split by a hash of the goal, so questions with one goal stay together. "
+    "Read effects from the validation half, which the selection did not see.",
+    "Neighbouring layers repeat each other: findings are not independent, and their number is no number of "
+    "causes. The check that respects this flips labels, a question in all layers at once, and compares with the "
+    "largest |z| of every flip.",
+    "Strata run the same procedure on fewer pairs, with less power: a feature that is not confirmed there need "
+    "not be an artefact. Density counts the lists that name a feature, a lower bound where lists are cut.",
+    "Correlation only: a feature that fires with the right solution need not make the model prefer it, and the "
+    "two solutions differ in length, wording and final token too. Nothing here intervenes in the model.",
+)

@@ -1,0 +1,68 @@
+"""What there is to say before any feature: the run, its accuracy, and accuracy by difference in length."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from layerscope.analysis.reading import Run
+from layerscope.analysis.result import Header, LengthBin, Questions, Sae
+from layerscope.analysis.statistics import proportion
+
+_LENGTH_BINS = 5
+
+
+def header(path: Path, run: Run, cut_share: float) -> Header:
+    """What was run, and how far it is."""
+    identity, about, totals = run.manifest["identity"], run.manifest["about"], run.totals
+    top_k = identity["settings"]["top_k"]
+    margin = run.questions.margin
+    return Header(
+        file=path.name,
+        written=datetime.fromtimestamp(path.stat().st_mtime, UTC),
+        command=about["command"],
+        model=identity["model"]["repository"],
+        model_commit=identity["model"]["commit"],
+        sae_repository=identity["saes"]["repository"],
+        sae_commit=identity["saes"]["commit"],
+        saes=tuple(_sae(run, layer) for layer in run.layers),
+        d_sae=about["d_sae"],
+        top_k=None if top_k == "all" else top_k,
+        standin=about["standin"],
+        planned=identity["plan"]["questions"],
+        questions=totals.scored,
+        errors=totals.errors,
+        accuracy=proportion(totals.correct, totals.scored),
+        accuracy_per_character=proportion(totals.correct_per_character, totals.scored),
+        median_margin=float(np.median(margin)) if len(margin) else float("nan"),
+        cut_share=cut_share,
+    )
+
+
+def _sae(run: Run, layer: int) -> Sae:
+    identity, about, key = run.manifest["identity"], run.manifest["about"], str(layer)
+    return Sae(
+        layer=layer,
+        path=identity["saes"]["layers"][key]["path"],
+        average_l0=about["average_l0"][key],
+        neuronpedia_id=about["neuronpedia"][key],
+        # Asked for by that name, or by a number that happens to be its average L0.
+        canonical=identity["settings"]["sae_l0"] == "canonical" or about["neuronpedia"][key] is not None,
+    )
+
+
+def length_bins(questions: Questions) -> tuple[LengthBin, ...]:
+    """Accuracy by quantiles of the difference in length, in tokens; bins that would be empty are left out."""
+    difference = questions.positive_tokens - questions.negative_tokens
+    if not len(difference):
+        return ()
+    edges = np.unique(np.quantile(difference, np.linspace(0, 1, _LENGTH_BINS + 1)[1:-1], method="lower"))
+    bin_of = np.searchsorted(edges, difference)  # a bin ends with its edge
+    return tuple(
+        LengthBin(
+            low=int(difference[bin_of == number].min()),
+            high=int(difference[bin_of == number].max()),
+            accuracy=proportion(int(questions.correct[bin_of == number].sum()), int((bin_of == number).sum())),
+        )
+        for number in np.unique(bin_of)
+    )

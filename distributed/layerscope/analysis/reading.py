@@ -1,0 +1,181 @@
+"""From the lines of a file to columns, in one pass: the questions' columns in memory, the features' on disk.
+
+Memory is bounded by the number of questions times layers (16 bytes each), and by one layer's features when it is asked
+for. Knows nothing of statistics.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from layerscope.analysis.result import Floats, Ints, Questions
+from layerscope.errors import LayerscopeError, UsageError
+from layerscope.journal import read_lines
+from layerscope.manifest import read_manifest
+from layerscope.summary import Totals
+
+_SIDES = ("positive_solution_details", "negative_solution_details")
+_HELD = 1 << 16  # numbers of a column that wait in memory
+_feature_id, _activation = itemgetter("feature_id"), itemgetter("activation")
+
+
+@dataclass(frozen=True)
+class FeatureLists:
+    """Every feature list of one layer, end to end: question by question, the positive solution's before the other's."""
+
+    feature_id: Ints  # [E]
+    activation: NDArray[np.float32]  # [E] > 0, descending within a list
+    listed: Ints  # [Q, 2] features in the list of the positive and of the negative solution
+    active: Ints  # [Q, 2] features that are active; more than `listed` where the list is cut
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a file holds so far."""
+
+    manifest: Mapping[str, Any]
+    layers: tuple[int, ...]
+    totals: Totals
+    questions: Questions
+    feature_lists: Callable[[int], FeatureLists]
+    """Reads those of the layer with this index into `layers`."""
+
+
+@contextmanager
+def reading(path: Path, progress: Callable[[float], None]) -> Iterator[Run]:
+    """Reads a file; what it spills to temporary files (8 bytes a feature) is gone when the `with` block is left.
+
+    Args:
+        progress: gets which share of the file is read.
+
+    Raises:
+        UsageError: there is no such file, or it has no manifest.
+        LayerscopeError: a line is not a record, or there is no room for the temporary files.
+    """
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}. Name the .jsonl file of a run.")
+    manifest = read_manifest(path)
+    layers = tuple(map(int, manifest["about"]["average_l0"]))
+    totals, rows = Totals(), _QuestionRows()
+    size, done = path.stat().st_size, 0
+    with ExitStack() as stack:
+        columns = [_LayerColumns(layer, stack) for layer in layers]
+        for number, line in enumerate(read_lines(path), start=1):
+            try:
+                record = orjson.loads(line)
+                totals.add_record(record)
+                if "error" not in record:
+                    rows.add(record)
+                    for side in _SIDES:
+                        for column in columns:
+                            column.add(record[side])
+            except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
+                raise LayerscopeError(
+                    f"{path}, line {number} is not a record. `layerscope verify` says more."
+                ) from error
+            done += len(line)
+            progress(min(1.0, done / size))  # it may have grown
+        yield Run(manifest, layers, totals, rows.columns(), lambda index: columns[index].feature_lists())
+
+
+class _Column:
+    """A long column of numbers: the newest in memory, the others in a file without a name."""
+
+    def __init__(self, typecode: str, stack: ExitStack) -> None:
+        self._held: array[Any] = array(typecode)
+        self._file = stack.enter_context(TemporaryFile(buffering=0))  # noqa: SIM115
+
+    def extend(self, numbers: Iterable[float]) -> None:
+        self._held.extend(numbers)
+        if len(self._held) >= _HELD:
+            self._spill()
+
+    def read(self) -> NDArray[Any]:
+        self._spill()
+        self._file.seek(0)
+        return np.fromfile(self._file, dtype=self._held.typecode)
+
+    def _spill(self) -> None:
+        unwritten = memoryview(self._held.tobytes())
+        try:
+            while unwritten:  # `tofile`, of arrays of either kind, passes over a short write
+                unwritten = unwritten[self._file.write(unwritten) :]
+        except OSError as error:
+            raise LayerscopeError(
+                f"The temporary files of the analysis cannot be written: {error.strerror or error}.\n"
+                f"They take 8 bytes a feature in {gettempdir()}. Make room there, or name another folder as TMPDIR."
+            ) from error
+        del self._held[:]
+
+
+class _LayerColumns:
+    """One layer's feature lists, list after list."""
+
+    def __init__(self, layer: int, stack: ExitStack) -> None:
+        self._key = str(layer)
+        self._feature_id, self._activation = _Column("i", stack), _Column("f", stack)
+        self._listed, self._active = array("i"), array("i")
+
+    def add(self, details: Mapping[str, Any]) -> None:
+        features = details["active_features_by_layer"][self._key]
+        self._feature_id.extend(map(_feature_id, features))
+        self._activation.extend(map(_activation, features))
+        self._listed.append(len(features))
+        self._active.append(details["active_feature_count_by_layer"][self._key])
+
+    def feature_lists(self) -> FeatureLists:
+        return FeatureLists(
+            self._feature_id.read().astype(np.int64),
+            self._activation.read(),
+            np.array(self._listed, dtype=np.int64).reshape(-1, 2),
+            np.array(self._active, dtype=np.int64).reshape(-1, 2),
+        )
+
+
+class _QuestionRows:
+    """The questions' columns while they grow."""
+
+    def __init__(self) -> None:
+        self._numbers = array("q")
+        self._margin = array("d")
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        positive, negative = (record[side] for side in _SIDES)
+        # The float32 that were written, not the decimals that give them back.
+        self._margin.append(
+            float(np.float32(positive["log_likelihood"])) - float(np.float32(negative["log_likelihood"]))
+        )
+        finals = positive["final_token"], negative["final_token"]
+        self._numbers.extend(
+            (
+                record["example_id"],
+                record["model_is_correct"],
+                positive["token_count"],
+                negative["token_count"],
+                finals[0] == finals[1],
+                all(final.endswith(".") for final in finals),
+                in_discovery_half(record["question"]),
+            )
+        )
+
+    def columns(self) -> Questions:
+        margin: Floats = np.array(self._margin)
+        example_id, correct, positive, negative, same, stop, discovery = (
+            np.array(self._numbers, dtype=np.int64).reshape(-1, 7).T.copy()
+        )
+        return Questions(example_id, margin, correct > 0, positive, negative, same > 0, stop > 0, discovery > 0)
+
+
+def in_discovery_half(goal: str) -> bool:
+    """Which half a question is in: decided by its goal alone, so that questions with one goal stay together."""
+    return bool(hashlib.blake2b(goal.encode(), digest_size=1).digest()[0] & 1)

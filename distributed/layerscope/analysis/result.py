@@ -1,0 +1,301 @@
+"""The typed result of an analysis. Nothing is computed here.
+
+Shapes: `Q` scored questions, in the file's order; `L` layers, ascending; `N` features (layer x feature) with enough
+pairs for at least one test, ordered by layer and feature id. NaN is "not tested" or "not defined", never zero.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerscope.analysis.method import METHOD
+from layerscope.errors import UsageError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an analysis can be told."""
+
+    level: float = 0.05
+    """False discovery rate of a selection, and family-wise error rate of the permutation threshold."""
+    min_pairs: int = 10
+    """A feature is tested where at least this many pairs can tell: discordant ones for firing, differing ones for
+    magnitude."""
+    permutations: int = 1000
+    """Label flips behind the family-wise threshold; 0 leaves it out."""
+    seed: int = 0
+    """Of the label flips."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.level < 1 and self.min_pairs >= 1 and self.permutations >= 0):
+            raise UsageError(
+                f"An analysis needs a level between 0 and 1, at least 1 pair and no less than 0 permutations; "
+                f"it has {self.level}, {self.min_pairs} and {self.permutations}."
+            )
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """A share with its 95 % Wilson interval; NaN of nothing."""
+
+    count: int
+    total: int
+    low: float
+    high: float
+
+    @property
+    def share(self) -> float:
+        return self.count / self.total if self.total else float("nan")
+
+
+@dataclass(frozen=True)
+class Sae:
+    """The SAE of one layer, as the manifest names it."""
+
+    layer: int
+    path: str
+    average_l0: int
+    neuronpedia_id: str | None
+    """Such as `gemma-2-2b/20-gemmascope-res-16k`; features are linked only where there is one."""
+    canonical: bool
+    """The one whose average L0 is nearest 100; features of another have other numbers."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What was run, and how far it is."""
+
+    file: str
+    written: datetime
+    """When the file was last written to, UTC."""
+    command: str
+    model: str
+    model_commit: str | None
+    """None for a folder."""
+    sae_repository: str
+    sae_commit: str | None
+    saes: tuple[Sae, ...]  # L
+    d_sae: int
+    top_k: int | None
+    """Features listed per layer and solution at most; None is all of them."""
+    standin: bool
+    """Random stand-in weights: nothing here says anything about Gemma."""
+    planned: int
+    """Questions of the whole run."""
+    questions: int
+    """Questions scored so far: Q."""
+    errors: int
+    """Error lines so far."""
+    accuracy: Proportion
+    """Share of questions whose right solution has the higher log-likelihood."""
+    accuracy_per_character: Proportion
+    """The same by log-likelihood per character."""
+    median_margin: float
+    """Of log-likelihood(positive) - log-likelihood(negative), nats."""
+    cut_share: float
+    """Share of solution x layer cells with more active features than are listed."""
+
+    @property
+    def finished(self) -> bool:
+        return self.questions + self.errors >= self.planned
+
+    @property
+    def not_canonical(self) -> tuple[int, ...]:
+        """The layers whose SAE is not the canonical one."""
+        return tuple(sae.layer for sae in self.saes if not sae.canonical)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The scored questions, a column each."""
+
+    example_id: Ints  # [Q]
+    margin: Floats  # [Q] log-likelihood(positive) - log-likelihood(negative), nats
+    correct: Bools  # [Q] the model prefers the positive solution; a tie goes to sol1
+    positive_tokens: Ints  # [Q]
+    negative_tokens: Ints  # [Q]
+    same_final_token: Bools  # [Q]
+    full_stop: Bools  # [Q] the final tokens of both solutions end in a full stop
+    discovery: Bools  # [Q] in the discovery half, by a hash of the goal; the others are the validation half
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What holds of a layer whatever the contrast, a column each."""
+
+    layer: Ints  # [L]
+    positive_active: Floats  # [L] mean number of active features of the positive solution, unlisted ones included
+    negative_active: Floats  # [L]
+    cut_share: Floats  # [L] share of its cells that are cut
+    jaccard: Floats  # [L] mean of |both fire| / |either fires| above the limit, over pairs in which anything does
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features that are tested, a column each; a row is the same feature in every column of this module."""
+
+    layer: Ints  # [N]
+    feature_id: Ints  # [N]
+    listed: Ints  # [N] solutions (of 2 Q) in whose list it is
+    density: Floats  # [N] listed / 2 Q: a lower bound where lists are cut
+    dense: Bools  # [N] density > 0.1
+
+
+@dataclass(frozen=True)
+class Firing:
+    """The sign test (exact McNemar) on discordant pairs, over one set of pairs."""
+
+    first_only: Ints  # [N] b: pairs in which only the first side fires
+    second_only: Ints  # [N] c: pairs in which only the second side fires
+    effect: Floats  # [N] log-odds log((b + 1/2) / (c + 1/2)); positive: fires for the first side
+    z: Floats  # [N] (b - c) / sqrt(b + c)
+    p: Floats  # [N] exact, two-sided; NaN where not tested
+    q: Floats  # [N] Benjamini-Hochberg over every feature of all layers with a p
+
+    @property
+    def pairs(self) -> Ints:
+        """Discordant pairs, b + c."""
+        return self.first_only + self.second_only
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """Wilcoxon's signed-rank test on the pairs in which both sides fire, over one set of pairs."""
+
+    known: Ints  # [N] pairs in which both sides fire, so that both activations are known
+    pairs: Ints  # [N] those that differ, which are what is ranked
+    mean_difference: Floats  # [N] of activation, first - second, over `known`
+    effect: Floats  # [N] d_z: mean difference / its standard deviation (ddof 1), over `known`
+    z: Floats  # [N] sum of signed ranks / sqrt(sum of squared ranks)
+    p: Floats  # [N] normal approximation, two-sided; NaN where not tested
+    q: Floats  # [N] Benjamini-Hochberg over every feature of all layers with a p
+
+
+T = TypeVar("T", Firing, Magnitude)
+
+
+@dataclass(frozen=True)
+class Tested(Generic[T]):
+    """One test in one contrast: over all pairs, and selected on one half of the questions, confirmed on the other."""
+
+    everything: T
+    """Over all pairs."""
+    discovery: T
+    validation: T
+    """p and q only where `selected`, and q over those; so that nothing is picked here."""
+    selected: Bools  # [N] discovery q <= level
+    confirmed: Bools  # [N] selected, validation q <= level, and the sign of discovery
+    family_wise_p: Floats  # [N] of `everything`, by the largest |z| of permuted labels; NaN where not tested
+    family_wise_z: float
+    """|z| above which a feature is significant at `level` over everything tested; NaN where nothing is."""
+
+
+@dataclass(frozen=True)
+class ByLayer:
+    """One test in one contrast, layer by layer."""
+
+    tested: Ints  # [L] features tested over all pairs
+    significant: Ints  # [L] of these, q <= level over all pairs
+    selected: Ints  # [L] on the discovery half
+    confirmed: Ints  # [L] on the validation half
+    largest_effect: Floats  # [L] of the significant features the effect that is largest by amount, signed; NaN of none
+    largest_z: Floats  # [L] largest |z| of those tested; to be read against `family_wise_z`; NaN of none
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How well a layer's selected features tell the sides apart on the validation half.
+
+    A solution's score is the sum of the discovery half's log-odds over the features selected for firing that fire on
+    it. NaN for a layer without any.
+    """
+
+    features: Ints  # [L] how many are selected
+    paired: Floats  # [L] P(score first > score second) + P(=)/2 within a question
+    paired_error: Floats  # [L] its standard error
+    auroc: Floats  # [L] the same over any first and any second, whatever the question
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Every number of one contrast. A difference is first - second everywhere."""
+
+    name: str
+    """`right vs wrong` (by label) or `chosen vs rejected` (by the model's log-likelihood; a tie goes to sol1)."""
+    first: str
+    second: str
+    first_fires: Ints  # [N] pairs in which the first side fires above the pair's limit
+    second_fires: Ints  # [N]
+    present: Ints  # [N] pairs in which at least one does
+    superiority: Floats  # [N] over `present`: P(activation first > second) + P(=)/2; 0.5 is no difference
+    firing: Tested[Firing]
+    magnitude: Tested[Magnitude]
+    firing_by_layer: ByLayer
+    magnitude_by_layer: ByLayer
+    held_out: HeldOut
+    strata: tuple["Stratum", ...]
+
+
+@dataclass(frozen=True)
+class Survival:
+    """What becomes of a test's confirmed features when all is done again with fewer pairs or features.
+
+    kept + same_sign + other_sign + untested = confirmed before.
+    """
+
+    kept: int
+    """Confirmed again, with the same sign."""
+    same_sign: int
+    """Tested, not confirmed; in the stratum's validation half the sign is the same."""
+    other_sign: int
+    """Tested, not confirmed; there the sign is not the same."""
+    untested: int
+    """Left out by the stratum, or too few pairs in its discovery half."""
+    confirmed: int
+    """All that are confirmed in the stratum, those that were not before included."""
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """The same procedure on a part of the data."""
+
+    name: str
+    """`same final token`, `full stop`, `lists not cut`, `without dense features`."""
+    pairs: float
+    """Share of all pairs (of pairs x layers for `lists not cut`) that it keeps."""
+    firing: Survival
+    magnitude: Survival
+
+
+@dataclass(frozen=True)
+class LengthBin:
+    """Accuracy among questions of about the same difference in length."""
+
+    low: int
+    """Smallest difference in the bin: tokens of the positive solution less tokens of the negative one."""
+    high: int
+    """Largest."""
+    accuracy: Proportion
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything."""
+
+    options: Options
+    header: Header
+    questions: Questions
+    layers: Layers
+    features: Features
+    right_wrong: Contrast
+    chosen_rejected: Contrast
+    length_bins: tuple[LengthBin, ...]
+    method: tuple[str, ...] = METHOD
+    """Method and limits, a point a line, to be printed with any figure from here."""

@@ -1,0 +1,187 @@
+"""The tests and effects, vectorised over features. Pure functions of arrays; nothing of files, layers or labels.
+
+A contrast is a sign per pair: 1 where its first side is the positive solution, -1 where it is the negative one. To flip
+a label is to flip a sign, and changes nothing else: ranks and counts of pairs serve every contrast and permutation.
+Shapes: `M` feature x pair, ordered by feature; `F` features; `Q` pairs; `P` permutations.
+"""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse, special, stats
+
+from layerscope.analysis.result import Bools, Firing, Floats, Ints, Magnitude, Proportion
+
+_PRODUCT_ROWS = 4096  # features whose permuted statistics are held at once
+
+
+def sums(index: Ints, values: Floats | Ints, size: int) -> Floats:
+    """The sum of the values at every index from 0 to `size`."""
+    return np.bincount(index, weights=values, minlength=size).astype(np.float64, copy=False)
+
+
+def sign_test(first_only: Ints, second_only: Ints, min_pairs: int) -> Firing:
+    """McNemar's exact test: of the discordant pairs, as many one way as the other."""
+    pairs = first_only + second_only
+    fewer = np.minimum(first_only, second_only)
+    p = np.minimum(1.0, 2 * special.bdtr(fewer.astype(np.float64), pairs, 0.5))
+    effect = np.log((first_only + 0.5) / (second_only + 0.5))
+    z = (first_only - second_only) / np.sqrt(np.maximum(pairs, 1))
+    return Firing(first_only, second_only, effect, z, np.where(pairs >= min_pairs, p, np.nan), np.full(len(p), np.nan))
+
+
+def midranks(feature: Ints, value: Floats) -> Floats:
+    """Ranks from 1 within each feature, ties sharing their mean (scipy.stats.rankdata's `average`).
+
+    Args:
+        feature, value: [M], ordered by feature, then by value.
+    """
+    if not len(feature):
+        return np.zeros(0)
+    new_feature = np.append(True, feature[1:] != feature[:-1])
+    starts = np.flatnonzero(new_feature | np.append(True, value[1:] != value[:-1]))  # of runs of ties
+    sizes = np.diff(np.append(starts, len(feature)))
+    before = np.maximum.accumulate(np.where(new_feature, np.arange(len(feature)), 0))[starts]
+    return np.repeat(starts - before + (sizes + 1) / 2, sizes)
+
+
+def signed_rank_test(feature: Ints, signed: Floats, rank: Floats, n_features: int, min_pairs: int) -> Magnitude:
+    """Wilcoxon's signed-rank test as scipy.stats.wilcoxon defines it with its defaults and `method="asymptotic"`.
+
+    Zeros are left out, ties share their mean rank, the variance is that of the ranks as they are, and there is no
+    continuity correction. Without many ties the normal approximation errs to the safe side where q-values need it,
+    in the far tail of few pairs.
+
+    Args:
+        signed: [M] differences first - second of the pairs in which both are known.
+        rank: [M] of their amounts within the feature, 0 for zeros.
+    """
+    differs = signed != 0
+    known = np.bincount(feature, minlength=n_features)
+    pairs = np.bincount(feature[differs], minlength=n_features)
+    z = sums(feature, rank * np.sign(signed), n_features) / np.sqrt(np.maximum(sums(feature, rank**2, n_features), 1))
+    mean = _ratio(sums(feature, signed, n_features), known)
+    deviation = np.sqrt(_ratio(sums(feature, (signed - mean[feature]) ** 2, n_features), known - 1))
+    spread = deviation > 1e-9 * np.abs(mean)  # not the rounding of equal differences
+    p = np.where(pairs >= min_pairs, 2 * stats.norm.sf(np.abs(z)), np.nan)
+    return Magnitude(
+        known, pairs, mean, _ratio(mean, np.where(spread, deviation, 0)), z, p, np.full(n_features, np.nan)
+    )
+
+
+def superiority(feature: Ints, first_less_second: Floats, n_features: int) -> Floats:
+    """P(first > second) + P(=)/2 over a feature's pairs, [F]; from the signs of the differences, [M]."""
+    signs = sums(feature, np.sign(first_less_second), n_features)
+    return 0.5 + _ratio(signs, np.bincount(feature, minlength=n_features)) / 2
+
+
+def false_discovery_rates(p: Floats) -> Floats:
+    """Benjamini-Hochberg's q of every p that is not NaN, over all of these."""
+    q = np.full(len(p), np.nan)
+    tested = ~np.isnan(p)
+    if tested.any():
+        q[tested] = stats.false_discovery_control(p[tested])
+    return q
+
+
+class Outcome(Protocol):
+    """What every test has."""
+
+    @property
+    def z(self) -> NDArray[np.floating]: ...  # [N]
+
+    @property
+    def p(self) -> Floats: ...  # [N]
+
+
+class Selection(NamedTuple):
+    """What one half of the questions selects and the other confirms, [N]."""
+
+    discovery_q: Floats
+    validation_p: Floats
+    """Only where selected."""
+    validation_q: Floats
+    """Over the selected."""
+    selected: Bools
+    confirmed: Bools
+
+
+def select_and_confirm(discovery: Outcome, validation: Outcome, level: float) -> Selection:
+    """Selects by q on one half, and confirms by q among the selected, and by sign, on the other."""
+    discovery_q = false_discovery_rates(discovery.p)
+    selected = discovery_q <= level  # NaN is not
+    validation_p = np.where(selected, validation.p, np.nan)
+    validation_q = false_discovery_rates(validation_p)
+    confirmed = (validation_q <= level) & (np.sign(validation.z) == np.sign(discovery.z))
+    return Selection(discovery_q, validation_p, validation_q, selected, confirmed)
+
+
+def label_flips(n_pairs: int, permutations: int, seed: int) -> NDArray[np.float32]:
+    """A random sign for every pair and permutation, [Q, P]."""
+    bits = np.random.default_rng(seed).integers(0, 2, (n_pairs, permutations), dtype=np.int8)
+    return (2 * bits - 1).astype(np.float32)
+
+
+def largest_flipped(
+    feature: Ints, pair: Ints, value: Floats | Ints, n_features: int, flips: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The largest |z| over features in every permutation, [P]; z is a signed sum over pairs / its standard deviation.
+
+    Args:
+        value: [M] what a pair adds to the sum: its sign, or its signed rank.
+    """
+    norm = np.sqrt(sums(feature, np.square(value), n_features))
+    scaled = (value / norm[feature]).astype(np.float32)
+    matrix = sparse.csr_array((scaled, (feature, pair)), shape=(n_features, len(flips)))
+    largest = np.zeros(flips.shape[1], dtype=np.float32)
+    for start in range(0, n_features, _PRODUCT_ROWS):
+        z = matrix[start : start + _PRODUCT_ROWS] @ flips  # [rows, P]
+        np.maximum(largest, np.maximum(z.max(axis=0), -z.min(axis=0)), out=largest)
+    return largest
+
+
+def family_wise(z: Floats, tested: Bools, largest: NDArray[np.float32], level: float) -> tuple[Floats, float]:
+    """Westfall and Young's single-step adjusted p, (1 + permutations that reach |z|) / (1 + P), and the |z| to exceed.
+
+    Args:
+        z: [N] observed.
+        largest: [P] of every permutation over everything tested.
+    """
+    adjusted = np.full(len(z), np.nan)
+    if not tested.any() or not len(largest):
+        return adjusted, float("nan")
+    ordered = np.sort(largest.astype(np.float64))
+    amount = np.abs(z[tested]) * (1 - 1e-5)  # the permuted ones are float32
+    adjusted[tested] = (1 + len(ordered) - np.searchsorted(ordered, amount)) / (1 + len(ordered))
+    allowed = int(level * (1 + len(ordered))) - 1  # permutations that may reach a significant |z|
+    return adjusted, float(ordered[-1 - allowed]) if allowed >= 0 else float("inf")
+
+
+def paired_superiority(first: Floats, second: Floats) -> tuple[float, float]:
+    """P(first > second) + P(=)/2 within pairs, and its standard error; NaN of nothing."""
+    wins = (np.sign(first - second) + 1) / 2
+    if not len(wins):
+        return float("nan"), float("nan")
+    return float(wins.mean()), float(wins.std() / np.sqrt(len(wins)))
+
+
+def auroc(first: Floats, second: Floats) -> float:
+    """P(first > second) + P(=)/2 over any of the one and any of the other; NaN of nothing."""
+    if not len(first) or not len(second):
+        return float("nan")
+    return float(stats.mannwhitneyu(first, second, method="asymptotic").statistic / (len(first) * len(second)))
+
+
+def proportion(count: int, total: int) -> Proportion:
+    """A share with its 95 % Wilson interval."""
+    if not total:
+        return Proportion(0, 0, float("nan"), float("nan"))
+    interval = stats.binomtest(count, total).proportion_ci(0.95, method="wilson")
+    return Proportion(count, total, float(interval.low), float(interval.high))
+
+
+def _ratio(numerator: Floats | Ints, denominator: Floats | Ints) -> Floats:
+    """Their ratio, NaN where the denominator is not positive."""
+    positive = denominator > 0
+    return np.where(positive, numerator / np.where(positive, denominator, 1), np.nan)

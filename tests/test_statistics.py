@@ -1,0 +1,256 @@
+"""The statistics: against scipy one feature at a time, against enumeration, and level under shuffled labels."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from layerscope.analysis import statistics
+from layerscope.analysis.censoring import LayerPairs
+from layerscope.analysis.layer_tests import layer_tests
+from layerscope.analysis.result import Magnitude
+
+# Differences with many ties and zeros, and differences with few.
+DIFFERENCES = st.lists(st.integers(-4, 4).map(float) | st.floats(-50, 50, width=32), min_size=1, max_size=40)
+
+
+def test_the_sign_test_is_the_exact_binomial_test() -> None:
+    first, second = (counts.ravel() for counts in np.mgrid[0:26, 0:26])
+    first, second = np.append(first, [900, 40]), np.append(second, [700, 400])
+    found = statistics.sign_test(first, second, 1)
+    for b, c, effect, z, p in zip(first, second, found.effect, found.z, found.p, strict=True):
+        if b + c:
+            assert p == pytest.approx(stats.binomtest(int(b), int(b + c)).pvalue, rel=1e-9)
+            assert z == pytest.approx((b - c) / math.sqrt(b + c))
+        assert effect == pytest.approx(math.log((b + 0.5) / (c + 0.5)))
+    assert np.isnan(found.p[0])
+    assert found.z[0] == 0
+
+
+def test_too_few_discordant_pairs_are_not_tested() -> None:
+    found = statistics.sign_test(np.array([5, 6]), np.array([4, 4]), 10)
+    assert np.isnan(found.p).tolist() == [True, False]
+
+
+def magnitude_of(columns: list[list[float]], sign: float = 1.0, min_pairs: int = 1) -> Magnitude:
+    """The test of several features, a column of differences each."""
+    feature = np.repeat(np.arange(len(columns)), [len(column) for column in columns])
+    difference = np.array([value for column in columns for value in column])
+    order = np.lexsort((np.abs(difference), feature))
+    feature, difference = feature[order], difference[order]
+    differs = difference != 0
+    rank = np.zeros(len(difference))
+    rank[differs] = statistics.midranks(feature[differs], np.abs(difference[differs]))
+    return statistics.signed_rank_test(feature, sign * difference, rank, len(columns), min_pairs)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(DIFFERENCES, min_size=1, max_size=4))
+def test_the_signed_rank_test_is_scipys(columns: list[list[float]]) -> None:
+    found = magnitude_of(columns)
+    for row, column in enumerate(columns):
+        values = np.array(column)
+        assert found.known[row] == len(column)
+        assert found.pairs[row] == np.count_nonzero(values)
+        assert found.mean_difference[row] == pytest.approx(values.mean())
+        if values.any():
+            expected = stats.wilcoxon(values, method="asymptotic")
+            assert found.p[row] == pytest.approx(expected.pvalue, rel=1e-9)
+            one_sided = stats.wilcoxon(values, method="asymptotic", alternative="greater")
+            assert found.z[row] == pytest.approx(one_sided.zstatistic, abs=1e-9)
+        if len(column) > 1 and values.std() > 1e-6 * np.abs(values).max():
+            assert found.effect[row] == pytest.approx(values.mean() / values.std(ddof=1), rel=1e-6, abs=1e-9)
+
+
+def test_d_z_of_equal_differences_is_not_defined() -> None:
+    """The rounding of their mean would else pass for a spread, and the effect for the largest there is."""
+    found = magnitude_of([[0.1] * 12, [0.3], [0.0, 0.0]])
+    assert np.isnan(found.effect).all()
+    assert found.z[0] > 3
+    assert not np.isnan(found.p[0])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=12), min_size=1, max_size=5))
+def test_midranks_are_those_of_rankdata(groups: list[list[int]]) -> None:
+    feature = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    value = np.array([value for group in groups for value in sorted(group)], dtype=np.float64)
+    expected = np.concatenate([stats.rankdata(sorted(group)) for group in groups])
+    assert statistics.midranks(feature, value).tolist() == expected.tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.none() | st.floats(0, 1), max_size=30))
+def test_false_discovery_rates_pass_over_what_was_not_tested(values: list[float | None]) -> None:
+    p = np.array([np.nan if value is None else value for value in values])
+    q = statistics.false_discovery_rates(p)
+    tested = ~np.isnan(p)
+    assert (np.isnan(q) == ~tested).all()
+    if tested.any():
+        assert q[tested].tolist() == stats.false_discovery_control(p[tested]).tolist()
+        ordered = np.sort(p[tested])
+        rejected = np.flatnonzero(ordered <= 0.05 * np.arange(1, len(ordered) + 1) / len(ordered))
+        assert (q[tested] <= 0.05).sum() == (rejected[-1] + 1 if len(rejected) else 0)  # the step-up rule itself
+
+
+@settings(max_examples=50, deadline=None)
+@given(DIFFERENCES, DIFFERENCES)
+def test_superiority_and_auroc_count_ties_as_half(first: list[float], second: list[float]) -> None:
+    wins = [(a > b) + (a == b) / 2 for a, b in itertools.product(first, second)]
+    assert statistics.auroc(np.array(first), np.array(second)) == pytest.approx(np.mean(wins))
+    differences = np.array(first)
+    wins = [(value > 0) + (value == 0) / 2 for value in first]
+    zeros = np.zeros(len(first))
+    assert statistics.paired_superiority(differences, zeros)[0] == pytest.approx(np.mean(wins))
+    feature = np.zeros(len(first), dtype=np.int64)
+    assert statistics.superiority(feature, differences, 2)[0] == pytest.approx(np.mean(wins))
+    assert np.isnan(statistics.superiority(feature, differences, 2)[1])
+
+
+def test_wilsons_interval() -> None:
+    """8 of 10 by hand: (0.8 + z²/20 ± z sqrt(0.016 + z²/400)) / (1 + z²/10)."""
+    interval = statistics.proportion(8, 10)
+    assert (interval.low, interval.high) == pytest.approx((0.490162, 0.943318), abs=1e-6)
+    assert math.isnan(statistics.proportion(0, 0).share)
+
+
+def test_permutations_against_every_flip_there_is() -> None:
+    """Three features on seven pairs, all 128 flips: the family-wise p is the share of flips that reach the |z|."""
+    rng = np.random.default_rng(3)
+    values = rng.integers(-3, 4, (3, 7)).astype(np.float64)  # [F, Q]
+    feature, pair = np.nonzero(values)
+    flips = np.array(list(itertools.product([1, -1], repeat=7)), dtype=np.float32).T
+    largest = statistics.largest_flipped(feature, pair, values[feature, pair], 3, flips)
+    norms = np.sqrt((values**2).sum(axis=1))
+    expected = [max(abs(sum(values[f] * flip)) / norms[f] for f in range(3)) for flip in flips.T]
+    assert largest == pytest.approx(expected, rel=1e-5)
+
+    z = np.append(values.sum(axis=1) / norms, 99.0)
+    tested = np.array([True, True, True, False])
+    adjusted, threshold = statistics.family_wise(z, tested, largest, 0.1)
+    for row in range(3):
+        reached = sum(value >= abs(z[row]) * (1 - 1e-5) for value in expected)
+        assert adjusted[row] == pytest.approx((1 + reached) / 129)
+    assert np.isnan(adjusted[3])
+    above, _ = statistics.family_wise(np.array([threshold * 1.001, threshold * 0.999]), np.ones(2, bool), largest, 0.1)
+    assert above[0] <= 0.1 < above[1]
+
+
+def test_a_finding_is_selected_on_one_half_and_confirmed_on_the_other() -> None:
+    n = 20
+    first = np.array([20, 20, 20, 10])
+    discovery = statistics.sign_test(first, n - first, 10)
+    validation = statistics.sign_test(np.array([18, 2, 10, 20]), np.array([2, 18, 10, 0]), 10)
+    found = statistics.select_and_confirm(discovery, validation, 0.05)
+    assert found.selected.tolist() == [True, True, True, False]
+    assert found.confirmed.tolist() == [True, False, False, False]  # the second has the other sign, the third nothing
+    assert np.isnan(found.validation_q).tolist() == [False, False, False, True]  # not to be picked from
+    assert found.validation_q[0] == pytest.approx(stats.binomtest(18, 20).pvalue * 3 / 2)  # among three, two as small
+
+
+def random_pairs(seed: int, n_pairs: int = 300, n_features: int = 60) -> LayerPairs:
+    """Features that fire and differ without regard to the side, in correlated families."""
+    rng = np.random.default_rng(seed)
+    family = rng.random((n_pairs, n_features // 4)).repeat(4, axis=1)
+    sides = [
+        np.where((family + 0.6 * rng.random((n_pairs, n_features)) < 0.7), rng.gamma(3.0, 1.0, family.shape), 0)
+        for _ in range(2)
+    ]
+    pair, feature = np.nonzero((sides[0] > 0) | (sides[1] > 0))
+    order = np.lexsort((pair, feature))
+    pair, feature = pair[order], feature[order]
+    return LayerPairs(
+        np.arange(n_features),
+        np.bincount(feature, minlength=n_features),
+        feature,
+        pair,
+        sides[0][pair, feature],
+        sides[1][pair, feature],
+        np.ones(n_pairs, dtype=bool),
+    )
+
+
+def parts_of(n_pairs: int) -> dict[str, np.ndarray]:
+    discovery = np.arange(n_pairs) % 2 == 0
+    return {"everything": np.ones(n_pairs, dtype=bool), "discovery": discovery, "validation": ~discovery}
+
+
+def test_shuffled_labels_keep_the_levels_that_are_promised() -> None:
+    """Of 400 shufflings 20 or so may have any finding at level 0.05; the permutation's threshold uses its level up."""
+    shufflings, level = 400, 0.05
+    pairs = random_pairs(seed=1)
+    signs = list(np.random.default_rng(2).choice([-1.0, 1.0], (shufflings, len(pairs.whole))))
+    flips = statistics.label_flips(len(pairs.whole), 999, seed=3)
+    discovery = parts_of(len(pairs.whole))["discovery"]
+    layer = layer_tests(pairs, discovery, {}, signs, flips, min_pairs=10)
+    most = stats.binom.isf(1e-4, shufflings, level)  # a right procedure goes beyond this once in 10,000
+    least = stats.binom.ppf(1e-4, shufflings, level)
+    for name, largest in (("firing", layer.largest_firing), ("magnitude", layer.largest_magnitude)):
+        tests = [getattr(contrast, name) for contrast in layer.contrasts]
+        assert (~np.isnan(tests[0]["everything"].p)).sum() > 50
+        significant = selected = confirmed = family_wise = 0
+        for found in tests:
+            significant += (statistics.false_discovery_rates(found["everything"].p) <= level).any()
+            selection = statistics.select_and_confirm(found["discovery"], found["validation"], level)
+            selected += selection.selected.any()
+            confirmed += selection.confirmed.any()
+            z = found["everything"].z
+            adjusted, _ = statistics.family_wise(z, ~np.isnan(found["everything"].p), largest, level)
+            family_wise += (adjusted <= level).any()
+        assert significant <= most
+        assert selected <= most
+        assert confirmed <= stats.binom.isf(1e-4, shufflings, level**2)
+        assert least <= family_wise <= most
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000))
+def test_swapped_labels_flip_every_sign_and_keep_every_p(seed: int) -> None:
+    pairs = random_pairs(seed, n_pairs=40, n_features=12)
+    sign = np.random.default_rng(seed).choice([-1.0, 1.0], 40)
+    layer = layer_tests(
+        pairs, parts_of(40)["discovery"], {}, [sign, -sign], statistics.label_flips(40, 10, 0), min_pairs=5
+    )
+    one, other = layer.contrasts
+    for part in one.firing:
+        for name in ("firing", "magnitude"):
+            here, there = getattr(one, name)[part], getattr(other, name)[part]
+            np.testing.assert_allclose(here.z, -there.z)
+            np.testing.assert_allclose(here.effect, -there.effect)
+            np.testing.assert_array_equal(here.pairs, there.pairs)
+            np.testing.assert_allclose(here.p, there.p)
+        np.testing.assert_array_equal(one.firing[part].first_only, other.firing[part].second_only)
+    np.testing.assert_array_equal(one.comparison.first_fires, other.comparison.second_fires)
+    np.testing.assert_allclose(one.comparison.superiority, 1 - other.comparison.superiority)
+
+
+def test_a_layer_is_tested_as_each_feature_alone() -> None:
+    """The vectorised path against plain loops, scipy's tests and the definitions, on each part."""
+    pairs = random_pairs(seed=7, n_pairs=80, n_features=16)
+    sign = np.random.default_rng(7).choice([-1.0, 1.0], 80)
+    parts = parts_of(80)
+    layer = layer_tests(pairs, parts["discovery"], {}, [sign], statistics.label_flips(80, 10, 0), min_pairs=4)
+    (found,) = layer.contrasts
+    assert len(layer.feature_id) == 16
+    for row, feature in enumerate(layer.feature_id):
+        mine = pairs.feature == feature
+        right = np.where(sign[pairs.pair] > 0, pairs.positive, pairs.negative)[mine]
+        wrong = np.where(sign[pairs.pair] > 0, pairs.negative, pairs.positive)[mine]
+        assert found.comparison.first_fires[row] == (right > 0).sum()
+        assert found.comparison.second_fires[row] == (wrong > 0).sum()
+        assert found.comparison.superiority[row] == pytest.approx(((right > wrong) + (right == wrong) / 2).mean())
+        for part, members in parts.items():
+            inside = members[pairs.pair[mine]]
+            b, c = ((right > 0) & (wrong == 0) & inside).sum(), ((wrong > 0) & (right == 0) & inside).sum()
+            firing, magnitude = found.firing[part], found.magnitude[part]
+            assert (firing.first_only[row], firing.second_only[row]) == (b, c)
+            difference = (right - wrong)[(right > 0) & (wrong > 0) & inside]
+            assert magnitude.known[row] == len(difference)
+            if len(difference) >= 4:
+                assert magnitude.p[row] == pytest.approx(stats.wilcoxon(difference, method="asymptotic").pvalue)
+            else:
+                assert np.isnan(magnitude.p[row])
