@@ -51,13 +51,13 @@ def records() -> list[dict]:
 
 @pytest.fixture(scope="module")
 def taught() -> Iterator[tuple[list["Task"], list["Document"]]]:
-    """What the stand-in is taught, and some of the text that says so."""
+    """What the stand-in is taught, and the text that says so, as training draws it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(SCRIPTS)
         from standin_text import documents, read_tasks
 
         tasks = read_tasks()
-        yield tasks, list(islice(documents(tasks, 2), 50_000))
+        yield tasks, list(islice(documents(tasks, 2), 100_000))
 
 
 # --- what it knows ----------------------------------------------------------------------------------------------------
@@ -73,21 +73,15 @@ def test_it_prefers_the_right_solution_to_most_bundled_questions(
 def test_no_bundled_question_is_in_the_training_text(
     taught: tuple[list["Task"], list["Document"]], questions: list[Question]
 ) -> None:
-    """Else it would remember, not know: no goal is asked in training, and no solution is given to it."""
-    tasks, documents = taught
-    goals = {goal.lstrip("= ").casefold() for task in tasks for goal in task.goals}
+    """Else it would remember, not know. A thing's name and an answer of a few words are in any text about it."""
+    _, documents = taught
     told = "\n".join(document.text for document in documents).casefold()
     for question in questions:
         goal = question.goal.casefold().strip(" ?.,")
-        assert goal not in goals or question.goal in SHARED_THINGS, question
-        if len(goal.split()) > 2:
-            assert goal not in told, question
+        assert len(goal.split()) <= 2 or goal not in told, question
         for solution in (question.sol1, question.sol2):
             assert f"{PROMPT.format(goal=question.goal)} {solution}".casefold().strip(" .") not in told, question
-
-
-SHARED_THINGS = {"magnet", "ladder", "dishcloth"}
-"""Goals of one word, which text about the thing cannot do without; the solutions are others."""
+            assert len(solution.split()) <= 3 or solution.casefold().strip(" .") not in told, question
 
 
 def test_training_text_is_varied_balanced_and_the_same_for_the_same_seed(
@@ -99,7 +93,7 @@ def test_training_text_is_varied_balanced_and_the_same_for_the_same_seed(
     assert some[:100] == list(islice(documents(tasks, 2), 100)) != list(islice(documents(tasks, 3), 100))
     assert len({document.text for document in some}) > 0.6 * len(some)
     verdicts = [document.verdict for document in some]
-    assert 0.35 < verdicts.count(WRONG) / len(some) < 0.45 < verdicts.count(RIGHT) / len(some)
+    assert verdicts.count(RIGHT) == pytest.approx(verdicts.count(WRONG), rel=0.1)
     for task in tasks:
         assert not set(task.right) & set(task.wrong), task
         assert all(frame.count("{}") == 1 for frame in task.frames), task
@@ -168,10 +162,14 @@ def every_residual(model, questions: list[Question]) -> list:
 
 def test_the_training_script_makes_what_a_run_takes_and_the_same_twice(tmp_path: Path) -> None:
     environment = {**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "distributed")}
-    for name in ("one", "two"):
-        command = [sys.executable, str(SCRIPTS / "train_standin.py"), "--steps", "16", "--folder", str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        assert done.returncode == 0, done.stderr
+    script = [sys.executable, str(SCRIPTS / "train_standin.py"), "--steps", "16", "--folder"]
+    started = [
+        subprocess.Popen([*script, str(tmp_path / name)], stderr=subprocess.PIPE, text=True, env=environment)
+        for name in ("one", "two")
+    ]
+    for run in started:
+        _, errors = run.communicate()
+        assert run.returncode == 0, errors
     contents = [
         {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for folder in (tmp_path / "one", tmp_path / "two")
