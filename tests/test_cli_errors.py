@@ -110,6 +110,11 @@ def test_standin_with_a_source_of_its_own(name: str, fails: Fails) -> None:
     says(fails("run", "--standin", name, "mine/own"), "--standin", name, "leave out")
 
 
+def test_standin_with_a_width_that_its_saes_have_not(fails: Fails) -> None:
+    """The width is passed over, and the run looks as if its SAEs were sixteen thousand features wide."""
+    says(fails("run", "--standin", "--sae-width", "16k"), "no SAEs of width 16k", "it has 512")
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -118,7 +118,7 @@ def test_a_signal_stops_within_seconds_with_whole_lines_and_the_command_to_go_on
 
 def test_a_batch_that_does_not_fit_is_halved_and_named(start: Start, expected: bytes, tmp_path: Path) -> None:
     """On the CPU the memory error is raised by the test; the plan stays, records agree to rounding."""
-    run = start("--batch-tokens", "160", fault="oom:85")
+    run = start("--batch-tokens", "160", fault="oom:100")
     code, _, errors = run.finish()
     assert code == 0, errors
     assert "was halved" in errors

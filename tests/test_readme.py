@@ -27,7 +27,7 @@ def commands(section: str) -> list[str]:
 def demo(layerscope: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the demo's output, and one question with an error line in it."""
     folder = tmp_path_factory.mktemp("demo")
-    questions = (ROOT / "distributed/layerscope/standin/questions.jsonl").read_text(encoding="utf-8").splitlines()[:12]
+    questions = (ROOT / "distributed/layerscope/standin/questions.jsonl").read_text(encoding="utf-8").splitlines()[:24]
     questions.append('{"goal": "nothing", "sol1": "", "sol2": "x", "label": 0}')
     (folder / "few.jsonl").write_text("\n".join(questions), encoding="utf-8")
     arguments = ["--standin", "--dataset", "few.jsonl", "--output-file", "demo.jsonl", "--address", "local"]

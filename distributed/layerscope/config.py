@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from layerscope.errors import UsageError
+from layerscope.standin import STANDIN_WIDTH
 
 Count = int | Literal["all"]
 AutoCount = int | Literal["auto"]
@@ -36,8 +37,8 @@ class Config:
     """Revision of the model on the hub: a branch, a tag or a commit. The manifest keeps the commit."""
     sae_repo: str = "google/gemma-scope-2b-pt-res"
     """SAEs of the residual stream in Gemma Scope's layout: a repository on the hub, or a folder."""
-    sae_width: str = "16k"
-    """Width of the SAEs, as their folders name it (16k, 65k, 1m)."""
+    sae_width: str = "auto"
+    """Width of the SAEs, as their folders name it (16k, 65k, 1m). auto is 16k, and the stand-in's own for --standin."""
     sae_l0: str = "canonical"
     """Average L0 of the SAE of each layer: canonical (nearest to 100), a number, min or max."""
     layers: str = "all"
@@ -95,7 +96,7 @@ class Config:
     patience: int = 60
     """Seconds to go on without a single actor ready or starting, where the cluster adds no nodes by itself."""
     standin: bool = False
-    """Use the built-in stand-in model, SAEs and questions: no token, no GPU, no download, no meaning."""
+    """Use the built-in stand-in model, SAEs and questions: no token, no GPU, no download, nothing about Gemma."""
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -109,9 +110,9 @@ class Config:
         parse_shard(self.shard)
         if not re.fullmatch(r"canonical|min|max|[1-9]\d{0,6}", self.sae_l0):
             raise UsageError(f"--sae-l0 is {self.sae_l0!r}; it is canonical, min, max or a number such as 71.")
-        if not re.fullmatch(r"[1-9]\d*[km]?", self.sae_width):
+        if not re.fullmatch(r"auto|[1-9]\d*[km]?", self.sae_width):
             raise UsageError(
-                f"--sae-width is {self.sae_width!r}; it is written as the SAE folders write it: 16k, 65k, 1m."
+                f"--sae-width is {self.sae_width!r}; it is auto, or written as the SAE folders write it: 16k, 65k, 1m."
             )
         parse_layers(self.layers)
         if not self.output_file:
@@ -124,6 +125,13 @@ class Config:
                     raise UsageError(
                         f"--standin brings its own model and SAEs; leave out {option(name)}, or --standin."
                     )
+
+    @property
+    def width(self) -> str:
+        """`sae_width`, with auto decided."""
+        if self.sae_width != "auto":
+            return self.sae_width
+        return STANDIN_WIDTH if self.standin else "16k"
 
 
 def option(name: str) -> str:

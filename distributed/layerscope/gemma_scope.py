@@ -63,26 +63,26 @@ def choose_saes(config: Config, repository: Repository, n_layers: int) -> tuple[
             f"{repository.name} holds no SAEs in Gemma Scope's layout (layer_N/width_W/average_l0_Y/params.npz)."
         )
     widths = sorted({width for layer in held.values() for width in layer}, key=_width_size)
-    if config.sae_width not in widths:
-        raise UsageError(f"{repository.name} has no SAEs of width {config.sae_width}; it has {', '.join(widths)}.")
+    if config.width not in widths:
+        raise UsageError(f"{repository.name} has no SAEs of width {config.width}; it has {', '.join(widths)}.")
     asked = parse_layers(config.layers)
     if asked and max(asked) >= n_layers:
         raise UsageError(f"--layers asks for layer {max(asked)}; the model has the layers 0 to {n_layers - 1}.")
-    available = [layer for layer in sorted(held) if layer < n_layers and config.sae_width in held[layer]]
+    available = [layer for layer in sorted(held) if layer < n_layers and config.width in held[layer]]
     missing = sorted((asked or set(range(n_layers))) - set(available))
     if not available or (missing and (asked or repository.partial)):
         raise UsageError(
-            f"{repository.name} has no SAE of width {config.sae_width} for layer {', '.join(map(str, missing))}; "
+            f"{repository.name} has no SAE of width {config.width} for layer {', '.join(map(str, missing))}; "
             f"{'the cache here (HF_HUB_OFFLINE is set)' if repository.partial else 'it'} has one for "
             f"{ranges(available) or 'no layer of this model'}."
         )
     layers = sorted(asked or available)
-    return [_choose(config, repository, layer, held[layer][config.sae_width]) for layer in layers], missing
+    return [_choose(config, repository, layer, held[layer][config.width]) for layer in layers], missing
 
 
 def _choose(config: Config, repository: Repository, layer: int, by_l0: Mapping[int, str]) -> SaeChoice:
     release = _release(repository.name)
-    known = release["canonical_l0"].get(config.sae_width, {}).get(str(layer))
+    known = release["canonical_l0"].get(config.width, {}).get(str(layer))
     if config.sae_l0.isdigit():
         l0 = int(config.sae_l0)
     elif config.sae_l0 == "canonical" and known is not None:
@@ -96,13 +96,13 @@ def _choose(config: Config, repository: Repository, layer: int, by_l0: Mapping[i
         l0 = {"canonical": canonical_l0(by_l0), "min": min(by_l0), "max": max(by_l0)}[config.sae_l0]
     if l0 not in by_l0:
         raise UsageError(
-            f"{repository.name} has no SAE of layer {layer}, width {config.sae_width} with an average L0 of {l0}; "
+            f"{repository.name} has no SAE of layer {layer}, width {config.width} with an average L0 of {l0}; "
             f"it has {', '.join(map(str, sorted(by_l0)))}."
         )
     # Only the canonical SAE's features have pages; another L0's features are other features under the same numbers.
     template = release["neuronpedia"] if l0 == known else None
-    page = template.format(layer=layer, width=config.sae_width) if template else None
-    return SaeChoice(layer, config.sae_width, l0, by_l0[l0], page)
+    page = template.format(layer=layer, width=config.width) if template else None
+    return SaeChoice(layer, config.width, l0, by_l0[l0], page)
 
 
 def canonical_l0(l0s: Iterable[int]) -> int:

@@ -94,7 +94,7 @@ class Job:
                 "shard": self.config.shard if parse_shard(self.config.shard)[1] > 1 else None,
                 "seed": self.config.seed if len(self.selection) < len(self.selection.source) else None,
                 "layers": ranges(self.layers),
-                "sae_width": self.config.sae_width,
+                "sae_width": self.config.width,
                 "sae_l0": self.config.sae_l0,
                 "top_k": self.numerics.top_k or "all",
                 "dtype": self.numerics.dtype,
@@ -151,9 +151,7 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     sae_repository = open_repository(sae_name)
     saes, missing = choose_saes(config, sae_repository, spec.n_layers)
     if missing:
-        warnings.append(
-            f"{sae_name} has no SAE of width {config.sae_width} for the layers {ranges(missing)}: left out."
-        )
+        warnings.append(f"{sae_name} has no SAE of width {config.width} for the layers {ranges(missing)}: left out.")
     shapes = hub.read_parts(
         sae_repository,
         saes[0].path,

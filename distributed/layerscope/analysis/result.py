@@ -86,7 +86,7 @@ class Header:
     top_k: int | None
     """Features listed per layer and solution at most; None is all of them."""
     standin: bool
-    """Random stand-in weights: nothing here says anything about Gemma."""
+    """Weights of the stand-in: nothing here says anything about Gemma."""
     planned: int
     """Questions of the whole run."""
     questions: int

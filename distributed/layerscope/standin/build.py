@@ -1,4 +1,7 @@
-"""Makes a stand-in from a seed: `python -m layerscope.standin.build FOLDER`.
+"""Makes a random stand-in of any size from a seed, for tests and measurements; its numbers mean nothing.
+
+`python -m layerscope.standin.build FOLDER` makes one with SAEs as wide as Gemma Scope's. The stand-in that layerscope
+ships is one of these in layout and beginning, which `scripts/train_standin.py` then trains.
 
 Shapes: T tokens, D d_model, F d_sae.
 """
@@ -46,12 +49,17 @@ def build(spec: StandinSpec, folder: Path) -> None:
     texts = _texts()
     tokenizer = make_tokenizer(texts, spec.vocabulary)
     model = make_model(spec, tokenizer.get_vocab_size())
-    (temporary / "model").mkdir(parents=True)
-    tokenizer.save(str(temporary / "model" / "tokenizer.json"))
-    (temporary / "model" / "tokenizer_config.json").write_text(json.dumps(_TOKENIZER_CONFIG, indent=2))
-    model.save_pretrained(temporary / "model")
+    save_model(model, tokenizer, temporary / "model")
     make_saes(spec, residual_stream(model, tokenizer, texts), temporary / "saes")
     temporary.replace(folder)
+
+
+def save_model(model: Gemma2ForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes a model and its tokeniser in Hugging Face format."""
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(_TOKENIZER_CONFIG, indent=2))
+    model.save_pretrained(folder)
 
 
 _TOKENIZER_CONFIG = {
@@ -69,7 +77,8 @@ def make_tokenizer(texts: list[str], size: int) -> Tokenizer:
     """A byte-fallback BPE like Gemma's: blanks written as `▁`, unknown characters as bytes, BOS first."""
     learner = Tokenizer(models.BPE())
     learner.normalizer = normalizers.Replace(" ", "▁")
-    learner.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    words = pre_tokenizers.Split("▁", "merged_with_next")
+    learner.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.Punctuation("isolated")])
     learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, show_progress=False, min_frequency=2))
     learned = json.loads(learner.to_str())["model"]
     names = [*_SPECIAL, *_CONTROL, *_TEXT_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
