@@ -41,10 +41,17 @@ def test_the_command_line_knows_every_field_under_the_name_that_messages_use() -
         "batch_tokens": 512,
         "threads": 2,
         "output_file": "out.json",
+        "shard": "3/16",
+        "timeline": "timeline.json",
+        "device": "cuda",
+        "gpu_type": "H100",
         "gemma_actors": 3,
+        "gemma_gpus": 4,
+        "encoder_gpus": 0,
         "layer_blocks": "auto",
         "encoders_per_block": 2,
         "address": "local",
+        "patience": 5,
     }
     flags = {"strip_solutions", "overwrite", "retry_errors", "standin"}
     assert {field.name for field in dataclasses.fields(Config)} == values.keys() | flags
@@ -111,3 +118,15 @@ def test_layers_that_are_no_numbers_are_refused_with_what_was_written(text: str)
 def test_a_range_that_runs_backwards_is_refused_with_the_range_that_was_meant() -> None:
     with pytest.raises(UsageError, match=r"8-7.*write 7-8"):
         parse_layers("0,8-7")
+
+
+@pytest.mark.parametrize("shard", ["", "3", "0/4", "5/4", "1/0", "a/b", "1/4 ", "-1/4", "1/2/3"])
+def test_a_shard_that_is_none_is_refused(shard: str) -> None:
+    with pytest.raises(UsageError, match="--shard is"):
+        Config(shard=shard)
+
+
+def test_no_gpu_for_the_encoders_is_a_choice_and_fewer_is_not() -> None:
+    assert Config(encoder_gpus=0).encoder_gpus == 0
+    with pytest.raises(UsageError, match="--encoder-gpus is -1"):
+        Config(encoder_gpus=-1)
