@@ -93,7 +93,7 @@ class Config:
     """SAE-encoder actors in the group of a layer block. auto is 1."""
     address: str = "auto"
     """Ray cluster: local starts one on this machine, auto joins a running one if there is one, or its address."""
-    patience: int = 60
+    patience: int = 120
     """Seconds to go on without a single actor ready or starting, where the cluster adds no nodes by itself."""
     standin: bool = False
     """Use the built-in stand-in model, SAEs and questions: no token, no GPU, no download, nothing about Gemma."""

@@ -278,7 +278,8 @@ class Crew:
             if not any(member.node_id for member in group)  # neither ready nor loading
         ]
         now = time.monotonic()
-        if not lacking:
+        in_a_ray_of_our_own = all(seat.node is not None and not seat.node.identity for seat in self.placement.seats)
+        if not lacking or in_a_ray_of_our_own:  # which has room for all, however slow it is
             self._stuck_since = None
             return
         self._stuck_since = self._stuck_since or now
