@@ -266,17 +266,12 @@ class Crew:
                 self._add(seat)
 
     def _check_for_a_way_on(self) -> None:
-        lacking = [
-            group
-            for group in (
-                self.gemma,
-                *(
-                    [member for member in self.encoders if member.seat.block == block]
-                    for block in range(len(self.placement.blocks))
-                ),
-            )
-            if not any(member.node_id for member in group)  # neither ready nor loading
+        """Gives up, or places anew, when of some kind of actor none is ready or loading for long."""
+        groups = [
+            self.gemma,
+            *([m for m in self.encoders if m.seat.block == b] for b in range(len(self.placement.blocks))),
         ]
+        lacking = [group for group in groups if not any(member.node_id for member in group)]
         now = time.monotonic()
         in_a_ray_of_our_own = all(seat.node is not None and not seat.node.identity for seat in self.placement.seats)
         if not lacking or in_a_ray_of_our_own:  # which has room for all, however slow it is
