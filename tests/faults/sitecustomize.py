@@ -18,8 +18,8 @@ from typing import Any
 
 def sleep(told: str) -> None:
     start = time.monotonic()
-    while time.monotonic() - start < float(Path(told).read_text() if told.startswith("/") else told):
-        time.sleep(0.02)
+    while time.monotonic() - start < float((Path(told).read_text() or "inf") if told.startswith("/") else told):
+        time.sleep(0.02)  # an empty file is just being written anew
 
 
 def spoil(module: ModuleType) -> None:
