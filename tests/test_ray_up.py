@@ -71,7 +71,9 @@ def test_the_cluster_file_passes_rays_validator_and_keeps_its_promises() -> None
     assert volume["Ebs"]["DeleteOnTermination"] is False
     environment = dict(re.findall(r"-e (\w+)=(\S+)", " ".join(cluster["docker"]["run_options"])))
     assert "-v /data:/data" in " ".join(cluster["docker"]["run_options"])
-    assert environment["HF_HOME"].startswith("/data/")
+    assert environment["HF_HOME"] == "/data/huggingface"
+    assert cluster["initialization_commands"][-1] == cluster["metadata"]["mount"]
+    assert " /data/huggingface " in cluster["metadata"]["mount"]
     assert environment["RAY_AUTH_MODE"] == "token"
     assert environment["RAY_AUTH_TOKEN_PATH"] in cluster["file_mounts"]
     assert environment["HF_TOKEN_PATH"] in cluster["file_mounts"]
@@ -82,10 +84,10 @@ def test_the_cluster_file_passes_rays_validator_and_keeps_its_promises() -> None
 def test_the_cluster_file_has_two_places_to_edit() -> None:
     before, where, how_large = re.split(r"# ==== EDIT \d of 2", CLUSTER)
     assert "EDIT" not in before
-    edited = {"region": where, "ami": where, "InstanceType": how_large, "max_workers": how_large}
+    edited = {"region": where, "ami": where, "mount": where, "InstanceType": how_large, "max_workers": how_large}
     assert all(re.search(rf"^ *{name}: ", section, re.MULTILINE) for name, section in edited.items())
     assert CLUSTER.count("us-west-2") == where.count("us-west-2")
-    assert len(re.findall(r"ami-\w{17}", CLUSTER)) == 1
+    assert len(re.findall(r"(?:ami|fs)-\w{17}", CLUSTER)) == len(re.findall(r"(?:ami|fs)-\w{17}", where)) == 2
 
 
 def test_the_image_is_pinned_to_our_ray_and_its_cuda_to_torchs() -> None:
