@@ -46,7 +46,8 @@ def status(path: Path) -> str:
         f"accuracy  {totals.accuracy()} (acc), {totals.accuracy_per_character()} (acc_norm)",
     ]
     if not alive and totals.questions < total:
-        lines.append(f"to go on  cd {shlex.quote(about['folder'])} && {about['command']}")
+        there = f"cd {shlex.quote(about['folder'])} && " if Path(about["folder"]).is_dir() else ""
+        lines.append(f"to go on  {there}{about['command']}")
     return "\n".join(lines)
 
 

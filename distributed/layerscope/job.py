@@ -212,6 +212,11 @@ def check_space(job: Job) -> None:
         )
 
 
+def in_ray_job() -> bool:
+    """Whether `ray job submit` started this process: in a folder that Ray made for it, and deletes."""
+    return _RAY_JOB in os.environ
+
+
 def download_bytes(job: Job) -> int:
     """What must still come from the hub to this node."""
     wanted = [(job.model, path) for path in job.spec.files] + [(job.sae_repository, sae.path) for sae in job.saes]
@@ -243,7 +248,7 @@ def _numerics(config: Config, nodes: Sequence[Node], spec: GemmaSpec) -> Numeric
 
 def _check_output(config: Config) -> None:
     for name, named in (("output-file", config.output_file), ("timeline", config.timeline)):
-        if _RAY_JOB in os.environ and named and not user_path(named).is_absolute():
+        if in_ray_job() and named and not user_path(named).is_absolute():
             raise UsageError(
                 f"--{name}: {named} would lie in this Ray job's own folder, which Ray deletes after it.\n"
                 f"Name it by an absolute path that outlives the job, such as /shared/{Path(named).name}."

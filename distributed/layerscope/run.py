@@ -16,7 +16,7 @@ from layerscope.config import Config
 from layerscope.describe import describe, summarise
 from layerscope.driver import BatchLines, Driver
 from layerscope.files import size_text
-from layerscope.job import Job, check_space, download_bytes, prepare
+from layerscope.job import Job, check_space, download_bytes, in_ray_job, prepare
 from layerscope.pairs import Plan
 from layerscope.progress import Progress
 from layerscope.summary import Totals
@@ -169,4 +169,5 @@ def command_line() -> str:
     """This process's command, to be typed again to go on: without `--overwrite`, which would start anew."""
     program = Path(sys.argv[0])
     words = ["python", str(program)] if program.suffix == ".py" and program.stem != "__main__" else ["layerscope"]
-    return shlex.join([*words, *(word for word in sys.argv[1:] if word != "--overwrite")])
+    submit = ["ray", "job", "submit", "--"] if in_ray_job() else []
+    return shlex.join([*submit, *words, *(word for word in sys.argv[1:] if word != "--overwrite")])
