@@ -42,14 +42,14 @@ def verdict(analysis: Analysis) -> str:
     header = analysis.header
     if not header.questions:
         return "Not known yet: no question is scored."
-    if header.standin:
-        return "No answer here: the weights are random stand-ins."
     layers = len(analysis.layers.layer)
     found = [
         int((contrast.firing_by_layer.confirmed > 0).sum())
         for contrast in (analysis.right_wrong, analysis.chosen_rejected)
     ]
     so_far = "" if header.finished else "So far: "
+    if header.standin:
+        so_far = "For the stand-in, not for Gemma: "
     if not any(found):
         return f"{so_far}none found in {count_of(layers, 'layer')}."
     return (
@@ -150,7 +150,7 @@ def map_title(contrast: Contrast) -> str:
 def warnings(header: Header) -> Iterator[str]:
     """What a reader has to know before believing a number."""
     if header.standin:
-        yield "Random stand-in weights: every number here is chance and says nothing about Gemma."
+        yield "These are stand-in weights, a small model trained on generated text: nothing here says anything about Gemma."
     if not header.finished:
         done = header.questions + header.errors
         yield (
