@@ -150,7 +150,7 @@ def map_title(contrast: Contrast) -> str:
 def warnings(header: Header) -> Iterator[str]:
     """What a reader has to know before believing a number."""
     if header.standin:
-        yield "These are stand-in weights, a small model trained on generated text: nothing here says anything about Gemma."
+        yield "These are stand-in weights, small and trained on generated text. Nothing here says anything about Gemma."
     if not header.finished:
         done = header.questions + header.errors
         yield (
