@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 import tomllib
@@ -14,10 +15,14 @@ from typing import TYPE_CHECKING
 import pytest
 from huggingface_hub import constants
 
+from layerscope.analysis.findings import analyse
 from layerscope.config import Config
 from layerscope.gemma_scope import catalogue
 from layerscope.hub import open_repository
+from layerscope.job import prepare
 from layerscope.language_model import load_language_model
+from layerscope.machine import probe
+from layerscope.manifest import FORMAT, write_manifest
 from layerscope.pairs import PROMPT
 from layerscope.questions import Question, select_questions
 from layerscope.sae import encode_top_k, load_encoder
@@ -68,6 +73,34 @@ def test_it_prefers_the_right_solution_to_most_bundled_questions(
 ) -> None:
     assert len(records) == len(questions) >= 240
     assert sum(record["model_is_correct"] for record in records) >= 0.75 * len(records)
+
+
+def write(path: Path, records: list[dict]) -> Path:
+    """The file of a run with these records."""
+    config = Config(standin=True, num_samples="all", output_file=str(path))
+    job = prepare(config, [probe()])
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    write_manifest(path, {"format": FORMAT, "identity": job.identity(), "about": job.about("")})
+    return path
+
+
+def test_its_deeper_layers_tell_right_from_wrong_on_questions_that_selected_nothing(
+    records: list[dict], tmp_path: Path
+) -> None:
+    """What it was taught is found by the analysis; with the sides of a question swapped at random nothing is."""
+    taught = analyse(write(tmp_path / "taught.jsonl", records)).right_wrong
+    confirmed = taught.firing_by_layer.confirmed
+    assert confirmed[0] == 0, "before any layer has mixed its tokens, nothing can know"
+    assert confirmed[3:].sum() >= 10
+    assert taught.held_out.auroc[5] > 0.6
+    dice = random.Random(0)
+    names = ("positive_solution_details", "negative_solution_details")
+    shuffled = [
+        {**record, **dict(zip(names, dice.sample([record[name] for name in names], 2), strict=True))}
+        for record in records
+    ]
+    nothing = analyse(write(tmp_path / "shuffled.jsonl", shuffled)).right_wrong
+    assert nothing.firing_by_layer.confirmed.sum() == 0
 
 
 def test_no_bundled_question_is_in_the_training_text(
