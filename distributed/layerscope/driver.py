@@ -10,9 +10,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import count
 from typing import Any, NamedTuple
 
 import ray
+from ray.exceptions import ObjectLostError
 
 from layerscope import cluster
 from layerscope.actors import Encoded, Scores
@@ -42,6 +44,8 @@ class Call:
     batch: int
     block: int | None
     """None for a forward pass."""
+    number: int
+    """Calls are numbered as they are made; an actor works on them in this order."""
 
 
 @dataclass
@@ -107,6 +111,7 @@ class Driver:
         self._scored: dict[int, Scored] = {}
         self._to_encode: list[tuple[int, int]] = []  # a heap of batch and block: the first in line first
         self._failures: Counter[int] = Counter()
+        self._call_numbers = count()
 
     def results(self, stopped: Callable[[], bool]) -> Iterator[BatchLines]:
         """The lines of every batch in its turn, until all are out or `stopped` says so.
@@ -174,7 +179,7 @@ class Driver:
         return self._todo[0] == self._turn[0] or (begun < window and self._budget.has_room(self._todo[0]))
 
     def _await(self, member: Member, batch: int, block: int | None, reference: Reference) -> None:
-        self._pending[reference] = Call(member, member.handle, batch, block)
+        self._pending[reference] = Call(member, member.handle, batch, block, next(self._call_numbers))
         member.calls += 1
 
     def _answered(self) -> list[Reference]:
@@ -204,10 +209,9 @@ class Driver:
         try:
             answer: Scores | Encoded = ray.get(reference)
         except MACHINE_FAULTS as fault:
-            if present and not isinstance(fault, ray.exceptions.ObjectLostError):
-                self._crew.lost(member)
-            # A call to an actor that was dismissed, or that died of another call, says nothing against its batch.
-            self._send_back(call.batch, fault, counted=present)
+            if present:
+                self._blame(call, fault)
+            self._send_back(call.batch, fault)
             return
         except LayerscopeError as error:
             raise getattr(error, "cause", error) from None  # Ray's wrapper adds the actor's traceback to the message
@@ -230,9 +234,17 @@ class Driver:
         for block in range(len(blocks)):
             heappush(self._to_encode, (batch, block))
 
-    def _send_back(self, batch: int, fault: Exception, counted: bool) -> None:
+    def _blame(self, call: Call, fault: Exception) -> None:
+        """Counts a fault against the batch that was at work: of the calls to a dead actor the oldest; others waited."""
+        batch = call.batch
+        if not isinstance(fault, ObjectLostError):
+            calls = [call, *(other for other in self._pending.values() if other.handle is call.handle)]
+            batch = min(calls, key=lambda other: other.number).batch
+            self._crew.lost(call.member)
+        self._failures[batch] += 1
+
+    def _send_back(self, batch: int, fault: Exception) -> None:
         """Forgets what there is of a batch and puts it in line again."""
-        self._failures[batch] += counted
         if self._failures[batch] >= MAX_ATTEMPTS:
             ids = self._job.plan.batch(batch)
             raise LayerscopeError(
