@@ -9,16 +9,18 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
-from background import FAULTS, Start, actors_on, ray_cluster
-from layerscope.standin.build import StandinSpec, build
+from background import Start, actors_on, ray_cluster
+from layerscope import driver
 
 STORE = 100 << 20
 
@@ -206,34 +208,30 @@ def test_a_head_that_takes_no_work_and_a_cluster_that_adds_none_end_the_run(star
     assert "Traceback" not in errors
 
 
-@pytest.fixture
-def heavy(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Options of a run with 0.6 MB a record: two layers on which nearly all of 4,096 features fire."""
-    folder = tmp_path_factory.mktemp("heavy") / "standin"
-    sizes = {"n_layers": 2, "d_model": 32, "vocabulary": 900, "width": "4k", "d_sae": 4096}
-    build(StandinSpec(**sizes, l0s=((3000,), (3000,))), folder)  # type: ignore[arg-type]
-    sources = ["--model", str(folder / "model"), "--sae-repo", str(folder / "saes"), "--sae-width", "4k"]
-    return [*sources, "--layer-blocks", "1", "--top-k", "all", "--num-samples", "200", "--batch-tokens", "200"]
-
-
-@pytest.mark.slow
-def test_records_that_wait_for_a_slow_actor_do_not_fill_the_object_store(start: Start, heavy: list[str]) -> None:
-    """One of four Gemma actors is slow, and all batches behind its first are done meanwhile: more than the store holds.
-
-    Were they all computed, they would be spilled to disk.
-    """
-    with ray_cluster(num_cpus=3, object_store_memory=75 << 20) as cluster:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", str(FAULTS))
-            patch.setenv("LAYERSCOPE_FAULT", "slow:10")
-            slow = add_node(cluster)
-        run = start(*heavy, "--gemma-actors", "4", address=cluster.address)
-        assert run.wait_until(lambda: any("score" in " ".join(process.cmdline()) for process in actors_on(slow)))
-        session, spilled = Path(cluster.head_node.get_session_dir_path()), set[str]()
-        while run.process.poll() is None:
-            spilled |= {file.name for file in session.glob("*spill*/*")}
-            time.sleep(0.1)
-        code, _, errors = run.finish()
-    assert code == 0, errors
-    assert run.output.stat().st_size > 75 << 20
-    assert not spilled
+def test_what_is_begun_and_not_written_is_bounded_by_a_share_of_the_object_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Batches of ten questions, foretold at 100 bytes each, then learnt to be larger; the store has 1,000 bytes."""
+    monkeypatch.setattr(driver.cluster, "object_store_bytes", lambda: 1000)
+    job = SimpleNamespace(
+        plan=SimpleNamespace(batch=lambda _: range(10)),
+        layers=[0],
+        spec=SimpleNamespace(d_model=1),
+        numerics=SimpleNamespace(dtype="float32"),
+        n_questions=10,
+        estimated_bytes=lambda: 20,
+    )
+    budget = driver._Budget(job)  # type: ignore[arg-type]
+    begun = 0
+    while budget.has_room(begun):
+        budget.take(begun)
+        begun += 1
+    assert (begun, budget.taken) == (3, 300)
+    budget.learn(0, [SimpleNamespace(json=np.zeros(150, np.uint8))])  # type: ignore[list-item]
+    assert budget.taken == 350
+    budget.free(1)
+    budget.free(2)
+    assert not budget.has_room(3), "a batch is now foretold at 230 bytes, beside the 150 of the first"
+    budget.free(0)
+    assert budget.taken == 0
+    assert budget.has_room(3)
