@@ -31,7 +31,6 @@ BATCH, BATCHES_SORTED, PEAK_RATE, WEIGHT_DECAY = 32, 16, 4e-3, 0.1
 VERDICT_WEIGHT = 5.0
 UNKNOWN_SHARE = 0.07  # of the tokens read, so that no single word carries a question
 SAE_BATCH, SAE_RATE = 1024, 3e-3
-IGNORED = -100
 
 
 def main() -> None:

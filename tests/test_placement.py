@@ -82,7 +82,7 @@ def test_gpus_are_used_as_the_help_says(
     assert placement.device == "cuda"
     assert (placement.gemma_actors, placement.gemma) == (gemma_actors, Share(0, gemma_share))
     assert (len(placement.blocks), placement.encoders_per_block) == (blocks, per_block)
-    assert placement.encoder == Share(0, encoder_share)
+    assert placement.seats[-1].share == Share(0, encoder_share)
     filled = fill(nodes, placement)
     if gpus > 1:
         assert not any(gpu.gemma and gpu.encoders for gpu in filled), "on several GPUs Gemma has its own"
@@ -247,7 +247,7 @@ def test_a_laptop_takes_one_of_each() -> None:
     assert (placement.device, placement.hardware) == ("cpu", "Xeon")
     assert (placement.gemma_actors, placement.encoders_per_block) == (1, 1)
     assert placement.blocks == (tuple(range(26)),)
-    assert (placement.gemma, placement.encoder) == (Share(8, 0), Share(0, 0))
+    assert (placement.gemma, placement.seats[-1].share) == (Share(8, 0), Share(0, 0))
 
 
 @given(CPUS, CREW, st.sampled_from([32, 2304]))
@@ -259,7 +259,7 @@ def test_a_crew_of_its_own_choice_finds_a_place_on_the_cpus(
     nodes = [cpu_node(cpus, number=number) for number, cpus in enumerate(per_node)]
     placement = place(Config(**crew), nodes, needs)
     fill(nodes, placement)
-    assert (placement.gemma.num_gpus, placement.encoder) == (0, Share(0, 0))
+    assert (placement.gemma.num_gpus, placement.seats[-1].share) == (0, Share(0, 0))
 
 
 @given(CPUS, CREW, COUNT)

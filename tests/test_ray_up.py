@@ -22,11 +22,7 @@ import psutil
 import pytest
 import ray
 import yaml
-from huggingface_hub import constants
 from ray.autoscaler._private.util import prepare_config, validate_config
-
-from layerscope.config import Config
-from plain import plain_run
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts/run_sae_feature_extraction_all_layers.py"
@@ -126,28 +122,11 @@ def test_the_script_rejoins_a_value_that_arrives_in_words(arguments: str, told: 
 
 
 @pytest.fixture(scope="module")
-def options(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Many small batches, so that there is much to interrupt, and questions in a file with blanks in its name."""
+def options(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The questions of `expected`, in a file with blanks in its name."""
     questions = tmp_path_factory.mktemp("with blanks") / "my own questions.jsonl"
     shutil.copy(ROOT / "distributed/layerscope/standin/questions.jsonl", questions)
-    return {
-        "model": str(tiny / "model"),
-        "sae_repo": str(tiny / "saes"),
-        "sae_width": "1k",
-        "dataset": str(questions),
-        "num_samples": "60",
-        "batch_tokens": "60",
-        "top_k": "10",
-    }
-
-
-@pytest.fixture(scope="module")
-def expected(options: dict[str, str], hub_home: Path) -> bytes:
-    """The finished file of a run that nothing interrupts."""
-    numbers = {name: int(value) for name, value in options.items() if value.isdigit()}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "HF_HUB_CACHE", str(hub_home / "hub"))
-        return plain_run(Config(**{**options, **numbers}))  # type: ignore[arg-type]
+    return {**settings, "dataset": str(questions)}
 
 
 def words(options: dict[str, str], output: str) -> list[str]:

@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from layerscope.actors import probe_node
 from layerscope.config import Config
-from layerscope.errors import LayerscopeError, UsageError
+from layerscope.errors import LayerscopeError, UsageError, first_line
 from layerscope.machine import probe
 from layerscope.placement import Node
 
@@ -61,7 +61,7 @@ def nodes(config: Config) -> list[Node]:
         ray.init(address=wanted, **_QUIET)
     except (ConnectionError, RuntimeError, OSError) as error:
         raise LayerscopeError(
-            f"The Ray cluster at {wanted} cannot be joined: {_first_line(error)}\n"
+            f"The Ray cluster at {wanted} cannot be joined: {first_line(error)}\n"
             "Check that it runs the same versions of Ray and Python, or use --address local."
         ) from error
     found = _first_nodes(config)
@@ -212,11 +212,7 @@ def _check_software(found: Sequence[Node]) -> None:
 
 def _missing_module(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if "No module named" in line]
-    return (lines or [_first_line(error)])[-1][:200]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return (lines or [first_line(error)])[-1][:200]
 
 
 def _running() -> str | None:

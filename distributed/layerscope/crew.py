@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from layerscope import cluster
 from layerscope.actors import WORKER_ENVIRONMENT, Arrival, EncoderActor, GemmaActor, TorchSettings
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, first_line
 from layerscope.gemma_scope import ranges
 from layerscope.job import Job
 from layerscope.metrics import Metrics
@@ -328,9 +328,3 @@ class Crew:
 def _least_loaded(members: Sequence[Member], limit: int) -> Member | None:
     member = min(members, key=lambda member: member.calls, default=None)
     return member if member is not None and member.calls < limit else None
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, shortened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

@@ -18,8 +18,8 @@ from ray.exceptions import ObjectLostError
 
 from layerscope import cluster
 from layerscope.actors import Encoded, Scores
-from layerscope.crew import MACHINE_FAULTS, Crew, Member, Reference, first_line
-from layerscope.errors import LayerscopeError
+from layerscope.crew import MACHINE_FAULTS, Crew, Member, Reference
+from layerscope.errors import LayerscopeError, first_line
 from layerscope.job import Job
 from layerscope.logs import Span
 from layerscope.records import ErrorLine, Frame, LayerBlock, Outcome, join_record, settle

@@ -15,3 +15,9 @@ class UsageError(LayerscopeError):
     """The command line asks for something that cannot be: nothing was started."""
 
     exit_code = 2
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

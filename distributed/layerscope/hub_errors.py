@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from layerscope.errors import LayerscopeError, UsageError
+from layerscope.errors import LayerscopeError, UsageError, first_line
 
 _T = TypeVar("_T")
 _BUSY = (429, 500, 502, 503, 504)
@@ -122,9 +122,3 @@ def _revisions(name: str) -> str:
     except (OSError, httpx2.HTTPError):
         return "Name a branch, tag or commit of it."
     return "It has " + ", ".join([ref.name for ref in [*refs.branches, *refs.tags]][:20]) + "."
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, Gemma2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, first_line
 from layerscope.pairs import Pair
 
 ATTENTION = "layerscope_pairs"
@@ -278,7 +278,7 @@ def load_language_model(folder: Path, dtype: torch.dtype, device: torch.device) 
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise LayerscopeError(f"The model in {folder} cannot be loaded: {_first_line(error)}") from error
+        raise LayerscopeError(f"The model in {folder} cannot be loaded: {first_line(error)}") from error
     model, info = loaded
     if not isinstance(model, Gemma2ForCausalLM):
         raise LayerscopeError(f"The model in {folder} is a {type(model).__name__}; layerscope reads Gemma 2.")
@@ -290,7 +290,3 @@ def load_language_model(folder: Path, dtype: torch.dtype, device: torch.device) 
                 f"{' and more' if len(keys) > 3 else ''}. Get the files again."
             )
     return LanguageModel(model.eval().requires_grad_(False).to(device))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -110,11 +110,6 @@ class Placement:
         return self.seats[0].share
 
     @property
-    def encoder(self) -> Share:
-        """What each encoder takes."""
-        return self.seats[-1].share
-
-    @property
     def encoders_per_block(self) -> int:
         return sum(seat.block == 0 for seat in self.seats)
 
@@ -202,12 +197,10 @@ def _place_on_cpus(
                 f"the SAEs {_gib(saes)}, of {_gib(node.memory)} there.\n"
                 "Use --dtype bfloat16, fewer --layers or --gemma-actors, or a larger machine."
             )
-        tasks = [f"{n_gemma} Gemma"] if n_gemma else []
-        if blocks_here:
-            n_encoders = sum(host == index for _, host in encoders)
-            tasks.append(f"{n_encoders} encoder(s) of layers {_layers(blocks, blocks_here)}")
-        if tasks:
-            lines.append(f"{node.name}: {', '.join(tasks)}; memory {_gib(needed)} of {_gib(node.memory)}")
+        gemma = f"{n_gemma} Gemma" if n_gemma else ""
+        n_encoders = sum(host == index for _, host in encoders)
+        encoding = f"{n_encoders} encoder(s) of layers {_layers(blocks, blocks_here)}" if blocks_here else ""
+        lines += _line(node, [gemma, encoding], needed, node.memory)
     lines += _waiting(hosts.count(None))
     seats = [Seat(None, None if host is None else nodes[host], share) for host in hosts]
     seats += [Seat(block, nodes[host], Share(0, 0)) for block, host in encoders]
@@ -249,12 +242,11 @@ def _place_on_gpus(
                 f"{_gib(gpu.memory)}.\n"
                 "Use --dtype bfloat16, --sae-dtype bfloat16, fewer --layers or --gemma-actors, or larger GPUs."
             )
-        tasks = [f"{n_gemma} Gemma x {gemma_share.num_gpus:.2g} GPU"] if n_gemma else []
-        if blocks_here:
-            layers = _layers(blocks, sorted(set(blocks_here)))
-            tasks.append(f"{len(blocks_here)} encoder(s) of layers {layers} x {encoder_share.num_gpus:.2g} GPU")
-        if tasks:
-            lines.append(f"{node.name}: {', '.join(tasks)}; memory {_gib(needed)} of {_gib(gpu.memory)}")
+        gemma = f"{n_gemma} Gemma x {gemma_share.num_gpus:.2g} GPU" if n_gemma else ""
+        layers = _layers(blocks, sorted(set(blocks_here)))
+        per_encoder = f"x {encoder_share.num_gpus:.2g} GPU"
+        encoding = f"{len(blocks_here)} encoder(s) of layers {layers} {per_encoder}" if blocks_here else ""
+        lines += _line(node, [gemma, encoding], needed, gpu.memory)
     lines += _waiting(sum(host >= there for host in gemma_hosts))
     seats = [Seat(None, gpus[host][0] if host < there else None, gemma_share) for host in gemma_hosts]
     seats += [Seat(block, gpus[host][0], encoder_share) for block, host in zip(encoders, encoder_hosts, strict=True)]
@@ -308,6 +300,12 @@ def _kinds(nodes: Sequence[Node], device: str) -> tuple[str, ...]:
 
 def _layers(blocks: Sequence[Sequence[int]], which: Sequence[int]) -> str:
     return " | ".join(ranges(blocks[block]) for block in which)
+
+
+def _line(node: Node, tasks: Sequence[str], needed: int, memory: int) -> list[str]:
+    """Who works here on how much memory, in a line; none where nobody does."""
+    here = ", ".join(task for task in tasks if task)
+    return [f"{node.name}: {here}; memory {_gib(needed)} of {_gib(memory)}"] if here else []
 
 
 def _waiting(count: int) -> list[str]:

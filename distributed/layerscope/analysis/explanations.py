@@ -19,11 +19,10 @@ from filelock import FileLock
 from huggingface_hub import constants
 
 from layerscope.analysis.neuronpedia import Export, Written
-from layerscope.errors import LayerscopeError, UsageError
+from layerscope.errors import LayerscopeError, UsageError, first_line
 from layerscope.files import replacing
 from layerscope.gemma_scope import ranges
 from layerscope.hub import cache_folder
-from layerscope.hub_errors import first_line
 from layerscope.journal import read_lines
 from layerscope.manifest import manifest_path, read_manifest
 

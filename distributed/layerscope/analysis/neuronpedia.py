@@ -23,9 +23,9 @@ from xml.etree import ElementTree
 import httpx2
 from tqdm import tqdm
 
-from layerscope.errors import LayerscopeError, UsageError
+from layerscope.errors import LayerscopeError, UsageError, first_line
 from layerscope.files import size_text
-from layerscope.hub_errors import first_line, patiently
+from layerscope.hub_errors import patiently
 
 _T = TypeVar("_T")
 
