@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 
 from layerscope.errors import LayerscopeError
-from layerscope.language_model import LanguageModel, lay_out, load_language_model, target_log_probs
+from layerscope.language_model import LanguageModel, load_language_model, target_log_probs
+from layerscope.pair_attention import lay_out
 from layerscope.pairs import Pair, PairTokenizer
 from layerscope.questions import Question
 
@@ -118,7 +119,7 @@ def test_chunks_of_queries_and_vocabulary_do_not_change_the_result(
     model: LanguageModel, plain: Gemma2ForCausalLM, tokenizer: PairTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Long rows and Gemma's vocabulary are taken in pieces, which the tiny model alone would never reach."""
-    monkeypatch.setattr("layerscope.language_model._MAX_SCORES", 500)
+    monkeypatch.setattr("layerscope.pair_attention._MAX_SCORES", 500)
     monkeypatch.setattr("layerscope.language_model._VOCABULARY_CHUNK", 100)
     pairs = [tokenizer.pair(Question(0, "Cut bread", "Use a sharp knife.", "Use a blunt spoon for it.", 0))]
     assert_as_if_alone(model, plain, [*pairs, *pairs])

@@ -19,7 +19,7 @@ from layerscope.gemma import GemmaSpec, fetch_model, tokenizer_path
 from layerscope.gemma_scope import SaeChoice, ranges
 from layerscope.hub import Repository
 from layerscope.logs import ActorLog, Span
-from layerscope.machine import probe
+from layerscope.machine import keep_freed_memory, probe
 from layerscope.pairs import PairTokenizer
 from layerscope.placement import Node
 from layerscope.questions import Question
@@ -51,6 +51,8 @@ class TorchSettings:
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
+        if self.device == "cpu":
+            keep_freed_memory()
         return torch.device(self.device), getattr(torch, self.dtype)
 
 

@@ -1,12 +1,10 @@
-"""Gemma 2: what a model folder holds, loading it, and one forward pass over a batch of pairs.
+"""Gemma 2: loading it, and one forward pass over a batch of pairs.
 
-Knows nothing of Ray, SAEs or JSON. Shapes: B pairs, T tokens of a batch, W tokens of its widest row, H heads,
-P positions that predict a solution token, V vocabulary, L captured layers, D d_model.
-
-All rows of a batch lie end to end as one row of T tokens, so that no linear layer sees padding. Only inside attention
-are they laid out side by side as [B, W], and there each token sees what it would see if its solution were alone.
+Knows nothing of Ray, SAEs or JSON. Shapes: B pairs, T tokens of a batch, P positions that predict a solution token,
+N solution tokens, V vocabulary, L captured layers, D d_model.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,15 +17,18 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoModelForCausalLM, Gemma2ForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from layerscope.errors import LayerscopeError, first_line
+from layerscope.pair_attention import ATTENTION, PairLayout, lay_out, pair_masks
 from layerscope.pairs import Pair
 
-ATTENTION = "layerscope_pairs"
-_VOCABULARY_CHUNK = 8192  # columns of the output projection taken at once
-_MAX_SCORES = 1 << 25  # attention scores held at once: 128 MiB in float32
+_PREDICTORS = 256  # positions whose logits over the whole vocabulary are held at once: 250 MiB in float32
+_VOCABULARY_CHUNK = 4096  # logits of each that are summed up at once, so that they stay in a CPU's cache
+_LARGEST_BOUND = 40.0  # of logits from plus to minus which float32 has all exponentials
+_PAIRS_OF_ROWS = 2048  # single logits taken at once
+_LIKELY = 1e-3  # probability from which a token's logit needs more digits than bfloat16 has
 
 
 class PairScore(NamedTuple):
@@ -46,128 +47,6 @@ class BatchResult(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PairLayout:
-    """Where the tokens of a batch lie: end to end for the linear layers, side by side inside attention."""
-
-    tokens: Tensor  # [T] int64
-    positions: Tensor  # [T] int64; of each token in its own text
-    gather: Tensor  # [B, W] int64; where in T each place of the rows comes from (0 for padding)
-    scatter: Tensor  # [T] int64; where in B * W each token lies
-    row_positions: Tensor  # [B, W] int64
-    row_segments: Tensor  # [B, W] int64; 0 shared, 1 rest of solution 1, 2 rest of solution 2, 3 padding
-    final_tokens: Tensor  # [2 B] int64 into T
-    predictors: Tensor  # [P] int64 into T; every position that predicts a solution token, once
-    targets: Tensor  # [N] int64; the solution tokens of all solutions, one after the other
-    target_predictors: Tensor  # [N] int64 into P; which position predicts each
-    target_starts: NDArray[np.int64]  # [2 B + 1]; where each solution's tokens begin
-
-
-def lay_out(pairs: Sequence[Pair], device: torch.device) -> PairLayout:
-    """The index arithmetic of a batch."""
-    widths = [len(pair.tokens) for pair in pairs]
-    offsets = np.concatenate([[0], np.cumsum(widths)])
-    width = max(widths)
-    gather = np.zeros((len(pairs), width), dtype=np.int64)
-    row_positions = np.zeros_like(gather)
-    row_segments = np.full_like(gather, 3)
-    final_tokens: list[int] = []
-    predictors: list[int] = []
-    targets: list[int] = []
-    target_starts = [0]
-    for row, pair in enumerate(pairs):
-        offset, length = int(offsets[row]), widths[row]
-        gather[row, :length] = np.arange(offset, offset + length)
-        row_positions[row, :length] = pair.positions()
-        row_segments[row, :length] = pair.segments()
-        for solution in (0, 1):
-            final_tokens.append(offset + pair.final_index(solution))
-            before = range(pair.prompt - 1, pair.lengths[solution] - 1)
-            predictors += [offset + pair.row_index(solution, position) for position in before]
-            targets += pair.solution_tokens(solution)
-            target_starts.append(len(targets))
-    real = row_segments != 3
-    unique_predictors, target_predictors = np.unique(np.array(predictors), return_inverse=True)
-
-    def tensor(array: Any) -> Tensor:
-        return torch.as_tensor(np.asarray(array, dtype=np.int64)).to(device, non_blocking=True)
-
-    return PairLayout(
-        tokens=tensor(np.concatenate([pair.tokens for pair in pairs])),
-        positions=tensor(row_positions[real]),
-        gather=tensor(gather),
-        scatter=tensor(np.flatnonzero(real)),
-        row_positions=tensor(row_positions),
-        row_segments=tensor(row_segments),
-        final_tokens=tensor(final_tokens),
-        predictors=tensor(unique_predictors),
-        targets=tensor(targets),
-        target_predictors=tensor(target_predictors),
-        target_starts=np.array(target_starts),
-    )
-
-
-def pair_attention(
-    _module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: PairLayout,
-    scaling: float,
-    softcap: float | None = None,
-    sliding_window: int | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention within each solution of each pair, with Gemma 2's soft-cap and sliding window, softmax in float32.
-
-    The function that transformers calls in every decoder layer; the layout travels in place of the mask.
-
-    Args:
-        query: [1, H, T, d]; key and value: [1, K, T, d] with H = K * G.
-
-    Returns:
-        [1, T, H, d], as transformers expects it.
-    """
-    layout = attention_mask
-    n_pairs, width = layout.gather.shape
-    heads, groups = query.shape[1], query.shape[1] // key.shape[1]
-
-    def side_by_side(states: Tensor) -> Tensor:  # [1, h, T, d] -> [B, h, W, d]
-        return states[0][:, layout.gather].transpose(0, 1)
-
-    query, key, value = side_by_side(query), side_by_side(key), side_by_side(value)
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    chunk = max(1, _MAX_SCORES // (n_pairs * heads * width))  # of queries, so that long rows do not fill the memory
-    outputs = []
-    for start in range(0, width, chunk):
-        rows = slice(start, start + chunk)
-        scores = (query[:, :, rows] @ key.transpose(2, 3)).float() * scaling  # [B, H, rows, W]
-        if softcap is not None:
-            scores = torch.tanh(scores / softcap) * softcap
-        scores = scores.masked_fill(~visible(layout, rows, sliding_window)[:, None], -torch.inf)
-        outputs.append(torch.softmax(scores, dim=-1).to(value.dtype) @ value)
-    output = torch.cat(outputs, dim=2).transpose(1, 2).flatten(0, 1)  # [B * W, H, d]
-    return output[layout.scatter][None], None
-
-
-def visible(layout: PairLayout, rows: slice, sliding_window: int | None) -> Tensor:
-    """Which tokens of its row each query may look at: [B, rows, W], true where it would see them in its own text.
-
-    A query sees what stands before it in the row, but the rest of solution 2 does not see the rest of solution 1, and
-    in a layer with a sliding window nobody looks further back than that in the text's own positions. Padding looks at
-    the row's first token, so that no softmax is empty; nothing reads it.
-    """
-    index = torch.arange(layout.gather.shape[1], device=layout.gather.device)
-    causal = index[rows, None] >= index
-    query_segments, segments = layout.row_segments[:, rows, None], layout.row_segments[:, None]
-    query_positions, positions = layout.row_positions[:, rows, None], layout.row_positions[:, None]
-    mask = causal & ~((query_segments == 2) & (segments == 1)) & (segments != 3)
-    return mask if sliding_window is None else mask & (query_positions - positions < sliding_window)
-
-
-AttentionInterface.register(ATTENTION, pair_attention)
-
-
-@dataclass(frozen=True)
 class LanguageModel:
     """A loaded Gemma 2."""
 
@@ -180,15 +59,15 @@ class LanguageModel:
     @torch.inference_mode()
     def forward(self, pairs: Sequence[Pair], layers: Sequence[int]) -> BatchResult:
         """Scores both solutions of every pair and captures their final tokens' residual stream after some layers."""
+        config = self.model.config
         layout = lay_out(pairs, self.device)
         with capture_rows(self.model.model.layers, layers, layout.final_tokens) as captured:
             hidden = self.model.model(
                 input_ids=layout.tokens[None],
                 position_ids=layout.positions[None],
-                attention_mask={"full_attention": layout, "sliding_attention": layout},
+                attention_mask=pair_masks(layout, config.sliding_window),
                 use_cache=False,
             ).last_hidden_state[0]  # [T, D], after the final norm
-        config = self.model.config
         log_probs = target_log_probs(hidden, self.model.lm_head.weight, layout, config.final_logit_softcapping)
         residuals = torch.stack([captured[layer] for layer in layers])
         finite = torch.isfinite(residuals).all(dim=-1).cpu().numpy()  # [L, 2 B]
@@ -224,25 +103,66 @@ def capture_rows(decoder_layers: nn.ModuleList, layers: Sequence[int], rows: Ten
 def target_log_probs(hidden: Tensor, output_weight: Tensor, layout: PairLayout, softcap: float | None) -> Tensor:
     """The log-probability of every solution token, in float32: [N].
 
-    The projection runs only at the positions that predict one, a chunk of the vocabulary at a time.
+    The projection runs only at the positions that predict one, some of them at a time.
 
     Args:
         hidden: [T, D] after the final norm; output_weight: [V, D].
     """
-    rows = hidden[layout.predictors].float()  # [P, D]
-    log_sum = torch.full((len(rows),), -torch.inf, device=rows.device)
-    target_logits = torch.zeros(len(layout.targets), device=rows.device)
-    for start in range(0, len(output_weight), _VOCABULARY_CHUNK):
-        # Logits in bfloat16 are off by up to 0.06 near 30, so weights are widened chunk by chunk.
-        logits = rows @ output_weight[start : start + _VOCABULARY_CHUNK].float().T  # [P, chunk]
-        if softcap is not None:
-            logits = torch.tanh(logits / softcap) * softcap
-        log_sum = torch.logaddexp(log_sum, logits.logsumexp(dim=1))
-        column = layout.targets - start
-        inside = (column >= 0) & (column < logits.shape[1])
-        values = logits[layout.target_predictors, column.clamp(0, logits.shape[1] - 1)]
-        target_logits = torch.where(inside, values, target_logits)
-    return target_logits - log_sum[layout.target_predictors]
+    rows = hidden[layout.predictors]  # [P, D]
+    log_sums = torch.cat([_log_sum_exp(some, output_weight, softcap) for some in torch.split(rows, _PREDICTORS)])
+    logits = _logits_at(rows, output_weight, layout.target_predictors, layout.targets, softcap)
+    return logits - log_sums[layout.target_predictors]
+
+
+def _log_sum_exp(rows: Tensor, output_weight: Tensor, softcap: float | None) -> Tensor:
+    """The logarithm of the sum of the exponentials of every row's logits, in float32: [P].
+
+    Args:
+        rows: [P, D] after the final norm.
+    """
+    if rows.device.type == "cuda" and rows.dtype != torch.float32:
+        logits = torch.mm(rows, output_weight.T, out_dtype=torch.float32)  # [P, V]
+    else:
+        logits = rows @ output_weight.T
+    chunk = _VOCABULARY_CHUNK if rows.device.type == "cpu" else logits.shape[1]
+    log_sums = [_log_sum_exp_of(part.float(), softcap) for part in torch.split(logits, chunk, dim=1)]
+    log_sum = torch.stack(log_sums).logsumexp(dim=0)
+    if logits.dtype == torch.float32:
+        return log_sum
+    # On a CPU no product of torch takes bfloat16 and gives float32, and one of widened weights takes five times as
+    # long. Rounded to bfloat16 a logit of 20 is off by up to 0.06. Where many tokens share the probability that
+    # cancels out; of the few likely ones (at most 1 / _LIKELY) the logits are taken again, in float32.
+    least = log_sum + math.log(_LIKELY)
+    if softcap is not None:
+        least = torch.atanh((least / softcap).clamp(-1, 1)) * softcap
+    row, token = torch.nonzero(logits > least.to(logits.dtype)[:, None], as_tuple=True)
+    rounded = _capped(logits[row, token].float(), softcap)
+    gain = (_logits_at(rows, output_weight, row, token, softcap) - log_sum[row]).exp() - (rounded - log_sum[row]).exp()
+    return log_sum + torch.zeros_like(log_sum).index_add_(0, row, gain).log1p()
+
+
+def _log_sum_exp_of(logits: Tensor, softcap: float | None) -> Tensor:
+    """Of each row, after the soft-cap: [P]; overwrites the logits."""
+    if softcap is None or softcap > _LARGEST_BOUND:
+        return _capped(logits, softcap).logsumexp(dim=1)
+    # cap * tanh(x / cap) = cap - 2 cap * sigmoid(-2 x / cap): a faster function, and its bound takes the maximum's
+    # place, which logsumexp subtracts so that no exponential overflows.
+    return logits.mul_(-2 / softcap).sigmoid_().mul_(-2 * softcap).exp_().sum(dim=1).log_() + softcap
+
+
+def _logits_at(rows: Tensor, output_weight: Tensor, row: Tensor, token: Tensor, softcap: float | None) -> Tensor:
+    """The logits of chosen tokens after the soft-cap, in float32: [M].
+
+    Args:
+        rows: [P, D]; row: [M] into them; token: [M] into the vocabulary.
+    """
+    chosen = zip(torch.split(row, _PAIRS_OF_ROWS), torch.split(token, _PAIRS_OF_ROWS), strict=True)
+    products = [(rows[some].float() * output_weight[tokens].float()).sum(dim=1) for some, tokens in chosen]
+    return _capped(torch.cat(products), softcap)
+
+
+def _capped(logits: Tensor, softcap: float | None) -> Tensor:
+    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
 
 def _scores(
