@@ -78,6 +78,7 @@ N_LAYERS, D_MODEL, D_SAE, PARAMETERS = 26, 2304, 16384, 2_614_000_000
 ACTIVATION_BYTES = 128 << 10  # above 100 KiB Ray passes a reference, below it the value
 ENCODER_LOAD = 0.8
 STRAGGLER = 3  # times slower
+RECORD_BYTES = 280_000
 LATE = 0.25  # of the questions are written when late nodes join
 
 Features = dict[tuple[int, ...], LayerBlock]  # by the layers of a block
@@ -90,7 +91,7 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="layerscope-simulation-", dir=options.folder) as folder,
         tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as ray_folder,  # a socket's path must be short
         patch.dict(os.environ, RAY_TMPDIR=ray_folder),  # so that nobody joins it by mistake
-        simulated_cluster(options.gpus_per_node, store, Path(folder)) as nodes,
+        simulated_cluster(options, store, Path(folder)) as nodes,
     ):
         runs = []
         for n_actors in sorted(options.actors):
@@ -113,6 +114,7 @@ def parse() -> argparse.Namespace:
     add("--batch-tokens", type=int, default=8192)
     add("--top-k", type=int, default=100)
     add("--gpus-per-node", type=int, default=32, help="a node costs this machine three processes")
+    add("--one-node", action="store_true", help="the driver's node is the one with the GPUs: no byte is carried")
     add("--deaths", type=float, default=0.0, help="chance of a death with every batch that is written")
     add("--stragglers", type=float, default=0.0, help="share of the Gemma actors that are slow")
     add("--late", type=float, default=0.0, help="share of a run's new Gemma nodes that join late")
@@ -156,6 +158,8 @@ class Run:
     """Largest private memory of the driver; the object store, which is mapped, is not in it."""
     deaths: int
     actors_lost: int
+    plain_write: float
+    """For as many bytes in pieces of a record's size to the same file system, until they are on the disk: the limit."""
 
     @property
     def derived(self) -> float:
@@ -186,7 +190,7 @@ def simulate(n_actors: int, options: argparse.Namespace, nodes: "Nodes", folder:
         before = [time.monotonic(), time.thread_time(), time.process_time(), cpu_of(raylet)]
         for batch in Driver(job, range(len(job.plan)), note, crew=crew).results(lambda: False):
             with clock.timing("append"):
-                file.append([b"".join(line.pieces) for line in batch.lines])
+                file.append(line.pieces for line in batch.lines)
             with clock.timing("disturb"):  # which is no work of a driver's
                 if file.lines >= LATE * job.n_questions:
                     nodes.let_late_nodes_join()
@@ -201,6 +205,7 @@ def simulate(n_actors: int, options: argparse.Namespace, nodes: "Nodes", folder:
     cpu, all_threads = cpu - clock.cpu["disturb"], all_threads - clock.cpu["disturb"]
     wall -= clock.cpu["disturb"] + clock.wait["disturb"]
     check(path, job, features)
+    plain_write = seconds_to_write(path.with_suffix(".copy"), path.stat().st_size)
     mean, longest = head_of_line(log, len(job.plan))
     size = path.stat().st_size
     path.unlink()
@@ -226,6 +231,7 @@ def simulate(n_actors: int, options: argparse.Namespace, nodes: "Nodes", folder:
         memory,
         deaths,
         lost,
+        plain_write,
     )
 
 
@@ -492,20 +498,24 @@ class Method:
 
 
 @contextmanager
-def simulated_cluster(gpus_per_node: int, store: int, folder: Path) -> Iterator["Nodes"]:
+def simulated_cluster(options: argparse.Namespace, store: int, folder: Path) -> Iterator["Nodes"]:
     """A Ray cluster on this machine, as yet without nodes to work on, joined by this process."""
     smi = folder / "bin" / "nvidia-smi"
     smi.parent.mkdir()
-    smi.write_text("#!/bin/sh\n" + "".join(f"echo {i}, GPU-{i}, simulated, 81920\n" for i in range(gpus_per_node)))
+    smi.write_text(
+        "#!/bin/sh\n" + "".join(f"echo {i}, GPU-{i}, simulated, 81920\n" for i in range(options.gpus_per_node))
+    )
     smi.chmod(0o755)
     os.environ["PATH"] = f"{smi.parent}:{os.environ['PATH']}"
     # An actor that asks for no GPU sees what is there: nothing here asks for one.
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": store}
+    if options.one_node:
+        head |= {"num_cpus": 1, "num_gpus": options.gpus_per_node}
     ray_cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         ray.init(address=ray_cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-        yield Nodes(ray_cluster, gpus_per_node, store)
+        yield Nodes(ray_cluster, options.gpus_per_node, store, int(options.one_node))
     finally:
         ray.shutdown()
         ray_cluster.shutdown()
@@ -514,9 +524,9 @@ def simulated_cluster(gpus_per_node: int, store: int, folder: Path) -> Iterator[
 class Nodes:
     """The nodes of the cluster with GPUs; more are added from run to run."""
 
-    def __init__(self, ray_cluster: Cluster, gpus: int, store: int) -> None:
+    def __init__(self, ray_cluster: Cluster, gpus: int, store: int, n: int) -> None:
         self._cluster, self._gpus, self._store = ray_cluster, gpus, store
-        self._n = self._n_late = 0
+        self._n, self._n_late = n, 0
 
     def __len__(self) -> int:
         return self._n
@@ -613,6 +623,19 @@ def check(path: Path, job: Job, features: Features) -> None:
         raise SystemExit(f"{path} goes on behind the last question")
 
 
+def seconds_to_write(path: Path, size: int) -> float:
+    """How long it takes to write so many bytes; beside the records, for memory never used before is slower to fill."""
+    piece = os.urandom(RECORD_BYTES)
+    start = time.perf_counter()
+    with path.open("wb", buffering=0) as file:
+        for _ in range(max(1, size // len(piece))):
+            file.write(piece)
+        os.fdatasync(file.fileno())
+    seconds = time.perf_counter() - start
+    path.unlink()
+    return seconds
+
+
 def head_of_line(log: Path, n_batches: int) -> tuple[float, float]:
     """Mean and longest time that a finished batch waits for an earlier one."""
     end_of = {int(line.split()[0]): float(line.split()[1]) for line in log.read_text(encoding="ascii").splitlines()}
@@ -635,6 +658,7 @@ def table(runs: list[Run], rate: float) -> str:
         ("measured questions/s", lambda run: f"{run.questions / run.wall:,.0f}"),
         ("  of the ideal", lambda run: f"{run.questions / run.wall / run.ideal:.1%}"),
         ("  MB/s written", lambda run: f"{run.bytes / run.wall / 1e6:,.0f}"),
+        ("  MB/s of plain writing", lambda run: f"{run.bytes / run.plain_write / 1e6:,.0f}"),
         ("driver's thread: CPU share", lambda run: f"{run.cpu / run.wall:.0%}"),
         ("  us CPU a question", per_question(lambda run: run.cpu)),
         ("    in the journal", per_question(lambda run: run.append_cpu)),

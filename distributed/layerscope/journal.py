@@ -8,8 +8,8 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,11 @@ from layerscope.manifest import FORMAT, Extent, differences, manifest_path, read
 _CHECKPOINT_SECONDS = 5.0
 _LOCK_SECONDS = 0.5
 _READ_BYTES = 1 << 20
-_LONG_LINE = 1 << 16  # bytes; a shorter one is hashed before another thread has taken it
+_PIECES_AT_ONCE = 1024  # that one call writes: Linux's IOV_MAX
+
+Piece = bytes | memoryview
+Line = bytes | Sequence[Piece]
+"""One line of the file, its line end included: whole, or in pieces that follow one another, so that none is copied."""
 
 
 def records_path(output_file: str) -> Path:
@@ -57,16 +61,22 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def append(self, lines: Iterable[bytes]) -> None:
+    def append(self, lines: Iterable[Line]) -> None:
         """Writes whole lines and waits until they are on the disk.
 
         Raises:
             LayerscopeError: they cannot be written or synced; the file then ends where it ended before.
         """
+        pieces = [[line] if isinstance(line, bytes) else line for line in lines]
         more = self._extent.ahead()
+        # Hashing takes longer than writing, so that goes on beside: hashlib lets other threads run.
+        hashing = self._hasher.submit(_add_all, more, pieces)
         try:
-            self._write_and_hash(lines, more)
-            os.fdatasync(self._descriptor)
+            try:
+                _write(self._descriptor, [piece for line in pieces for piece in line])
+                os.fdatasync(self._descriptor)
+            finally:
+                hashing.result()
         except OSError as error:
             self._take_back()
             raise LayerscopeError(
@@ -78,23 +88,6 @@ class Journal:
         self._extent.join(more)
         if time.monotonic() - self._checkpointed > _CHECKPOINT_SECONDS:
             self.checkpoint()
-
-    def _write_and_hash(self, lines: Iterable[bytes], extent: Extent) -> None:
-        """Hashing a long line takes as long as writing it, so that goes on beside: hashlib lets other threads run."""
-        hashing: Future[None] | None = None
-        try:
-            for line in lines:
-                if hashing is not None:
-                    hashing.result()
-                if len(line) > _LONG_LINE:
-                    hashing = self._hasher.submit(extent.add, line)
-                else:
-                    hashing = None
-                    extent.add(line)
-                _write(self._descriptor, line)
-        finally:
-            if hashing is not None:
-                hashing.result()
 
     def rewrite(self, replacements: Iterable[tuple[int, bytes]]) -> None:
         """Replaces some lines in one atomic step: whoever reads, and whatever happens, the file is the old or the new.
@@ -134,7 +127,7 @@ class Journal:
                 unchanged = unchanged or extent.note()
                 line = replacement
                 number, replacement = next(wanted, (-1, b""))
-            _write(descriptor, line)
+            _write(descriptor, [line])
             extent.add(line)
         return extent, unchanged or extent.note()
 
@@ -324,10 +317,20 @@ def _aside(path: Path) -> tuple[Path, Path]:
     return path.with_name(path.name + ".overwritten"), path.with_name(path.name + ".overwritten.manifest.json")
 
 
-def _write(descriptor: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
+def _add_all(extent: Extent, lines: Iterable[Sequence[Piece]]) -> None:
+    for line in lines:
+        extent.add(*line)
+
+
+def _write(descriptor: int, pieces: Sequence[Piece]) -> None:
+    for start in range(0, len(pieces), _PIECES_AT_ONCE):
+        views = [memoryview(piece) for piece in pieces[start : start + _PIECES_AT_ONCE]]
+        while views:
+            written = os.writev(descriptor, views)
+            while views and written >= len(views[0]):
+                written -= len(views.pop(0))
+            if views:
+                views[0] = views[0][written:]
 
 
 def _open_locked(path: Path) -> int:

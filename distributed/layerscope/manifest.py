@@ -85,11 +85,12 @@ class Extent:
         self._digest = hashlib.sha256()
         self._marks = bytearray()
 
-    def add(self, line: bytes) -> None:
-        """Counts one more line, its line end included."""
+    def add(self, *pieces: bytes | memoryview) -> None:
+        """Counts one more line, its line end included, whole or in pieces that follow one another."""
         self.lines += 1
-        self.size += len(line)
-        self._digest.update(line)
+        for piece in pieces:
+            self.size += len(piece)
+            self._digest.update(piece)
         self._marks += self._digest.digest()[:4]
 
     def ahead(self) -> "Extent":

@@ -112,7 +112,7 @@ def _go_on(plan: Plan, file: journal.Journal, progress: Progress, results: _Resu
         if halved:
             progress.note(f"Batch {batch} did not fit the memory and was halved; the manifest names it.")
             file.note_halved(batch)
-        file.append(b"".join(line.pieces) for line in missing)
+        file.append(line.pieces for line in missing)
         for line in missing:
             if line.frame is None:
                 progress.totals.add_error()

@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+"""Measures layerscope against what one would otherwise write, and against this machine's own limit, in one run.
+
+    scripts/benchmark.py [small|full] [--dtype bfloat16] [--dataset FILE] [--questions 96] [--json FILE] [--plot FILE]
+
+`small` takes seconds on a laptop; `full` has the exact shape of Gemma-2-2B and of 26 Gemma Scope SAEs of width 16k (5.2
+and 3.9 GB, with random weights, made on the spot, nothing downloaded) and takes some minutes and 16 GB of memory.
+
+Everything is measured in processes of its own, one after the other, on the same questions, tokens and weights:
+
+- the limit: what this machine's matrix products take, by the best rate of some large ones, for the operations that
+  cannot be done without (each shared token once, the output projection where a solution token is predicted);
+- the baseline: one solution at a time, full logits, hooks, encode layer by layer, dicts, one `json.dump`;
+- the strong baseline: plain transformers, sorted, padded, both solutions of many questions in a batch, logits only
+  where needed, encode in batches, orjson;
+- layerscope: its parts without Ray, and the whole job as `layerscope run` does it, Ray's start not counted;
+- one driver with actors that answer at once (`scripts/simulate_cluster.py`), beside plain writing of the same bytes.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarking import contenders, inputs, limit, ours
+from benchmarking.inputs import SHAPES
+from benchmarking.measure import apart
+from benchmarking.report import draw, table
+
+from layerscope.config import Config
+from layerscope.job import prepare
+from layerscope.machine import probe
+
+_BASELINE_SHARE = 8  # of the questions one in so many is enough for the slow baseline
+
+
+def main() -> None:
+    options = parse()
+    with tempfile.TemporaryDirectory(prefix="layerscope-benchmark-", dir=options.folder) as temporary:
+        scratch = Path(temporary)
+        kept = (options.folder or scratch) / f"benchmark-{options.shape}"
+        figures = measure(options, kept, scratch)
+    print(table(figures))
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if options.plot:
+        draw(figures, options.plot)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    bundled = Path(__file__).parents[1] / "distributed/layerscope/standin/questions.jsonl"
+    add("shape", choices=list(SHAPES), nargs="?", default="small")
+    add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the model")
+    add("--sae-dtype", choices=["float32", "bfloat16"], default="float32")
+    add("--dataset", type=Path, default=bundled, help="questions as JSON lines; the bundled ones by default")
+    add("--questions", type=int, default=0, help="how many of them; 200 for small, 96 for full")
+    add("--batch-tokens", default="auto")
+    add("--skip", nargs="*", default=[], choices=["baselines", "parts", "job", "driver"], help="leave these out")
+    add("--folder", type=Path, help="keeps model and SAEs for the next time, instead of a temporary folder")
+    add("--json", type=Path, help="a file for all figures")
+    add("--plot", type=Path, help="a PNG file for a picture of where the time goes")
+    return parser.parse_args()
+
+
+def measure(options: argparse.Namespace, kept: Path, scratch: Path) -> dict[str, Any]:
+    """All figures, as JSON takes them."""
+    shape = SHAPES[options.shape]
+    note(f"making model and SAEs in {kept}")
+    apart(inputs.make, shape, options.dataset, kept)
+    # What is derived from the SAEs lies with them, not in the user's own cache.
+    environment = {"HF_HOME": str(kept / "cache"), "HF_HUB_OFFLINE": "1"}
+    os.environ.update(environment)
+    settings = {
+        "model": str(kept / "model"),
+        "sae_repo": str(kept / "saes"),
+        "dataset": str(options.dataset),
+        "num_samples": options.questions or {"small": 200, "full": 96}[shape.name],
+        "dtype": options.dtype,
+        "sae_dtype": options.sae_dtype,
+        "batch_tokens": options.batch_tokens if options.batch_tokens == "auto" else int(options.batch_tokens),
+        "address": "local",
+    }
+    job = prepare(Config(**settings), [probe()])
+    device, dtype, threads = job.placement.device, job.numerics.dtype, job.numerics.threads
+    figures: dict[str, Any] = {
+        "commit": git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain") else ""),
+        "hardware": job.placement.hardware,
+        "cpus": len(os.sched_getaffinity(0)),
+        "versions": {name: version(name) for name in ("torch", "transformers", "ray", "numpy", "orjson")},
+        "shape": asdict(shape),
+        "device": device,
+        "dtype": dtype,
+        "sae_dtype": job.numerics.sae_dtype,
+        "threads": threads,
+        "batch_tokens": job.numerics.batch_tokens,
+        "questions": job.n_questions,
+        "shared_tokens": job.plan.shared_tokens,
+        "unshared_tokens": job.plan.unshared_tokens,
+    }
+    figures["limit"] = limits(figures, shape)
+    if "baselines" not in options.skip:
+        by_length = job.plan.order.tolist()
+        some = by_length[_BASELINE_SHARE // 2 :: _BASELINE_SHARE]
+        note(f"baseline, {len(some)} questions")
+        plain, memory = apart(contenders.baseline, job, some, device, scratch / "baseline.json")
+        figures["baseline"] = {"per_question": plain.per_question, "questions": len(some), "memory": memory}
+        note("strong baseline")
+        strong, memory = apart(contenders.strong_baseline, job, by_length, device, scratch / "strong.jsonl")
+        figures["strong_baseline"] = {"per_question": strong.per_question, "memory": memory}
+    if "parts" not in options.skip:
+        note("layerscope's parts")
+        parts, memory = apart(ours.parts, job, device, scratch / "parts.jsonl")
+        figures["parts"] = {name: value for name, value in vars(parts).items() if name != "answers"}
+        figures["parts"]["memory"] = memory
+        figures["work"] = asdict(limit.work(shape, parts.tokens, parts.predictors, 2 * parts.questions))
+        if "baselines" not in options.skip:
+            figures["agreement"] = {
+                "baseline": agreement(parts.answers, plain.answers),
+                "strong_baseline": agreement(parts.answers, strong.answers),
+            }
+    if "job" not in options.skip:
+        note("the whole job")
+        words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        command = [sys.executable, "-m", "layerscope", "run", *words]
+        records, timeline = scratch / "records.jsonl", scratch / "timeline.json"
+        figures["job"] = asdict(ours.whole_job(command, environment, records, timeline))
+    figures["limit_again"] = limits(figures, shape)
+    if "driver" not in options.skip:
+        note("one driver")
+        figures["driver"] = one_driver(scratch)
+    return figures
+
+
+def limits(figures: dict[str, Any], shape: inputs.Shape) -> dict[str, float]:
+    """FLOP/s in the model's and in the SAEs' number format."""
+    return {
+        dtype: apart(limit.matrix_rate, shape, dtype, figures["device"], figures["threads"])[0]
+        for dtype in sorted({figures["dtype"], figures["sae_dtype"]})
+    }
+
+
+def agreement(mine: ours.Answers, theirs: ours.Answers) -> dict[str, float]:
+    """How near two ways to the same numbers are."""
+    log_likelihoods, same = [], []
+    for example_id, solutions in theirs.items():
+        for (mine_ll, mine_ids), (their_ll, their_ids) in zip(mine[example_id], solutions, strict=True):
+            log_likelihoods.append(abs(mine_ll - their_ll))
+            same += [a == b for a, b in zip(mine_ids, their_ids, strict=True)]
+    return {
+        "largest_difference": max(log_likelihoods),
+        "mean_difference": float(np.mean(log_likelihoods)),
+        "same_top_k": float(np.mean(same)),
+    }
+
+
+def one_driver(scratch: Path) -> dict[str, Any]:
+    """What the driver sustains at 26 layers and 100 features, and what plain writing of as many bytes does."""
+    report = scratch / "driver.json"
+    script = Path(__file__).parent / "simulate_cluster.py"
+    options = ["--one-node", "--actors", "1", "--gpus-per-node", "2", "--questions-per-second-per-gpu", "1e6"]
+    command = [sys.executable, str(script), *options, "--folder", str(scratch), "--json", str(report)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    (run,) = json.loads(report.read_text())["runs"]
+    return dict(run)
+
+
+def git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def note(text: str) -> None:
+    print(f"{text} …", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""What a user would write without layerscope: the plain way, and a strong one; both with transformers' own attention.
+
+Same questions, tokens, weights and SAEs as layerscope's. Shapes: R rows (solutions), T tokens of a row, V vocabulary,
+D d_model, F d_sae.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from benchmarking.measure import Answers, Contender, synchronise
+from layerscope.job import Job
+from layerscope.pairs import Pair, PairTokenizer
+
+_STRONG_TOKENS = 2048  # of a padded batch
+
+
+class Plain:
+    """What both need."""
+
+    def __init__(self, job: Job, device: str) -> None:
+        folder = Path(job.model.name)
+        self.device = torch.device(device)
+        self.tokenizer = PairTokenizer(folder / "tokenizer.json", job.spec.context)
+        self.model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, job.numerics.dtype), attn_implementation="eager"
+        ).to(self.device)
+        self.model.eval()
+        self.saes = []
+        for sae in job.saes:
+            with np.load(Path(job.sae_repository.name) / sae.path) as arrays:
+                self.saes.append([torch.from_numpy(arrays[k]).to(self.device) for k in ("W_enc", "b_enc", "threshold")])
+        self.k = job.numerics.top_k or job.d_sae
+
+    @contextmanager
+    def captured(self) -> Iterator[list[Tensor]]:
+        """Collects what every decoder layer returns."""
+        states: list[Tensor] = []
+        hooks = [
+            layer.register_forward_hook(lambda _m, _i, output: states.append(output))
+            for layer in self.model.model.layers
+        ]
+        yield states
+        for hook in hooks:
+            hook.remove()
+
+    def encode(self, layer: int, residual: Tensor) -> Tensor:
+        """[R, D] to activations [R, F]."""
+        w_enc, b_enc, threshold = self.saes[layer]
+        pre = residual.float() @ w_enc + b_enc
+        return torch.relu(pre) * (pre > threshold)
+
+
+def solution_ids(pair: Pair, solution: int) -> list[int]:
+    return [pair.tokens[pair.row_index(solution, position)] for position in range(pair.lengths[solution])]
+
+
+@torch.inference_mode()
+def baseline(job: Job, ids: Sequence[int], device: str, output: Path) -> Contender:
+    """One solution at a time, full logits, dicts, one `json.dump`."""
+    plain = Plain(job, device)
+    answers: Answers = {}
+    records: list[dict[str, Any]] = []
+
+    def solve(example_id: int) -> None:
+        question = job.selection[example_id]
+        pair = plain.tokenizer.pair(question)
+        details = []
+        for solution in (0, 1):
+            tokens = solution_ids(pair, solution)
+            with plain.captured() as states:
+                logits = plain.model(input_ids=torch.tensor([tokens], device=plain.device)).logits[0]
+            log_probs = torch.log_softmax(logits.float(), dim=-1)
+            scored = range(pair.prompt, len(tokens))
+            log_likelihood = sum(log_probs[position - 1, tokens[position]].item() for position in scored)
+            features = {}
+            for layer, state in enumerate(states):
+                activations = plain.encode(layer, state[0, -1:])[0]
+                top = activations.topk(min(plain.k, int((activations > 0).sum())))
+                features[str(layer)] = [
+                    {"feature_id": feature_id, "activation": activation, "layer": layer}
+                    for feature_id, activation in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+                ]
+            details.append({"log_likelihood": log_likelihood, "active_features_by_layer": features})
+        records.append({"example_id": example_id, "question": question.goal, "solutions": details})
+        answers[example_id] = [
+            (each["log_likelihood"], [{one["feature_id"] for one in found} for found in layers.values()])
+            for each in details
+            for layers in [each["active_features_by_layer"]]
+        ]
+
+    solve(ids[0])
+    records.clear()
+    synchronise()
+    start = time.perf_counter()
+    for example_id in ids:
+        solve(example_id)
+    with output.open("w") as file:
+        json.dump(records, file)
+    return Contender(time.perf_counter() - start, len(ids), answers)
+
+
+@torch.inference_mode()
+def strong_baseline(job: Job, ids: Sequence[int], device: str, output: Path) -> Contender:
+    """Sorted, padded, both solutions of many questions in a batch, logits only where needed, encoded batch by batch."""
+    plain = Plain(job, device)
+    answers: Answers = {}
+
+    def batches() -> Iterator[list[tuple[int, Pair]]]:
+        pairs = list(zip(ids, plain.tokenizer.pairs(job.selection[i] for i in ids), strict=True))
+        pairs.sort(key=lambda item: -max(item[1].lengths))
+        batch: list[tuple[int, Pair]] = []
+        for item in pairs:
+            if batch and 2 * (len(batch) + 1) * max(batch[0][1].lengths) > _STRONG_TOKENS:
+                yield batch
+                batch = []
+            batch.append(item)
+        yield batch
+
+    def solve(batch: list[tuple[int, Pair]]) -> Iterator[bytes]:
+        rows = [solution_ids(pair, solution) for _, pair in batch for solution in (0, 1)]
+        prompts = [pair.prompt for _, pair in batch for _ in (0, 1)]
+        width = max(map(len, rows))
+        tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        with plain.captured() as states:
+            hidden = plain.model.model(
+                input_ids=tokens.to(plain.device), attention_mask=mask.to(plain.device), use_cache=False
+            ).last_hidden_state
+        row_of = [row for row, ids in enumerate(rows) for _ in ids[prompts[row] :]]
+        position = [at for row, ids in enumerate(rows) for at in range(prompts[row] - 1, len(ids) - 1)]
+        targets = torch.tensor([token for row, ids in enumerate(rows) for token in ids[prompts[row] :]]).to(
+            plain.device
+        )
+        logits = plain.model.lm_head(hidden[row_of, position])
+        cap = plain.model.config.final_logit_softcapping
+        log_probs = torch.log_softmax(torch.tanh(logits.float() / cap) * cap, dim=-1)
+        chosen = log_probs[torch.arange(len(targets), device=plain.device), targets]
+        likelihoods = torch.zeros(len(rows), device=plain.device)
+        likelihoods.index_add_(0, torch.tensor(row_of, device=plain.device), chosen)
+        last = [len(row) - 1 for row in rows]
+        found: list[list[list[dict[str, Any]]]] = [[] for _ in rows]
+        for layer, state in enumerate(states):
+            top = plain.encode(layer, state[range(len(rows)), last]).topk(plain.k)
+            for row, (feature_ids, values) in enumerate(zip(top.indices.tolist(), top.values.tolist(), strict=True)):
+                found[row].append(
+                    [
+                        {"feature_id": feature_id, "activation": value, "layer": layer}
+                        for feature_id, value in zip(feature_ids, values, strict=True)
+                        if value > 0
+                    ]
+                )
+        for number, (example_id, _) in enumerate(batch):
+            details = [
+                {
+                    "log_likelihood": likelihoods[row].item(),
+                    "active_features_by_layer": {str(layer): each for layer, each in enumerate(found[row])},
+                }
+                for row in (2 * number, 2 * number + 1)
+            ]
+            answers[example_id] = [
+                (likelihoods[row].item(), [{one["feature_id"] for one in each} for each in found[row]])
+                for row in (2 * number, 2 * number + 1)
+            ]
+            goal = job.selection[example_id].goal
+            yield orjson.dumps({"example_id": example_id, "question": goal, "solutions": details}) + b"\n"
+
+    list(solve(next(batches())))
+    synchronise()
+    start = time.perf_counter()
+    with output.open("wb") as file:
+        for batch in batches():
+            file.writelines(solve(batch))
+    return Contender(time.perf_counter() - start, len(ids), answers)

@@ -1,0 +1,115 @@
+"""What is measured: a model, SAEs, a tokeniser and questions of a given shape, made on the spot from a seed."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM
+
+from layerscope.config import Config
+from layerscope.language_model import load_language_model
+from layerscope.pairs import PROMPT, Pair, PairTokenizer
+from layerscope.questions import Question, select_questions
+from layerscope.standin.build import make_tokenizer, save_model
+
+_BLOCK = (1 << 24) - 7  # random numbers that fill the weights again and again, shifted, because drawing takes longer
+_CALIBRATION = 16  # questions from which the SAEs' thresholds are set
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a model and of its SAEs."""
+
+    name: str
+    n_layers: int
+    d_model: int
+    d_mlp: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    d_sae: int = 16384
+    l0: int = 100
+    """Average number of features that fire."""
+
+    @property
+    def body_parameters(self) -> int:
+        """Elements of the weights that every token is multiplied with."""
+        attention = 2 * self.d_model * self.head_dim * (self.heads + self.kv_heads)
+        return self.n_layers * (attention + 3 * self.d_model * self.d_mlp)
+
+    @property
+    def parameters(self) -> int:
+        return self.body_parameters + self.vocabulary * self.d_model
+
+
+SHAPES = {
+    "small": Shape("small", 8, 512, 2048, 4, 2, 128, 32_000),
+    "full": Shape("full", 26, 2304, 9216, 8, 4, 256, 256_000),  # Gemma-2-2B and Gemma Scope's SAEs of width 16k
+}
+
+
+def make(shape: Shape, dataset: Path, folder: Path) -> None:
+    """Writes `folder/model` and `folder/saes` in their public layouts, if they are not there."""
+    if (folder / "done").exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    questions, _ = select_questions(Config(dataset=str(dataset), num_samples="all"))
+    texts = [f"{PROMPT.format(goal=q.goal)} {solution}" for q in questions for solution in (q.sol1, q.sol2)]
+    # Learned from the questions, so about as many tokens as Gemma's: 49 and 70 a pair of PIQA, against 48 and 70.
+    tokenizer = make_tokenizer(texts, min(16384, shape.vocabulary))
+    save_model(_make_model(shape), tokenizer, folder / "model")
+    _make_saes(shape, [question for question, _ in zip(questions, range(_CALIBRATION), strict=False)], folder)
+    (folder / "done").touch()
+
+
+def _make_model(shape: Shape) -> Gemma2ForCausalLM:
+    config = Gemma2Config(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.d_model,
+        intermediate_size=shape.d_mlp,
+        num_hidden_layers=shape.n_layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        query_pre_attn_scalar=shape.head_dim,
+        max_position_embeddings=8192,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+    )
+    with torch.device("meta"):
+        model = Gemma2ForCausalLM(config).to(torch.bfloat16)
+    model.to_empty(device="cpu").tie_weights()
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal(_BLOCK + 64, dtype=np.float32))
+    for number, (name, parameter) in enumerate(sorted(model.named_parameters())):
+        flat = parameter.data.view(-1)
+        if parameter.dim() == 2:
+            scaled = (noise * parameter.shape[1] ** -0.5).to(parameter.dtype)
+            for start in range(0, len(flat), _BLOCK):
+                piece = flat[start : start + _BLOCK]
+                piece.copy_(scaled[number % 64 : number % 64 + len(piece)])
+        elif name.endswith("norm.weight"):
+            flat.zero_()  # Gemma's norms multiply by 1 + weight
+    return model
+
+
+@torch.inference_mode()
+def _make_saes(shape: Shape, questions: list[Question], folder: Path) -> None:
+    """Random JumpReLU SAEs, the encoder half alone, with one threshold under which `l0` features fire on average."""
+    model = load_language_model(folder / "model", torch.bfloat16, torch.device("cpu"))
+    tokenizer = PairTokenizer(folder / "model" / "tokenizer.json", 8192)
+    pairs = [pair for pair in tokenizer.pairs(questions) if isinstance(pair, Pair)]
+    residuals = model.forward(pairs, range(shape.n_layers)).residuals.float()
+    dice = np.random.default_rng(1)
+    for layer, states in enumerate(residuals):
+        w_enc = dice.standard_normal((shape.d_model, shape.d_sae), dtype=np.float32) * shape.d_model**-0.5
+        b_enc = dice.standard_normal(shape.d_sae, dtype=np.float32) * 0.1
+        pre = states @ torch.from_numpy(w_enc) + torch.from_numpy(b_enc)
+        silent = pre.numel() - shape.l0 * len(states)
+        threshold = np.full(shape.d_sae, float(pre.flatten().kthvalue(silent).values), dtype=np.float32)
+        path = folder / "saes" / f"layer_{layer}" / "width_16k" / f"average_l0_{shape.l0}" / "params.npz"
+        path.parent.mkdir(parents=True)
+        np.savez(path, W_enc=w_enc, b_enc=b_enc, threshold=threshold)

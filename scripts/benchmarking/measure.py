@@ -1,0 +1,47 @@
+"""What a measurement is: taken in a process of its own, so that its memory is its own, and none warms up another."""
+
+import multiprocessing
+import resource
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Answers = dict[int, list[tuple[float, list[set[int]]]]]
+"""By question, of both solutions: the log-likelihood, and the ids of the strongest features of every layer."""
+
+
+@dataclass
+class Contender:
+    """What somebody else's way to do the job came to."""
+
+    seconds: float
+    questions: int
+    answers: Answers = field(repr=False)
+
+    @property
+    def per_question(self) -> float:
+        return self.seconds / self.questions
+
+
+def apart(function: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> tuple[R, int]:
+    """Calls a function in a fresh process: its result, and the largest memory of that process in bytes."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_with_memory, function, *arguments, **options).result()
+
+
+def _with_memory(function: Callable[..., R], *arguments: object, **options: object) -> tuple[R, int]:
+    result = function(*arguments, **options)
+    return result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def synchronise() -> None:
+    """Waits until a GPU has done what it was given."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
