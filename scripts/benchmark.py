@@ -23,7 +23,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from benchmarking import contenders, inputs, limit, ours
 from benchmarking.inputs import SHAPES
-from benchmarking.measure import apart
+from benchmarking.measure import Answers, apart
 from benchmarking.report import draw, table
 
 from layerscope.config import Config
@@ -83,7 +83,7 @@ def measure(options: argparse.Namespace, kept: Path, scratch: Path) -> dict[str,
         "model": str(kept / "model"),
         "sae_repo": str(kept / "saes"),
         "dataset": str(options.dataset),
-        "num_samples": options.questions or {"small": 200, "full": 96}[shape.name],
+        "num_samples": options.questions or {"tiny": 24, "small": 200, "full": 96}[shape.name],
         "dtype": options.dtype,
         "sae_dtype": options.sae_dtype,
         "batch_tokens": options.batch_tokens if options.batch_tokens == "auto" else int(options.batch_tokens),
@@ -116,6 +116,10 @@ def measure(options: argparse.Namespace, kept: Path, scratch: Path) -> dict[str,
         note("strong baseline")
         strong, memory = apart(contenders.strong_baseline, job, by_length, device, scratch / "strong.jsonl")
         figures["strong_baseline"] = {"per_question": strong.per_question, "memory": memory}
+        if dtype != "float32":
+            note("baseline in float32, whose numbers the others are held against")
+            wide = replace(job, numerics=replace(job.numerics, dtype="float32"))
+            reference, _ = apart(contenders.baseline, wide, some, device, scratch / "baseline.json")
     if "parts" not in options.skip:
         note("layerscope's parts")
         parts, memory = apart(ours.parts, job, device, scratch / "parts.jsonl")
@@ -124,9 +128,12 @@ def measure(options: argparse.Namespace, kept: Path, scratch: Path) -> dict[str,
         figures["work"] = asdict(limit.work(shape, parts.tokens, parts.predictors, 2 * parts.questions))
         if "baselines" not in options.skip:
             figures["agreement"] = {
-                "baseline": agreement(parts.answers, plain.answers),
-                "strong_baseline": agreement(parts.answers, strong.answers),
+                "layerscope and the baseline": agreement(parts.answers, plain.answers),
+                "layerscope and the strong baseline": agreement(parts.answers, strong.answers),
             }
+            if dtype != "float32":
+                figures["agreement"]["layerscope and float32"] = agreement(parts.answers, reference.answers)
+                figures["agreement"]["the baseline and float32"] = agreement(plain.answers, reference.answers)
     if "job" not in options.skip:
         note("the whole job")
         words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
@@ -143,12 +150,12 @@ def measure(options: argparse.Namespace, kept: Path, scratch: Path) -> dict[str,
 def limits(figures: dict[str, Any], shape: inputs.Shape) -> dict[str, float]:
     """FLOP/s in the model's and in the SAEs' number format."""
     return {
-        dtype: apart(limit.matrix_rate, shape, dtype, figures["device"], figures["threads"])[0]
+        dtype: apart(limit.matrix_rate, shape, dtype, figures["device"])[0]
         for dtype in sorted({figures["dtype"], figures["sae_dtype"]})
     }
 
 
-def agreement(mine: ours.Answers, theirs: ours.Answers) -> dict[str, float]:
+def agreement(mine: Answers, theirs: Answers) -> dict[str, float]:
     """How near two ways to the same numbers are."""
     log_likelihoods, same = [], []
     for example_id, solutions in theirs.items():

@@ -1,6 +1,7 @@
 """A pair row gives each solution what it would get alone: against plain transformers, one solution at a time."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -139,6 +140,31 @@ def test_log_probs_sum_to_one(model: LanguageModel, tokenizer: PairTokenizer) ->
     )
     log_probs = target_log_probs(hidden, model.model.lm_head.weight, every, 30.0)
     assert float(log_probs.exp().sum()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("softcap", [30.0, 50.0, None])
+def test_bfloat16_logits_cost_no_digits_where_it_matters(softcap: float | None) -> None:
+    """Rounded to bfloat16, a likely token's logit near 20 would be off by up to 0.06, and so its log-probability."""
+    generator = torch.Generator().manual_seed(0)
+    n_rows, width, vocabulary = 300, 64, 5000  # more rows and columns than are taken at once
+    weight = torch.randn(vocabulary, width, generator=generator).bfloat16()
+    # Some rows prefer one token by far, some share their favour among several, and some have no favourite.
+    favour = torch.linspace(0.2, 3, n_rows)[:, None]
+    hidden = (weight[torch.arange(n_rows) * 7] * favour / 8).bfloat16()
+    targets = torch.stack([torch.arange(n_rows) * 7, torch.arange(n_rows) + 1]).flatten()
+    layout = SimpleNamespace(
+        predictors=torch.arange(n_rows), targets=targets, target_predictors=torch.arange(n_rows).repeat(2)
+    )
+    got = target_log_probs(hidden, weight, layout, softcap)  # type: ignore[arg-type]
+    logits = hidden.double() @ weight.double().T
+    if softcap is not None:
+        logits = torch.tanh(logits / softcap) * softcap
+    exact = logits.log_softmax(dim=1)[layout.target_predictors, targets]
+    assert float(logits.max()) > 18
+    assert got.dtype == torch.float32
+    np.testing.assert_allclose(got.numpy(), exact.numpy(), atol=2e-3)
+    rounded = logits.bfloat16().double().log_softmax(dim=1)[layout.target_predictors, targets]
+    assert float((rounded - exact).abs().max()) > 0.02  # what this test would let through otherwise
 
 
 def test_bfloat16_stays_near_float32(tiny: Path, model: LanguageModel, tokenizer: PairTokenizer) -> None:

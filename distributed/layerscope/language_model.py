@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from layerscope.errors import LayerscopeError, first_line
+from layerscope.matrix_products import adopt, linear, read_in
 from layerscope.pair_attention import ATTENTION, PairLayout, lay_out, pair_masks
 from layerscope.pairs import Pair
 
@@ -123,7 +124,7 @@ def _log_sum_exp(rows: Tensor, output_weight: Tensor, softcap: float | None) -> 
     if rows.device.type == "cuda" and rows.dtype != torch.float32:
         logits = torch.mm(rows, output_weight.T, out_dtype=torch.float32)  # [P, V]
     else:
-        logits = rows @ output_weight.T
+        logits = linear(rows, output_weight)
     chunk = _VOCABULARY_CHUNK if rows.device.type == "cpu" else logits.shape[1]
     log_sums = [_log_sum_exp_of(part.float(), softcap) for part in torch.split(logits, chunk, dim=1)]
     log_sum = torch.stack(log_sums).logsumexp(dim=0)
@@ -193,6 +194,7 @@ def load_language_model(folder: Path, dtype: torch.dtype, device: torch.device) 
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            device_map={"": device},  # straight there, tensor by tensor; on a CPU mapped from the file
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
@@ -209,4 +211,6 @@ def load_language_model(folder: Path, dtype: torch.dtype, device: torch.device) 
                 f"The weights in {folder} are not whole: {problem.replace('_', ' ')} {', '.join(keys[:3])}"
                 f"{' and more' if len(keys) > 3 else ''}. Get the files again."
             )
-    return LanguageModel(model.eval().requires_grad_(False).to(device))
+    adopt(model)
+    read_in(*model.parameters())
+    return LanguageModel(model.eval().requires_grad_(False))

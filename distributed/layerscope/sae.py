@@ -20,6 +20,7 @@ from torch import Tensor
 from layerscope import hub
 from layerscope.files import replacing
 from layerscope.hub import Repository
+from layerscope.matrix_products import linear, read_in
 from layerscope.params_npz import ENCODER_ARRAYS, read_encoder
 
 _MAX_PRE_ACTIVATIONS = 1 << 26  # elements of one [rows, F] product: 256 MiB
@@ -61,7 +62,7 @@ def encode_top_k(residual: Tensor, sae: SaeEncoder, k: int | None) -> TopK:
 
 def _active_features(residual: Tensor, sae: SaeEncoder) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, feature ids and activations of everything that fires, row by row: [N] each."""
-    pre = (residual.to(sae.w_enc.dtype) @ sae.w_enc).float() + sae.b_enc  # [R, F]
+    pre = linear(residual.to(sae.w_enc.dtype), sae.w_enc.T).float() + sae.b_enc  # [R, F]
     # Not "pre > threshold", which would drop a NaN in silence.
     rows, ids = torch.nonzero(~(pre <= sae.threshold.clamp(min=0)), as_tuple=True)
     return rows, ids, pre[rows, ids]
@@ -105,6 +106,7 @@ def load_encoder(
     file = cached_encoder(repository, path, d_model)
     with safe_open(str(file), framework="pt", device=str(device)) as tensors:
         w_enc, b_enc, threshold = (tensors.get_tensor(name) for name in ENCODER_ARRAYS)
+    read_in(w_enc)
     return SaeEncoder(w_enc.to(dtype), b_enc, threshold)
 
 

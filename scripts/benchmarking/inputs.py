@@ -46,6 +46,7 @@ class Shape:
 
 
 SHAPES = {
+    "tiny": Shape("tiny", 2, 64, 256, 2, 1, 32, 2048, 512, 20),  # for a test of the benchmark itself
     "small": Shape("small", 8, 512, 2048, 4, 2, 128, 32_000),
     "full": Shape("full", 26, 2304, 9216, 8, 4, 256, 256_000),  # Gemma-2-2B and Gemma Scope's SAEs of width 16k
 }

@@ -3,12 +3,148 @@
 from pathlib import Path
 from typing import Any
 
+GIB = 1 << 30
 MIB = 1 << 20
 
 
 def table(figures: dict[str, Any]) -> str:
-    return "\n".join(str(f) for f in figures.items())
+    """All figures, for people: a line for each, its seconds a question beside its share of the limit."""
+    shape, versions = figures["shape"], figures["versions"]
+    questions = figures["questions"]
+    rate = best_rates(figures)
+    lines = [
+        f"layerscope {figures['commit']} on {figures['hardware']}, {figures['cpus']} CPUs"
+        + (f", {figures['threads']} torch threads an actor" if figures["threads"] else ""),
+        ", ".join(f"{name} {number}" for name, number in versions.items()),
+        f"{shape['name']}: {shape['n_layers']} layers, d_model {shape['d_model']}, vocabulary {shape['vocabulary']:,}, "
+        f"SAEs of {shape['d_sae']:,}; {figures['dtype']}, SAEs {figures['sae_dtype']}",
+        f"{questions} questions, {figures['shared_tokens'] / questions:.1f} tokens each "
+        f"({figures['unshared_tokens'] / questions:.1f} one solution at a time), {figures['batch_tokens']} to a batch",
+        "matrix products: " + ", ".join(f"{value / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, value in rate.items()),
+    ]
+    rows = seconds_per_question(figures)
+    limit = rows.get("limit")
+    if rows:
+        lines += ["", f"{'':<34}{'ms a question':>15}{'of the limit':>14}"]
+    for name, seconds in rows.items():
+        bound = part_limits(figures).get(name, None if name.startswith("  ") else limit)
+        share = f"{bound / seconds:>14.0%}" if bound else ""
+        lines.append(f"{name:<34}{1e3 * seconds:>15,.1f}{share}")
+    lines += ["", *comparisons(figures)]
+    return "\n".join(lines)
+
+
+def best_rates(figures: dict[str, Any]) -> dict[str, float]:
+    """FLOP/s by number format: the better of the measurements before and after everything else."""
+    return {dtype: max(value, figures["limit_again"][dtype]) for dtype, value in figures["limit"].items()}
+
+
+def seconds_per_question(figures: dict[str, Any]) -> dict[str, float]:
+    """What there is of the limit, the baselines, the parts and the whole job."""
+    rows: dict[str, float] = {}
+    if "work" in figures:
+        limits = part_limits(figures)
+        rows["limit"] = limits["forward pass and scores"] + limits["  encode and top k"]
+    for name in ("baseline", "strong_baseline"):
+        if name in figures:
+            rows[name.replace("_", " ")] = figures[name]["per_question"]
+    if "parts" in figures:
+        parts = figures["parts"]
+        seconds = {name: value / parts["questions"] for name, value in parts["seconds"].items()}
+        rows["forward pass and scores"] = seconds["body"] + seconds["projection and scores"]
+        rows |= {f"  {name}": value for name, value in seconds.items()}
+        rows["all parts"] = sum(seconds.values())
+    if "job" in figures:
+        rows["whole job"] = figures["job"]["seconds"] / figures["job"]["questions"]
+    return rows
+
+
+def part_limits(figures: dict[str, Any]) -> dict[str, float]:
+    """Seconds a question that the matrix products of a part take at the best rate."""
+    if "work" not in figures:
+        return {}
+    rate, work, n = best_rates(figures), figures["work"], figures["parts"]["questions"]
+    model, sae = rate[figures["dtype"]] * n, rate[figures["sae_dtype"]] * n
+    return {
+        "  body": work["body"] / model,
+        "  projection and scores": work["projection"] / model,
+        "forward pass and scores": (work["body"] + work["projection"]) / model,
+        "  encode and top k": work["encode"] / sae,
+    }
+
+
+def comparisons(figures: dict[str, Any]) -> list[str]:
+    """Everything that is not a time per question."""
+    rows = seconds_per_question(figures)
+    lines = []
+    mine = rows.get("whole job") or rows.get("all parts")
+    if mine and "baseline" in rows:
+        lines.append(
+            f"{rows['baseline'] / mine:.1f} times as fast as the baseline, "
+            f"{rows['strong baseline'] / mine:.1f} times as fast as the strong one"
+        )
+    for name, agreement in figures.get("agreement", {}).items():
+        lines.append(
+            f"{name}: log-likelihoods differ by {agreement['largest_difference']:.2g} at most, "
+            f"{agreement['mean_difference']:.2g} on average; {agreement['same_top_k']:.1%} of top-k sets are the same"
+        )
+    if "parts" in figures:
+        parts = figures["parts"]
+        lines.append(
+            f"attention sees {parts['padded_tokens'] / parts['tokens']:.2f} times the tokens in padding; nothing else "
+            f"sees padding"
+        )
+        lines.append(
+            f"JSON: {1e9 * parts['seconds']['JSON'] / parts['features']:.0f} ns a feature, "
+            f"{parts['dict_json'] / parts['seconds']['JSON']:.1f} times the speed of dicts and orjson "
+            f"({parts['bytes'] / parts['questions'] / 1e3:,.0f} kB a record)"
+        )
+    if "job" in figures:
+        job = figures["job"]
+        lines.append(
+            f"whole job: a Gemma actor waits {job['gemma_waits']:.1%} of its time, nobody works "
+            f"{job['nobody_works']:.1%}, driver and Ray take {job['ray_cpu']:.1%} of the CPU time; "
+            f"first record {job['first_record']:.1f} s after the command"
+        )
+        memory = [f"{kind} {bytes_ / MIB:,.0f}" for kind, bytes_ in sorted(job["memory"].items())]
+        lines.append(f"largest memory, MiB: {', '.join(memory)} (mapped files and shared memory included)")
+    lines += [
+        f"  {name.replace('_', ' ')} {figures[name]['memory'] / MIB:,.0f}"
+        for name in ("baseline", "strong_baseline")
+        if name in figures
+    ]
+    if "driver" in figures:
+        driver = figures["driver"]
+        wall = driver["wall"]
+        lines.append(
+            f"one driver: {driver['questions'] / wall:,.0f} questions/s, {driver['bytes'] / wall / 1e6:,.0f} MB/s; "
+            f"plain writing {driver['bytes'] / driver['plain_write'] / 1e6:,.0f} MB/s; "
+            f"{1e6 * driver['cpu'] / driver['questions']:,.0f} us of its thread a question, "
+            f"{1e6 * driver['append_cpu'] / driver['questions']:,.0f} of them writing"
+        )
+    return lines
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:
-    pass
+    """A bar for each way to do the job, ours cut into its parts, and the limit as a line."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    rows = seconds_per_question(figures)
+    canvas, axes = pyplot.subplots(figsize=(8, 2.6), layout="constrained")
+    names = [name for name in ("baseline", "strong baseline", "all parts", "whole job") if name in rows]
+    for name in names:
+        if name != "all parts":
+            axes.barh(name, 1e3 * rows[name], color="0.6")
+    left = 0.0
+    for part in [name for name in rows if name.startswith("  ")]:
+        axes.barh("all parts", 1e3 * rows[part], left=left, label=part.strip())
+        left += 1e3 * rows[part]
+    if "limit" in rows:
+        axes.axvline(1e3 * rows["limit"], color="black", linestyle=":", label="limit")
+    axes.invert_yaxis()
+    axes.set_xlabel(f"ms a question ({figures['shape']['name']}, {figures['dtype']}, {figures['hardware']})")
+    axes.legend(fontsize="small", loc="lower right")
+    canvas.savefig(path, dpi=120)
