@@ -134,6 +134,7 @@ def measure(options: argparse.Namespace, kept: Path, scratch: Path) -> dict[str,
             if dtype != "float32":
                 figures["agreement"]["layerscope and float32"] = agreement(parts.answers, reference.answers)
                 figures["agreement"]["the baseline and float32"] = agreement(plain.answers, reference.answers)
+                figures["agreement"]["the strong baseline and float32"] = agreement(strong.answers, reference.answers)
     if "job" not in options.skip:
         note("the whole job")
         words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]

@@ -4,7 +4,6 @@ Knows nothing of Ray, SAEs or JSON. Shapes: B pairs, T tokens of a batch, P posi
 N solution tokens, V vocabulary, L captured layers, D d_model.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +24,8 @@ from layerscope.matrix_products import adopt, linear, read_in
 from layerscope.pair_attention import ATTENTION, PairLayout, lay_out, pair_masks
 from layerscope.pairs import Pair
 
-_PREDICTORS = 256  # positions whose logits over the whole vocabulary are held at once: 250 MiB in float32
-_VOCABULARY_CHUNK = 4096  # logits of each that are summed up at once, so that they stay in a CPU's cache
-_LARGEST_BOUND = 40.0  # of logits from plus to minus which float32 has all exponentials
+_VOCABULARY_CHUNK = 4096  # columns of the output projection taken at once
+_LARGEST_BOUND = 40.0  # soft-cap; float32 has the exponentials of numbers from minus twice as much to 0
 _PAIRS_OF_ROWS = 2048  # single logits taken at once
 _LIKELY = 1e-3  # probability from which a token's logit needs more digits than bfloat16 has
 
@@ -104,13 +102,13 @@ def capture_rows(decoder_layers: nn.ModuleList, layers: Sequence[int], rows: Ten
 def target_log_probs(hidden: Tensor, output_weight: Tensor, layout: PairLayout, softcap: float | None) -> Tensor:
     """The log-probability of every solution token, in float32: [N].
 
-    The projection runs only at the positions that predict one, some of them at a time.
+    The projection runs only at the positions that predict one.
 
     Args:
         hidden: [T, D] after the final norm; output_weight: [V, D].
     """
     rows = hidden[layout.predictors]  # [P, D]
-    log_sums = torch.cat([_log_sum_exp(some, output_weight, softcap) for some in torch.split(rows, _PREDICTORS)])
+    log_sums = _log_sum_exp(rows, output_weight, softcap)
     logits = _logits_at(rows, output_weight, layout.target_predictors, layout.targets, softcap)
     return logits - log_sums[layout.target_predictors]
 
@@ -118,37 +116,49 @@ def target_log_probs(hidden: Tensor, output_weight: Tensor, layout: PairLayout, 
 def _log_sum_exp(rows: Tensor, output_weight: Tensor, softcap: float | None) -> Tensor:
     """The logarithm of the sum of the exponentials of every row's logits, in float32: [P].
 
+    The vocabulary is taken in chunks, so that the logits stay in a CPU's cache and never lie in memory as a whole.
+
+    On a CPU no product of torch takes bfloat16 and gives float32, and one of widened weights takes five times as long.
+    Rounded to bfloat16 a logit of 20 is off by up to 0.06. Where many tokens share the probability that cancels out; of
+    the few likely ones (at most 1 / _LIKELY of a row) the logits are taken again, in float32.
+
     Args:
         rows: [P, D] after the final norm.
     """
-    if rows.device.type == "cuda" and rows.dtype != torch.float32:
-        logits = torch.mm(rows, output_weight.T, out_dtype=torch.float32)  # [P, V]
-    else:
-        logits = linear(rows, output_weight)
-    chunk = _VOCABULARY_CHUNK if rows.device.type == "cpu" else logits.shape[1]
-    log_sums = [_log_sum_exp_of(part.float(), softcap) for part in torch.split(logits, chunk, dim=1)]
-    log_sum = torch.stack(log_sums).logsumexp(dim=0)
-    if logits.dtype == torch.float32:
-        return log_sum
-    # On a CPU no product of torch takes bfloat16 and gives float32, and one of widened weights takes five times as
-    # long. Rounded to bfloat16 a logit of 20 is off by up to 0.06. Where many tokens share the probability that
-    # cancels out; of the few likely ones (at most 1 / _LIKELY) the logits are taken again, in float32.
-    least = log_sum + math.log(_LIKELY)
-    if softcap is not None:
-        least = torch.atanh((least / softcap).clamp(-1, 1)) * softcap
-    row, token = torch.nonzero(logits > least.to(logits.dtype)[:, None], as_tuple=True)
-    rounded = _capped(logits[row, token].float(), softcap)
-    gain = (_logits_at(rows, output_weight, row, token, softcap) - log_sum[row]).exp() - (rounded - log_sum[row]).exp()
-    return log_sum + torch.zeros_like(log_sum).index_add_(0, row, gain).log1p()
+    rounded = rows.dtype != torch.float32 and rows.device.type == "cpu"
+    total = torch.zeros(len(rows), device=rows.device)
+    likely: list[tuple[Tensor, Tensor, Tensor]] = []
+    for start in range(0, len(output_weight), _VOCABULARY_CHUNK):
+        weight = output_weight[start : start + _VOCABULARY_CHUNK]
+        if rows.dtype == torch.float32 or rounded:
+            logits = linear(rows, weight).float()  # [P, chunk]
+        else:
+            logits = torch.mm(rows, weight.T, out_dtype=torch.float32)
+        exponentials = _exp(logits, softcap)
+        total = total + exponentials.sum(dim=1)
+        if rounded:
+            # Measured by the sum so far, so these are all that will be likely, and some more.
+            row, token = torch.nonzero(exponentials > _LIKELY * total[:, None], as_tuple=True)
+            likely.append((row, token + start, exponentials[row, token]))
+    if rounded:
+        row, token, value = (torch.cat(column) for column in zip(*likely, strict=True))
+        row, token, value = (column[value > _LIKELY * total[row]] for column in (row, token, value))
+        exact = _exp(_logits_at(rows, output_weight, row, token, None), softcap)
+        total = total.index_add(0, row, exact - value)
+    return (total.log() + _shift(softcap)).float()
 
 
-def _log_sum_exp_of(logits: Tensor, softcap: float | None) -> Tensor:
-    """Of each row, after the soft-cap: [P]; overwrites the logits."""
+def _shift(softcap: float | None) -> float:
+    """What is subtracted from logits before their exponentials are taken, so that none is too large for float32."""
+    return softcap if softcap is not None and softcap <= _LARGEST_BOUND else 0.0
+
+
+def _exp(logits: Tensor, softcap: float | None) -> Tensor:
+    """Exponentials of logits after the soft-cap, less `_shift`; may overwrite the logits."""
     if softcap is None or softcap > _LARGEST_BOUND:
-        return _capped(logits, softcap).logsumexp(dim=1)
-    # cap * tanh(x / cap) = cap - 2 cap * sigmoid(-2 x / cap): a faster function, and its bound takes the maximum's
-    # place, which logsumexp subtracts so that no exponential overflows.
-    return logits.mul_(-2 / softcap).sigmoid_().mul_(-2 * softcap).exp_().sum(dim=1).log_() + softcap
+        return _capped(logits, softcap).double().exp()
+    # cap * tanh(x / cap) - cap = -2 cap * sigmoid(-2 x / cap), and the sigmoid is the faster function.
+    return logits.mul_(-2 / softcap).sigmoid_().mul_(-2 * softcap).exp_()
 
 
 def _logits_at(rows: Tensor, output_weight: Tensor, row: Tensor, token: Tensor, softcap: float | None) -> Tensor:

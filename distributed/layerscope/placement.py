@@ -16,7 +16,7 @@ from layerscope.gemma_scope import ranges
 _ENCODER_GPUS_PER_RELATIVE_COST = 1 / 3  # so that 26 layers at 16k, 0.375 of the model, share a GPU for eight Gemma's
 _WORKING_BYTES = 2 << 30  # activations, logits and buffers of one Gemma actor at the default batch size
 _SHARED_GPU_FOR_ENCODERS = 0.25  # of a GPU that Gemma and encoders share
-_TINY_D_MODEL = 512  # below this a matrix product is too small to be worth a second thread
+_TINY_D_MODEL = 256  # below this a matrix product is too small to be worth a second thread
 
 
 @dataclass(frozen=True)

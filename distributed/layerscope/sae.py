@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import safetensors.numpy
+import safetensors.torch
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
@@ -98,24 +98,25 @@ def load_encoder(
 ) -> SaeEncoder:
     """The encoder half of an SAE, from this node's cache; made from `params.npz` by whoever comes first.
 
-    On a CPU in float32 the weights are the mapped file, which all processes of a node share.
+    On a CPU the weights are the mapped file, which all processes of a node share.
 
     Raises:
         LayerscopeError: the file is broken, or not an SAE of this model.
     """
-    file = cached_encoder(repository, path, d_model)
+    file = cached_encoder(repository, path, d_model, dtype)
     with safe_open(str(file), framework="pt", device=str(device)) as tensors:
         w_enc, b_enc, threshold = (tensors.get_tensor(name) for name in ENCODER_ARRAYS)
     read_in(w_enc)
-    return SaeEncoder(w_enc.to(dtype), b_enc, threshold)
+    return SaeEncoder(w_enc, b_enc, threshold)
 
 
-def cached_encoder(repository: Repository, path: str, d_model: int) -> Path:
-    """The safetensors file with the encoder half, made if it is not there or cut short."""
+def cached_encoder(repository: Repository, path: str, d_model: int, dtype: torch.dtype = torch.float32) -> Path:
+    """The safetensors file with the encoder half, W_enc in a number format; made if it is not there or cut short."""
     source = hub.fetch(repository, path)
     status = source.stat()
     version = repository.commit or f"{status.st_size}-{status.st_mtime_ns}"
-    key = hashlib.sha256(f"{repository.name}\0{version}\0{path}".encode()).hexdigest()[:16]
+    kind = "" if dtype == torch.float32 else f"-{str(dtype).removeprefix('torch.')}"
+    key = hashlib.sha256(f"{repository.name}\0{version}\0{path}".encode()).hexdigest()[:16] + kind
     folder = hub.cache_folder() / "encoders" / repository.name.strip("/").replace("/", "--")[-80:]
     file = folder / f"{path.removesuffix('/params.npz').replace('/', '-')}-{key}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,8 +124,10 @@ def cached_encoder(repository: Repository, path: str, d_model: int) -> Path:
         if not _is_whole(file, d_model):
             with source.open("rb") as stream:
                 arrays = read_encoder(stream, d_model, f"{path} of {repository.name}")
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            tensors["W_enc"] = tensors["W_enc"].to(dtype)
             with replacing(file) as temporary:
-                safetensors.numpy.save_file(arrays, temporary)
+                safetensors.torch.save_file(tensors, temporary)
     return file
 
 

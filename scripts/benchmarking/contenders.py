@@ -16,6 +16,7 @@ import orjson
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from benchmarking.measure import Answers, Contender, synchronise
 from layerscope.job import Job
@@ -28,6 +29,7 @@ class Plain:
     """What both need."""
 
     def __init__(self, job: Job, device: str) -> None:
+        transformers_logging.disable_progress_bar()
         folder = Path(job.model.name)
         self.device = torch.device(device)
         self.tokenizer = PairTokenizer(folder / "tokenizer.json", job.spec.context)

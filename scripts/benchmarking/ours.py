@@ -231,7 +231,8 @@ def whole_job(command: Sequence[str], environment: dict[str, str], records: Path
     working = [event for event in spans if event["name"] in ("score", "encode")]
     begin = min(event["ts"] for event in working)
     end = max(event["ts"] + event["dur"] for event in spans)
-    (_, before), (_, after) = (min(samples, key=lambda sample: abs(sample[0] - moment)) for moment in (begin, end))
+    # The last samples before these moments: a moment after the last line the actors are gone, and their time with them.
+    before, after = ([cpu for at, cpu in samples if at <= moment][-1] for moment in (begin, end))
     used_by = {kind: after[kind] - before[kind] for kind in after}
     overhead = sum(seconds for kind, seconds in used_by.items() if kind not in ("gemma", "encoder"))
     with records.open("rb") as file:
