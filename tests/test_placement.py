@@ -274,14 +274,14 @@ def test_at_least_one_gemma_actor_finds_a_place_whatever_is_asked_for(
     assert placement.seats[0].node is not None
 
 
-@given(CPUS, CREW, CREW, st.sampled_from([32, 512, 513, 2304]))
+@given(CPUS, CREW, CREW, st.sampled_from([32, 256, 257, 2304]))
 def test_threads_depend_on_no_number_of_actors(
     per_node: list[int], crew: dict[str, Any], other: dict[str, Any], d_model: int
 ) -> None:
     """They change rounding, and the bytes must be the same whatever the number of actors."""
     nodes = [cpu_node(cpus) for cpus in per_node]
     threads = resolve_threads(Config(**crew), nodes, d_model)
-    assert threads == resolve_threads(Config(**other), nodes, d_model) == (1 if d_model <= 512 else min(per_node))
+    assert threads == resolve_threads(Config(**other), nodes, d_model) == (1 if d_model <= 256 else min(per_node))
     assert resolve_threads(Config(**crew, threads=3), nodes, d_model) == 3
 
 
