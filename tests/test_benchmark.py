@@ -19,7 +19,7 @@ def span(name: str, actor: int, begin: float, end: float) -> dict[str, Any]:
 
 
 def test_gemma_2_2b_has_the_parameters_that_are_published() -> None:
-    assert SHAPES["full"].parameters == 2_614_222_848 - (4 * 26 + 1) * 2304  # less its norms
+    assert SHAPES["full"].parameters == 2_614_341_888 - (4 * 26 + 1) * 2304  # less its norms
     assert SHAPES["full"].body_parameters == 2_024_275_968
 
 
@@ -48,9 +48,9 @@ def fill(mebibytes: int) -> int:
 
 def test_a_measurement_has_its_own_memory() -> None:
     """Else the second contender would be said to need what the first one did."""
-    (large, with_much), (_, with_little) = apart(fill, 400), apart(fill, 1)
-    assert large == 400 << 20
-    assert 350 << 20 < with_much - with_little < 450 << 20
+    (large, with_much), (_, with_little) = apart(fill, 800), apart(fill, 1)
+    assert large == 800 << 20
+    assert 400 << 20 < with_much - with_little < 850 << 20  # imports have a peak of their own
 
 
 @pytest.mark.slow

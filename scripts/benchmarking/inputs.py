@@ -15,6 +15,7 @@ from layerscope.questions import Question, select_questions
 from layerscope.standin.build import make_tokenizer, save_model
 
 _BLOCK = (1 << 24) - 7  # random numbers that fill the weights again and again, shifted, because drawing takes longer
+_EXTRA_TOKENS = 1024  # room for the bytes and control tokens that a tokeniser has beside what it learns
 _CALIBRATION = 16  # questions from which the SAEs' thresholds are set
 
 
@@ -46,7 +47,7 @@ class Shape:
 
 
 SHAPES = {
-    "tiny": Shape("tiny", 2, 64, 256, 2, 1, 32, 2048, 512, 20),  # for a test of the benchmark itself
+    "tiny": Shape("tiny", 2, 64, 256, 2, 1, 32, 4096, 512, 20),  # for a test of the benchmark itself
     "small": Shape("small", 8, 512, 2048, 4, 2, 128, 32_000),
     "full": Shape("full", 26, 2304, 9216, 8, 4, 256, 256_000),  # Gemma-2-2B and Gemma Scope's SAEs of width 16k
 }
@@ -60,7 +61,7 @@ def make(shape: Shape, dataset: Path, folder: Path) -> None:
     questions, _ = select_questions(Config(dataset=str(dataset), num_samples="all"))
     texts = [f"{PROMPT.format(goal=q.goal)} {solution}" for q in questions for solution in (q.sol1, q.sol2)]
     # Learned from the questions, so about as many tokens as Gemma's: 49 and 70 a pair of PIQA, against 48 and 70.
-    tokenizer = make_tokenizer(texts, min(16384, shape.vocabulary))
+    tokenizer = make_tokenizer(texts, min(16384, shape.vocabulary - _EXTRA_TOKENS))
     save_model(_make_model(shape), tokenizer, folder / "model")
     _make_saes(shape, [question for question, _ in zip(questions, range(_CALIBRATION), strict=False)], folder)
     (folder / "done").touch()

@@ -242,8 +242,8 @@ def whole_job(command: Sequence[str], environment: dict[str, str], records: Path
         questions,
         first_record,
         _waits([event for event in spans if event["name"] == "score"]),
-        1 - _covered(working) / (end - begin),
-        overhead / sum(used_by.values()),
+        max(0.0, 1 - _covered(working) / (end - begin)),  # microseconds since 1970 have no digits to spare
+        overhead / (sum(used_by.values()) or 1),  # a job of a moment has no two samples
         dict(memory),
     )
 
@@ -273,7 +273,7 @@ def _waits(scores: list[dict[str, Any]]) -> float:
     shares = []
     for events in by_actor.values():
         begin, end = min(event["ts"] for event in events), max(event["ts"] + event["dur"] for event in events)
-        shares.append(1 - sum(event["dur"] for event in events) / (end - begin))
+        shares.append(max(0.0, 1 - sum(event["dur"] for event in events) / (end - begin)))
     return float(np.mean(shares))
 
 
