@@ -3,8 +3,9 @@
 
     scripts/benchmark.py [small|full] [--dtype bfloat16] [--dataset FILE] [--questions 96] [--json FILE] [--plot FILE]
 
-`small` takes seconds on a laptop; `full` has the exact shape of Gemma-2-2B and of 26 Gemma Scope SAEs of width 16k (5.2
-and 3.9 GB, with random weights, made on the spot, nothing downloaded) and takes some minutes and 16 GB of memory.
+`small` takes two minutes, half of them the driver's. `full` has the exact shape of Gemma-2-2B and of 26 Gemma Scope
+SAEs of width 16k (5.2 and 3.9 GB, with random weights, made on the spot, nothing downloaded); it takes some minutes and
+14 GB of memory, 20 in float32.
 
 Everything is measured in processes of its own, one after the other, on the same questions, tokens and weights:
 
@@ -35,7 +36,7 @@ from benchmarking.measure import Answers, apart
 from benchmarking.report import draw, table
 
 from layerscope.config import Config
-from layerscope.job import prepare
+from layerscope.job import Job, prepare
 from layerscope.machine import probe
 
 _BASELINE_SHARE = 8  # of the questions one in so many is enough for the slow baseline
@@ -43,6 +44,8 @@ _BASELINE_SHARE = 8  # of the questions one in so many is enough for the slow ba
 
 def main() -> None:
     options = parse()
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="layerscope-benchmark-", dir=options.folder) as temporary:
         scratch = Path(temporary)
         kept = (options.folder or scratch) / f"benchmark-{options.shape}"
@@ -65,7 +68,7 @@ def parse() -> argparse.Namespace:
     add("--questions", type=int, default=0, help="how many of them; 200 for small, 96 for full")
     add("--batch-tokens", default="auto")
     add("--skip", nargs="*", default=[], choices=["baselines", "parts", "job", "driver"], help="leave these out")
-    add("--folder", type=Path, help="keeps model and SAEs for the next time, instead of a temporary folder")
+    add("--folder", type=Path, help="keeps model, SAEs and the tokeniser learned from the questions for the next time")
     add("--json", type=Path, help="a file for all figures")
     add("--plot", type=Path, help="a PNG file for a picture of where the time goes")
     return parser.parse_args()
@@ -90,51 +93,25 @@ def measure(options: argparse.Namespace, kept: Path, scratch: Path) -> dict[str,
         "address": "local",
     }
     job = prepare(Config(**settings), [probe()])
-    device, dtype, threads = job.placement.device, job.numerics.dtype, job.numerics.threads
-    figures: dict[str, Any] = {
-        "commit": git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain") else ""),
-        "hardware": job.placement.hardware,
-        "cpus": len(os.sched_getaffinity(0)),
-        "versions": {name: version(name) for name in ("torch", "transformers", "ray", "numpy", "orjson")},
-        "shape": asdict(shape),
-        "device": device,
-        "dtype": dtype,
-        "sae_dtype": job.numerics.sae_dtype,
-        "threads": threads,
-        "batch_tokens": job.numerics.batch_tokens,
-        "questions": job.n_questions,
-        "shared_tokens": job.plan.shared_tokens,
-        "unshared_tokens": job.plan.unshared_tokens,
-    }
+    if job.plan.unscorable:
+        raise SystemExit(
+            f"{options.dataset} has {job.plan.unscorable} questions that cannot be scored: leave them out."
+        )
+    device = job.placement.device
+    figures = circumstances(job, shape)
     figures["limit"] = limits(figures, shape)
+    others: dict[str, Answers] = {}
     if "baselines" not in options.skip:
-        by_length = job.plan.order.tolist()
-        some = by_length[_BASELINE_SHARE // 2 :: _BASELINE_SHARE]
-        note(f"baseline, {len(some)} questions")
-        plain, memory = apart(contenders.baseline, job, some, device, scratch / "baseline.json")
-        figures["baseline"] = {"per_question": plain.per_question, "questions": len(some), "memory": memory}
-        note("strong baseline")
-        strong, memory = apart(contenders.strong_baseline, job, by_length, device, scratch / "strong.jsonl")
-        figures["strong_baseline"] = {"per_question": strong.per_question, "memory": memory}
-        if dtype != "float32":
-            note("baseline in float32, whose numbers the others are held against")
-            wide = replace(job, numerics=replace(job.numerics, dtype="float32"))
-            reference, _ = apart(contenders.baseline, wide, some, device, scratch / "baseline.json")
+        of_baselines, others = baselines(job, scratch)
+        figures |= of_baselines
     if "parts" not in options.skip:
         note("layerscope's parts")
         parts, memory = apart(ours.parts, job, device, scratch / "parts.jsonl")
         figures["parts"] = {name: value for name, value in vars(parts).items() if name != "answers"}
         figures["parts"]["memory"] = memory
         figures["work"] = asdict(limit.work(shape, parts.tokens, parts.predictors, 2 * parts.questions))
-        if "baselines" not in options.skip:
-            figures["agreement"] = {
-                "layerscope and the baseline": agreement(parts.answers, plain.answers),
-                "layerscope and the strong baseline": agreement(parts.answers, strong.answers),
-            }
-            if dtype != "float32":
-                figures["agreement"]["layerscope and float32"] = agreement(parts.answers, reference.answers)
-                figures["agreement"]["the baseline and float32"] = agreement(plain.answers, reference.answers)
-                figures["agreement"]["the strong baseline and float32"] = agreement(strong.answers, reference.answers)
+        if others:
+            figures["agreement"] = agreements({"layerscope": parts.answers, **others})
     if "job" not in options.skip:
         note("the whole job")
         words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
@@ -148,12 +125,58 @@ def measure(options: argparse.Namespace, kept: Path, scratch: Path) -> dict[str,
     return figures
 
 
+def circumstances(job: Job, shape: inputs.Shape) -> dict[str, Any]:
+    """What is measured, with what, and on what."""
+    return {
+        "commit": git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain") else ""),
+        "hardware": job.placement.hardware,
+        "cpus": len(os.sched_getaffinity(0)),
+        "versions": {name: version(name) for name in ("torch", "transformers", "ray", "numpy", "orjson")},
+        "shape": asdict(shape),
+        "device": job.placement.device,
+        "dtype": job.numerics.dtype,
+        "sae_dtype": job.numerics.sae_dtype,
+        "threads": job.numerics.threads,
+        "batch_tokens": job.numerics.batch_tokens,
+        "questions": job.n_questions,
+        "shared_tokens": job.plan.shared_tokens,
+        "unshared_tokens": job.plan.unshared_tokens,
+    }
+
+
+def baselines(job: Job, scratch: Path) -> tuple[dict[str, Any], dict[str, Answers]]:
+    """The baselines' figures, and their answers by name; `float32` is what the answers in another format should be."""
+    device, by_length = job.placement.device, job.plan.order.tolist()
+    some = by_length[_BASELINE_SHARE // 2 :: _BASELINE_SHARE]
+    note(f"baseline, {len(some)} questions")
+    plain, plain_memory = apart(contenders.baseline, job, some, device, scratch / "baseline.json")
+    note("strong baseline")
+    strong, strong_memory = apart(contenders.strong_baseline, job, by_length, device, scratch / "strong.jsonl")
+    answers = {"the baseline": plain.answers, "the strong baseline": strong.answers}
+    if job.numerics.dtype != "float32":
+        note("baseline in float32, whose numbers the others are held against")
+        wide = replace(job, numerics=replace(job.numerics, dtype="float32"))
+        reference, _ = apart(contenders.baseline, wide, some, device, scratch / "baseline.json")
+        answers["float32"] = reference.answers
+    return {
+        "baseline": {"per_question": plain.per_question, "questions": len(some), "memory": plain_memory},
+        "strong_baseline": {"per_question": strong.per_question, "memory": strong_memory},
+    }, answers
+
+
 def limits(figures: dict[str, Any], shape: inputs.Shape) -> dict[str, float]:
     """FLOP/s in the model's and in the SAEs' number format."""
     return {
         dtype: apart(limit.matrix_rate, shape, dtype, figures["device"])[0]
         for dtype in sorted({figures["dtype"], figures["sae_dtype"]})
     }
+
+
+def agreements(answers: dict[str, Answers]) -> dict[str, dict[str, float]]:
+    """How near layerscope is to everybody else, and everybody to float32."""
+    pairs = [("layerscope", name) for name in answers if name != "layerscope"]
+    pairs += [(name, "float32") for name in answers if "float32" in answers and name not in ("layerscope", "float32")]
+    return {f"{one} and {other}": agreement(answers[one], answers[other]) for one, other in pairs}
 
 
 def agreement(mine: Answers, theirs: Answers) -> dict[str, float]:

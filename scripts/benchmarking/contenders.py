@@ -21,8 +21,11 @@ from transformers.utils import logging as transformers_logging
 from benchmarking.measure import Answers, Contender, synchronise
 from layerscope.job import Job
 from layerscope.pairs import Pair, PairTokenizer
+from layerscope.questions import Question
 
 _STRONG_TOKENS = 2048  # of a padded batch
+
+Features = list[dict[str, Any]]
 
 
 class Plain:
@@ -111,16 +114,18 @@ def baseline(job: Job, ids: Sequence[int], device: str, output: Path) -> Contend
     return Contender(time.perf_counter() - start, len(ids), answers)
 
 
-@torch.inference_mode()
-def strong_baseline(job: Job, ids: Sequence[int], device: str, output: Path) -> Contender:
-    """Sorted, padded, both solutions of many questions in a batch, logits only where needed, encoded batch by batch."""
-    plain = Plain(job, device)
-    answers: Answers = {}
+Batch = list[tuple[int, Pair]]
+"""Ids and pairs of questions; their solutions are the rows, two a question."""
 
-    def batches() -> Iterator[list[tuple[int, Pair]]]:
-        pairs = list(zip(ids, plain.tokenizer.pairs(job.selection[i] for i in ids), strict=True))
+
+class Strong(Plain):
+    """Batches of padded rows."""
+
+    def batches(self, questions: Sequence[Question]) -> Iterator[Batch]:
+        """The longest first, so many that their padded rows hold `_STRONG_TOKENS`."""
+        pairs = [(question.example_id, self.tokenizer.pair(question)) for question in questions]
         pairs.sort(key=lambda item: -max(item[1].lengths))
-        batch: list[tuple[int, Pair]] = []
+        batch: Batch = []
         for item in pairs:
             if batch and 2 * (len(batch) + 1) * max(batch[0][1].lengths) > _STRONG_TOKENS:
                 yield batch
@@ -128,31 +133,32 @@ def strong_baseline(job: Job, ids: Sequence[int], device: str, output: Path) -> 
             batch.append(item)
         yield batch
 
-    def solve(batch: list[tuple[int, Pair]]) -> Iterator[bytes]:
+    def score(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """Log-likelihoods [R], and by layer the final tokens' residual stream [R, D]."""
         rows = [solution_ids(pair, solution) for _, pair in batch for solution in (0, 1)]
         prompts = [pair.prompt for _, pair in batch for _ in (0, 1)]
         width = max(map(len, rows))
-        tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        with plain.captured() as states:
-            hidden = plain.model.model(
-                input_ids=tokens.to(plain.device), attention_mask=mask.to(plain.device), use_cache=False
-            ).last_hidden_state
+        tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=self.device)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=self.device)
+        with self.captured() as states:
+            hidden = self.model.model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
         row_of = [row for row, ids in enumerate(rows) for _ in ids[prompts[row] :]]
         position = [at for row, ids in enumerate(rows) for at in range(prompts[row] - 1, len(ids) - 1)]
-        targets = torch.tensor([token for row, ids in enumerate(rows) for token in ids[prompts[row] :]]).to(
-            plain.device
-        )
-        logits = plain.model.lm_head(hidden[row_of, position])
-        cap = plain.model.config.final_logit_softcapping
+        targets = torch.tensor([t for row, ids in enumerate(rows) for t in ids[prompts[row] :]], device=self.device)
+        logits = self.model.lm_head(hidden[row_of, position])
+        cap = self.model.config.final_logit_softcapping
         log_probs = torch.log_softmax(torch.tanh(logits.float() / cap) * cap, dim=-1)
-        chosen = log_probs[torch.arange(len(targets), device=plain.device), targets]
-        likelihoods = torch.zeros(len(rows), device=plain.device)
-        likelihoods.index_add_(0, torch.tensor(row_of, device=plain.device), chosen)
+        chosen = log_probs[torch.arange(len(targets), device=self.device), targets]
+        likelihoods = torch.zeros(len(rows), device=self.device)
+        likelihoods.index_add_(0, torch.tensor(row_of, device=self.device), chosen)
         last = [len(row) - 1 for row in rows]
-        found: list[list[list[dict[str, Any]]]] = [[] for _ in rows]
-        for layer, state in enumerate(states):
-            top = plain.encode(layer, state[range(len(rows)), last]).topk(plain.k)
+        return likelihoods, [state[range(len(rows)), last] for state in states]
+
+    def strongest(self, residuals: list[Tensor]) -> list[list[Features]]:
+        """By row, the strongest features of every layer."""
+        found: list[list[Features]] = [[] for _ in residuals[0]]
+        for layer, residual in enumerate(residuals):
+            top = self.encode(layer, residual).topk(self.k)
             for row, (feature_ids, values) in enumerate(zip(top.indices.tolist(), top.values.tolist(), strict=True)):
                 found[row].append(
                     [
@@ -161,6 +167,19 @@ def strong_baseline(job: Job, ids: Sequence[int], device: str, output: Path) -> 
                         if value > 0
                     ]
                 )
+        return found
+
+
+@torch.inference_mode()
+def strong_baseline(job: Job, ids: Sequence[int], device: str, output: Path) -> Contender:
+    """Sorted, padded, both solutions of many questions in a batch, logits only where needed, encoded batch by batch."""
+    strong = Strong(job, device)
+    questions = [job.selection[example_id] for example_id in ids]
+    answers: Answers = {}
+
+    def solve(batch: Batch) -> Iterator[bytes]:
+        likelihoods, residuals = strong.score(batch)
+        found = strong.strongest(residuals)
         for number, (example_id, _) in enumerate(batch):
             details = [
                 {
@@ -176,10 +195,10 @@ def strong_baseline(job: Job, ids: Sequence[int], device: str, output: Path) -> 
             goal = job.selection[example_id].goal
             yield orjson.dumps({"example_id": example_id, "question": goal, "solutions": details}) + b"\n"
 
-    list(solve(next(batches())))
+    list(solve(next(strong.batches(questions))))
     synchronise()
     start = time.perf_counter()
     with output.open("wb") as file:
-        for batch in batches():
+        for batch in strong.batches(questions):
             file.writelines(solve(batch))
     return Contender(time.perf_counter() - start, len(ids), answers)
