@@ -1,5 +1,6 @@
 """A pair row gives each solution what it would get alone: against plain transformers, one solution at a time."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 
 from layerscope.errors import LayerscopeError
@@ -203,6 +205,29 @@ def copied(tiny: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    "stored", [[torch.float32], [torch.bfloat16], [torch.float16], [torch.float32, torch.bfloat16]]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_whatever_format_the_file_has_each_weight_is_rounded_once(
+    copied: Path, tokenizer: PairTokenizer, stored: list[torch.dtype], dtype: torch.dtype
+) -> None:
+    file = copied / "model.safetensors"
+    weights = {name: tensor.to(stored[i % len(stored)]) for i, (name, tensor) in enumerate(load_file(file).items())}
+    save_file(weights, file, metadata={"format": "pt"})
+    config = json.loads((copied / "config.json").read_text()) | {"dtype": "float16", "torch_dtype": "float16"}
+    (copied / "config.json").write_text(json.dumps(config))  # which does not say what the file is
+    loaded = load_language_model(copied, dtype, CPU)
+    assert torch.equal(loaded.model.lm_head.weight, weights["model.embed_tokens.weight"].to(dtype))
+    wide = {name: tensor.to(dtype).float() for name, tensor in weights.items()}
+    save_file(wide, file, metadata={"format": "pt"})
+    plain = AutoModelForCausalLM.from_pretrained(copied, dtype=torch.float32, attn_implementation="eager")
+    pair = tokenizer.pair(Question(0, "Cut bread", "Use a sharp knife.", "Use a blunt spoon.", 0))
+    expected, _ = alone(plain, whole(pair, 0), pair.prompt)
+    got = loaded.forward([pair], LAYERS).scores[0].log_likelihoods[0]
+    assert got == pytest.approx(expected, rel=1e-5 if dtype == torch.float32 else 0.02)
+
+
 def test_weights_cut_short_are_refused(copied: Path) -> None:
     weights = copied / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
@@ -212,8 +237,6 @@ def test_weights_cut_short_are_refused(copied: Path) -> None:
 
 def test_missing_weights_are_refused_not_made_up(copied: Path) -> None:
     """transformers would fill them with random numbers and warn."""
-    from safetensors.torch import load_file, save_file
-
     weights = load_file(copied / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from layerscope import matrix_products
-from layerscope.matrix_products import Linear, adopt, linear, read_in
+from layerscope.matrix_products import PackedLinear, convert, let_go, linear, pack, read_in
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -38,15 +39,56 @@ def test_without_the_fast_product_the_numbers_agree(monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(linear(rows, weight), fast, rtol=1e-5, atol=1e-4)
 
 
-def test_layers_without_bias_are_adopted_and_no_others() -> None:
-    plain, biased = torch.nn.Linear(8, 4, bias=False), torch.nn.Linear(4, 2)
-    model = torch.nn.Sequential(plain, biased)
-    rows = torch.randn(5, 8)
-    before = model(rows)
-    adopt(model)
-    assert isinstance(plain, Linear)
-    assert type(biased) is torch.nn.Linear
-    torch.testing.assert_close(model(rows), before)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("inner", "columns"), [(8, 4), (64, 64), (128, 1000), (2304, 256)])
+def test_packed_layers_multiply_as_before(dtype: torch.dtype, inner: int, columns: int) -> None:
+    """Their plain weights, which lie in this process's own memory here, are gone."""
+    plain, biased = nn.Linear(inner, columns, bias=False), nn.Linear(columns, 2)
+    model = nn.Sequential(nn.Sequential(plain), biased)
+    weight, rows = plain.weight.detach().clone(), torch.randn(5, 1, inner).to(dtype)
+    pack(model, dtype)
+    packed = model[0][0]
+    assert isinstance(packed, PackedLinear)
+    assert type(model[1]) is nn.Linear
+    assert list(packed.parameters()) == []
+    with torch.inference_mode():
+        got = packed(rows)
+    assert got.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(got, rows @ weight.to(dtype).T, rtol=tolerance, atol=tolerance)
+
+
+def test_without_packing_the_layers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrix_products, "_onednn_pack", None)
+    model = nn.Sequential(nn.Linear(8, 4, bias=False))
+    before = model[0].weight.detach().clone()
+    pack(model, torch.bfloat16)
+    assert torch.equal(model[0].weight, before)
+
+
+def test_gelu_of_a_product_is_that_of_the_tanh_formula() -> None:
+    plain, rows = nn.Linear(64, 300, bias=False), 4 * torch.randn(50, 64)
+    expected = nn.functional.gelu(plain(rows), approximate="tanh").detach()
+    layer = PackedLinear(plain.weight.detach())
+    layer.then_gelu()
+    torch.testing.assert_close(layer(rows), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_converting_changes_parameters_and_leaves_buffers() -> None:
+    model = nn.Embedding(2000, 8)
+    model.register_buffer("frequencies", torch.ones(3))
+    weight = model.weight.detach().clone()
+    convert(model, torch.bfloat16)
+    assert torch.equal(model.weight, weight.bfloat16())
+    assert model.frequencies.dtype == torch.float32
+
+
+def test_dropped_pages_take_nothing_from_their_neighbours() -> None:
+    memory = torch.ones(1 << 20, dtype=torch.uint8)
+    let_go(memory[1000:900_000])
+    assert bool(memory[:1000].all())
+    assert bool(memory[900_000:].all())
+    assert int(memory.sum()) < 200_000, "whole pages within are gone"
 
 
 def test_a_mapped_weight_is_in_memory_once_it_is_read_in(tmp_path: Path) -> None:
@@ -55,6 +97,9 @@ def test_a_mapped_weight_is_in_memory_once_it_is_read_in(tmp_path: Path) -> None
     before = _resident_file_kib()
     read_in(weight, torch.empty(0))
     assert _resident_file_kib() - before > (16 << 10) * 0.9
+    let_go(weight)
+    assert _resident_file_kib() - before < (16 << 10) * 0.1
+    assert bool((weight == 1).all()), "what is mapped is read from the file again"
 
 
 def _resident_file_kib() -> int:

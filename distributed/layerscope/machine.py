@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from layerscope.placement import Gpu, Node
 _SOFTWARE = ("torch", "transformers", "tokenizers", "numpy")  # whose versions may change numbers, beside our own
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+_MADV_DONTNEED = 4  # sys/mman.h
 
 
 def probe() -> Node:
@@ -35,6 +37,18 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def drop_pages(address: int, size: int) -> None:
+    """Takes whole pages within a range out of this process's memory; only for what nobody will read again.
+
+    Those of a mapped file stay in the file, others lose what they hold. Only on Linux; elsewhere nothing happens.
+    """
+    madvise = getattr(ctypes.CDLL(None), "madvise", None) if sys.platform == "linux" else None
+    page = os.sysconf("SC_PAGE_SIZE")
+    start, end = -(-address // page) * page, (address + size) // page * page
+    if madvise is not None and start < end:
+        madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
 
 
 def _cpus() -> int:

@@ -1,4 +1,4 @@
-"""The one product that everything here is made of, rows times the transpose of a weight, and its mapped weights."""
+"""The one product that everything here is made of, rows times the transpose of a weight, and how weights lie for it."""
 
 import platform
 from typing import Any
@@ -6,14 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# What torch.compile calls on x86 processors: oneDNN's product, where torch's own functions take MKL's for float32,
-# which on AMD's does without AVX-512: 2.1 times as fast for many rows there and 2.8 for 40. An internal name of torch.
-_onednn_linear: Any = (
-    getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    if platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    else None
-)
+from layerscope.machine import drop_pages
 
+# What torch.compile calls on x86 processors: oneDNN's product, where torch's own functions take MKL's for float32,
+# which on AMD's does without AVX-512: 2.1 times as fast for many rows there and 2.8 for 40. Internal names of torch.
+_has_onednn = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+_onednn_linear: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _has_onednn else None
+_onednn_pack: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None) if _onednn_linear is not None else None
+
+_USUAL_ROWS = 1024  # for which weights are packed; others are multiplied as fast and to the same bits
 _PAGE = 4096
 
 
@@ -32,18 +33,54 @@ def linear(rows: Tensor, weight: Tensor) -> Tensor:
     return nn.functional.linear(rows, weight)
 
 
-class Linear(nn.Linear):
-    """A linear layer without bias that multiplies this way."""
+class PackedLinear(nn.Module):
+    """A linear layer without bias whose weight lies as oneDNN multiplies with it, 5 % faster, and nowhere else."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return linear(input, self.weight)
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self._weight = _onednn_pack(weight.contiguous(), _USUAL_ROWS)
+        self._gelu = False
+
+    def then_gelu(self) -> None:
+        """From now on gives GELU of the product, by its tanh formula, taken before it is rounded to its format."""
+        self._gelu = True
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[..., D] to [..., F]."""
+        kind, algorithm = ("gelu", "tanh") if self._gelu else ("none", "")
+        product: Tensor = _onednn_linear(rows, self._weight, None, kind, [], algorithm)
+        return product
 
 
-def adopt(model: nn.Module) -> None:
-    """Makes all linear layers without bias multiply this way."""
-    for module in model.modules():
-        if type(module) is nn.Linear and module.bias is None:
-            module.__class__ = Linear
+def pack(model: nn.Module, dtype: torch.dtype) -> None:
+    """Packs all linear layers without bias, in a number format, where oneDNN multiplies; elsewhere nothing happens.
+
+    One after the other, and each plain weight is let go of before the next: never are there two copies of the model.
+    """
+    if _onednn_pack is None:
+        return
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if type(layer) is nn.Linear and layer.bias is None and layer.weight.device.type == "cpu":
+                plain = layer.weight.detach()
+                converted = plain.to(dtype)
+                setattr(parent, name, PackedLinear(converted))
+                let_go(plain)
+                let_go(converted)
+
+
+def convert(model: nn.Module, dtype: torch.dtype) -> None:
+    """Changes the parameters' number format, one after the other; buffers keep theirs."""
+    for parameter in model.parameters():
+        if parameter.dtype != dtype:
+            before, parameter.data = parameter.data, parameter.data.to(dtype)
+            let_go(before)
+
+
+def let_go(weight: Tensor) -> None:
+    """Takes the pages of a weight that nobody will read again out of this process's memory, mapped or not."""
+    if weight.device.type == "cpu":
+        drop_pages(weight.data_ptr(), weight.nbytes)
 
 
 def read_in(*weights: Tensor) -> None:
