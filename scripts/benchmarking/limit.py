@@ -2,40 +2,60 @@
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from benchmarking.inputs import Shape
 from benchmarking.measure import synchronise
-from layerscope.matrix_products import linear
+from layerscope.matrix_products import linear, pack
 
 _SECONDS = 1.0
+
+Product = Callable[[Tensor], Tensor]
 
 
 def matrix_rate(shape: Shape, dtype: str, device: str) -> float:
     """FLOP/s of the best of some large products on all cores: squares, and the model's own with 1,024 rows.
 
-    Each through torch's own function and through the one that layerscope takes, which for float32 may be another.
+    Each through torch's own function and through those that layerscope takes, which may be others.
     """
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     number_format: Any = getattr(torch, dtype)
     wide = 8192 if device == "cuda" else 2048
     sizes = [(wide, wide, wide), (1024, shape.d_model, shape.d_mlp), (1024, shape.d_mlp, shape.d_model)]
-    products = (torch.nn.functional.linear, linear)
-    return max(_rate(product, *size, number_format, device) for size in sizes for product in products)
+    return max(_rate(layer, *size, number_format, device) for size in sizes for layer in (_plain, _mapped, _packed))
 
 
-def _rate(product: Any, rows: int, inner: int, columns: int, dtype: torch.dtype, device: str) -> float:
+def _plain(layer: nn.Linear) -> Product:
+    return lambda rows: nn.functional.linear(rows, layer.weight)
+
+
+def _mapped(layer: nn.Linear) -> Product:
+    return lambda rows: linear(rows, layer.weight)
+
+
+def _packed(layer: nn.Linear) -> Product:
+    model = nn.Sequential(layer)
+    pack(model, layer.weight.dtype)
+    return model
+
+
+@torch.inference_mode()
+def _rate(
+    way: Callable[[nn.Linear], Product], rows: int, inner: int, columns: int, dtype: torch.dtype, device: str
+) -> float:
     left = torch.randn(rows, inner, device=device).to(dtype)
-    right = torch.randn(columns, inner, device=device).to(dtype)
-    product(left, right)
+    product = way(nn.Linear(inner, columns, bias=False, device=device).to(dtype))
+    product(left)
     best, end = float("inf"), time.perf_counter() + _SECONDS
     while time.perf_counter() < end:
         synchronise()
         start = time.perf_counter()
-        product(left, right)
+        product(left)
         synchronise()
         best = min(best, time.perf_counter() - start)
     return 2 * rows * inner * columns / best
