@@ -75,6 +75,7 @@ class Journal:
             try:
                 _write(self._descriptor, [piece for line in pieces for piece in line])
                 os.fdatasync(self._descriptor)
+                os.posix_fadvise(self._descriptor, self._extent.size, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 hashing.result()
         except OSError as error:
