@@ -44,7 +44,8 @@ def test_every_line_is_written_in_order_under_deaths_stragglers_and_a_late_node(
     assert run["actors_lost"] >= run["deaths"]
     assert run["ideal"] == 60
     assert 0 < run["questions"] / run["wall"] < run["ideal"]
-    assert run["append_cpu"] + run["ray_cpu"] < run["cpu"] < run["wall"]
+    assert run["ray_cpu"] < run["cpu"] < run["wall"]
+    assert 0 < run["write_cpu"] < run["wall"]
     assert 0 <= run["head_of_line_mean"] < run["head_of_line_max"]
     assert run["bytes"] / run["questions"] > 26 * 2 * 5 * 40  # layers, solutions, features, bytes of one
     assert "derived questions/s" in done.stdout

@@ -19,7 +19,7 @@ import orjson
 from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.files import replacing, sync_folder, user_path
+from layerscope.files import replacing, sync_data, sync_folder, user_path
 from layerscope.manifest import FORMAT, Extent, differences, manifest_path, read_manifest, write_manifest
 
 _CHECKPOINT_SECONDS = 5.0
@@ -74,8 +74,7 @@ class Journal:
         try:
             try:
                 _write(self._descriptor, [piece for line in pieces for piece in line])
-                os.fdatasync(self._descriptor)
-                os.posix_fadvise(self._descriptor, self._extent.size, 0, os.POSIX_FADV_DONTNEED)
+                sync_data(self._descriptor, self._extent.size)
             finally:
                 hashing.result()
         except OSError as error:

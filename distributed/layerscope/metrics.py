@@ -21,7 +21,7 @@ class Metrics:
         self.batch_seconds = Histogram(
             "layerscope_batch_seconds",
             "Time of a batch at each stage: score, encode (of one layer block), turn (finished and waiting for the "
-            "batches before it) and write.",
+            "batches before it) and write (until the driver may go on).",
             _SECONDS,
             ("stage",),
         )

@@ -21,6 +21,7 @@ from layerscope.pairs import Plan
 from layerscope.progress import Progress
 from layerscope.summary import Totals
 from layerscope.timeline import Timeline
+from layerscope.write_behind import WriteBehind
 
 
 def run_job(config: Config) -> int:
@@ -106,19 +107,22 @@ _Results = Callable[[Sequence[int]], Iterator[BatchLines]]
 
 def _go_on(plan: Plan, file: journal.Journal, progress: Progress, results: _Results) -> None:
     """Computes and writes what the file lacks."""
-    for batch, lines, halved, _ in results(range(plan.batch_of(file.lines), len(plan))):
-        # A run that was killed within a batch left some of its lines: they are the same, and are passed over.
-        missing = lines[file.lines - int(plan.starts[batch]) :]
-        if halved:
-            progress.note(f"Batch {batch} did not fit the memory and was halved; the manifest names it.")
-            file.note_halved(batch)
-        file.append(line.pieces for line in missing)
-        for line in missing:
-            if line.frame is None:
-                progress.totals.add_error()
-            else:
-                progress.totals.add_frame(line.frame, line.active_features, line.cells)
-        progress.update()
+    there = file.lines
+    with WriteBehind(file) as writer:
+        for batch, lines, halved, _ in results(range(plan.batch_of(there), len(plan))):
+            # A run that was killed within a batch left some of its lines: they are the same, and are passed over.
+            missing = lines[max(0, there - int(plan.starts[batch])) :]
+            if halved:
+                progress.note(f"Batch {batch} did not fit the memory and was halved; the manifest names it.")
+                writer.flush()  # which notes things in the manifest too
+                file.note_halved(batch)
+            writer.append([line.pieces for line in missing])
+            for line in missing:
+                if line.frame is None:
+                    progress.totals.add_error()
+                else:
+                    progress.totals.add_frame(line.frame, line.active_features, line.cells)
+            progress.update()
 
 
 def _retry(plan: Plan, file: journal.Journal, error_lines: list[int], results: _Results) -> Totals:

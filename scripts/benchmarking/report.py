@@ -120,7 +120,7 @@ def comparisons(figures: dict[str, Any]) -> list[str]:
             f"one driver: {driver['questions'] / wall:,.0f} questions/s, {driver['bytes'] / wall / 1e6:,.0f} MB/s; "
             f"plain writing {driver['bytes'] / driver['plain_write'] / 1e6:,.0f} MB/s; "
             f"{1e6 * driver['cpu'] / driver['questions']:,.0f} us of its thread a question, "
-            f"{1e6 * driver['append_cpu'] / driver['questions']:,.0f} of them writing"
+            f"{1e6 * driver['write_cpu'] / driver['questions']:,.0f} us of the one that writes"
         )
     return lines
 
