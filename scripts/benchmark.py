@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures layerscope against what one would otherwise write, and against this machine's own limit, in one run.
 
-    scripts/benchmark.py [small|full] [--dtype bfloat16] [--dataset FILE] [--questions 96] [--json FILE] [--plot FILE]
+    scripts/benchmark.py [small|full] [--dtype bfloat16] [--dataset FILE] [--questions 192] [--json FILE] [--plot FILE]
 
 `small` takes two minutes, half of them the driver's. `full` has the exact shape of Gemma-2-2B and of 26 Gemma Scope
 SAEs of width 16k (5.2 and 3.9 GB, with random weights, made on the spot, nothing downloaded); it takes some minutes and
@@ -65,7 +65,7 @@ def parse() -> argparse.Namespace:
     add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the model")
     add("--sae-dtype", choices=["float32", "bfloat16"], default="float32")
     add("--dataset", type=Path, default=bundled, help="questions as JSON lines; the bundled ones by default")
-    add("--questions", type=int, default=0, help="how many of them; 200 for small, 96 for full")
+    add("--questions", type=int, default=0, help="how many of them; 200 for small, 192 for full")
     add("--batch-tokens", default="auto")
     add("--skip", nargs="*", default=[], choices=["baselines", "parts", "job", "driver"], help="leave these out")
     add("--folder", type=Path, help="keeps model, SAEs and the tokeniser learned from the questions for the next time")
@@ -86,7 +86,7 @@ def measure(options: argparse.Namespace, kept: Path, scratch: Path) -> dict[str,
         "model": str(kept / "model"),
         "sae_repo": str(kept / "saes"),
         "dataset": str(options.dataset),
-        "num_samples": options.questions or {"tiny": 24, "small": 200, "full": 96}[shape.name],
+        "num_samples": options.questions or {"tiny": 24, "small": 200, "full": 192}[shape.name],
         "dtype": options.dtype,
         "sae_dtype": options.sae_dtype,
         "batch_tokens": options.batch_tokens if options.batch_tokens == "auto" else int(options.batch_tokens),
