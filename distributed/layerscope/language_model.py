@@ -4,6 +4,7 @@ Knows nothing of Ray, SAEs or JSON. Shapes: B pairs, T tokens of a batch, P posi
 N solution tokens, V vocabulary, L captured layers, D d_model.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,15 +134,17 @@ def _log_sum_exp(rows: Tensor, output_weight: Tensor, softcap: float | None) -> 
     for start in range(0, len(output_weight), _VOCABULARY_CHUNK):
         weight = output_weight[start : start + _VOCABULARY_CHUNK]
         if rows.dtype == torch.float32 or rounded:
-            logits = linear(rows, weight).float()  # [P, chunk]
+            # Weights times rows is 8 % faster than rows times weights, which come from memory.
+            logits = linear(weight, rows).float()  # [chunk, P]
         else:
-            logits = torch.mm(rows, weight.T, out_dtype=torch.float32)
+            logits = torch.mm(weight, rows.T, out_dtype=torch.float32)
         exponentials = _exp(logits, softcap)
-        total = total + exponentials.sum(dim=1)
+        total = total + exponentials.sum(dim=0)
         if rounded:
             # Measured by the sum so far, so these are all that will be likely, and some more.
-            row, token = torch.nonzero(exponentials > _LIKELY * total[:, None], as_tuple=True)
-            likely.append((row, token + start, exponentials[row, token]))
+            some = torch.nonzero(exponentials.amax(dim=0) > _LIKELY * total)[:, 0]
+            token, row = torch.nonzero(exponentials[:, some] > _LIKELY * total[some], as_tuple=True)
+            likely.append((some[row], token + start, exponentials[token, some[row]]))
     if rounded:
         row, token, value = (torch.cat(column) for column in zip(*likely, strict=True))
         row, token, value = (column[value > _LIKELY * total[row]] for column in (row, token, value))
@@ -159,8 +162,9 @@ def _exp(logits: Tensor, softcap: float | None) -> Tensor:
     """Exponentials of logits after the soft-cap, less `_shift`; may overwrite the logits."""
     if softcap is None or softcap > _LARGEST_BOUND:
         return _capped(logits, softcap).double().exp()
-    # cap * tanh(x / cap) - cap = -2 cap * sigmoid(-2 x / cap), and the sigmoid is the faster function.
-    return logits.mul_(-2 / softcap).sigmoid_().mul_(-2 * softcap).exp_()
+    # cap * tanh(x / cap) - cap = -2 cap * sigmoid(-2 x / cap). On a CPU torch takes tanh and exp from MKL, which does
+    # without AVX-512 on AMD's; its own sigmoid and exp2 are nine and three times as fast.
+    return logits.mul_(-2 / softcap).sigmoid_().mul_(-2 * softcap / math.log(2)).exp2_()
 
 
 def _logits_at(rows: Tensor, output_weight: Tensor, row: Tensor, token: Tensor, softcap: float | None) -> Tensor:
