@@ -1,6 +1,7 @@
 """A pair row gives each solution what it would get alone: against plain transformers, one solution at a time."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 
+from layerscope.batch import score_batch
 from layerscope.errors import LayerscopeError
 from layerscope.language_model import LanguageModel, load_language_model, target_log_probs
 from layerscope.pair_attention import lay_out
@@ -103,6 +105,21 @@ def test_edge_cases_of_sharing(
     model: LanguageModel, plain: Gemma2ForCausalLM, tokenizer: PairTokenizer, sol1: str, sol2: str
 ) -> None:
     assert_as_if_alone(model, plain, [tokenizer.pair(Question(0, "Keep soup warm", sol1, sol2, 0))])
+
+
+def test_threads_that_share_a_model_get_what_each_would_get_alone(
+    model: LanguageModel, tokenizer: PairTokenizer
+) -> None:
+    """On a GPU one batch is made ready while another is computed."""
+    texts = [("Cut bread", "a knife", "a spoon"), ("Make ice", "freeze water", "freeze"), ("a", "b", "c d e f g")]
+    questions = [Question(i, goal, *rest, 0) for i, (goal, *rest) in enumerate(texts)]
+    alone = [score_batch(model, tokenizer, [question], LAYERS) for question in questions]
+    with ThreadPoolExecutor(3) as threads:
+        for _ in range(10):
+            together = threads.map(lambda question: score_batch(model, tokenizer, [question], LAYERS), questions)
+            for mine, expected in zip(together, alone, strict=True):
+                assert mine.outcomes == expected.outcomes
+                assert torch.equal(mine.residuals, expected.residuals)
 
 
 def test_a_shared_prefix_may_end_inside_the_prompt(model: LanguageModel, plain: Gemma2ForCausalLM) -> None:

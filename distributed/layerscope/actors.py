@@ -110,7 +110,7 @@ class GemmaActor(_Actor):
             self._model = load_language_model(fetch_model(repository, spec), dtype, device)
 
     def score(self, batch: int, questions: Sequence[Question]) -> tuple[Scores | NDArray[np.generic], ...]:
-        """One batch.
+        """One batch. May be called in several threads: one batch is tokenised while a GPU computes another.
 
         Returns:
             the scores, then per layer block the residual stream [L, R, D] of the final tokens, as separate values, so
@@ -121,7 +121,7 @@ class GemmaActor(_Actor):
         with self._log.timed("score", batch=batch, questions=len(questions)) as span:
             outcomes, residuals, halved, tokens = score_batch(self._model, self._tokenizer, questions, self._layers)
             ends = np.cumsum([len(block) for block in self._blocks])
-            blocks = residuals.cpu().tensor_split(ends[:-1].tolist())
+            blocks = residuals.tensor_split(ends[:-1].tolist())
         return (Scores(outcomes, halved, tokens, span()), *(to_array(block) for block in blocks))
 
 

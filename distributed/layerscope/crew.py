@@ -37,6 +37,7 @@ MACHINE_FAULTS = (
     OutOfMemoryError,
     RaySystemError,
 )
+CALLS_PER_GEMMA_ACTOR = 2  # one at work and one waiting, so that the GPU never does
 MAX_DEATHS = 5  # of one actor while it starts
 _REBUILD_SECONDS = 15.0  # without a way on, once nodes have come or gone
 _TELL_SECONDS = 60.0
@@ -194,6 +195,8 @@ class Crew:
             "max_restarts": 0,  # the crew starts another: one place decides
             "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
         }
+        if seat.block is None and self.placement.device == "cuda":
+            options["max_concurrency"] = CALLS_PER_GEMMA_ACTOR  # the GPU computes one batch, the CPU prepares the next
         if self.placement.accelerator:
             options["accelerator_type"] = self.placement.accelerator
         if seat.node is not None and seat.node.identity in self._known:

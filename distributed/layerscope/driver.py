@@ -19,7 +19,7 @@ from ray.exceptions import ObjectLostError
 
 from layerscope import cluster
 from layerscope.actors import Encoded, Scores
-from layerscope.crew import MACHINE_FAULTS, Crew, Member, Reference
+from layerscope.crew import CALLS_PER_GEMMA_ACTOR, MACHINE_FAULTS, Crew, Member, Reference
 from layerscope.errors import LayerscopeError, first_line
 from layerscope.job import Job
 from layerscope.logs import Span
@@ -27,7 +27,6 @@ from layerscope.records import ErrorLine, Frame, LayerBlock, Outcome, join_recor
 from layerscope.timeline import Timeline
 
 MAX_ATTEMPTS = 5  # of one batch
-_CALLS_PER_GEMMA_ACTOR = 2  # one at work and one waiting, so that the GPU never does
 _CALLS_PER_ENCODER = 4  # few, so that a batch that is run again does not wait behind all the others
 _BATCHES_PER_GEMMA_ACTOR = 4  # begun and not written: a slow batch holds the others up no sooner
 _STORE_SHARE = 0.3  # of the object store for what is begun and not written; the rest is for copies and for others
@@ -164,7 +163,7 @@ class Driver:
             encoding = member.handle.encode.remote(batch, activations, self._job.numerics.top_k)
             self._await(member, batch, block, encoding)
         self._to_encode = waiting  # in order, so a heap
-        while self._may_begin() and (member := self._crew.gemma_with_room(_CALLS_PER_GEMMA_ACTOR)):
+        while self._may_begin() and (member := self._crew.gemma_with_room(CALLS_PER_GEMMA_ACTOR)):
             batch = heappop(self._todo)
             self._budget.take(batch)
             questions = [self._job.selection[int(example_id)] for example_id in self._job.plan.batch(batch)]

@@ -5,9 +5,10 @@ N solution tokens, V vocabulary, L captured layers, D d_model.
 """
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,14 +46,15 @@ class BatchResult(NamedTuple):
     """What one forward pass gives."""
 
     scores: list[PairScore]  # B
-    residuals: Tensor  # [L, 2 B, D] in the model's dtype, on its device; rows 2 b and 2 b + 1 are pair b's solutions
+    residuals: Tensor  # [L, 2 B, D] in the model's dtype, on the CPU; rows 2 b and 2 b + 1 are pair b's solutions
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A loaded Gemma 2."""
+    """A loaded Gemma 2, which several threads may use: each makes ready for its turn while another's pass runs."""
 
     model: Gemma2ForCausalLM
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:
@@ -61,8 +63,12 @@ class LanguageModel:
     @torch.inference_mode()
     def forward(self, pairs: Sequence[Pair], layers: Sequence[int]) -> BatchResult:
         """Scores both solutions of every pair and captures their final tokens' residual stream after some layers."""
-        config = self.model.config
         layout = lay_out(pairs, self.device)
+        with self._turn:
+            return self._forward(layout, layers)
+
+    def _forward(self, layout: PairLayout, layers: Sequence[int]) -> BatchResult:
+        config = self.model.config
         with capture_rows(self.model.model.layers, layers, layout.final_tokens) as captured:
             hidden = self.model.model(
                 input_ids=layout.tokens[None],
@@ -70,10 +76,19 @@ class LanguageModel:
                 attention_mask=pair_masks(layout, config.sliding_window),
                 use_cache=False,
             ).last_hidden_state[0]  # [T, D], after the final norm
-        log_probs = target_log_probs(hidden, self.model.lm_head.weight, layout, config.final_logit_softcapping)
         residuals = torch.stack([captured[layer] for layer in layers])
-        finite = torch.isfinite(residuals).all(dim=-1).cpu().numpy()  # [L, 2 B]
-        return BatchResult(_scores(log_probs.cpu().numpy(), layout.target_starts, finite, layers), residuals)
+        finite = torch.isfinite(residuals).all(dim=-1)  # [L, 2 B]
+        on_cpu = _begin_copy(residuals)
+        log_probs = target_log_probs(hidden, self.model.lm_head.weight, layout, config.final_logit_softcapping)
+        log_probs, finite = log_probs.cpu(), finite.cpu()  # which waits until the device has done all of it
+        return BatchResult(_scores(log_probs.numpy(), layout.target_starts, finite.numpy(), layers), on_cpu)
+
+
+def _begin_copy(tensor: Tensor) -> Tensor:
+    """A copy on the CPU that a GPU makes in its turn, while it is given more to do; a tensor of the CPU's as it is."""
+    if tensor.device.type == "cpu":
+        return tensor
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
 
 
 @contextmanager

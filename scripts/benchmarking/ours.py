@@ -91,7 +91,8 @@ def parts(job: Job, device: str, output: Path) -> Parts:
             result = model.forward(pairs, job.layers)
         with clock("encode and top k"):
             found = [
-                encode_top_k(rows, sae, job.numerics.top_k) for rows, sae in zip(result.residuals, saes, strict=True)
+                encode_top_k(rows, sae, job.numerics.top_k)
+                for rows, sae in zip(result.residuals.to(place), saes, strict=True)
             ]
         with clock("JSON"):
             frames = [_frame(number, question, result.scores[number]) for number, question in enumerate(questions)]
@@ -271,7 +272,7 @@ def _waits(scores: list[dict[str, Any]]) -> float:
     shares = []
     for events in by_actor.values():
         begin, end = min(event["ts"] for event in events), max(event["ts"] + event["dur"] for event in events)
-        shares.append(max(0.0, 1 - sum(event["dur"] for event in events) / (end - begin)))
+        shares.append(max(0.0, 1 - _covered(events) / (end - begin)))
     return float(np.mean(shares))
 
 
