@@ -19,7 +19,7 @@ import orjson
 from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.files import replacing, sync_data, sync_folder, user_path
+from layerscope.files import begin_sync, replacing, sync_data, sync_folder, user_path
 from layerscope.manifest import FORMAT, Extent, differences, manifest_path, read_manifest, write_manifest
 
 _CHECKPOINT_SECONDS = 5.0
@@ -73,7 +73,7 @@ class Journal:
         hashing = self._hasher.submit(_add_all, more, pieces)
         try:
             try:
-                _write(self._descriptor, [piece for line in pieces for piece in line])
+                self._write(pieces)
                 sync_data(self._descriptor, self._extent.size)
             finally:
                 hashing.result()
@@ -88,6 +88,14 @@ class Journal:
         self._extent.join(more)
         if time.monotonic() - self._checkpointed > _CHECKPOINT_SECONDS:
             self.checkpoint()
+
+    def _write(self, lines: Sequence[Sequence[Piece]]) -> None:
+        pieces = [piece for line in lines for piece in line]
+        at = self._extent.size
+        for start in range(0, len(pieces), _PIECES_AT_ONCE):
+            size = _write(self._descriptor, pieces[start : start + _PIECES_AT_ONCE])
+            begin_sync(self._descriptor, at, size)
+            at += size
 
     def rewrite(self, replacements: Iterable[tuple[int, bytes]]) -> None:
         """Replaces some lines in one atomic step: whoever reads, and whatever happens, the file is the old or the new.
@@ -322,15 +330,18 @@ def _add_all(extent: Extent, lines: Iterable[Sequence[Piece]]) -> None:
         extent.add(*line)
 
 
-def _write(descriptor: int, pieces: Sequence[Piece]) -> None:
-    for start in range(0, len(pieces), _PIECES_AT_ONCE):
-        views = [memoryview(piece) for piece in pieces[start : start + _PIECES_AT_ONCE]]
-        while views:
-            written = os.writev(descriptor, views)
-            while views and written >= len(views[0]):
-                written -= len(views.pop(0))
-            if views:
-                views[0] = views[0][written:]
+def _write(descriptor: int, pieces: Sequence[Piece]) -> int:
+    """Writes at most `_PIECES_AT_ONCE` pieces one after the other; gives their bytes."""
+    views = [memoryview(piece) for piece in pieces]
+    total = 0
+    while views:
+        written = os.writev(descriptor, views)
+        total += written
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if views:
+            views[0] = views[0][written:]
+    return total
 
 
 def _open_locked(path: Path) -> int:
