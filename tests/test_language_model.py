@@ -240,9 +240,11 @@ def test_whatever_format_the_file_has_each_weight_is_rounded_once(
     save_file(wide, file, metadata={"format": "pt"})
     plain = AutoModelForCausalLM.from_pretrained(copied, dtype=torch.float32, attn_implementation="eager")
     pair = tokenizer.pair(Question(0, "Cut bread", "Use a sharp knife.", "Use a blunt spoon.", 0))
-    expected, _ = alone(plain, whole(pair, 0), pair.prompt)
-    got = loaded.forward([pair], LAYERS).scores[0].log_likelihoods[0]
-    assert got == pytest.approx(expected, rel=1e-5 if dtype == torch.float32 else 0.02)
+    expected, residuals = alone(plain, whole(pair, 0), pair.prompt)
+    got = loaded.forward([pair], LAYERS)
+    assert got.scores[0].log_likelihoods[0] == pytest.approx(expected, rel=1e-6 if dtype == torch.float32 else 0.02)
+    if dtype == torch.float32:
+        np.testing.assert_allclose(got.residuals[:, 0].numpy(), residuals, rtol=1e-5, atol=1e-5)
 
 
 def test_weights_cut_short_are_refused(copied: Path) -> None:

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 from transformers.activations import GELUTanh
 from transformers.utils import logging as transformers_logging
 
 from layerscope.errors import LayerscopeError, first_line
-from layerscope.matrix_products import PackedLinear, convert, linear, pack, read_in
+from layerscope.matrix_products import PackedLinear, linear, pack, read_in
 from layerscope.pair_attention import ATTENTION, PairLayout, lay_out, pair_masks
 from layerscope.pairs import Pair
 
@@ -31,7 +31,6 @@ _VOCABULARY_CHUNK = 4096  # columns of the output projection taken at once
 _LARGEST_BOUND = 40.0  # soft-cap; float32 has the exponentials of numbers from minus twice as much to 0
 _PAIRS_OF_ROWS = 2048  # single logits taken at once
 _LIKELY = 1e-3  # probability from which a token's logit needs more digits than bfloat16 has
-_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  # as safetensors calls them
 
 
 class PairScore(NamedTuple):
@@ -217,15 +216,6 @@ def _fuse_gelu(model: Gemma2ForCausalLM) -> None:
             layer.mlp.act_fn = nn.Identity()
 
 
-def _stored_dtype(folder: Path) -> torch.dtype | None:
-    """The one number format of all weights in a folder, in which they can be mapped; None if there are several."""
-    dtypes = set()
-    for file in folder.glob("*.safetensors"):
-        with safe_open(str(file), framework="pt") as tensors:
-            dtypes |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118 - no dict
-    return _DTYPES.get(dtypes.pop()) if len(dtypes) == 1 else None
-
-
 def load_language_model(folder: Path, dtype: torch.dtype, device: torch.device) -> LanguageModel:
     """Loads a Gemma 2 from a folder in Hugging Face format, from safetensors only, without remote code.
 
@@ -237,7 +227,7 @@ def load_language_model(folder: Path, dtype: torch.dtype, device: torch.device) 
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=_stored_dtype(folder) or dtype if device.type == "cpu" else dtype,
+            dtype=dtype,
             attn_implementation=ATTENTION,
             use_safetensors=True,
             trust_remote_code=False,
@@ -259,8 +249,7 @@ def load_language_model(folder: Path, dtype: torch.dtype, device: torch.device) 
                 f"The weights in {folder} are not whole: {problem.replace('_', ' ')} {', '.join(keys[:3])}"
                 f"{' and more' if len(keys) > 3 else ''}. Get the files again."
             )
-    pack(model.model.layers, dtype)
+    pack(model.model.layers)
     _fuse_gelu(model)
-    convert(model, dtype)
     read_in(*model.parameters())
     return LanguageModel(model.eval().requires_grad_(False))

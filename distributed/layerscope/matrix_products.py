@@ -52,8 +52,8 @@ class PackedLinear(nn.Module):
         return product
 
 
-def pack(model: nn.Module, dtype: torch.dtype) -> None:
-    """Packs all linear layers without bias, in a number format, where oneDNN multiplies; elsewhere nothing happens.
+def pack(model: nn.Module) -> None:
+    """Packs all linear layers without bias where oneDNN multiplies; elsewhere nothing happens.
 
     One after the other, and each plain weight is let go of before the next: never are there two copies of the model.
     """
@@ -62,19 +62,8 @@ def pack(model: nn.Module, dtype: torch.dtype) -> None:
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if type(layer) is nn.Linear and layer.bias is None and layer.weight.device.type == "cpu":
-                plain = layer.weight.detach()
-                converted = plain.to(dtype)
-                setattr(parent, name, PackedLinear(converted))
-                let_go(plain)
-                let_go(converted)
-
-
-def convert(model: nn.Module, dtype: torch.dtype) -> None:
-    """Changes the parameters' number format, one after the other; buffers keep theirs."""
-    for parameter in model.parameters():
-        if parameter.dtype != dtype:
-            before, parameter.data = parameter.data, parameter.data.to(dtype)
-            let_go(before)
+                setattr(parent, name, PackedLinear(layer.weight.detach()))
+                let_go(layer.weight)
 
 
 def let_go(weight: Tensor) -> None:
