@@ -73,7 +73,7 @@ class Journal:
         hashing = self._hasher.submit(_add_all, more, pieces)
         try:
             try:
-                self._write(pieces)
+                self._write_lines(pieces)
                 sync_data(self._descriptor, self._extent.size)
             finally:
                 hashing.result()
@@ -89,7 +89,7 @@ class Journal:
         if time.monotonic() - self._checkpointed > _CHECKPOINT_SECONDS:
             self.checkpoint()
 
-    def _write(self, lines: Sequence[Sequence[Piece]]) -> None:
+    def _write_lines(self, lines: Sequence[Sequence[Piece]]) -> None:
         pieces = [piece for line in lines for piece in line]
         at = self._extent.size
         for start in range(0, len(pieces), _PIECES_AT_ONCE):

@@ -37,15 +37,15 @@ def apart(function: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> 
 
 
 def _with_memory(function: Callable[..., R], *arguments: object, **options: object) -> tuple[R, int]:
-    return function(*arguments, **options), _largest_memory()
+    return function(*arguments, **options), largest_memory()
 
 
-def _largest_memory() -> int:
-    """Bytes; Linux keeps a parent's in `ru_maxrss` of a process that it started, but not in `VmHWM`."""
-    status = Path("/proc/self/status")
+def largest_memory(process: int | str = "self") -> int:
+    """Of a process so far, in bytes; Linux keeps a parent's in its child's `ru_maxrss`, but not in `VmHWM`."""
+    status = Path(f"/proc/{process}/status")
     if status.exists() and (peak := re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)):
         return int(peak[1]) << 10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10 if process == "self" else 0
 
 
 def synchronise() -> None:

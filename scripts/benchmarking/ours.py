@@ -16,7 +16,7 @@ import orjson
 import psutil
 import torch
 
-from benchmarking.measure import Answers, synchronise
+from benchmarking.measure import Answers, largest_memory, synchronise
 from layerscope import language_model
 from layerscope.actors import TorchSettings
 from layerscope.gemma import tokenizer_path
@@ -219,7 +219,7 @@ def whole_job(command: Sequence[str], environment: dict[str, str], records: Path
         for each in [root, *root.children(recursive=True)]:
             with suppress(psutil.Error, OSError):
                 kind, used = _kind(each, root), each.cpu_times()
-                memory[kind] = max(memory[kind], _high_water(each.pid))
+                memory[kind] = max(memory[kind], largest_memory(each.pid))
                 cpu[kind] += used.user + used.system
         samples.append((1e6 * time.time(), cpu))
         time.sleep(0.1)
@@ -255,13 +255,6 @@ def _kind(process: psutil.Process, root: psutil.Process) -> str:
         if name in title:
             return kind
     return "ray"
-
-
-def _high_water(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) << 10
-    return 0
 
 
 def _waits(scores: list[dict[str, Any]]) -> float:
