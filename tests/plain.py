@@ -8,7 +8,7 @@ from layerscope.batch import encode_block, score_batch
 from layerscope.config import Config
 from layerscope.gemma import tokenizer_path
 from layerscope.job import prepare
-from layerscope.language_model import load_language_model
+from layerscope.loading import load_language_model
 from layerscope.machine import probe
 from layerscope.pairs import PairTokenizer
 from layerscope.records import ErrorLine, join_record, settle

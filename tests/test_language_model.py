@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 
 from layerscope.batch import score_batch
 from layerscope.errors import LayerscopeError
-from layerscope.language_model import LanguageModel, load_language_model, target_log_probs
+from layerscope.language_model import LanguageModel, target_log_probs
+from layerscope.loading import load_language_model
 from layerscope.pair_attention import lay_out
 from layerscope.pairs import Pair, PairTokenizer
 from layerscope.questions import Question

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from layerscope import matrix_products
-from layerscope.matrix_products import PackedLinear, let_go, linear, pack, read_in
+from layerscope.matrix_products import PackedLinear, converted, let_go, linear, pack, read_in
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -46,7 +46,7 @@ def test_packed_layers_multiply_as_before(dtype: torch.dtype, inner: int, column
     plain, biased = nn.Linear(inner, columns, bias=False), nn.Linear(columns, 2)
     model = nn.Sequential(nn.Sequential(plain), biased).to(dtype)
     weight, rows = plain.weight.detach().clone(), torch.randn(5, 1, inner).to(dtype)
-    pack(model)
+    pack(model, dtype)
     packed = model[0][0]
     assert isinstance(packed, PackedLinear)
     assert type(model[1]) is nn.Linear
@@ -62,7 +62,7 @@ def test_without_packing_the_layers_stay(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(matrix_products, "_onednn_pack", None)
     model = nn.Sequential(nn.Linear(8, 4, bias=False))
     before = model[0].weight.detach().clone()
-    pack(model)
+    pack(model, torch.float32)
     assert torch.equal(model[0].weight, before)
 
 
@@ -91,6 +91,22 @@ def test_a_mapped_weight_is_in_memory_once_it_is_read_in(tmp_path: Path) -> None
     let_go(weight)
     assert _resident_file_kib() - before < (16 << 10) * 0.1
     assert bool((weight == 1).all()), "what is mapped is read from the file again"
+
+
+@pytest.mark.parametrize("shape", [(9_000, 200), (1_800_000,)])
+def test_a_weight_is_converted_whole_and_its_source_is_let_go_of(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    source = torch.randn(shape)
+    save_file({"weight": source}, tmp_path / "w.safetensors")
+    before = _resident_file_kib()
+    got = converted(load_file(tmp_path / "w.safetensors")["weight"], torch.bfloat16)
+    assert torch.equal(got, source.to(torch.bfloat16))
+    assert _resident_file_kib() - before < source.nbytes / 1024 * 0.1
+
+
+def test_a_weight_of_the_right_format_is_not_copied() -> None:
+    weight = torch.ones(8, 8)
+    assert converted(weight, torch.float32) is weight
+    assert bool(weight.all())
 
 
 def _resident_file_kib() -> int:

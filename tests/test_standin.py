@@ -20,7 +20,7 @@ from layerscope.config import Config
 from layerscope.gemma_scope import catalogue
 from layerscope.hub import open_repository
 from layerscope.job import prepare
-from layerscope.language_model import load_language_model
+from layerscope.loading import load_language_model
 from layerscope.machine import probe
 from layerscope.manifest import FORMAT, write_manifest
 from layerscope.pairs import PROMPT

@@ -98,7 +98,7 @@ class GemmaActor(_Actor):
         self, repository: Repository, spec: GemmaSpec, blocks: Sequence[Sequence[int]], settings: TorchSettings
     ) -> None:
         """Loads the model; not done in the constructor, whose errors Ray flattens to text."""
-        from layerscope.language_model import load_language_model
+        from layerscope.loading import load_language_model
 
         device, dtype = settings.apply()
         repository = on_this_node(repository)

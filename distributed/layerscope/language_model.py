@@ -1,4 +1,4 @@
-"""Gemma 2: loading it, and one forward pass over a batch of pairs.
+"""Gemma 2: one forward pass over a batch of pairs.
 
 Knows nothing of Ray, SAEs or JSON. Shapes: B pairs, T tokens of a batch, P positions that predict a solution token,
 N solution tokens, V vocabulary, L captured layers, D d_model.
@@ -10,21 +10,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
-from transformers.activations import GELUTanh
-from transformers.utils import logging as transformers_logging
+from transformers import Gemma2ForCausalLM
 
-from layerscope.errors import LayerscopeError, first_line
-from layerscope.matrix_products import PackedLinear, linear, pack, read_in
-from layerscope.pair_attention import ATTENTION, PairLayout, lay_out, pair_masks
+from layerscope.matrix_products import linear
+from layerscope.pair_attention import PairLayout, lay_out, pair_masks
 from layerscope.pairs import Pair
 
 _VOCABULARY_CHUNK = 4096  # columns of the output projection taken at once
@@ -206,50 +201,3 @@ def _scores(
         failed_layer = layers[int(bad.argmax())] if bad.any() else None
         scores.append(PairScore((sums[2 * pair], sums[2 * pair + 1]), failed_layer))
     return scores
-
-
-def _fuse_gelu(model: Gemma2ForCausalLM) -> None:
-    """Has GELU taken with the product before it, a fiftieth of the whole pass."""
-    for layer in model.model.layers:
-        if isinstance(layer.mlp.gate_proj, PackedLinear) and isinstance(layer.mlp.act_fn, GELUTanh):
-            layer.mlp.gate_proj.then_gelu()
-            layer.mlp.act_fn = nn.Identity()
-
-
-def load_language_model(folder: Path, dtype: torch.dtype, device: torch.device) -> LanguageModel:
-    """Loads a Gemma 2 from a folder in Hugging Face format, from safetensors only, without remote code.
-
-    Raises:
-        LayerscopeError: the weights are broken, incomplete, or not Gemma 2's.
-    """
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation=ATTENTION,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            device_map={"": device},  # straight there, tensor by tensor; on a CPU mapped from the file
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise LayerscopeError(f"The model in {folder} cannot be loaded: {first_line(error)}") from error
-    model, info = loaded
-    if not isinstance(model, Gemma2ForCausalLM):
-        raise LayerscopeError(f"The model in {folder} is a {type(model).__name__}; layerscope reads Gemma 2.")
-    # transformers fills what a file lacks with random numbers, and says so only in a warning.
-    for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if keys := sorted(str(key) for key in info.get(problem, ())):
-            raise LayerscopeError(
-                f"The weights in {folder} are not whole: {problem.replace('_', ' ')} {', '.join(keys[:3])}"
-                f"{' and more' if len(keys) > 3 else ''}. Get the files again."
-            )
-    pack(model.model.layers)
-    _fuse_gelu(model)
-    read_in(*model.parameters())
-    return LanguageModel(model.eval().requires_grad_(False))

@@ -15,6 +15,7 @@ _onednn_linear: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _h
 _onednn_pack: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None) if _onednn_linear is not None else None
 
 _USUAL_ROWS = 1024  # for which weights are packed; others are multiplied as fast and to the same bits
+_ROWS_AT_ONCE = 4096  # of a weight that is converted
 _PAGE = 4096
 
 
@@ -52,8 +53,8 @@ class PackedLinear(nn.Module):
         return product
 
 
-def pack(model: nn.Module) -> None:
-    """Packs all linear layers without bias where oneDNN multiplies; elsewhere nothing happens.
+def pack(model: nn.Module, dtype: torch.dtype) -> None:
+    """Packs all linear layers without bias in a number format, where oneDNN multiplies; elsewhere nothing happens.
 
     One after the other, and each plain weight is let go of before the next: never are there two copies of the model.
     """
@@ -62,8 +63,20 @@ def pack(model: nn.Module) -> None:
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if type(layer) is nn.Linear and layer.bias is None and layer.weight.device.type == "cpu":
-                setattr(parent, name, PackedLinear(layer.weight.detach()))
-                let_go(layer.weight)
+                plain = converted(layer.weight.detach(), dtype)
+                setattr(parent, name, PackedLinear(plain))
+                let_go(plain)
+
+
+def converted(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight in a number format; one in another format, which nobody may read again, is let go of piece by piece."""
+    if weight.dtype == dtype:
+        return weight
+    result = torch.empty_like(weight, dtype=dtype)
+    for part, source in zip(torch.split(result, _ROWS_AT_ONCE), torch.split(weight, _ROWS_AT_ONCE), strict=True):
+        part.copy_(source)
+        let_go(source)
+    return result
 
 
 def let_go(weight: Tensor) -> None:

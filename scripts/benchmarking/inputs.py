@@ -9,7 +9,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from layerscope.config import Config
-from layerscope.language_model import load_language_model
+from layerscope.loading import load_language_model
 from layerscope.pairs import PROMPT, Pair, PairTokenizer
 from layerscope.questions import Question, select_questions
 from layerscope.standin.build import make_tokenizer, save_model

@@ -22,6 +22,7 @@ from layerscope.actors import TorchSettings
 from layerscope.gemma import tokenizer_path
 from layerscope.job import Job
 from layerscope.journal import open_journal
+from layerscope.loading import load_language_model
 from layerscope.pair_attention import lay_out
 from layerscope.pairs import PairTokenizer
 from layerscope.questions import Question
@@ -67,7 +68,7 @@ def parts(job: Job, device: str, output: Path) -> Parts:
     """Every part over every batch of the plan, without Ray."""
     place, dtype = TorchSettings(device, job.numerics.dtype, job.numerics.threads).apply()
     tokenizer = PairTokenizer(tokenizer_path(job.model), job.spec.context)
-    model = language_model.load_language_model(Path(job.model.name), dtype, place)
+    model = load_language_model(Path(job.model.name), dtype, place)
     sae_dtype = getattr(torch, job.numerics.sae_dtype)
     saes = [load_encoder(job.sae_repository, sae.path, job.spec.d_model, sae_dtype, place) for sae in job.saes]
     clock = Clock()
