@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -319,7 +320,7 @@ class JournalMachine(RuleBasedStateMachine):
             finished = b"".join(self.lines)
             assert self.path.read_bytes() == finished
             progress = read_manifest(self.path)["progress"]
-            assert progress["sha256"] == hashlib.sha256(finished).hexdigest()
+            assert progress["xxh3_128"] == xxhash.xxh3_128(finished).hexdigest()
             assert (progress["lines"], progress["bytes"]) == (len(self.lines), len(finished))
         finally:
             self.folder.cleanup()
@@ -923,7 +924,7 @@ def test_rewriting_replaces_the_lines_and_the_run_goes_on_behind_them(path: Path
         assert journal.lines == 10
         journal.append(LINES[10:])
     assert path.read_bytes() == b"".join(expected)
-    assert read_manifest(path)["progress"]["sha256"] == hashlib.sha256(b"".join(expected)).hexdigest()
+    assert read_manifest(path)["progress"]["xxh3_128"] == xxhash.xxh3_128(b"".join(expected)).hexdigest()
     resumed(path).close()
     path.write_bytes(b"".join(changed(expected)))
     with pytest.raises(LayerscopeError, match="line 5 is not"):
@@ -1165,6 +1166,23 @@ def test_the_manifest_keeps_who_began_the_run_and_which_batches_were_halved(path
     assert manifest["about"] == {"command": "first"}
     assert manifest["halved_batches"] == [3, 5]
     assert manifest["progress"]["lines"] == 2
+
+
+def test_a_file_begun_with_sha256_goes_on_with_it(path: Path) -> None:
+    """As the first files were."""
+    written(path, LINES[:4])
+    ends = [hashlib.sha256(b"".join(LINES[: n + 1])).hexdigest() for n in range(4)]
+    manifest = read_manifest(path)
+    size = manifest["progress"]["bytes"]
+    running = " ".join(end[:8] for end in ends)
+    manifest["progress"] = {"lines": 4, "bytes": size, "sha256": ends[-1], "running": running}
+    manifest_path(path).write_bytes(orjson.dumps(manifest))
+    with resumed(path) as journal:
+        journal.append(LINES[4:])
+    assert read_manifest(path)["progress"]["sha256"] == hashlib.sha256(b"".join(LINES)).hexdigest()
+    path.write_bytes(b"".join(changed(LINES)))
+    with pytest.raises(LayerscopeError, match=r"line \d+ is not"):
+        resumed(path)
 
 
 SETTINGS = st.recursive(

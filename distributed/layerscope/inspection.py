@@ -61,7 +61,7 @@ def verify(path: Path) -> str:
     manifest = _manifest(path)
     order = manifest["about"]["order"].split(" ")
     settings, noted = manifest["identity"]["settings"], manifest.get("progress", {})
-    extent = Extent()
+    extent = Extent(noted)
     for line in read_lines(path):
         extent.add(line)
         try:

@@ -9,7 +9,6 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,6 @@ class Journal:
         self._descriptor = descriptor
         self._manifest = manifest
         self._extent = Extent()
-        self._hasher = ThreadPoolExecutor(1, "hasher")
         self._checkpointed = 0.0
         self._known = known  # the extent is that of the file: nothing else may be noted in the manifest
 
@@ -68,24 +66,19 @@ class Journal:
             LayerscopeError: they cannot be written or synced; the file then ends where it ended before.
         """
         pieces = [[line] if isinstance(line, bytes) else line for line in lines]
-        more = self._extent.ahead()
-        # Hashing takes longer than writing, so that goes on beside: hashlib lets other threads run.
-        hashing = self._hasher.submit(_add_all, more, pieces)
         try:
-            try:
-                self._write_lines(pieces)
-                sync_data(self._descriptor, self._extent.size)
-            finally:
-                hashing.result()
+            self._write_lines(pieces)
+            sync_data(self._descriptor, self._extent.size)
         except OSError as error:
             self._take_back()
             raise LayerscopeError(
                 f"{self.path} cannot be written: {error.strerror or error}. Its {self.lines} lines are whole.\n"
                 "Make room (or mend the disk) and run the same command again; it goes on there."
             ) from error
-        if more.lines and not self.lines:
+        if pieces and not self.lines:
             _forget_aside(self.path)
-        self._extent.join(more)
+        for line in pieces:
+            self._extent.add(*line)
         if time.monotonic() - self._checkpointed > _CHECKPOINT_SECONDS:
             self.checkpoint()
 
@@ -161,7 +154,6 @@ class Journal:
             finally:
                 os.close(self._descriptor)
                 self._descriptor = -1
-                self._hasher.shutdown()
 
     def recover(self, order: NDArray[np.int64], on_record: Callable[[dict[str, Any]], None]) -> None:
         """Reads what is there, removes a torn last line, and checks every record against the plan.
@@ -174,6 +166,7 @@ class Journal:
             LayerscopeError: a line is not the record that belongs there, or was changed after it was written.
         """
         noted = self._manifest.get("progress", {})
+        self._extent = Extent(noted)
         for line in read_lines(self.path):
             self._extent.add(line)
             try:
@@ -323,11 +316,6 @@ def write_array(path: Path, array_path: Path, lines: Iterable[bytes] | None = No
 def _aside(path: Path) -> tuple[Path, Path]:
     """Where `--overwrite` keeps the records and the manifest that were there, until the first new record."""
     return path.with_name(path.name + ".overwritten"), path.with_name(path.name + ".overwritten.manifest.json")
-
-
-def _add_all(extent: Extent, lines: Iterable[Sequence[Piece]]) -> None:
-    for line in lines:
-        extent.add(*line)
 
 
 def _write(descriptor: int, pieces: Sequence[Piece]) -> int:
