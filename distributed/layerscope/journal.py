@@ -25,6 +25,7 @@ _CHECKPOINT_SECONDS = 5.0
 _LOCK_SECONDS = 0.5
 _READ_BYTES = 1 << 20
 _PIECES_AT_ONCE = 1024  # that one call writes: Linux's IOV_MAX
+_SYNC_BYTES = 4 << 20  # after which the disk begins on what was written
 
 Piece = bytes | memoryview
 Line = bytes | Sequence[Piece]
@@ -65,9 +66,9 @@ class Journal:
         Raises:
             LayerscopeError: they cannot be written or synced; the file then ends where it ended before.
         """
-        pieces = [[line] if isinstance(line, bytes) else line for line in lines]
+        more = self._extent.ahead()
         try:
-            self._write_lines(pieces)
+            self._write_lines(lines, more)
             sync_data(self._descriptor, self._extent.size)
         except OSError as error:
             self._take_back()
@@ -75,20 +76,21 @@ class Journal:
                 f"{self.path} cannot be written: {error.strerror or error}. Its {self.lines} lines are whole.\n"
                 "Make room (or mend the disk) and run the same command again; it goes on there."
             ) from error
-        if pieces and not self.lines:
+        if more.lines and not self.lines:
             _forget_aside(self.path)
-        for line in pieces:
-            self._extent.add(*line)
+        self._extent.join(more)
         if time.monotonic() - self._checkpointed > _CHECKPOINT_SECONDS:
             self.checkpoint()
 
-    def _write_lines(self, lines: Sequence[Sequence[Piece]]) -> None:
-        pieces = [piece for line in lines for piece in line]
-        at = self._extent.size
-        for start in range(0, len(pieces), _PIECES_AT_ONCE):
-            size = _write(self._descriptor, pieces[start : start + _PIECES_AT_ONCE])
-            begin_sync(self._descriptor, at, size)
-            at += size
+    def _write_lines(self, lines: Iterable[Line], more: Extent) -> None:
+        begun = 0
+        for line in lines:
+            pieces = [line] if isinstance(line, bytes) else line
+            _write(self._descriptor, pieces)
+            more.add(*pieces)  # while the line is in the processor's cache
+            if more.size - begun > _SYNC_BYTES:
+                begin_sync(self._descriptor, self._extent.size + begun, more.size - begun)
+                begun = more.size
 
     def rewrite(self, replacements: Iterable[tuple[int, bytes]]) -> None:
         """Replaces some lines in one atomic step: whoever reads, and whatever happens, the file is the old or the new.
@@ -318,18 +320,15 @@ def _aside(path: Path) -> tuple[Path, Path]:
     return path.with_name(path.name + ".overwritten"), path.with_name(path.name + ".overwritten.manifest.json")
 
 
-def _write(descriptor: int, pieces: Sequence[Piece]) -> int:
-    """Writes at most `_PIECES_AT_ONCE` pieces one after the other; gives their bytes."""
+def _write(descriptor: int, pieces: Sequence[Piece]) -> None:
+    """Writes pieces one after the other."""
     views = [memoryview(piece) for piece in pieces]
-    total = 0
     while views:
-        written = os.writev(descriptor, views)
-        total += written
+        written = os.writev(descriptor, views[:_PIECES_AT_ONCE])
         while views and written >= len(views[0]):
             written -= len(views.pop(0))
         if views:
             views[0] = views[0][written:]
-    return total
 
 
 def _open_locked(path: Path) -> int:

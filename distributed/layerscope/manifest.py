@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import orjson
 import xxhash
@@ -83,6 +83,7 @@ class _Digest(Protocol):
     def update(self, data: bytes | memoryview, /) -> None: ...
     def digest(self) -> bytes: ...
     def hexdigest(self) -> str: ...
+    def copy(self) -> Self: ...
 
 
 class Extent:
@@ -106,6 +107,19 @@ class Extent:
             self.size += len(piece)
             self._digest.update(piece)
         self._marks += self._digest.digest()[:4]
+
+    def ahead(self) -> "Extent":
+        """An extent of what is about to follow, to be joined once it is sure to stay."""
+        more = Extent()
+        more._digest = self._digest.copy()
+        return more
+
+    def join(self, more: "Extent") -> None:
+        """Goes on with what `ahead` gave."""
+        self.lines += more.lines
+        self.size += more.size
+        self._digest = more._digest
+        self._marks += more._marks
 
     def note(self) -> dict[str, Any]:
         """What the manifest keeps."""
