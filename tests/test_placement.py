@@ -67,7 +67,7 @@ CREW = st.fixed_dictionaries({"gemma_actors": COUNT, "layer_blocks": COUNT, "enc
 @pytest.mark.parametrize(
     ("gpus", "gemma_actors", "gemma_share", "blocks", "per_block", "encoder_share"),
     [
-        (1, 1, 0.75, 1, 1, 0.25),
+        (1, 1, 0.75, 4, 1, 0.0625),
         (2, 1, 1.0, 4, 1, 0.25),
         (8, 7, 1.0, 4, 1, 0.25),
         (9, 8, 1.0, 4, 1, 0.25),
@@ -86,6 +86,14 @@ def test_gpus_are_used_as_the_help_says(
     filled = fill(nodes, placement)
     if gpus > 1:
         assert not any(gpu.gemma and gpu.encoders for gpu in filled), "on several GPUs Gemma has its own"
+
+
+@pytest.mark.parametrize(
+    ("memory", "cpus", "blocks"), [(24, 16, 4), (24, 4, 2), (24, 2, 1), (12, 16, 2), (11.5, 16, 1)]
+)
+def test_a_small_gpu_or_few_cpus_have_fewer_encoders(memory: float, cpus: int, blocks: int) -> None:
+    node = replace(gpu_node(1, memory=int(memory * GIB)), cpus=cpus)
+    assert len(place(Config(), [node], GEMMA_2B).blocks) == blocks
 
 
 def test_wider_saes_get_more_gpus() -> None:
@@ -138,7 +146,7 @@ def test_the_lines_say_who_works_where_and_what_memory_it_takes() -> None:
     assert lines == (
         "gpus-1: 1 Gemma x 1 GPU; memory 7.0 GiB of 80.0 GiB, on each of 4 GPUs",
         "gpus-2: 1 Gemma x 1 GPU; memory 7.0 GiB of 40.0 GiB, on each of 3 GPUs",
-        "gpus-2: 4 encoder(s) of layers 0-6 | 7-13 | 14-19 | 20-25 x 0.25 GPU; memory 3.9 GiB of 40.0 GiB",
+        "gpus-2: 4 encoder(s) of layers 0-6 | 7-13 | 14-19 | 20-25 x 0.25 GPU; memory 5.9 GiB of 40.0 GiB",
     )
 
 
@@ -200,7 +208,7 @@ def test_no_gpu_is_given_more_weights_than_it_holds(gpus: int) -> None:
 
 def test_weights_that_do_not_fit_the_gpus_are_refused_with_what_is_needed_and_there() -> None:
     for gpus in (1, 2, 8):
-        with pytest.raises(LayerscopeError, match=r"7\.0 GiB|10\.\d GiB") as caught:
+        with pytest.raises(LayerscopeError, match=r"7\.0 GiB|11\.\d GiB") as caught:
             place(Config(), [gpu_node(gpus, memory=4 * GIB)], GEMMA_2B)
         assert "4.0 GiB" in str(caught.value)
         assert "--dtype bfloat16" in str(caught.value)
@@ -208,7 +216,7 @@ def test_weights_that_do_not_fit_the_gpus_are_refused_with_what_is_needed_and_th
 
 def test_a_gpu_that_is_too_small_is_named() -> None:
     nodes = [gpu_node(1), gpu_node(1, memory=3 * GIB, name="T4", number=2)]
-    with pytest.raises(LayerscopeError, match=r"gpus-2 \(T4\) would hold 3\.9 GiB of its 3\.0 GiB"):
+    with pytest.raises(LayerscopeError, match=r"gpus-2 \(T4\) would hold 4\.2 GiB of its 3\.0 GiB"):
         place(Config(), nodes, GEMMA_2B)
 
 

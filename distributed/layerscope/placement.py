@@ -6,6 +6,7 @@ Pure: it sees numbers, not Ray. The shares are Ray's book-keeping; memory is che
 import math
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -15,6 +16,7 @@ from layerscope.gemma_scope import ranges
 
 _ENCODER_GPUS_PER_RELATIVE_COST = 1 / 3  # so that 26 layers at 16k, 0.375 of the model, share a GPU for eight Gemma's
 _WORKING_BYTES = 2 << 30  # activations, logits and buffers of one Gemma actor at the default batch size
+_ENCODER_CONTEXT_BYTES = 512 << 20  # that CUDA takes for a process, whatever it does
 _SHARED_GPU_FOR_ENCODERS = 0.25  # of a GPU that Gemma and encoders share
 _TINY_D_MODEL = 256  # below this a matrix product is too small to be worth a second thread
 
@@ -146,19 +148,31 @@ def place(config: Config, nodes: Sequence[Node], needs: Needs, threads: int | No
         LayerscopeError: the weights do not fit the memory there is, or there are too few GPUs.
     """
     layers = sorted(needs.sae_by_layer)
-    on_gpus = resolve_device(config, nodes) == "cuda"
-    if on_gpus:
-        nodes = _of_type(config.gpu_type, nodes)
-    default_blocks = 4 if on_gpus and sum(len(node.gpus) for node in nodes) > 1 else 1
-    n_blocks = config.layer_blocks if isinstance(config.layer_blocks, int) else default_blocks
-    blocks = split(layers, min(n_blocks, len(layers)))
-    if on_gpus:
-        return _place_on_gpus(config, nodes, needs, blocks)
-    return _place_on_cpus(config, nodes, needs, blocks, threads or resolve_threads(config, nodes, needs.d_model))
+    if resolve_device(config, nodes) == "cpu":
+        blocks = split(layers, config.layer_blocks if isinstance(config.layer_blocks, int) else 1)
+        return _place_on_cpus(config, nodes, needs, blocks, threads or resolve_threads(config, nodes, needs.d_model))
+    nodes = _of_type(config.gpu_type, nodes)
+    *more, fewest = _numbers_of_blocks(config, nodes)
+    for number in more:
+        with suppress(LayerscopeError):  # every encoder takes memory of its own
+            return _place_on_gpus(config, nodes, needs, split(layers, number))
+    return _place_on_gpus(config, nodes, needs, split(layers, fewest))
+
+
+def _numbers_of_blocks(config: Config, nodes: Sequence[Node]) -> list[int]:
+    """Into how many layer blocks to cut, the best first.
+
+    An encoder on a GPU is bound by the CPU on which it formats JSON, a millisecond a question for all layers. Four
+    together keep up with 4,000 questions/s; one alone would keep a fast GPU waiting.
+    """
+    if isinstance(config.layer_blocks, int):
+        return [config.layer_blocks]
+    return [number for number in (4, 2) if all(node.cpus >= 2 * number for node in nodes)] + [1]
 
 
 def split(layers: Sequence[int], n_blocks: int) -> tuple[tuple[int, ...], ...]:
-    """Contiguous blocks of nearly equal size, the larger ones first."""
+    """Contiguous blocks of nearly equal size, the larger ones first; no more of them than layers."""
+    n_blocks = min(n_blocks, len(layers))
     size, larger = divmod(len(layers), n_blocks)
     blocks, start = [], 0
     for block in range(n_blocks):
@@ -235,7 +249,7 @@ def _place_on_gpus(
         n_gemma = sum(host == index for host in gemma_hosts) if index < there else 0
         blocks_here = [block for block, host in zip(encoders, encoder_hosts, strict=True) if host == index]
         # Of the encoders any may come to lie here: Ray counts shares, and a replaced actor may change its GPU.
-        needed = n_gemma * (needs.model + _WORKING_BYTES) + len(blocks_here) * largest_block
+        needed = n_gemma * (needs.model + _WORKING_BYTES) + len(blocks_here) * (largest_block + _ENCODER_CONTEXT_BYTES)
         if needed > gpu.memory:
             raise LayerscopeError(
                 f"The weights do not fit: a GPU of {node.name} ({gpu.name}) would hold {_gib(needed)} of its "
