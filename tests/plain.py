@@ -1,4 +1,7 @@
-"""The whole job in one process, from the plain functions alone: what the Ray run must equal byte for byte."""
+"""The whole job in one process, from the plain functions alone: what the Ray run must equal byte for byte.
+
+On a machine with a GPU the tests run on that, and those of the numeric core on both.
+"""
 
 from pathlib import Path
 
@@ -14,12 +17,14 @@ from layerscope.pairs import PairTokenizer
 from layerscope.records import ErrorLine, join_record, settle
 from layerscope.sae import load_encoder
 
+DEVICES = [torch.device(name) for name in ("cpu", "cuda") if name == "cpu" or torch.cuda.is_available()]
+
 
 def plain_run(config: Config) -> bytes:
     """The finished file of a run with these settings."""
     job = prepare(config, [probe()])
     torch.set_num_threads(job.numerics.threads or 1)
-    device, dtype = torch.device("cpu"), getattr(torch, job.numerics.dtype)
+    device, dtype = torch.device(job.placement.device), getattr(torch, job.numerics.dtype)
     sae_dtype = getattr(torch, job.numerics.sae_dtype)
     tokenizer = PairTokenizer(tokenizer_path(job.model), job.spec.context)
     model = load_language_model(Path(job.model.name), dtype, device)
@@ -28,7 +33,9 @@ def plain_run(config: Config) -> bytes:
     for batch in range(len(job.plan)):
         questions = [job.selection[int(example_id)] for example_id in job.plan.batch(batch)]
         outcomes, residuals, *_ = score_batch(model, tokenizer, questions, job.layers)
-        blocks = [encode_block(residuals, job.layers, encoders, job.numerics.top_k)] if residuals.numel() else []
+        blocks = (
+            [encode_block(residuals.to(device), job.layers, encoders, job.numerics.top_k)] if residuals.numel() else []
+        )
         for outcome in outcomes:
             outcome = settle(outcome, blocks)
             lines += [outcome.line] if isinstance(outcome, ErrorLine) else join_record(outcome, blocks)

@@ -20,15 +20,16 @@ from layerscope.loading import load_language_model
 from layerscope.pair_attention import lay_out
 from layerscope.pairs import Pair, PairTokenizer
 from layerscope.questions import Question
+from plain import DEVICES
 
 CPU = torch.device("cpu")
 LAYERS = [0, 1, 2]
 
 
-@pytest.fixture(scope="module")
-def model(tiny: Path) -> LanguageModel:
+@pytest.fixture(scope="module", params=DEVICES, ids=str)
+def model(tiny: Path, request: pytest.FixtureRequest) -> LanguageModel:
     torch.set_num_threads(1)
-    return load_language_model(tiny / "model", torch.float32, CPU)
+    return load_language_model(tiny / "model", torch.float32, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -148,22 +149,23 @@ def test_chunks_of_queries_and_vocabulary_do_not_change_the_result(
 
 def test_log_probs_sum_to_one(model: LanguageModel, tokenizer: PairTokenizer) -> None:
     pair = tokenizer.pair(Question(0, "a", "b", "c", 0))
-    layout = lay_out([pair], CPU)
-    hidden = torch.randn(len(pair.tokens), model.model.config.hidden_size)
+    layout = lay_out([pair], model.device)
+    hidden = torch.randn(len(pair.tokens), model.model.config.hidden_size, device=model.device)
     vocabulary = model.model.config.vocab_size
     every = layout.__class__(
         **{
             **vars(layout),
-            "targets": torch.arange(vocabulary),
-            "target_predictors": torch.zeros(vocabulary, dtype=torch.int64),
+            "targets": torch.arange(vocabulary, device=model.device),
+            "target_predictors": torch.zeros(vocabulary, dtype=torch.int64, device=model.device),
         }
     )
     log_probs = target_log_probs(hidden, model.model.lm_head.weight, every, 30.0)
     assert float(log_probs.exp().sum()) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("device", DEVICES, ids=str)
 @pytest.mark.parametrize("softcap", [30.0, 50.0, None])
-def test_bfloat16_logits_cost_no_digits_where_it_matters(softcap: float | None) -> None:
+def test_bfloat16_logits_cost_no_digits_where_it_matters(softcap: float | None, device: torch.device) -> None:
     """Rounded to bfloat16, a likely token's logit near 20 would be off by up to 0.06, and so its log-probability."""
     generator = torch.Generator().manual_seed(0)
     n_rows, width, vocabulary = 300, 64, 5000  # more rows and columns than are taken at once
@@ -172,23 +174,26 @@ def test_bfloat16_logits_cost_no_digits_where_it_matters(softcap: float | None) 
     favour = torch.linspace(0.2, 3, n_rows)[:, None]
     hidden = (weight[torch.arange(n_rows) * 7] * favour / 8).bfloat16()
     targets = torch.stack([torch.arange(n_rows) * 7, torch.arange(n_rows) + 1]).flatten()
-    layout = SimpleNamespace(
-        predictors=torch.arange(n_rows), targets=targets, target_predictors=torch.arange(n_rows).repeat(2)
-    )
-    got = target_log_probs(hidden, weight, layout, softcap)  # type: ignore[arg-type]
+    index = {
+        "predictors": torch.arange(n_rows),
+        "targets": targets,
+        "target_predictors": torch.arange(n_rows).repeat(2),
+    }
+    layout = SimpleNamespace(**{name: tensor.to(device) for name, tensor in index.items()})
+    got = target_log_probs(hidden.to(device), weight.to(device), layout, softcap).cpu()  # type: ignore[arg-type]
     logits = hidden.double() @ weight.double().T
     if softcap is not None:
         logits = torch.tanh(logits / softcap) * softcap
-    exact = logits.log_softmax(dim=1)[layout.target_predictors, targets]
+    exact = logits.log_softmax(dim=1)[index["target_predictors"], targets]
     assert float(logits.max()) > 18
     assert got.dtype == torch.float32
     np.testing.assert_allclose(got.numpy(), exact.numpy(), atol=2e-3)
-    rounded = logits.bfloat16().double().log_softmax(dim=1)[layout.target_predictors, targets]
+    rounded = logits.bfloat16().double().log_softmax(dim=1)[index["target_predictors"], targets]
     assert float((rounded - exact).abs().max()) > 0.02  # what this test would let through otherwise
 
 
 def test_bfloat16_stays_near_float32(tiny: Path, model: LanguageModel, tokenizer: PairTokenizer) -> None:
-    half = load_language_model(tiny / "model", torch.bfloat16, CPU)
+    half = load_language_model(tiny / "model", torch.bfloat16, model.device)
     pair = tokenizer.pair(Question(0, "Cut bread", "Use a sharp knife.", "Use a blunt spoon.", 0))
     wide, narrow = model.forward([pair], LAYERS), half.forward([pair], LAYERS)
     assert narrow.residuals.dtype == torch.bfloat16

@@ -25,6 +25,7 @@ from layerscope.errors import LayerscopeError
 from layerscope.hub import Repository, open_repository
 from layerscope.params_npz import ENCODER_ARRAYS, read_encoder, read_shapes
 from layerscope.sae import SaeEncoder, TopK, cached_encoder, concatenate, encode_top_k, load_encoder
+from plain import DEVICES
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -66,6 +67,7 @@ def encodings(draw: st.DrawFn) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]
 
 
 ONE = np.ones((1, 1), dtype=np.float32)
+CPU = torch.device("cpu")
 
 
 @given(
@@ -73,15 +75,20 @@ ONE = np.ones((1, 1), dtype=np.float32)
     st.none() | st.integers(1, 14),
     st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
     st.sampled_from([torch.float32, torch.bfloat16]),
+    st.sampled_from(DEVICES),
 )
-@example((ONE, ONE, ONE[0] - 1, ONE[0]), None, torch.float32, torch.float32)  # pre == threshold: does not fire
-@example((ONE, -ONE, ONE[0], -ONE[0]), None, torch.float32, torch.float32)  # 0 > threshold: an activation of 0
-@example((ONE, -ONE, ONE[0] / 2, -ONE[0]), None, torch.float32, torch.float32)  # pre < 0: likewise
+@example((ONE, ONE, ONE[0] - 1, ONE[0]), None, torch.float32, torch.float32, CPU)  # pre == threshold: does not fire
+@example((ONE, -ONE, ONE[0], -ONE[0]), None, torch.float32, torch.float32, CPU)  # 0 > threshold: an activation of 0
+@example((ONE, -ONE, ONE[0] / 2, -ONE[0]), None, torch.float32, torch.float32, CPU)  # pre < 0: likewise
 @settings(deadline=None, max_examples=300)
 def test_features_are_those_of_the_formula_strongest_first_and_ties_by_lower_id(
-    arrays: tuple[NDArray[Any], ...], k: int | None, residual_dtype: torch.dtype, sae_dtype: torch.dtype
+    arrays: tuple[NDArray[Any], ...],
+    k: int | None,
+    residual_dtype: torch.dtype,
+    sae_dtype: torch.dtype,
+    device: torch.device,
 ) -> None:
-    x, w_enc, b_enc, threshold = map(torch.from_numpy, arrays)
+    x, w_enc, b_enc, threshold = (torch.from_numpy(array).to(device) for array in arrays)
     found = encode_top_k(x.to(residual_dtype), SaeEncoder(w_enc.to(sae_dtype), b_enc, threshold), k)
     expected = reference(*arrays)
     assert by_row(found) == strongest(expected, k)
