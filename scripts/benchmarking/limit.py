@@ -40,7 +40,7 @@ def _mapped(layer: nn.Linear) -> Product:
 
 def _packed(layer: nn.Linear) -> Product:
     model = nn.Sequential(layer)
-    pack(model)
+    pack(model, layer.weight.dtype)
     return model
 
 
