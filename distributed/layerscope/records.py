@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -147,22 +148,26 @@ def _comma_separated(blocks: Sequence[LayerBlock], part: int) -> list[bytes | me
 
 def _features_json(layer: int, found: TopK) -> list[bytes]:
     """`"layer":[…]` of every row."""
-    # Joining is twice as fast as formatting feature by feature: what stands between the numbers is the same everywhere.
-    end = b',"layer":%d}]' % layer
-    between = [end[:-1] + b',{"feature_id":', b"", b',"activation":', b""]
-    pieces = between * len(found.feature_ids)
-    pieces[1::4], pieces[3::4] = _decimals(found.feature_ids), _decimals(found.activations)
-    empty, opening, starts = b'"%d":[]' % layer, b'"%d":[' % layer, found.starts.tolist()
-    return [
-        opening + b"".join(pieces[4 * start : 4 * stop])[len(end) :] + end if stop > start else empty
-        for start, stop in pairwise(starts)
-    ]
+    # Joining is twice as fast as formatting feature by feature, and what stands before an activation is made once.
+    pieces = [b',"layer":%d},' % layer] * (3 * len(found.feature_ids))
+    if pieces:
+        pieces[0::3] = _until_activation(int(found.feature_ids.max()).bit_length())[found.feature_ids].tolist()
+        pieces[1::3] = _decimals(found.activations)
+    opening = b'"%d":[' % layer
+    rows = (b"".join(pieces[3 * start : 3 * stop]) for start, stop in pairwise(found.starts.tolist()))
+    return [opening + row[:-1] + b"]" for row in rows]
 
 
-def _decimals(numbers: NDArray[np.generic]) -> list[bytes]:
-    """Every number's text; of a float32 the shortest decimal that gives it back, which no formatting of Python's is."""
+@cache
+def _until_activation(bits: int) -> NDArray[np.object_]:
+    """A feature as JSON up to its activation, for every id of so many bits."""
+    return np.array([b'{"feature_id":%d,"activation":' % number for number in range(1 << bits)], dtype=object)
+
+
+def _decimals(numbers: NDArray[np.float32]) -> list[bytes]:
+    """Every number's text, the shortest decimal that gives it back, which no formatting of Python's is for float32."""
     array = orjson.dumps(np.ascontiguousarray(numbers), option=orjson.OPT_SERIALIZE_NUMPY)
-    return array[1:-1].split(b",") if len(numbers) else []
+    return array[1:-1].split(b",")
 
 
 def _rows_with(marked: NDArray[np.bool_], starts: NDArray[np.int64]) -> NDArray[np.int64]:
