@@ -223,7 +223,7 @@ def whole_job(command: Sequence[str], environment: dict[str, str], records: Path
                 memory[kind] = max(memory[kind], largest_memory(each.pid))
                 cpu[kind] += used.user + used.system
         samples.append((1e6 * time.time(), cpu))
-        time.sleep(0.1)
+        time.sleep(0.4 if first_record else 0.1)  # looking takes milliseconds, which the job has to wait for
     if process.returncode:
         assert process.stderr is not None
         raise SystemExit(process.stderr.read()[-2000:])
