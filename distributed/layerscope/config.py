@@ -88,7 +88,8 @@ class Config:
     """How many GPUs the encoders get for themselves; 0 lets them share Gemma's. auto is one for about eight of Gemma's,
     more for wider SAEs, and 0 where there is a single GPU."""
     layer_blocks: AutoCount = "auto"
-    """Into how many blocks the layers are split, each with its own encoder group. auto is 1, and 4 on several GPUs."""
+    """Into how many blocks the layers are split, each with its own encoder group. auto is 4 on GPUs
+    (fewer beside few CPUs or on a small GPU), and 1 without."""
     encoders_per_block: AutoCount = "auto"
     """SAE-encoder actors in the group of a layer block. auto is 1."""
     address: str = "auto"
