@@ -57,23 +57,24 @@ from ray.cluster_utils import Cluster
 from ray.exceptions import ActorDiedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from layerscope import cluster
-from layerscope.actors import Arrival, Encoded, Scores
 from layerscope.config import Config
-from layerscope.crew import Crew
-from layerscope.driver import Driver
-from layerscope.gemma import GemmaSpec
-from layerscope.gemma_scope import SaeChoice
-from layerscope.hub import Repository
-from layerscope.job import Job, Numerics
-from layerscope.journal import open_journal, read_lines
-from layerscope.logs import Span
-from layerscope.machine import probe
-from layerscope.pairs import Pair, make_plan
-from layerscope.placement import Needs, Node, place
-from layerscope.questions import Question, select_questions
-from layerscope.records import Frame, LayerBlock, SolutionScore, frame_record, join_record, serialise_block
-from layerscope.write_behind import WriteBehind
+from layerscope.engine import cluster
+from layerscope.engine.actors import Arrival, Encoded, Scores
+from layerscope.engine.crew import Crew
+from layerscope.engine.driver import Driver
+from layerscope.engine.logs import Span
+from layerscope.hub.repository import Repository
+from layerscope.models.spec import GemmaSpec
+from layerscope.planning.job import Job, Numerics
+from layerscope.planning.machine import probe
+from layerscope.planning.placement import Needs, Node, place
+from layerscope.questions.pairs import Pair
+from layerscope.questions.plan import make_plan
+from layerscope.questions.sources import Question, select_questions
+from layerscope.records.journal import open_journal, read_lines
+from layerscope.records.lines import Frame, LayerBlock, SolutionScore, frame_record, join_record, serialise_block
+from layerscope.records.write_behind import WriteBehind
+from layerscope.saes.gemma_scope import SaeChoice
 
 N_LAYERS, D_MODEL, D_SAE, PARAMETERS = 26, 2304, 16384, 2_614_000_000
 ACTIVATION_BYTES = 128 << 10  # above 100 KiB Ray passes a reference, below it the value

@@ -22,7 +22,7 @@ _Options = Annotated[Config, tyro.conf.arg(name="")]
 @_app.command
 def run(config: _Options) -> int:
     """Run the job, or go on with it where its output file ends."""
-    from layerscope.run import run_job
+    from layerscope.commands.run import run_job
 
     return run_job(config)
 
@@ -30,7 +30,7 @@ def run(config: _Options) -> int:
 @_app.command
 def plan(config: _Options) -> int:
     """Print what a run with the same options would do; loads no weights."""
-    from layerscope.run import print_plan
+    from layerscope.commands.run import print_plan
 
     return print_plan(config)
 
@@ -38,7 +38,7 @@ def plan(config: _Options) -> int:
 @_app.command
 def status(file: tyro.conf.Positional[Path]) -> int:
     """Say how far the run of an output file is, whether it is alive, and how to go on."""
-    from layerscope.inspection import status
+    from layerscope.records.inspection import status
 
     print(status(file))
     return 0
@@ -47,7 +47,7 @@ def status(file: tyro.conf.Positional[Path]) -> int:
 @_app.command
 def verify(file: tyro.conf.Positional[Path]) -> int:
     """Read every line of an output file and check schema, order, ids and digest."""
-    from layerscope.inspection import verify
+    from layerscope.records.inspection import verify
 
     print(verify(file))
     return 0
@@ -61,7 +61,7 @@ def export(file: tyro.conf.Positional[Path], to: str, overwrite: bool = False) -
         to: The file to write, x.parquet, x.csv or x.json; the table of questions goes to x.questions.parquet or .csv.
         overwrite: Replace what is there.
     """
-    from layerscope.analysis.export import export
+    from layerscope.tables.export import export
 
     print(export(file, user_path(to), overwrite))
     return 0
@@ -74,7 +74,7 @@ def compare(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], json: 
     Args:
         json: Print it for programs.
     """
-    from layerscope.analysis.compare import as_json, as_text, compare
+    from layerscope.tables.compare import as_json, as_text, compare
 
     print((as_json if json else as_text)(compare(a, b)))
     return 0
@@ -88,7 +88,7 @@ def explain(file: tyro.conf.Positional[Path], density: bool = False, to: Path | 
         density: Load how often each feature fires too; a larger download.
         to: Write the records to this file, with a description in each feature that has one.
     """
-    from layerscope.analysis.explanations import explain
+    from layerscope.neuronpedia.explanations import explain
 
     print(explain(file, density, to))
     return 0
@@ -104,7 +104,7 @@ def report(
         to: The page; FILE with .html by default. A report that is there is replaced, anything else is not.
         show: Open the page in the browser.
     """
-    from layerscope.analysis.report import report
+    from layerscope.report.page import report
 
     print(report(file, to, show))
     return 0

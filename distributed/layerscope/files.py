@@ -26,15 +26,6 @@ def user_path(text: str) -> Path:
     return path
 
 
-def size_text(size: float) -> str:
-    """A number of bytes for people, in powers of 1000."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path to write to, which then takes the place of `path`: whoever reads sees all of it or none.

@@ -19,9 +19,9 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from benchmarking.measure import Answers, Contender, synchronise
-from layerscope.job import Job
-from layerscope.pairs import Pair, PairTokenizer
-from layerscope.questions import Question
+from layerscope.planning.job import Job
+from layerscope.questions.pairs import Pair, PairTokenizer
+from layerscope.questions.sources import Question
 
 _STRONG_TOKENS = 2048  # of a padded batch
 

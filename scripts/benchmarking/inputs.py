@@ -9,9 +9,9 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from layerscope.config import Config
-from layerscope.loading import load_language_model
-from layerscope.pairs import PROMPT, Pair, PairTokenizer
-from layerscope.questions import Question, select_questions
+from layerscope.models.loading import load_language_model
+from layerscope.questions.pairs import PROMPT, Pair, PairTokenizer
+from layerscope.questions.sources import Question, select_questions
 from layerscope.standin.build import make_tokenizer, save_model
 
 _BLOCK = (1 << 24) - 7  # random numbers that fill the weights again and again, shifted, because drawing takes longer

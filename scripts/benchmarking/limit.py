@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarking.inputs import Shape
 from benchmarking.measure import synchronise
-from layerscope.matrix_products import linear, pack
+from layerscope.numerics.matrix_products import linear, pack
 
 _SECONDS = 1.0
 

@@ -17,17 +17,17 @@ import psutil
 import torch
 
 from benchmarking.measure import Answers, largest_memory, synchronise
-from layerscope import language_model
-from layerscope.actors import TorchSettings
-from layerscope.gemma import tokenizer_path
-from layerscope.job import Job
-from layerscope.journal import open_journal
-from layerscope.loading import load_language_model
-from layerscope.pair_attention import lay_out
-from layerscope.pairs import PairTokenizer
-from layerscope.questions import Question
-from layerscope.records import Frame, SolutionScore, frame_record, join_record, serialise_block
-from layerscope.sae import TopK, encode_top_k, load_encoder
+from layerscope.engine.actors import TorchSettings
+from layerscope.models import language_model
+from layerscope.models.loading import load_language_model
+from layerscope.models.pair_attention import lay_out
+from layerscope.models.spec import tokenizer_path
+from layerscope.planning.job import Job
+from layerscope.questions.pairs import PairTokenizer
+from layerscope.questions.sources import Question
+from layerscope.records.journal import open_journal
+from layerscope.records.lines import Frame, SolutionScore, frame_record, join_record, serialise_block
+from layerscope.saes.encoder import TopK, encode_top_k, load_encoder
 
 STAGES = ("tokenise", "body", "projection and scores", "encode and top k", "JSON", "join and write")
 

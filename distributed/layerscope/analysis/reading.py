@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from layerscope.analysis.result import Floats, Ints, Questions
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.journal import read_lines
-from layerscope.manifest import read_manifest
-from layerscope.summary import Totals
+from layerscope.records.journal import read_lines
+from layerscope.records.manifest import read_manifest
+from layerscope.records.totals import Totals
 
 _SIDES = ("positive_solution_details", "negative_solution_details")
 _HELD = 1 << 16  # numbers of a column that wait in memory

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from layerscope.hub import Repository
+    from layerscope.hub.repository import Repository
 
 STANDIN_WIDTH = "512"
 """Of its SAEs, as their folders name it."""

@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from layerscope.pairs import PROMPT
+from layerscope.questions.pairs import PROMPT
 
 _SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")  # Gemma's ids 0 to 3
 _CONTROL = ("<mask>", "<unused0>", "<unused1>", "<start_of_turn>", "<end_of_turn>")

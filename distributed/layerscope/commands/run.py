@@ -1,0 +1,178 @@
+"""What the commands do with a job: run it and sum it up, or only describe it."""
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import orjson
+
+from layerscope.config import Config
+from layerscope.engine import cluster
+from layerscope.engine.driver import BatchLines, Driver
+from layerscope.engine.timeline import Timeline
+from layerscope.formatting import size_text
+from layerscope.planning.describe import describe, summarise
+from layerscope.planning.job import Job, check_space, download_bytes, in_ray_job, prepare
+from layerscope.questions.plan import Plan
+from layerscope.records import journal
+from layerscope.records.progress import Progress
+from layerscope.records.totals import Totals
+from layerscope.records.write_behind import WriteBehind
+
+
+def run_job(config: Config) -> int:
+    """Runs a job, or goes on with it, and prints the summary: 0 when the file is complete, 128 + n after signal n."""
+    job = prepare(config, cluster.nodes(config))
+    _warn(job)
+    check_space(job)
+    with journal.open_journal(job.records_path, job.identity(), job.about(command_line()), config.overwrite) as file:
+        totals, error_lines = _recover(job, file)
+        retried = error_lines if config.retry_errors else []
+        if file.lines < job.n_questions or retried:
+            totals, rate, stopped_by = _work(job, file, totals, retried)
+        else:
+            print(f"{file.path} is complete already.")
+            rate, stopped_by = 0.0, None
+    if stopped_by:
+        print(f"Stopped by {stopped_by.name} after {file.lines} of {job.n_questions} questions.")
+        print(f"To go on: {command_line()}")
+        return 128 + stopped_by
+    if job.array_path:
+        journal.write_array(job.records_path, job.array_path)
+    print(summarise(job, totals, rate))
+    return 0
+
+
+def print_plan(config: Config) -> int:
+    """Describes what a run would do."""
+    job = prepare(config, cluster.nodes(config))
+    _warn(job)
+    print(describe(job))
+    return 0
+
+
+def _warn(job: Job) -> None:
+    for warning in job.warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+
+
+def _recover(job: Job, file: journal.Journal) -> tuple[Totals, list[int]]:
+    """Reads what the file holds: its totals, and which of its lines are error lines."""
+    totals, error_lines = Totals(), list[int]()
+
+    def count(record: dict[str, Any]) -> None:
+        if "error" in record:
+            error_lines.append(totals.questions)
+        totals.add_record(record)
+
+    file.recover(job.plan.order, count)
+    return totals, error_lines
+
+
+def _work(
+    job: Job, file: journal.Journal, totals: Totals, retried: list[int]
+) -> tuple[Totals, float, signal.Signals | None]:
+    """Starts Ray and computes what the file lacks: the new totals, questions per second, and what stopped it early."""
+    if file.lines:
+        print(f"Going on after {file.lines} of {job.n_questions} questions.", file=sys.stderr)
+    with (
+        cluster.started(job.placement.gemma_actors * job.placement.gemma.num_cpus),
+        Timeline(job.config.timeline) as timeline,
+        _stop_signals() as caught,
+        Progress(job.n_questions, totals) as progress,
+    ):
+        for line in job.placement.lines:
+            progress.note(line)
+        if missing := download_bytes(job):
+            progress.note(f"Up to {size_text(missing)} come from the hub first, to every node that lacks them.")
+
+        def results(batches: Sequence[int]) -> Iterator[BatchLines]:
+            return Driver(job, batches, progress.note, timeline).results(lambda: bool(caught))
+
+        if retried:
+            progress.note(f"Retrying {len(retried)} questions with an error line.")
+            totals = progress.totals = _retry(job.plan, file, retried, results)
+        _go_on(job.plan, file, progress, results)
+        stopped_by = caught[0] if caught and file.lines < job.n_questions else None
+        return totals, progress.rate(), stopped_by
+
+
+_Results = Callable[[Sequence[int]], Iterator[BatchLines]]
+"""From the batches that are wanted to their lines."""
+
+
+def _go_on(plan: Plan, file: journal.Journal, progress: Progress, results: _Results) -> None:
+    """Computes and writes what the file lacks."""
+    there = file.lines
+    with WriteBehind(file) as writer:
+        for batch, lines, halved, _ in results(range(plan.batch_of(there), len(plan))):
+            # A run that was killed within a batch left some of its lines: they are the same, and are passed over.
+            missing = lines[max(0, there - int(plan.starts[batch])) :]
+            if halved:
+                progress.note(f"Batch {batch} did not fit the memory and was halved; the manifest names it.")
+                writer.flush()  # which notes things in the manifest too
+                file.note_halved(batch)
+            writer.append([line.pieces for line in missing])
+            for line in missing:
+                if line.frame is None:
+                    progress.totals.add_error()
+                else:
+                    progress.totals.add_frame(line.frame, line.active_features, line.cells)
+            progress.update()
+
+
+def _retry(plan: Plan, file: journal.Journal, error_lines: list[int], results: _Results) -> Totals:
+    """Computes the batches of some lines again and replaces these lines; gives the new totals.
+
+    Whole batches, because a question's last digits depend on what it shares a batch with.
+    """
+    wanted = set(error_lines)
+
+    def replacements() -> Iterator[tuple[int, bytes]]:
+        for batch, lines, *_ in results(sorted({plan.batch_of(line) for line in error_lines})):
+            for number, line in enumerate(lines, start=int(plan.starts[batch])):
+                if number in wanted:
+                    yield number, b"".join(line.pieces)
+
+    file.rewrite(replacements())
+    totals = Totals()
+    for line in journal.read_lines(file.path):
+        totals.add_record(orjson.loads(line))
+    return totals
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[signal.Signals]]:
+    """Collects the first signal that asks to stop; a second one stops at once, but for a hang-up, which may come twice.
+
+    To be entered after Ray's start, which takes SIGTERM. What is ignored (a hang-up, under nohup) stays so.
+    """
+    caught: list[signal.Signals] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if not caught:
+            caught.append(signal.Signals(number))
+        elif number != signal.SIGHUP:  # of which a closed terminal's shell and the kernel send one each
+            raise KeyboardInterrupt
+
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = [signal.signal(number, stop) for number in numbers]
+    try:
+        yield caught
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            if number not in caught:  # else the second hang-up would end the process while Ray is shut down
+                signal.signal(number, handler)
+
+
+def command_line() -> str:
+    """This process's command, to be typed again to go on: without `--overwrite`, which would start anew."""
+    program = Path(sys.argv[0])
+    words = ["python", str(program)] if program.suffix == ".py" and program.stem != "__main__" else ["layerscope"]
+    submit = ["ray", "job", "submit", "--"] if in_ray_job() else []
+    return shlex.join([*submit, *words, *(word for word in sys.argv[1:] if word != "--overwrite")])

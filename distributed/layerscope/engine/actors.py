@@ -1,0 +1,163 @@
+"""The Ray actors: thin shells that load once and call the plain functions of `batch.py`.
+
+Torch is imported inside the methods, so in the actors' processes only: the driver imports this module for the classes
+and stays small.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from layerscope.engine.logs import ActorLog, Span
+from layerscope.formatting import ranges
+from layerscope.hub.repository import Repository
+from layerscope.models.spec import GemmaSpec, fetch_model, tokenizer_path
+from layerscope.numerics.memory import keep_freed_memory
+from layerscope.planning.machine import probe
+from layerscope.planning.placement import Node
+from layerscope.questions.pairs import PairTokenizer
+from layerscope.questions.sources import Question
+from layerscope.records.lines import LayerBlock, Outcome
+from layerscope.saes.gemma_scope import SaeChoice
+from layerscope.standin import on_this_node
+
+if TYPE_CHECKING:
+    import torch
+
+# Idle threads must sleep soon: spinning ones take the cores from the other actors (small products: 30 times slower).
+# Not at once: being woken for every operation costs a forward pass that runs alone a tenth of its time.
+WORKER_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "10000",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+@dataclass(frozen=True)
+class TorchSettings:
+    """How an actor computes."""
+
+    device: str
+    dtype: str
+    threads: int | None
+
+    def apply(self) -> tuple[torch.device, torch.dtype]:
+        """Sets this process up and gives the device and the number format."""
+        import torch
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        if self.device == "cpu":
+            keep_freed_memory()
+        return torch.device(self.device), getattr(torch, self.dtype)
+
+
+class Arrival(NamedTuple):
+    """What an actor says when its process is there, before it loads anything."""
+
+    node: Node
+    """As this process sees it: of its GPUs, the ones it was given."""
+    node_id: str
+    pid: int
+
+
+class Scores(NamedTuple):
+    """What the driver reads of a scored batch."""
+
+    outcomes: list[Outcome]
+    halved: bool
+    tokens: int
+    """That the model read."""
+    span: Span
+
+
+class Encoded(NamedTuple):
+    """What the driver reads of an encoded block."""
+
+    block: LayerBlock
+    span: Span
+
+
+class _Actor:
+    """What both kinds do first."""
+
+    def begin(self) -> Arrival:
+        """Says where it is."""
+        return Arrival(probe(), ray.get_runtime_context().get_node_id(), os.getpid())
+
+
+@ray.remote
+class GemmaActor(_Actor):
+    """A copy of the model: questions in, frames and activations out."""
+
+    def load(
+        self, repository: Repository, spec: GemmaSpec, blocks: Sequence[Sequence[int]], settings: TorchSettings
+    ) -> None:
+        """Loads the model; not done in the constructor, whose errors Ray flattens to text."""
+        from layerscope.models.loading import load_language_model
+
+        device, dtype = settings.apply()
+        repository = on_this_node(repository)
+        self._log = ActorLog("gemma")
+        self._blocks = blocks
+        self._layers = [layer for block in blocks for layer in block]
+        with self._log.timed("load"):
+            self._tokenizer = PairTokenizer(tokenizer_path(repository), spec.context)
+            self._model = load_language_model(fetch_model(repository, spec), dtype, device)
+
+    def score(self, batch: int, questions: Sequence[Question]) -> tuple[Scores | NDArray[np.generic], ...]:
+        """One batch. May be called in several threads: one batch is tokenised while a GPU computes another.
+
+        Returns:
+            the scores, then per layer block the residual stream [L, R, D] of the final tokens, as separate values, so
+            that each becomes an object of its own.
+        """
+        from layerscope.engine.batch import score_batch, to_array
+
+        with self._log.timed("score", batch=batch, questions=len(questions)) as span:
+            outcomes, residuals, halved, tokens = score_batch(self._model, self._tokenizer, questions, self._layers)
+            ends = np.cumsum([len(block) for block in self._blocks])
+            blocks = residuals.tensor_split(ends[:-1].tolist())
+        return (Scores(outcomes, halved, tokens, span()), *(to_array(block) for block in blocks))
+
+
+@ray.remote
+class EncoderActor(_Actor):
+    """The SAE encoders of one layer block: activations in, features as JSON out."""
+
+    def load(self, repository: Repository, saes: Sequence[SaeChoice], d_model: int, settings: TorchSettings) -> None:
+        """Loads the encoders."""
+        from layerscope.saes.encoder import load_encoder
+
+        self._device, dtype = settings.apply()
+        repository = on_this_node(repository)
+        self._layers = [sae.layer for sae in saes]
+        self._log = ActorLog(f"encoder {ranges(self._layers)}")
+        with self._log.timed("load"):
+            self._encoders = [load_encoder(repository, sae.path, d_model, dtype, self._device) for sae in saes]
+
+    def encode(self, batch: int, residuals: NDArray[np.generic], k: int | None) -> Encoded:
+        """Encodes a block of a batch.
+
+        Args:
+            residuals: [L, R, D] as `to_array` made it.
+        """
+        from layerscope.engine.batch import encode_block, from_array
+
+        with self._log.timed("encode", batch=batch, rows=residuals.shape[1]) as span:
+            block = encode_block(from_array(residuals).to(self._device), self._layers, self._encoders, k)
+        return Encoded(block, span())
+
+
+@ray.remote(num_cpus=0)
+def probe_node() -> Node:
+    """What a node of the cluster has."""
+    return probe()

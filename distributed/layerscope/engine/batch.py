@@ -1,0 +1,135 @@
+"""One batch from questions to lines, as plain functions that know nothing of Ray.
+
+The actors call these; the driver joins what they return (`records.py`). Composed in one process they give the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from layerscope.errors import LayerscopeError
+from layerscope.questions.pairs import Pair, PairTokenizer, UnscorableError
+from layerscope.questions.sources import Question
+from layerscope.records.lines import LayerBlock, Outcome, SolutionScore, error_line, frame_record, serialise_block
+from layerscope.saes.encoder import SaeEncoder, TopK, concatenate, encode_top_k
+
+if TYPE_CHECKING:  # transformers takes seconds to import, and encoders do without it
+    from layerscope.models.language_model import LanguageModel, PairScore
+
+
+class ScoredBatch(NamedTuple):
+    """What a Gemma actor knows of a batch."""
+
+    outcomes: list[Outcome]
+    """The frame or the error line of every question, in order."""
+    residuals: Tensor  # [L, R, D]; frames say which rows are theirs; R is 0 where no question can be scored
+    halved: bool
+    """The batch did not fit the memory as a whole, so its numbers may differ in the last digit."""
+    tokens: int
+    """That the model read, shared ones once."""
+
+
+def score_batch(
+    model: LanguageModel, tokenizer: PairTokenizer, questions: Sequence[Question], layers: Sequence[int]
+) -> ScoredBatch:
+    """Scores the questions of a batch in one forward pass, or in halves where the memory is too small for it.
+
+    Raises:
+        LayerscopeError: a single question does not fit.
+    """
+    pairs = list(tokenizer.pairs(questions))
+    scorable = [pair for pair in pairs if isinstance(pair, Pair)]
+    ids = [question.example_id for question, pair in zip(questions, pairs, strict=True) if isinstance(pair, Pair)]
+    if scorable:
+        scores, residuals, halved = _forward(model, scorable, ids, layers)
+    else:
+        scores, residuals, halved = [], torch.empty(len(layers), 0, 0), False
+    score_of = iter(enumerate(scores))
+    outcomes = [
+        error_line(question.example_id, str(pair))
+        if isinstance(pair, UnscorableError)
+        else _outcome(question, pair, tokenizer, *next(score_of))
+        for question, pair in zip(questions, pairs, strict=True)
+    ]
+    return ScoredBatch(outcomes, residuals, halved, sum(len(pair.tokens) for pair in scorable))
+
+
+def _forward(
+    model: LanguageModel, pairs: Sequence[Pair], ids: Sequence[int], layers: Sequence[int]
+) -> tuple[list[PairScore], Tensor, bool]:
+    try:
+        return (*model.forward(pairs, layers), False)
+    except torch.OutOfMemoryError as error:
+        if len(pairs) == 1:
+            raise LayerscopeError(
+                f"Question {ids[0]} ({len(pairs[0].tokens)} tokens) does not fit the memory even alone.\n"
+                "Use a GPU with more memory, --dtype bfloat16 or fewer --gemma-actors on it, and run again to go on."
+            ) from error
+    half = len(pairs) // 2  # outside the handler, which keeps the failed pass's tensors alive
+    first_scores, first, _ = _forward(model, pairs[:half], ids[:half], layers)
+    second_scores, second, _ = _forward(model, pairs[half:], ids[half:], layers)
+    return first_scores + second_scores, torch.cat([first, second], dim=1), True
+
+
+def _outcome(question: Question, pair: Pair, tokenizer: PairTokenizer, index: int, score: PairScore) -> Outcome:
+    if score.failed_layer is not None:
+        reason = f"non-finite activation in the residual stream after layer {score.failed_layer}"
+        return error_line(question.example_id, reason)
+    if not all(map(math.isfinite, score.log_likelihoods)):
+        return error_line(question.example_id, "non-finite log-likelihood, after the last layer")
+    first, second = (
+        SolutionScore(
+            score.log_likelihoods[solution],
+            len(pair.solution_tokens(solution)),
+            tokenizer.token_text(pair.tokens[pair.final_index(solution)]),
+        )
+        for solution in (0, 1)
+    )
+    return frame_record(question, (first, second), (2 * index, 2 * index + 1))
+
+
+def encode_block(residuals: Tensor, layers: Sequence[int], encoders: Sequence[SaeEncoder], k: int | None) -> LayerBlock:
+    """Encodes a block of layers and serialises the strongest features of every row.
+
+    Args:
+        residuals: [L, R, D] of these layers, on the encoders' device.
+
+    Raises:
+        LayerscopeError: a single row does not fit the memory.
+    """
+    found, halved = zip(*(_encode(rows, sae, k) for rows, sae in zip(residuals, encoders, strict=True)), strict=True)
+    return replace(serialise_block(layers, found), halved=any(halved))
+
+
+def _encode(rows: Tensor, sae: SaeEncoder, k: int | None) -> tuple[TopK, bool]:
+    try:
+        return encode_top_k(rows, sae, k), False
+    except torch.OutOfMemoryError as error:
+        if len(rows) == 1:
+            raise LayerscopeError(
+                f"One row does not fit the memory beside an SAE of {sae.w_enc.shape[1]} features.\n"
+                "Use a GPU with more memory, --sae-dtype bfloat16 or more --layer-blocks, and run again to go on."
+            ) from error
+    half = len(rows) // 2
+    return concatenate([_encode(part, sae, k)[0] for part in (rows[:half], rows[half:])]), True
+
+
+def to_array(tensor: Tensor) -> NDArray[np.generic]:
+    """A tensor as an array that Ray passes between processes without a copy; numpy has no bfloat16, so as its bits."""
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def from_array(array: NDArray[np.generic]) -> Tensor:
+    """The tensor that `to_array` took."""
+    # The array lies in shared memory and must not be written to, which torch would warn of; a copy of it is small.
+    tensor = torch.from_numpy(array.copy())
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor

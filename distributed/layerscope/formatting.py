@@ -1,0 +1,36 @@
+"""Numbers and untrusted text as people read them."""
+
+import re
+from collections.abc import Iterable
+
+# Control characters but for tab and line feed, separators of lines, marks and overrides of direction, zero-width
+# characters that join nothing, tags, halves of surrogate pairs. Joiners (U+200C, U+200D) stay: scripts need them.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+
+
+def size_text(size: float) -> str:
+    """A number of bytes for people, in powers of 1000."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """`0-3,8` for 0, 1, 2, 3, 8: as `--layers` takes it."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def visible(text: str) -> str:
+    """Untrusted text made harmless to read: every hidden character as its code point, [U+202E]; of CRLF the CR goes."""
+    return _HIDDEN.sub(lambda match: f"[U+{ord(match[0]):04X}]", text.replace("\r\n", "\n"))

@@ -1,0 +1,203 @@
+"""Gemma 2: one forward pass over a batch of pairs.
+
+Knows nothing of Ray, SAEs or JSON. Shapes: B pairs, T tokens of a batch, P positions that predict a solution token,
+N solution tokens, V vocabulary, L captured layers, D d_model.
+"""
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import Gemma2ForCausalLM
+
+from layerscope.models.pair_attention import PairLayout, lay_out, pair_masks
+from layerscope.numerics.matrix_products import linear
+from layerscope.questions.pairs import Pair
+
+_VOCABULARY_CHUNK = 4096  # columns of the output projection taken at once
+_LARGEST_BOUND = 40.0  # soft-cap; float32 has the exponentials of numbers from minus twice as much to 0
+_PAIRS_OF_ROWS = 2048  # single logits taken at once
+_LIKELY = 1e-3  # probability from which a token's logit needs more digits than bfloat16 has
+
+
+class PairScore(NamedTuple):
+    """Log-likelihoods of a pair's two solutions: sums over their tokens, natural logarithm, float32."""
+
+    log_likelihoods: tuple[float, float]
+    failed_layer: int | None
+    """The first captured layer at which a final token's residual is not finite."""
+
+
+class BatchResult(NamedTuple):
+    """What one forward pass gives."""
+
+    scores: list[PairScore]  # B
+    residuals: Tensor  # [L, 2 B, D] in the model's dtype, on the CPU; rows 2 b and 2 b + 1 are pair b's solutions
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A loaded Gemma 2, which several threads may use: each makes ready for its turn while another's pass runs."""
+
+    model: Gemma2ForCausalLM
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @torch.inference_mode()
+    def forward(self, pairs: Sequence[Pair], layers: Sequence[int]) -> BatchResult:
+        """Scores both solutions of every pair and captures their final tokens' residual stream after some layers."""
+        layout = lay_out(pairs, self.device)
+        with self._turn:
+            return self._forward(layout, layers)
+
+    def _forward(self, layout: PairLayout, layers: Sequence[int]) -> BatchResult:
+        config = self.model.config
+        with capture_rows(self.model.model.layers, layers, layout.final_tokens) as captured:
+            hidden = self.model.model(
+                input_ids=layout.tokens[None],
+                position_ids=layout.positions[None],
+                attention_mask=pair_masks(layout, config.sliding_window),
+                use_cache=False,
+            ).last_hidden_state[0]  # [T, D], after the final norm
+        residuals = torch.stack([captured[layer] for layer in layers])
+        finite = torch.isfinite(residuals).all(dim=-1)  # [L, 2 B]
+        on_cpu = _begin_copy(residuals)
+        log_probs = target_log_probs(hidden, self.model.lm_head.weight, layout, config.final_logit_softcapping)
+        log_probs, finite = log_probs.cpu(), finite.cpu()  # which waits until the device has done all of it
+        return BatchResult(_scores(log_probs.numpy(), layout.target_starts, finite.numpy(), layers), on_cpu)
+
+
+def _begin_copy(tensor: Tensor) -> Tensor:
+    """A copy on the CPU that a GPU makes in its turn, while it is given more to do; a tensor of the CPU's as it is."""
+    if tensor.device.type == "cpu":
+        return tensor
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+
+
+@contextmanager
+def capture_rows(decoder_layers: nn.ModuleList, layers: Sequence[int], rows: Tensor) -> Iterator[dict[int, Tensor]]:
+    """Collects rows of the residual stream that chosen decoder layers return, through forward hooks.
+
+    Args:
+        rows: [R] int64 into the tokens; everything else is dropped inside the hook.
+
+    Yields:
+        by layer, [R, D], filled by the forward pass that follows.
+    """
+    captured: dict[int, Tensor] = {}
+
+    def hook_for(layer: int) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            captured[layer] = output[0].index_select(0, rows)
+
+        return hook
+
+    handles = [decoder_layers[layer].register_forward_hook(hook_for(layer)) for layer in layers]
+    try:
+        yield captured
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def target_log_probs(hidden: Tensor, output_weight: Tensor, layout: PairLayout, softcap: float | None) -> Tensor:
+    """The log-probability of every solution token, in float32: [N].
+
+    The projection runs only at the positions that predict one.
+
+    Args:
+        hidden: [T, D] after the final norm; output_weight: [V, D].
+    """
+    rows = hidden[layout.predictors]  # [P, D]
+    log_sums = _log_sum_exp(rows, output_weight, softcap)
+    logits = _logits_at(rows, output_weight, layout.target_predictors, layout.targets, softcap)
+    return logits - log_sums[layout.target_predictors]
+
+
+def _log_sum_exp(rows: Tensor, output_weight: Tensor, softcap: float | None) -> Tensor:
+    """The logarithm of the sum of the exponentials of every row's logits, in float32: [P].
+
+    The vocabulary is taken in chunks, so that the logits stay in a CPU's cache and never lie in memory as a whole.
+
+    On a CPU no product of torch takes bfloat16 and gives float32, and one of widened weights takes five times as long.
+    Rounded to bfloat16 a logit of 20 is off by up to 0.06. Where many tokens share the probability that cancels out; of
+    the few likely ones (at most 1 / _LIKELY of a row) the logits are taken again, in float32.
+
+    Args:
+        rows: [P, D] after the final norm.
+    """
+    rounded = rows.dtype != torch.float32 and rows.device.type == "cpu"
+    total = torch.zeros(len(rows), device=rows.device)
+    likely: list[tuple[Tensor, Tensor, Tensor]] = []
+    for start in range(0, len(output_weight), _VOCABULARY_CHUNK):
+        weight = output_weight[start : start + _VOCABULARY_CHUNK]
+        if rows.dtype == torch.float32 or rounded:
+            # Weights times rows is 8 % faster than rows times weights, which come from memory.
+            logits = linear(weight, rows).float()  # [chunk, P]
+        else:
+            logits = torch.mm(weight, rows.T, out_dtype=torch.float32)
+        exponentials = _exp(logits, softcap)
+        total = total + exponentials.sum(dim=0)
+        if rounded:
+            # Measured by the sum so far, so these are all that will be likely, and some more.
+            some = torch.nonzero(exponentials.amax(dim=0) > _LIKELY * total)[:, 0]
+            token, row = torch.nonzero(exponentials[:, some] > _LIKELY * total[some], as_tuple=True)
+            likely.append((some[row], token + start, exponentials[token, some[row]]))
+    if rounded:
+        row, token, value = (torch.cat(column) for column in zip(*likely, strict=True))
+        row, token, value = (column[value > _LIKELY * total[row]] for column in (row, token, value))
+        exact = _exp(_logits_at(rows, output_weight, row, token, None), softcap)
+        total = total.index_add(0, row, exact - value)
+    return (total.log() + _shift(softcap)).float()
+
+
+def _shift(softcap: float | None) -> float:
+    """What is subtracted from logits before their exponentials are taken, so that none is too large for float32."""
+    return softcap if softcap is not None and softcap <= _LARGEST_BOUND else 0.0
+
+
+def _exp(logits: Tensor, softcap: float | None) -> Tensor:
+    """Exponentials of logits after the soft-cap, less `_shift`; may overwrite the logits."""
+    if softcap is None or softcap > _LARGEST_BOUND:
+        return _capped(logits, softcap).double().exp()
+    # cap * tanh(x / cap) - cap = -2 cap * sigmoid(-2 x / cap). On a CPU torch takes tanh and exp from MKL, which does
+    # without AVX-512 on AMD's; its own sigmoid and exp2 are nine and three times as fast.
+    return logits.mul_(-2 / softcap).sigmoid_().mul_(-2 * softcap / math.log(2)).exp2_()
+
+
+def _logits_at(rows: Tensor, output_weight: Tensor, row: Tensor, token: Tensor, softcap: float | None) -> Tensor:
+    """The logits of chosen tokens after the soft-cap, in float32: [M].
+
+    Args:
+        rows: [P, D]; row: [M] into them; token: [M] into the vocabulary.
+    """
+    chosen = zip(torch.split(row, _PAIRS_OF_ROWS), torch.split(token, _PAIRS_OF_ROWS), strict=True)
+    products = [(rows[some].float() * output_weight[tokens].float()).sum(dim=1) for some, tokens in chosen]
+    return _capped(torch.cat(products), softcap)
+
+
+def _capped(logits: Tensor, softcap: float | None) -> Tensor:
+    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+
+def _scores(
+    log_probs: NDArray[np.float32], starts: NDArray[np.int64], finite: NDArray[np.bool_], layers: Sequence[int]
+) -> list[PairScore]:
+    sums = [float(np.float32(log_probs[start:end].sum(dtype=np.float64))) for start, end in pairwise(starts)]
+    scores = []
+    for pair in range(len(sums) // 2):
+        bad = ~finite[:, 2 * pair : 2 * pair + 2].all(axis=1)
+        failed_layer = layers[int(bad.argmax())] if bad.any() else None
+        scores.append(PairScore((sums[2 * pair], sums[2 * pair + 1]), failed_layer))
+    return scores

@@ -1,0 +1,99 @@
+"""Gemma 2 from its files into memory, each weight once and in the number format asked for."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
+from transformers.activations import GELUTanh
+from transformers.utils import logging as transformers_logging
+
+from layerscope.errors import LayerscopeError, first_line
+from layerscope.models.language_model import LanguageModel
+from layerscope.models.pair_attention import ATTENTION
+from layerscope.numerics.matrix_products import PackedLinear, converted, pack, read_in
+
+_FORMATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+def load_language_model(folder: Path, dtype: torch.dtype, device: torch.device) -> LanguageModel:
+    """Loads a Gemma 2 from a folder in Hugging Face format, from safetensors only, without remote code.
+
+    Raises:
+        LayerscopeError: the weights are broken, incomplete, or not Gemma 2's.
+    """
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        # A CPU's weights are mapped from the file if they are to stay as it has them, and converted one by one below:
+        # transformers converts them with the whole file in memory.
+        first_dtype = (_stored_format(folder) or dtype) if device.type == "cpu" else dtype
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=first_dtype,
+            attn_implementation=ATTENTION,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            device_map={"": device},  # straight there, tensor by tensor
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise LayerscopeError(f"The model in {folder} cannot be loaded: {first_line(error)}") from error
+    model, info = loaded
+    if not isinstance(model, Gemma2ForCausalLM):
+        raise LayerscopeError(f"The model in {folder} is a {type(model).__name__}; layerscope reads Gemma 2.")
+    # transformers fills what a file lacks with random numbers, and says so only in a warning.
+    for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if keys := sorted(str(key) for key in info.get(problem, ())):
+            raise LayerscopeError(
+                f"The weights in {folder} are not whole: {problem.replace('_', ' ')} {', '.join(keys[:3])}"
+                f"{' and more' if len(keys) > 3 else ''}. Get the files again."
+            )
+    pack(model.model.layers, dtype)
+    _fuse_gelu(model)
+    if first_dtype != dtype:
+        _convert(model, dtype)
+    read_in(*model.parameters())
+    return LanguageModel(model.eval().requires_grad_(False))
+
+
+def _stored_format(folder: Path) -> torch.dtype | None:
+    """The number format of all weights in a folder's files; None if they differ or have another."""
+    found = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(str(file), framework="pt") as tensors:
+            found |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+    return _FORMATS.get(found.pop()) if len(found) == 1 else None
+
+
+def _fuse_gelu(model: Gemma2ForCausalLM) -> None:
+    """Has GELU taken with the product before it, a fiftieth of the whole pass."""
+    for layer in model.model.layers:
+        if isinstance(layer.mlp.gate_proj, PackedLinear) and isinstance(layer.mlp.act_fn, GELUTanh):
+            layer.mlp.gate_proj.then_gelu()
+            layer.mlp.act_fn = nn.Identity()
+
+
+def _convert(model: Gemma2ForCausalLM, dtype: torch.dtype) -> None:
+    """Takes all parameters into a number format, one after the other, and makes the buffers as that format has them.
+
+    A buffer is not in the file: transformers computes it, rounded to the format that it loads in.
+    """
+    for parameter in model.parameters():
+        parameter.data = converted(parameter.data, dtype)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with init_empty_weights(include_buffers=False):
+            anew = Gemma2ForCausalLM(model.config)
+    finally:
+        torch.set_default_dtype(default)
+    for name, buffer in anew.named_buffers():
+        parent, _, own_name = name.rpartition(".")
+        setattr(model.get_submodule(parent), own_name, buffer)

@@ -1,0 +1,168 @@
+"""Where the tokens of a batch of pairs lie, and attention over them.
+
+All rows of a batch lie end to end as one row of T tokens, so that no linear layer sees padding. Only inside attention
+are they laid out side by side as [B, W], and there each token sees what it would see if its solution were alone.
+
+Shapes: B pairs, T tokens of a batch, W tokens of its widest row, H heads, K key-value heads, d their width, P positions
+that predict a solution token, N solution tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from layerscope.questions.pairs import Pair
+
+ATTENTION = "layerscope_pairs"
+_MAX_SCORES = 1 << 25  # attention scores held at once: 128 MiB in float32
+
+
+@dataclass(frozen=True)
+class PairLayout:
+    """Where the tokens of a batch lie: end to end for the linear layers, side by side inside attention."""
+
+    tokens: Tensor  # [T] int64
+    positions: Tensor  # [T] int64; of each token in its own text
+    gather: Tensor  # [B, W] int64; where in T each place of the rows comes from (0 for padding)
+    scatter: Tensor  # [T] int64; where in B * W each token lies
+    row_positions: Tensor  # [B, W] int32
+    row_segments: Tensor  # [B, W] int8; 0 shared, 1 rest of solution 1, 2 rest of solution 2, 3 padding
+    final_tokens: Tensor  # [2 B] int64 into T
+    predictors: Tensor  # [P] int64 into T; every position that predicts a solution token, once
+    targets: Tensor  # [N] int64; the solution tokens of all solutions, one after the other
+    target_predictors: Tensor  # [N] int64 into P; which position predicts each
+    target_starts: NDArray[np.int64]  # [2 B + 1]; where each solution's tokens begin
+
+
+def lay_out(pairs: Sequence[Pair], device: torch.device) -> PairLayout:
+    """The index arithmetic of a batch."""
+    widths = [len(pair.tokens) for pair in pairs]
+    offsets = np.concatenate([[0], np.cumsum(widths)])
+    width = max(widths)
+    gather = np.zeros((len(pairs), width), dtype=np.int64)
+    row_positions = np.zeros_like(gather)
+    row_segments = np.full_like(gather, 3)
+    final_tokens: list[int] = []
+    predictors: list[int] = []
+    targets: list[int] = []
+    target_starts = [0]
+    for row, pair in enumerate(pairs):
+        offset, length = int(offsets[row]), widths[row]
+        gather[row, :length] = np.arange(offset, offset + length)
+        row_positions[row, :length] = pair.positions()
+        row_segments[row, :length] = pair.segments()
+        for solution in (0, 1):
+            final_tokens.append(offset + pair.final_index(solution))
+            before = range(pair.prompt - 1, pair.lengths[solution] - 1)
+            predictors += [offset + pair.row_index(solution, position) for position in before]
+            targets += pair.solution_tokens(solution)
+            target_starts.append(len(targets))
+    real = row_segments != 3
+    unique_predictors, target_predictors = np.unique(np.array(predictors), return_inverse=True)
+
+    def tensor(array: Any, dtype: Any = np.int64) -> Tensor:
+        return torch.as_tensor(np.asarray(array, dtype=dtype)).to(device, non_blocking=True)
+
+    return PairLayout(
+        tokens=tensor(np.concatenate([pair.tokens for pair in pairs])),
+        positions=tensor(row_positions[real]),
+        gather=tensor(gather),
+        scatter=tensor(np.flatnonzero(real)),
+        row_positions=tensor(row_positions, np.int32),
+        row_segments=tensor(row_segments, np.int8),
+        final_tokens=tensor(final_tokens),
+        predictors=tensor(unique_predictors),
+        targets=tensor(targets),
+        target_predictors=tensor(target_predictors),
+        target_starts=np.array(target_starts),
+    )
+
+
+class PairMask(NamedTuple):
+    """What the attention of one kind of layer needs; it travels through transformers in place of the mask."""
+
+    layout: PairLayout
+    hidden: Tensor  # [B, 1, 1, W, W] bool; true where a query does not see a key
+
+
+def pair_masks(layout: PairLayout, sliding_window: int | None) -> dict[str, PairMask]:
+    """The masks of both kinds of Gemma 2's layers, by the names that transformers has for them."""
+    full = PairMask(layout, ~visible(layout, None)[:, None, None])
+    if sliding_window is None or layout.gather.shape[1] <= sliding_window:
+        return {"full_attention": full, "sliding_attention": full}
+    return {
+        "full_attention": full,
+        "sliding_attention": PairMask(layout, ~visible(layout, sliding_window)[:, None, None]),
+    }
+
+
+def visible(layout: PairLayout, sliding_window: int | None) -> Tensor:
+    """Which tokens of its row each query may look at: [B, W, W], true where it would see them in its own text.
+
+    A query sees what stands before it in the row, but the rest of solution 2 does not see the rest of solution 1, and
+    in a layer with a sliding window nobody looks further back than that in the text's own positions. Padding looks at
+    the row's first token, so that no softmax is empty; nothing reads it.
+    """
+    index = torch.arange(layout.gather.shape[1], device=layout.gather.device)
+    query_segments, segments = layout.row_segments[:, :, None], layout.row_segments[:, None]
+    mask = (index[:, None] >= index) & ~((query_segments == 2) & (segments == 1)) & (segments != 3)
+    if sliding_window is None:
+        return mask
+    return mask & (layout.row_positions[:, :, None] - layout.row_positions[:, None] < sliding_window)
+
+
+def pair_attention(
+    _module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: PairMask,
+    scaling: float,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention within each solution of each pair, with Gemma 2's soft-cap, softmax in float32.
+
+    The function that transformers calls in every decoder layer.
+
+    Args:
+        query: [1, H, T, d]; key and value: [1, K, T, d].
+
+    Returns:
+        [1, T, H, d], as transformers expects it.
+    """
+    layout, hidden = attention_mask
+    n_pairs, width = layout.gather.shape
+    heads, kv_heads, n_tokens = query.shape[1], key.shape[1], query.shape[2]
+
+    def side_by_side(states: Tensor) -> Tensor:  # [1, h, T, d] -> [B, K, h / K, W, d]
+        tokens = states[0].transpose(0, 1).reshape(n_tokens, -1)  # a view: the projections made it so
+        rows = tokens.index_select(0, layout.gather.flatten()).view(n_pairs, width, kv_heads, -1, states.shape[-1])
+        return rows.permute(0, 2, 3, 1, 4)
+
+    # The query heads that share a key head are stacked over one another, so that keys need not be copied for each.
+    query = side_by_side(query)
+    key, value = side_by_side(key)[:, :, 0], side_by_side(value)[:, :, 0]  # [B, K, W, d]
+    chunk = max(1, _MAX_SCORES // (n_pairs * heads * width))  # of queries, so that long rows do not fill the memory
+    outputs = []
+    for start in range(0, width, chunk):
+        rows = query[:, :, :, start : start + chunk]  # [B, K, H / K, chunk, d]
+        scores = torch.unflatten((rows.flatten(2, 3) @ key.transpose(2, 3)).float(), 2, rows.shape[2:4])
+        if softcap is None:
+            scores.mul_(scaling)
+        else:
+            scores.mul_(scaling / softcap).tanh_().mul_(softcap)
+        scores.masked_fill_(hidden[..., start : start + chunk, :], -torch.inf)
+        weights = torch.softmax(scores, dim=-1).to(value.dtype)
+        outputs.append(torch.unflatten(weights.flatten(2, 3) @ value, 2, rows.shape[2:4]))
+    output = torch.cat(outputs, dim=3).permute(0, 3, 1, 2, 4).reshape(n_pairs * width, -1)  # [B * W, H * d]
+    return output.index_select(0, layout.scatter).view(1, n_tokens, heads, -1), None
+
+
+AttentionInterface.register(ATTENTION, pair_attention)

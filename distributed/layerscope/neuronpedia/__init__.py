@@ -1,0 +1,1 @@
+"""Neuronpedia's explanations of a run's features: requests, cache, choice."""

@@ -1,0 +1,230 @@
+"""What Neuronpedia's explainers say of a run's features: fetched into a cache, looked up, written into the records.
+
+Knows an SAE by the Neuronpedia id in the manifest; one without an id has no pages there, and its layer is left out.
+"""
+
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+from huggingface_hub import constants
+
+from layerscope.errors import LayerscopeError, UsageError, first_line
+from layerscope.files import replacing
+from layerscope.formatting import ranges
+from layerscope.hub.repository import cache_folder
+from layerscope.neuronpedia.bulk_export import Export, Written
+from layerscope.records.journal import read_lines
+from layerscope.records.manifest import manifest_path, read_manifest
+
+_Kind = Literal["explanations", "densities"]
+
+_SCHEMAS: dict[_Kind, pa.Schema] = {
+    "explanations": pa.schema([("feature_id", pa.int32()), ("description", pa.string()), ("explainer", pa.string())]),
+    "densities": pa.schema([("feature_id", pa.int32()), ("density", pa.float64())]),
+}
+
+# The beginning of a feature, as records.py writes it. No text looks like one: in JSON its quotation marks are escaped.
+_FEATURE = re.compile(rb'\{"feature_id":(\d+),"activation":[^,{}"]+,"layer":(\d+)(?=\})')
+
+
+class Explanation(NamedTuple):
+    """What is known of a feature."""
+
+    description: str
+    explainer: str
+    """The model that wrote the description and, in brackets, the method."""
+    density: float | None
+    """Share of the tokens of Neuronpedia's texts on which the feature fires; None where that was not loaded."""
+
+
+@dataclass(frozen=True)
+class Explanations:
+    """The explanations of a run's features, as far as the cache holds them."""
+
+    by_layer: Mapping[int, Mapping[int, Explanation]]
+    """By layer and feature id; a layer that the cache lacks has no key."""
+    without_id: tuple[int, ...]
+    """Layers whose SAE has no Neuronpedia id."""
+
+
+def explain(file: Path, density: bool = False, to: Path | None = None) -> str:
+    """Fetches what the cache lacks, writes the annotated records to `to`, and says what there is; warns of the rest.
+
+    Raises:
+        LayerscopeError: there are no explanations for any layer, or `to` cannot be written.
+        UsageError: `file` is not the output file of a run, or `to` is one.
+    """
+    if not file.is_file():
+        raise UsageError(f"There is no file {file}. Name the .jsonl file of a run.")
+    if to is not None and manifest_path(to).exists():
+        raise UsageError(f"{to} holds the records of a run. Name another file for the annotated ones.")
+    manifest = read_manifest(file)
+    ids = _neuronpedia_ids(manifest)
+    if not ids:
+        raise LayerscopeError(
+            f"None of the SAEs of {file} has pages on Neuronpedia, so nobody has explained its features.\n"
+            "Canonical SAEs of Gemma Scope have them (--sae-l0 canonical, as is the default)."
+        )
+    for reason, layers in _fetch_missing(ids, ("explanations", "densities") if density else ("explanations",)).items():
+        print(f"Warning: layers {ranges(layers)}: {reason}", file=sys.stderr)
+    explanations = load_explanations(manifest)
+    if not explanations.by_layer:
+        raise LayerscopeError(f"No explanations for any layer of {file}, for the reasons above.")
+    told = _describe(ids, explanations)
+    return f"{told}\n{annotate(file, explanations, to)}" if to is not None else told
+
+
+def load_explanations(manifest: Mapping[str, Any]) -> Explanations:
+    """The explanations of a run's features that the cache holds; makes no request.
+
+    Raises:
+        UsageError: the manifest holds a Neuronpedia id that is none.
+    """
+    by_layer = {}
+    for layer, neuronpedia_id in _neuronpedia_ids(manifest).items():
+        written = _read_cached(neuronpedia_id, "explanations")
+        if written is not None:
+            density = dict(_read_cached(neuronpedia_id, "densities") or ())
+            by_layer[layer] = {
+                feature: Explanation(description, sys.intern(explainer), density.get(feature))
+                for feature, description, explainer in written
+            }
+    layers = manifest["about"]["neuronpedia"].items()
+    return Explanations(by_layer, tuple(int(layer) for layer, neuronpedia_id in layers if neuronpedia_id is None))
+
+
+def annotate(file: Path, explanations: Explanations, to: Path) -> str:
+    """Writes the records with a `description` in each feature that has one, and says how many have.
+
+    The descriptions go between the bytes of the records. Parsing a record and writing it anew would change numbers: the
+    shortest decimal of a float32 is spelled otherwise as a double's (0.000003 becomes 3e-6).
+
+    Raises:
+        LayerscopeError: `to` cannot be written, or a line is not as layerscope writes it.
+    """
+    lines = features = described = 0
+
+    def with_description(match: re.Match[bytes]) -> bytes:
+        nonlocal described
+        found = explanations.by_layer.get(int(match[2]), {}).get(int(match[1]))
+        if found is None:
+            return match[0]
+        described += 1
+        return match[0] + b',"description":' + orjson.dumps(found.description)
+
+    try:
+        with replacing(to) as temporary, temporary.open("wb") as stream:
+            for line in read_lines(file):
+                annotated, count = _FEATURE.subn(with_description, line)
+                lines, features = lines + 1, features + count
+                if count != line.count(b'"feature_id":'):
+                    raise LayerscopeError(
+                        f"{file}, line {lines}: the features are not written as layerscope writes them.\n"
+                        f"{to} was not written. `layerscope verify` tells whether the file was changed."
+                    )
+                stream.write(annotated)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise LayerscopeError(f"{to} cannot be written: {error.strerror or error}.") from error
+    return f"annotated   {to}: {lines:,} lines, {described:,} of {features:,} features with a description"
+
+
+def choose_explanations(written: Sequence[Written]) -> list[tuple[int, str, str]]:
+    """One explanation of each feature, as rows of feature id, description and explainer, by feature id.
+
+    The explainer that describes most features of the SAE goes before the others, so that a layer speaks with one voice
+    where it can; of several by the same one, the lowest id is taken. The order of the arguments decides nothing.
+    """
+    features = Counter(explainer for _, explainer in {(row.feature_id, row.explainer) for row in written})
+    ranked = sorted(written, key=lambda row: (-features[row.explainer], *row[1:]), reverse=True)
+    chosen = {row.feature_id: row for row in ranked}  # the last of a feature is the one that stays
+    return [(feature, row.description, row.explainer) for feature, row in sorted(chosen.items())]
+
+
+def _neuronpedia_ids(manifest: Mapping[str, Any]) -> dict[int, str]:
+    """The Neuronpedia ids of the layers' SAEs that have one, by layer."""
+    ids = {int(layer): name for layer, name in manifest["about"]["neuronpedia"].items() if name is not None}
+    for name in ids.values():  # it becomes a path in the cache
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+            raise UsageError(f"The manifest has the Neuronpedia id {name[:200]!r}, which is none (model/source).")
+    return ids
+
+
+def _fetch_missing(ids: Mapping[int, str], kinds: Iterable[_Kind]) -> dict[str, list[int]]:
+    """Fetches into the cache what it lacks; gives what went wrong, with the layers that are concerned."""
+    problems: dict[str, list[int]] = {}
+    with Export() as export:
+        for kind in kinds:
+            for layer, neuronpedia_id in ids.items():
+                try:
+                    _fetch(export, neuronpedia_id, kind)
+                except (LayerscopeError, OSError) as error:
+                    problems.setdefault(f"no {kind}: {first_line(error)}", []).append(layer)
+    return problems
+
+
+def _fetch(export: Export, neuronpedia_id: str, kind: _Kind) -> None:
+    if _read_cached(neuronpedia_id, kind) is not None:
+        return
+    if constants.HF_HUB_OFFLINE:
+        raise LayerscopeError("HF_HUB_OFFLINE is set, and the cache lacks them")
+    path = _cache_path(neuronpedia_id, kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if _read_cached(neuronpedia_id, kind) is not None:  # of several commands, one fetches
+            return
+        rows: list[Any]
+        if kind == "explanations":
+            rows = choose_explanations(export.explanations(neuronpedia_id))
+        else:
+            rows = sorted(set(export.densities(neuronpedia_id)))
+        columns = list(zip(*rows, strict=True))
+        with replacing(path) as temporary:
+            pq.write_table(pa.table(columns, schema=_SCHEMAS[kind]), temporary)
+
+
+def _cache_path(neuronpedia_id: str, kind: _Kind) -> Path:
+    return cache_folder() / "neuronpedia" / neuronpedia_id / f"{kind}.parquet"
+
+
+def _read_cached(neuronpedia_id: str, kind: _Kind) -> list[tuple[Any, ...]] | None:
+    """The rows of a table in the cache; None where there is none, or none that can be read."""
+    try:
+        table = pq.read_table(_cache_path(neuronpedia_id, kind))
+    except (OSError, pa.ArrowException):
+        return None
+    if not table.schema.equals(_SCHEMAS[kind]):
+        return None
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+def _describe(ids: Mapping[int, str], explanations: Explanations) -> str:
+    lines, total = [], Counter[str]()
+    for layer, neuronpedia_id in ids.items():
+        features = explanations.by_layer.get(layer, {})
+        explainers = Counter(found.explainer for found in features.values())
+        dense = sum(found.density is not None for found in features.values())
+        lines.append(
+            f"layer {layer:>4}  {neuronpedia_id}: {_counts(explainers)}" + (f"; density of {dense:,}" if dense else "")
+        )
+        total += explainers
+    if explanations.without_id:
+        lines.append(f"left out    layers {ranges(explanations.without_id)}: their SAEs have no pages on Neuronpedia")
+    return "\n".join([*lines, f"explainers  {_counts(total)}", f"cache       {cache_folder() / 'neuronpedia'}"])
+
+
+def _counts(explainers: Counter[str]) -> str:
+    """How many features each explainer describes, most first."""
+    told = sorted(explainers.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} by {explainer}" for explainer, count in told) or "nothing"

@@ -1,0 +1,88 @@
+"""What the commands print: a job before it is run, and what it came to."""
+
+from layerscope.formatting import size_text
+from layerscope.planning.job import Job, download_bytes
+from layerscope.planning.placement import Placement
+from layerscope.records import journal
+from layerscope.records.manifest import differences, manifest_path, read_manifest
+from layerscope.records.totals import Totals
+
+STANDIN_NOTE = "Stand-in weights: small, trained on generated text. Nothing here says anything about Gemma."
+
+
+def describe(job: Job) -> str:
+    """What a run of the job would do."""
+    plan, placement = job.plan, job.placement
+    lines = [STANDIN_NOTE] if job.config.standin else []
+    lines += [
+        f"model      {job.model.name} {job.model.commit or '(folder)'}: {job.spec.n_layers} layers, "
+        f"d_model {job.spec.d_model}, {job.spec.n_parameters / 1e6:,.1f} M parameters, {job.numerics.dtype}",
+        f"SAEs       {job.sae_repository.name} {job.sae_repository.commit or '(folder)'}: "
+        f"width {job.config.width} ({job.d_sae} features), {job.numerics.sae_dtype}",
+    ]
+    lines += [
+        f"  layer {sae.layer:>2}  {sae.path.removesuffix('/params.npz')}  L0 {sae.l0}  "
+        f"{sae.neuronpedia_id or 'no Neuronpedia id'}"
+        for sae in job.saes
+    ]
+    saved = 1 - plan.shared_tokens / plan.unshared_tokens if plan.unshared_tokens else 0
+    lines += [
+        f"questions  {len(job.selection)} of {len(job.selection.source)} in {_origin(job)}"
+        + (
+            f", of which shard {job.config.shard} takes {job.n_questions}"
+            if job.n_questions < len(job.selection)
+            else ""
+        )
+        + (f", {plan.unscorable} of them cannot be scored" if plan.unscorable else ""),
+        f"tokens     {plan.shared_tokens:,} with shared prefixes, {plan.unshared_tokens:,} without ({saved:.0%} saved)",
+        f"batches    {len(plan)} of up to {job.numerics.batch_tokens} tokens",
+        *_describe_placement(placement, job.numerics.threads),
+        f"output     {job.records_path}: about {size_text(job.estimated_bytes())}",
+        f"download   {size_text(download_bytes(job))} to this machine",
+        f"done       {_done(job)}",
+    ]
+    return "\n".join(lines)
+
+
+def _describe_placement(placement: Placement, threads: int | None) -> list[str]:
+    where = f"{placement.device} ({placement.hardware})" + (f", {threads} torch threads each" if threads else "")
+    return [
+        f"actors     {placement.gemma_actors} Gemma, {len(placement.blocks)} layer block(s) x "
+        f"{placement.encoders_per_block} encoder(s) on {where}",
+        *(f"  {line}" for line in placement.lines),
+        *([f"  pinned to GPUs of type {placement.accelerator}"] if placement.accelerator else []),
+    ]
+
+
+def _done(job: Job) -> str:
+    path = job.records_path
+    if not path.is_file() or not path.stat().st_size:
+        return "nothing: the output file is not there yet"
+    told = f"{sum(1 for _ in journal.read_lines(path))} of {job.n_questions} questions"
+    differing = differences(read_manifest(path)["identity"], job.identity())
+    return f"{told}, but with other settings: {'; '.join(differing)}" if differing else told
+
+
+def _origin(job: Job) -> str:
+    origin = job.selection.source.origin
+    return " ".join([origin["dataset"], *(origin[key] for key in ("split", "revision") if key in origin)])
+
+
+def summarise(job: Job, totals: Totals, rate: float) -> str:
+    """What a finished run came to.
+
+    Args:
+        rate: questions per second of this run; 0 where it had nothing to do.
+    """
+    files = [str(job.records_path), str(manifest_path(job.records_path))]
+    if job.array_path:
+        files.append(str(job.array_path))
+    lines = [
+        f"questions             {totals.questions} ({totals.errors} with an error line)",
+        f"accuracy              {totals.accuracy()} by log-likelihood (acc)",
+        f"                      {totals.accuracy_per_character()} by log-likelihood per character (acc_norm)",
+        f"mean active features  {totals.mean_active_features()} per solution and layer",
+        *([f"questions/s           {rate:.2f}"] if rate else []),
+        *(f"file                  {file}" for file in files),
+    ]
+    return "\n".join([*([STANDIN_NOTE] if job.config.standin else []), *lines])

@@ -1,0 +1,273 @@
+"""A job: everything that is settled before anything expensive starts, and the manifest's account of it."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from layerscope.config import Config, parse_shard
+from layerscope.errors import LayerscopeError, UsageError
+from layerscope.files import user_path
+from layerscope.formatting import ranges, size_text
+from layerscope.hub import repository as hub
+from layerscope.hub.repository import Repository, open_repository
+from layerscope.models.spec import GemmaSpec, read_spec, tokenizer_path
+from layerscope.planning.placement import Needs, Node, Placement, gpu_types, place, resolve_device, resolve_threads
+from layerscope.questions.pairs import PROMPT, PairTokenizer
+from layerscope.questions.plan import Plan, make_plan
+from layerscope.questions.sources import Selection, select_questions
+from layerscope.records import journal
+from layerscope.saes.gemma_scope import SaeChoice, choose_saes
+from layerscope.saes.params_npz import read_shapes
+from layerscope.standin import standin_folder
+
+_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts; the name is meant
+_BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2}
+_BYTES_PER_FEATURE = 52  # of JSON: names, punctuation, an id of five digits, an activation of eight
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """The settings that change numbers, with every `auto` decided."""
+
+    dtype: str
+    sae_dtype: str
+    batch_tokens: int
+    threads: int | None
+    """Torch threads of an actor on a CPU; None on a GPU."""
+    top_k: int | None
+    """None records every active feature."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run will do."""
+
+    config: Config
+    model: Repository
+    spec: GemmaSpec
+    sae_repository: Repository
+    saes: tuple[SaeChoice, ...]
+    d_sae: int
+    selection: Selection
+    plan: Plan
+    numerics: Numerics
+    needs: Needs
+    placement: Placement
+    software: dict[str, str]
+    """Versions of the packages that compute, on the nodes that do."""
+    warnings: tuple[str, ...]
+
+    @property
+    def n_questions(self) -> int:
+        """Lines of the finished file."""
+        return len(self.plan.order)
+
+    @property
+    def layers(self) -> list[int]:
+        return [sae.layer for sae in self.saes]
+
+    @property
+    def records_path(self) -> Path:
+        return journal.records_path(self.config.output_file)
+
+    @property
+    def array_path(self) -> Path | None:
+        """Where the finished run writes the JSON array, if it is asked for."""
+        output = user_path(self.config.output_file).absolute()
+        return output if output != self.records_path else None
+
+    def estimated_bytes(self) -> int:
+        """About the size of the finished file, if as many features are active as the SAEs' average L0 says."""
+        features = sum(min(sae.l0, self.numerics.top_k or sae.l0) for sae in self.saes)
+        return self.n_questions * 2 * (features * _BYTES_PER_FEATURE + 30 * len(self.saes) + 300)
+
+    def identity(self) -> dict[str, Any]:
+        """Whatever decides the bytes of the file; the manifest keeps it, and a resumed run must have the same.
+
+        Hashing local weights reads them; that is done once per version of a file.
+        """
+        return {
+            "settings": {
+                "prompt": f"{PROMPT} {{solution}}",
+                "strip_solutions": self.config.strip_solutions,
+                "num_samples": len(self.selection),
+                "shard": self.config.shard if parse_shard(self.config.shard)[1] > 1 else None,
+                "seed": self.config.seed if len(self.selection) < len(self.selection.source) else None,
+                "layers": ranges(self.layers),
+                "sae_width": self.config.width,
+                "sae_l0": self.config.sae_l0,
+                "top_k": self.numerics.top_k or "all",
+                "dtype": self.numerics.dtype,
+                "sae_dtype": self.numerics.sae_dtype,
+                "batch_tokens": self.numerics.batch_tokens,
+                "threads": self.numerics.threads,
+                "attention": "soft-capped, softmax in float32",
+            },
+            "model": {
+                "repository": _told(self.model),
+                "commit": self.model.commit,
+                "files": {path: hub.sha256(self.model, path) for path in self.spec.files},
+            },
+            "saes": {
+                "repository": _told(self.sae_repository),
+                "commit": self.sae_repository.commit,
+                "layers": {
+                    str(sae.layer): {"path": sae.path, "sha256": hub.sha256(self.sae_repository, sae.path)}
+                    for sae in self.saes
+                },
+            },
+            "questions": self.selection.source.origin,
+            "plan": {"questions": self.n_questions, "batches": len(self.plan), "sha256": self.plan.digest},
+            "software": self.software,
+            "hardware": self.placement.hardware,
+        }
+
+    def about(self, command: str) -> dict[str, Any]:
+        """What the manifest says besides, for readers of the records and for going on."""
+        return {
+            "command": command,
+            "folder": str(Path.cwd()),
+            "order": " ".join(map(str, self.plan.order.tolist())),
+            "standin": self.config.standin,
+            "neuronpedia": {str(sae.layer): sae.neuronpedia_id for sae in self.saes},
+            "average_l0": {str(sae.layer): sae.l0 for sae in self.saes},
+            "d_model": self.spec.d_model,
+            "d_sae": self.d_sae,
+            "tokens": {"shared": self.plan.shared_tokens, "unshared": self.plan.unshared_tokens},
+        }
+
+
+def prepare(config: Config, nodes: Sequence[Node]) -> Job:
+    """Settles a job on the machines there are: reads names, sizes, questions and tokeniser, and no weights.
+
+    Raises:
+        LayerscopeError: whatever would keep the run from starting, or from ending well.
+    """
+    _check_output(config)
+    selection, warnings = select_questions(config)
+    model_name, sae_name = _sources(config)
+    model = open_repository(model_name, config.revision)
+    spec = read_spec(model)
+    sae_repository = open_repository(sae_name)
+    saes, missing = choose_saes(config, sae_repository, spec.n_layers)
+    if missing:
+        warnings.append(f"{sae_name} has no SAE of width {config.width} for the layers {ranges(missing)}: left out.")
+    shapes = hub.read_parts(
+        sae_repository,
+        saes[0].path,
+        lambda stream: read_shapes(stream, spec.d_model, f"{saes[0].path} of {sae_name}"),
+    )
+    d_sae = shapes["W_enc"][1]
+    numerics = _numerics(config, nodes, spec)
+    tokenizer = PairTokenizer(tokenizer_path(model), spec.context)
+    if tokenizer.bos_id != spec.bos_id:
+        raise UsageError(
+            f"{model_name}: BOS is token {tokenizer.bos_id} of its tokeniser and {spec.bos_id} of its model."
+        )
+    plan = make_plan(selection, tokenizer, numerics.batch_tokens)
+    if plan.unscorable:
+        warnings.append(f"{plan.unscorable} questions cannot be scored; their lines will say why.")
+    needs = Needs(
+        model=spec.n_parameters * _BYTES_PER_VALUE[numerics.dtype],
+        sae_by_layer={sae.layer: spec.d_model * d_sae * _BYTES_PER_VALUE[numerics.sae_dtype] for sae in saes},
+        d_model=spec.d_model,
+        encode_cost=spec.d_model * d_sae * len(saes) / spec.n_parameters,
+    )
+    placement = place(config, nodes, needs)
+    if placement.device == "cuda" and len(placement.kinds) > 1:
+        types = ", ".join(f"{count} x {name}" for name, count in sorted(gpu_types(nodes).items()))
+        warnings.append(f"GPUs of several types ({types}) give other last digits; --gpu-type keeps to one.")
+    return Job(
+        config=config,
+        model=model,
+        spec=spec,
+        sae_repository=sae_repository,
+        saes=tuple(saes),
+        d_sae=d_sae,
+        selection=selection,
+        plan=plan.part(*parse_shard(config.shard)),
+        numerics=numerics,
+        needs=needs,
+        placement=placement,
+        software=dict(nodes[0].software),
+        warnings=tuple(warnings),
+    )
+
+
+def check_space(job: Job) -> None:
+    """Refuses to start on a disk that cannot hold what is still to be written.
+
+    Raises:
+        LayerscopeError: there is too little room.
+    """
+    path = job.records_path
+    there = path.stat().st_size if path.exists() else 0
+    copies = 2 if job.array_path else 1
+    needed = max(0, job.estimated_bytes() * copies - there)
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise LayerscopeError(
+            f"{path.parent} has {size_text(free)} free; the records will take about {size_text(needed)} more.\n"
+            "Make room, name an --output-file elsewhere, or take fewer questions, layers or features."
+        )
+
+
+def in_ray_job() -> bool:
+    """Whether `ray job submit` started this process: in a folder that Ray made for it, and deletes."""
+    return _RAY_JOB in os.environ
+
+
+def download_bytes(job: Job) -> int:
+    """What must still come from the hub to this node."""
+    wanted = [(job.model, path) for path in job.spec.files] + [(job.sae_repository, sae.path) for sae in job.saes]
+    return sum(repository.files[path].size for repository, path in wanted if not hub.is_cached(repository, path))
+
+
+def _told(repository: Repository) -> str:
+    """What the manifest compares: a folder may be moved, and is known by the hashes of its files."""
+    return repository.name if repository.commit else "a folder"
+
+
+def _sources(config: Config) -> tuple[str, str]:
+    if not config.standin:
+        return config.model, config.sae_repo
+    folder = standin_folder()
+    return str(folder / "model"), str(folder / "saes")
+
+
+def _numerics(config: Config, nodes: Sequence[Node], spec: GemmaSpec) -> Numerics:
+    gpu = resolve_device(config, nodes) == "cuda"
+    return Numerics(
+        dtype=config.dtype if config.dtype != "auto" else "bfloat16" if gpu else "float32",
+        sae_dtype=config.sae_dtype,
+        batch_tokens=config.batch_tokens if isinstance(config.batch_tokens, int) else 8192 if gpu else 1024,
+        threads=None if gpu else resolve_threads(config, nodes, spec.d_model),
+        top_k=config.top_k if isinstance(config.top_k, int) else None,
+    )
+
+
+def _check_output(config: Config) -> None:
+    for name, named in (("output-file", config.output_file), ("timeline", config.timeline)):
+        if in_ray_job() and named and not user_path(named).is_absolute():
+            raise UsageError(
+                f"--{name}: {named} would lie in this Ray job's own folder, which Ray deletes after it.\n"
+                f"Name it by an absolute path that outlives the job, such as /shared/{Path(named).name}."
+            )
+    path, output = journal.records_path(config.output_file), user_path(config.output_file).absolute()
+    if not path.parent.is_dir():
+        raise UsageError(f"--output-file: there is no folder {path.parent}. Make it, or name another file.")
+    for file in {path, output}:
+        if file.exists() and not file.is_file():
+            raise UsageError(
+                f"--output-file: {file} is {'a folder' if file.is_dir() else 'no regular file'}. Name a file."
+            )
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"--output-file: {path.parent} cannot be written to. Name a file elsewhere.")
+    if output != path and output.exists() and not path.exists() and not config.overwrite:
+        raise UsageError(
+            f"{output} is there already, without the {path.name} of a run that could go on.\n"
+            "Name another --output-file, or replace it with --overwrite."
+        )

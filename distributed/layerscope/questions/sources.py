@@ -1,0 +1,289 @@
+"""Questions with two solutions: where they come from, whether they are well-formed, and which of them a run takes.
+
+Nothing here holds more than one question in memory: a source knows where its rows lie and reads one when asked.
+"""
+
+import hashlib
+import re
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from layerscope.config import Config, Count
+from layerscope.errors import LayerscopeError, UsageError
+from layerscope.files import user_path
+from layerscope.hub.repository import fetch, open_repository
+
+PIQA = "baber/piqa"  # PIQA as parquet; the authors' own repository is a script, which `datasets` no longer runs
+MAX_LINE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Question:
+    """A goal and two solutions; `label` is 0 where `sol1` is right and 1 where `sol2` is."""
+
+    example_id: int
+    """The row's index in its split or file."""
+    goal: str
+    sol1: str
+    sol2: str
+    label: int
+
+    def stripped(self) -> "Question":
+        """The question with its solutions freed of surrounding white space."""
+        return replace(self, sol1=self.sol1.strip(), sol2=self.sol2.strip())
+
+
+class Source(Protocol):
+    """Questions by their row's index, and where they come from."""
+
+    origin: dict[str, str]
+    """What the manifest says about the source."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, example_id: int) -> Question: ...
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The questions of a run: some rows of a source, as the settings ask for them."""
+
+    source: Source
+    example_ids: NDArray[np.int64]
+    strip_solutions: bool = False
+
+    def __len__(self) -> int:
+        return len(self.example_ids)
+
+    def __getitem__(self, example_id: int) -> Question:
+        question = self.source[example_id]
+        return question.stripped() if self.strip_solutions else question
+
+    def __iter__(self) -> Iterator[Question]:
+        return (self[int(example_id)] for example_id in self.example_ids)
+
+
+def select_questions(config: Config) -> tuple[Selection, list[str]]:
+    """The questions that the settings ask for, in ascending order of their ids, and warnings for the user.
+
+    Raises:
+        UsageError: an unknown data set, or a question file that cannot be read.
+    """
+    source = open_source(config)
+    warnings = []
+    if isinstance(config.num_samples, int) and config.num_samples > len(source):
+        warnings.append(f"{config.num_samples} questions were asked for; there are {len(source)}: taking them all.")
+    return Selection(source, draw(len(source), config.num_samples, config.seed), config.strip_solutions), warnings
+
+
+def open_source(config: Config) -> Source:
+    """The source that `--dataset` names."""
+    dataset = config.dataset
+    if dataset == "auto":
+        dataset = "bundled" if config.standin else "piqa"
+    if dataset == "piqa":
+        return HubQuestions(config.split)
+    if dataset == "bundled":
+        path = Path(str(resources.files("layerscope") / "standin" / "questions.jsonl"))
+        return QuestionFile(path, origin={"dataset": "bundled"})
+    path = user_path(dataset)
+    if not path.is_file():
+        raise UsageError(f"--dataset {dataset}: no such file. It is piqa, bundled, or a JSON-lines file of questions.")
+    return QuestionFile(path, origin={"dataset": path.name})  # a file may be moved: the plan has its content's hash
+
+
+def draw(population: int, count: Count, seed: int) -> NDArray[np.int64]:
+    """The row indices of a sample, ascending: those whose hash with the seed is smallest, or all.
+
+    A hash instead of a random generator: the same seed draws the same rows in every version of everything, and a
+    larger sample holds the smaller one.
+    """
+    if count == "all" or count >= population:
+        return np.arange(population, dtype=np.int64)
+    keys = np.empty(population, dtype=np.uint64)
+    for index in range(population):
+        digest = hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
+        keys[index] = int.from_bytes(digest, "big")
+    return np.sort(np.argsort(keys, kind="stable")[:count]).astype(np.int64)
+
+
+class QuestionFile:
+    """A JSON-lines file of questions, its labels inside or in a sibling `NAME-labels.lst`; checked whole when opened.
+
+    A byte-order mark, CRLF line ends and blank lines are passed over; `example_id` counts the rows that are not blank.
+
+    Raises:
+        UsageError: what is wrong, with the line's number.
+    """
+
+    def __init__(self, path: Path, origin: dict[str, str]) -> None:
+        self.origin = origin
+        self._path = path
+        self._offsets = array("q")
+        self._hashes = array("Q")  # of the lines, because a row is read again when its turn comes
+        self._labels: array[int] | None = None
+        labels_path = path.with_name(f"{path.stem}-labels.lst")
+        with _readable(path), path.open("rb") as stream:
+            for number, (offset, line) in enumerate(_lines(stream, path), start=1):
+                if not line.strip():
+                    continue
+                row = self._parse(line, f"{path}, line {number}")
+                if not self._offsets and "label" not in row:
+                    self._labels = _read_labels(labels_path, path)
+                self._offsets.append(offset)
+                self._hashes.append(_hash(line))
+                self._question(row, len(self._offsets) - 1, f"{path}, line {number}")
+        if not self._offsets:
+            raise UsageError(f"{path} holds no questions.")
+        if self._labels is not None and len(self._labels) != len(self):
+            raise UsageError(
+                f"{labels_path} has {len(self._labels)} labels for the {len(self)} questions of {path.name}; "
+                "it needs one line a question."
+            )
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, example_id: int) -> Question:
+        where = f"{self._path}, question {example_id}"
+        with _readable(self._path), self._path.open("rb") as stream:
+            stream.seek(self._offsets[example_id])
+            line = stream.readline(MAX_LINE_BYTES)
+        if _hash(line) != self._hashes[example_id]:
+            raise LayerscopeError(f"{where} was changed while it was in use. Restore the file and run again.")
+        return self._question(self._parse(line, where), example_id, where)
+
+    @staticmethod
+    def _parse(line: bytes, where: str) -> dict[str, Any]:
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise UsageError(
+                f"{where} is not JSON: {str(error)[:200]}.\nEvery line must be one JSON object."
+            ) from error
+        if not isinstance(row, dict):
+            raise UsageError(
+                f"{where} is {_json_type(row)}.\nEvery line must be one JSON object with goal, sol1 and sol2."
+            )
+        return row
+
+    def _question(self, row: dict[str, Any], index: int, where: str) -> Question:
+        for key in ("goal", "sol1", "sol2"):
+            if not isinstance(row.get(key), str):
+                problem = f"has {_json_type(row[key])} for {key!r}" if key in row else f"has no {key!r}"
+                raise UsageError(f"{where} {problem}; goal, sol1 and sol2 must be strings.")
+        if self._labels is None:
+            if "label" not in row:
+                raise UsageError(f"{where} has no 'label', though other lines have one.")
+            label = parse_label(row["label"], where)
+        else:
+            if "label" in row:
+                raise UsageError(f"{where} has a 'label', though the first line has none and the labels file was read.")
+            label = self._labels[index] if index < len(self._labels) else 0  # too few are told once all are counted
+        return Question(index, row["goal"], row["sol1"], row["sol2"], label)
+
+
+class HubQuestions:
+    """PIQA from the hub, through `datasets`: rows stay in a memory-mapped file.
+
+    The split's parquet files are fetched at one commit and opened from disk. (`load_dataset` with a revision falls back
+    to whatever it built last when the hub does not answer, of any revision.)
+
+    Raises:
+        LayerscopeError: the hub cannot be reached.
+        UsageError: the split is not there, or its rows are not questions.
+    """
+
+    def __init__(self, split: str) -> None:
+        repository = open_repository(PIQA, kind="dataset")
+        self.origin = {"dataset": PIQA, "revision": str(repository.commit), "split": split}
+        of_split = re.compile(rf"(.*[/_.-])?{split}([/_.-].*)?\.parquet")
+        paths = sorted(path for path in repository.files if of_split.fullmatch(path))
+        if not paths:
+            raise UsageError(f"{PIQA} at {repository.commit} has no parquet file of a {split} split.")
+        local = [str(fetch(repository, path)) for path in paths]
+        import datasets  # a second to import, and needed only here
+
+        datasets.disable_progress_bars()
+        try:
+            self._rows = datasets.Dataset.from_parquet(local)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise LayerscopeError(f"The {split} split of {PIQA} cannot be read: {str(error)[:300]}") from error
+        missing = {"goal", "sol1", "sol2", "label"} - set(self._rows.column_names)
+        if missing:
+            raise UsageError(f"{PIQA} at {repository.commit} has no column {', '.join(sorted(missing))}.")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, example_id: int) -> Question:
+        row = cast(dict[str, Any], self._rows[example_id])
+        label = parse_label(row["label"], f"{PIQA}, row {example_id}")
+        return Question(example_id, row["goal"], row["sol1"], row["sol2"], label)
+
+
+def parse_label(value: object, where: str) -> int:
+    """0 or 1 from a label as JSON or a text file holds it.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    text = str(value).strip() if isinstance(value, int | str) else ""
+    if text in ("0", "1"):
+        return int(text)
+    told = repr(value)[:80] if text else _json_type(value)
+    hint = " (-1 stands in PIQA's test split, which has no labels)" if text == "-1" else ""
+    raise UsageError(f"{where} has the label {told}{hint}; a label is 0 (sol1 is right) or 1 (sol2 is right).")
+
+
+def _hash(line: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(line, digest_size=8).digest(), "little")
+
+
+def _read_labels(labels_path: Path, path: Path) -> "array[int]":
+    if not labels_path.is_file():
+        raise UsageError(
+            f"{path} has no 'label' in its first question, and there is no {labels_path.name} beside it.\n"
+            "Add a label (0 or 1) to every line, or put that file there, one label a line."
+        )
+    labels = array("b")
+    with _readable(labels_path), labels_path.open("rb") as stream:
+        for number, (_, line) in enumerate(_lines(stream, labels_path), start=1):
+            if line.strip():
+                labels.append(parse_label(line.decode(errors="replace").strip(), f"{labels_path}, line {number}"))
+    return labels
+
+
+def _lines(stream: Any, path: Path) -> Iterator[tuple[int, bytes]]:
+    """Every line with its offset in bytes, the byte-order mark of the first left out."""
+    offset = 0
+    while line := stream.readline(MAX_LINE_BYTES):
+        if len(line) == MAX_LINE_BYTES:
+            raise UsageError(
+                f"{path} has a line of over {MAX_LINE_BYTES >> 20} MiB at byte {offset}: not a file of questions."
+            )
+        mark = 3 if offset == 0 and line.startswith(b"\xef\xbb\xbf") else 0
+        yield offset + mark, line[mark:]
+        offset += len(line)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _json_type(value: object) -> str:
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
+    return f"a JSON {names.get(type(value), 'number')}"

@@ -1,0 +1,193 @@
+"""The bytes of a record: who serialises which part, and how the driver joins the parts.
+
+A record is one line of JSON. The Gemma actor knows everything but the features and makes the frame around them; each
+encoder makes the features of its layers; the driver joins bytes and parses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from layerscope.questions.sources import Question
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from layerscope.saes.encoder import TopK
+
+_COUNTS = b'},"active_feature_count_by_layer":{'
+
+
+class SolutionScore(NamedTuple):
+    """What the model says of one solution."""
+
+    log_likelihood: float
+    """Sum over the solution's tokens, natural logarithm; a float32's value."""
+    token_count: int
+    final_token: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A record but for its features: the three pieces of bytes around them, and what the summary counts."""
+
+    example_id: int
+    pieces: tuple[bytes, bytes, bytes]
+    rows: tuple[int, int]
+    """Rows of the positive and of the negative solution among the batch's final-token rows."""
+    correct: bool
+    """The right solution has the higher log-likelihood."""
+    correct_per_character: bool
+    """The right solution has the higher log-likelihood per character (lm-evaluation-harness's acc_norm)."""
+
+
+@dataclass(frozen=True)
+class ErrorLine:
+    """The whole line of a question that cannot be scored."""
+
+    line: bytes
+
+
+Outcome = Frame | ErrorLine
+
+
+@dataclass(frozen=True)
+class LayerBlock:
+    """The features of a block of layers for every row of a batch, as JSON: what an encoder hands to the driver."""
+
+    json: NDArray[np.uint8]
+    """Of every row its layers' features, then its layers' counts, end to end. An array, so that it travels uncopied."""
+    offsets: NDArray[np.int64]  # [2 R + 1] where each of these begins
+    active_counts: NDArray[np.int64]  # [L, R]
+    failed_layers: NDArray[np.int64]  # [R]; the first layer with a non-finite activation, -1 for none
+    halved: bool = False
+    """The rows did not fit the memory at once, so the numbers may differ in the last digit."""
+
+
+def frame_record(question: Question, scores: tuple[SolutionScore, SolutionScore], rows: tuple[int, int]) -> Frame:
+    """The frame of a question's record.
+
+    Args:
+        scores: of `sol1` and `sol2`.
+        rows: of `sol1` and `sol2` among the batch's final-token rows.
+    """
+    positive, negative = (0, 1) if question.label == 0 else (1, 0)
+    texts = (question.sol1, question.sol2)
+    per_character = [score.log_likelihood / len(text) for score, text in zip(scores, texts, strict=True)]
+    correct = choice(scores[0].log_likelihood, scores[1].log_likelihood) == positive
+    start = {"example_id": question.example_id, "question": question.goal, "model_is_correct": correct}
+    pieces = (
+        _dumps(start)[:-1] + b',"positive_solution_details":' + _opening(texts[positive], scores[positive]),
+        _closing(scores[positive]) + b',"negative_solution_details":' + _opening(texts[negative], scores[negative]),
+        _closing(scores[negative]) + b',"label":%d}\n' % question.label,
+    )
+    return Frame(
+        question.example_id, pieces, (rows[positive], rows[negative]), correct, choice(*per_character) == positive
+    )
+
+
+def error_line(example_id: int, reason: str) -> ErrorLine:
+    """The line of a question that cannot be scored."""
+    return ErrorLine(_dumps({"example_id": example_id, "error": reason}) + b"\n")
+
+
+def serialise_block(layers: Sequence[int], top_k: Sequence[TopK]) -> LayerBlock:
+    """The features of a block's layers as JSON, row by row: `"8":[{"feature_id":…},…],"9":[…]` and `"8":71,"9":68`.
+
+    Args:
+        top_k: of each layer, for the same R rows.
+    """
+    n_rows = len(top_k[0].active_counts)
+    by_layer = [_features_json(layer, found) for layer, found in zip(layers, top_k, strict=True)]
+    failed = np.full(n_rows, -1)
+    for layer, found in reversed(list(zip(layers, top_k, strict=True))):
+        failed[_rows_with(~np.isfinite(found.activations), found.starts)] = layer
+    parts = []
+    for row in range(n_rows):
+        parts.append(b",".join(features[row] for features in by_layer))
+        counts = (b'"%d":%d' % (layer, found.active_counts[row]) for layer, found in zip(layers, top_k, strict=True))
+        parts.append(b",".join(counts))
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+    joined = np.frombuffer(b"".join(parts), dtype=np.uint8)
+    return LayerBlock(joined, offsets, np.stack([found.active_counts for found in top_k]), failed)
+
+
+def join_record(frame: Frame, blocks: Sequence[LayerBlock]) -> list[bytes | memoryview]:
+    """The pieces of a record's line, in order, to be written one after the other; the features are not copied."""
+    pieces: list[bytes | memoryview] = []
+    for piece, row in zip(frame.pieces, frame.rows, strict=False):
+        pieces += [piece, *_comma_separated(blocks, 2 * row), _COUNTS, *_comma_separated(blocks, 2 * row + 1)]
+    return [*pieces, frame.pieces[2]]
+
+
+def settle(outcome: Outcome, blocks: Sequence[LayerBlock]) -> Outcome:
+    """The outcome, or the error line of a record one of whose features is not finite: the first layer is named."""
+    if isinstance(outcome, ErrorLine):
+        return outcome
+    layers = [
+        int(block.failed_layers[row]) for block in blocks for row in outcome.rows if block.failed_layers[row] >= 0
+    ]
+    return (
+        error_line(outcome.example_id, f"non-finite feature activation at layer {min(layers)}") if layers else outcome
+    )
+
+
+def _comma_separated(blocks: Sequence[LayerBlock], part: int) -> list[bytes | memoryview]:
+    pieces: list[bytes | memoryview] = []
+    for block in blocks:
+        pieces += [b",", block.json[block.offsets[part] : block.offsets[part + 1]].data]
+    return pieces[1:]
+
+
+def _features_json(layer: int, found: TopK) -> list[bytes]:
+    """`"layer":[…]` of every row."""
+    # Joining is twice as fast as formatting feature by feature, and what stands before an activation is made once.
+    pieces = [b',"layer":%d},' % layer] * (3 * len(found.feature_ids))
+    if pieces:
+        pieces[0::3] = _until_activation(int(found.feature_ids.max()).bit_length())[found.feature_ids].tolist()
+        pieces[1::3] = _decimals(found.activations)
+    opening = b'"%d":[' % layer
+    rows = (b"".join(pieces[3 * start : 3 * stop]) for start, stop in pairwise(found.starts.tolist()))
+    return [opening + row[:-1] + b"]" for row in rows]
+
+
+@cache
+def _until_activation(bits: int) -> NDArray[np.object_]:
+    """A feature as JSON up to its activation, for every id of so many bits."""
+    return np.array([b'{"feature_id":%d,"activation":' % number for number in range(1 << bits)], dtype=object)
+
+
+def _decimals(numbers: NDArray[np.float32]) -> list[bytes]:
+    """Every number's text, the shortest decimal that gives it back, which no formatting of Python's is for float32."""
+    array = orjson.dumps(np.ascontiguousarray(numbers), option=orjson.OPT_SERIALIZE_NUMPY)
+    return array[1:-1].split(b",")
+
+
+def _rows_with(marked: NDArray[np.bool_], starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows in which at least one feature is marked."""
+    return np.unique(np.searchsorted(starts, np.flatnonzero(marked), side="right") - 1)
+
+
+def choice(first: float, second: float) -> int:
+    """Which solution the model prefers: 0 or 1; a tie goes to the first."""
+    return 0 if first >= second else 1
+
+
+def _opening(text: str, score: SolutionScore) -> bytes:
+    start = {"text": text, "log_likelihood": np.float32(score.log_likelihood)}
+    return _dumps(start)[:-1] + b',"active_features_by_layer":{'
+
+
+def _closing(score: SolutionScore) -> bytes:
+    return b"}," + _dumps({"token_count": score.token_count, "final_token": score.final_token})[1:]
+
+
+def _dumps(value: dict[str, Any]) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,0 +1,78 @@
+"""What a person sees while a run is on, or a file is read: a bar on a terminal, else a plain line every ten seconds."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from layerscope.formatting import size_text
+from layerscope.records.journal import read_lines
+from layerscope.records.totals import Totals
+
+_LINE_SECONDS = 10.0
+
+
+class Progress:
+    """Shows how far a run is, on standard error; closed by leaving its `with` block."""
+
+    def __init__(self, total: int, totals: Totals, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._total = total
+        self.totals = totals
+        self._already = totals.questions
+        self._started = self._told = time.monotonic()
+        self._bar = (
+            tqdm(total=total, initial=totals.questions, unit="question", file=self._stream, dynamic_ncols=True)
+            if self._stream.isatty()
+            else None
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self) -> None:
+        """Shows the totals as they are now."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"accuracy {self.totals.accuracy()}", refresh=False)
+            self._bar.update(self.totals.questions - self._bar.n)
+        elif time.monotonic() - self._told >= _LINE_SECONDS:
+            self._told = time.monotonic()
+            self.note(self._line())
+
+    def note(self, text: str) -> None:
+        """Tells something without disturbing the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def rate(self) -> float:
+        """Questions per second since this run began."""
+        return (self.totals.questions - self._already) / max(time.monotonic() - self._started, 1e-9)
+
+    def _line(self) -> str:
+        done, rate = self.totals.questions, self.rate()
+        left = f"{(self._total - done) / rate:.0f} s left" if rate else "no question done yet"
+        return f"{done}/{self._total} questions, {rate:.1f}/s, {left}, accuracy {self.totals.accuracy()}"
+
+
+def shown_lines(path: Path, stream: TextIO | None = None) -> Iterator[bytes]:
+    """The whole lines of a file; shows on standard error how much of it is read."""
+    stream = stream or sys.stderr
+    size, done, told = path.stat().st_size, 0, time.monotonic()
+    bar = {"unit": "B", "unit_scale": True, "dynamic_ncols": True, "leave": False}
+    with tqdm(total=size, desc=path.name, file=stream, disable=not stream.isatty(), **bar) as shown:
+        for line in read_lines(path):
+            yield line
+            done += len(line)
+            shown.update(len(line))
+            if shown.disable and time.monotonic() - told >= _LINE_SECONDS:
+                told = time.monotonic()
+                print(f"{path.name}: {size_text(done)} of {size_text(size)} read", file=stream, flush=True)

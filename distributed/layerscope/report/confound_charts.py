@@ -1,0 +1,92 @@
+"""What else could explain a difference: the margins, and accuracy by difference in length."""
+
+import numpy as np
+from markupsafe import Markup
+
+from layerscope.analysis.result import Analysis
+from layerscope.report.sentences import number, percent
+from layerscope.report.svg import Scale, dot, drawing, element, line, rectangle, text, ticks
+
+_LEFT, _TOP, _HEIGHT = 50, 26, 180
+_BINS = 40
+
+
+def margin_histogram(analysis: Analysis, width: int, kind: str) -> Markup:
+    """Questions by margin; the outermost bins hold what lies beyond them."""
+    margin = analysis.questions.margin
+    reach = max(float(np.quantile(np.abs(margin), 0.98)) if len(margin) else 0.0, 1e-6)
+    step = ticks(0, 2 * reach, _BINS)[1]
+    edges = step * np.arange(-int(reach / step) - 1, int(reach / step) + 2)
+    inside = np.clip(margin, edges[0], np.nextafter(edges[-1], -np.inf))
+    counts = np.histogram(inside, edges)[0]
+    x, y, frame = _frame(width, (float(edges[0]), float(edges[-1])), float(counts.max(initial=1)))
+    beyond = int(((margin < edges[0]) | (margin >= edges[-1])).sum())
+    marks = []
+    for low, high, count in zip(edges, edges[1:], counts, strict=False):
+        side = "first" if low >= 0 else "second"
+        said = f"{number(float(low), 1)} to {number(float(high), 1)} nats: {count:,} questions"
+        bar = rectangle(
+            x(float(low)) + 0.5,
+            y(int(count)),
+            x(float(high)) - x(float(low)) - 1,
+            y(0) - y(int(count)),
+            f"{side} solid",
+        )
+        marks.append(element("g", element("title", said), bar))
+    marks += [line((x(0), _TOP), (x(0), y(0)), "zero")]
+    marks += _bottom(x, [(value, number(value, 0)) for value in ticks(float(edges[0]), float(edges[-1]), 6)])
+    ends = f", {beyond:,} beyond the ends" if beyond else ""
+    marks += [text((0, 12), f"questions{ends}", "note"), _unit(width, "margin: log-likelihood, right − wrong, nats")]
+    sides = [("second", "wrong preferred", x(0) - 8, "end"), ("first", "right preferred", x(0) + 8, "start")]
+    marks += [text((at, _TOP + 4), said, f"note {side}", anchor) for side, said, at, anchor in sides]
+    return drawing(width, _TOP + _HEIGHT + 42, *frame, *marks, kind=f"chart {kind}", label="Histogram of margins")
+
+
+def length_chart(analysis: Analysis, width: int, kind: str) -> Markup:
+    """Accuracy with its interval by difference in length."""
+    bins = analysis.length_bins
+    x = Scale(0, max(len(bins), 1), _LEFT, width - 12)
+    y = Scale(0, 1, _TOP + _HEIGHT, _TOP)
+    marks = _grid(width, y, [(value, percent(value, 0)) for value in (0, 0.25, 0.5, 0.75, 1)])
+    marks.append(line((_LEFT, y(0.5)), (width - 12, y(0.5)), "limit"))
+    for index, each in enumerate(bins):
+        at, accuracy = x(index + 0.5), each.accuracy
+        said = f"{each.low} to {each.high} tokens: {accuracy.count:,} of {accuracy.total:,} right"
+        marks.append(
+            element(
+                "g",
+                element("title", said),
+                line((at, y(accuracy.low)), (at, y(accuracy.high)), "whisker"),
+                dot((at, y(accuracy.share)), 4.5, "ink solid"),
+            )
+        )
+        names = [_signed(each.low), *([f"to {_signed(each.high)}"] if each.high > each.low else [])]
+        marks += [text((at, y(0) + 18 + 14 * row), name, "tick", "middle") for row, name in enumerate(names)]
+    marks += [
+        text((0, 12), "accuracy, 95 % interval", "note"),
+        _unit(width, "length, right − wrong solution, tokens", 14),
+    ]
+    return drawing(width, _TOP + _HEIGHT + 56, *marks, kind=f"chart {kind}", label="Accuracy by difference in length")
+
+
+def _frame(width: int, ends: tuple[float, float], highest: float) -> tuple[Scale, Scale, list[Markup]]:
+    x = Scale(*ends, _LEFT, width - 12)
+    y = Scale(0, highest * 1.05, _TOP + _HEIGHT, _TOP)
+    return x, y, _grid(width, y, [(value, f"{value:g}") for value in ticks(0, highest, 3)])
+
+
+def _grid(width: int, y: Scale, marked: list[tuple[float, str]]) -> list[Markup]:
+    lines = [line((_LEFT, y(value)), (width - 12, y(value)), "grid") for value, _ in marked]
+    return [*lines, *(text((_LEFT - 8, y(value) + 4), label, "tick", "end") for value, label in marked)]
+
+
+def _bottom(x: Scale, marked: list[tuple[float, str]]) -> list[Markup]:
+    return [text((x(value), _TOP + _HEIGHT + 18), label, "tick", "middle") for value, label in marked]
+
+
+def _unit(width: int, said: str, lower: int = 0) -> Markup:
+    return text(((_LEFT + width - 12) / 2, _TOP + _HEIGHT + 38 + lower), said, "note", "middle")
+
+
+def _signed(value: int) -> str:
+    return f"{value:+d}".replace("-", "−") if value else "0"

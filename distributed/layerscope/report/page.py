@@ -1,0 +1,163 @@
+"""`layerscope report`: a file in, one self-contained HTML page out.
+
+Puts together what the other modules of the package say and draw; the page's looks and behaviour are in `templates/`.
+The page makes no request: its styles and its script are inside it, and a Content-Security-Policy allows these alone.
+"""
+
+import os
+import sys
+import time
+import webbrowser
+from base64 import b64encode
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from tqdm import tqdm
+
+from layerscope.analysis.findings import analyse
+from layerscope.analysis.result import Analysis, Contrast
+from layerscope.errors import LayerscopeError, UsageError
+from layerscope.files import replacing
+from layerscope.formatting import size_text, visible
+from layerscope.neuronpedia.explanations import load_explanations
+from layerscope.records.manifest import read_manifest
+from layerscope.report import confound_charts, depth_charts, feature_tables, sentences
+from layerscope.report.feature_tables import Descriptions
+from layerscope.report.question_pack import Pack, pack_questions
+
+_BEGINNING = b"<!doctype html>\n<!-- layerscope report -->\n"
+
+
+def report(file: Path, to: Path | None = None, show: bool = False) -> str:
+    """Writes the page of a file, finished or still growing, and says where it is.
+
+    Args:
+        to: the page; FILE with `.html` if None. Replaced if it is a report, refused if it is anything else.
+        show: open it in the browser.
+
+    Raises:
+        UsageError: `file` is not a run's file, or `to` is there and no report.
+        LayerscopeError: a line is not a record, or the page cannot be written.
+    """
+    to = to or file.with_suffix(".html")
+    _check_target(to)
+    with _Stages() as stages:
+        analysis = analyse(file, progress=stages.tell)
+        descriptions = load_explanations(read_manifest(file)).by_layer
+        pack = pack_questions(file, analysis, lambda share: stages.tell("packing questions", share))
+    page = render(analysis, descriptions, pack)
+    try:
+        with replacing(to) as temporary, temporary.open("wb") as stream:
+            stream.write(page)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise LayerscopeError(
+            f"{to} cannot be written: {error.strerror or error}. Name another one with --to."
+        ) from error
+    if show:
+        webbrowser.open(to.resolve().as_uri())
+    return f"report      {to} ({size_text(len(page))})"
+
+
+def render(analysis: Analysis, descriptions: Descriptions, pack: Pack) -> bytes:
+    """The page."""
+    environment = Environment(
+        loader=PackageLoader("layerscope.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"visible": visible, "percent": sentences.percent, "number": sentences.number}
+    style, script = (_embedded(name) for name in ("report.css", "report.js"))
+    page = environment.get_template("report.html.jinja").render(
+        analysis=analysis,
+        header=analysis.header,
+        say=sentences,
+        contrasts=[
+            _contrast(analysis, contrast, descriptions) for contrast in (analysis.right_wrong, analysis.chosen_rejected)
+        ],
+        explainers=feature_tables.explainers(descriptions),
+        legend=depth_charts.effect_legend(),
+        charts=[
+            [draw(analysis, width, kind) for width, kind in ((540, "wide"), (depth_charts.NARROW, "narrow"))]
+            for draw in (confound_charts.margin_histogram, confound_charts.length_chart)
+        ],
+        pack=pack,
+        style=style,
+        script=script,
+        hashes={"style": _hash(style), "script": _hash(script)},
+    )
+    return _BEGINNING + page.encode()
+
+
+def _contrast(analysis: Analysis, contrast: Contrast, descriptions: Descriptions) -> dict[str, Any]:
+    """All that the template shows of a contrast."""
+    widths = (depth_charts.WIDE, depth_charts.NARROW)
+    return {
+        "numbers": contrast,
+        "strips": [depth_charts.depth_strip(analysis, contrast, width) for width in widths],
+        "maps": [depth_charts.feature_map(analysis, contrast, width) for width in widths],
+        "columns": feature_tables.columns(contrast),
+        "confirmed": feature_tables.confirmed_table(analysis, contrast, descriptions),
+        "layers": feature_tables.layer_tables(analysis, contrast, descriptions),
+    }
+
+
+def _embedded(name: str) -> Markup:
+    return Markup(files("layerscope.report").joinpath("templates", name).read_text("utf-8"))
+
+
+def _hash(embedded: str) -> str:
+    """As a Content-Security-Policy names what it allows."""
+    return f"sha256-{b64encode(sha256(embedded.encode()).digest()).decode()}"
+
+
+def _check_target(to: Path) -> None:
+    """Refuses to replace what is no report, before any work is done."""
+    try:
+        if to.exists():
+            with to.open("rb") as stream:
+                if stream.read(len(_BEGINNING)) != _BEGINNING:
+                    raise UsageError(f"{to} is there and is not a report of layerscope. Name another file with --to.")
+    except OSError as error:
+        raise UsageError(f"{to} cannot be the report: {error.strerror}. Name another file with --to.") from error
+
+
+class _Stages:
+    """How far it is, on standard error: a bar for each stage on a terminal, elsewhere a line every ten seconds."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._bar: tqdm[Any] | None = None
+        self._told = time.monotonic()
+
+    def __enter__(self) -> "_Stages":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def tell(self, name: str, share: float) -> None:
+        if sys.stderr.isatty():
+            if name != self._name:
+                self._close()
+                self._bar = tqdm(total=100, desc=name, bar_format="{desc:<18} {percentage:3.0f} % |{bar}| {elapsed}")
+            if self._bar is not None:
+                self._bar.update(100 * share - self._bar.n)
+        elif time.monotonic() - self._told >= 10:
+            self._told = time.monotonic()
+            print(f"{name}: {share:.0%}", file=sys.stderr, flush=True)
+        self._name = name
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

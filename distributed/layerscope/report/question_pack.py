@@ -1,0 +1,271 @@
+"""The question browser's data: which questions and features it keeps, read from the file a second time and packed.
+
+Bounded in the page and in memory whatever the run's size; `Pack.kept` says what was kept.
+"""
+
+import re
+import zlib
+from array import array
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from layerscope.analysis.result import Analysis, Ints
+from layerscope.errors import LayerscopeError
+from layerscope.formatting import visible
+from layerscope.records.journal import read_lines
+from layerscope.report.feature_tables import neuronpedia_url, selected_rows
+
+QUESTIONS = 2000  # at most, in a page
+_FEATURES = 320_000  # strongest features, over all cells of a page, about
+_TRACKED = 400_000  # entries of selected features at most
+_CHARACTERS = 2_500_000  # of text
+_LONGEST = (6000, 2000, 600, 200)  # characters of one text: the most that fits; the last one always does
+_SHOWN_PLAINLY = 40  # questions in the table that needs no JavaScript
+_LEVELS = 253  # of a rounded activation; 0 is at most the limit of the pair, 1 is unknown
+_EXAMPLE_ID = re.compile(rb'\{"example_id":(\d+),')
+_SIDES = ("positive_solution_details", "negative_solution_details")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question as the page shows it, texts made visible."""
+
+    example_id: int
+    margin: float
+    correct: bool
+    discovery: bool
+    goal: str
+    positive: str
+    negative: str
+    log_likelihoods: tuple[float, float]
+    token_counts: tuple[int, int]
+    final_tokens: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """What the page holds."""
+
+    questions: str
+    """JSON, deflated, in base64."""
+    features: str
+    """Columns of bytes, deflated, in base64; `questions` says how many of each."""
+    plain: tuple[Question, ...]
+    """The few that are shown without JavaScript."""
+    kept: tuple[str, ...]
+    """What was kept and what was left out, in sentences."""
+
+
+def pack_questions(path: Path, analysis: Analysis, progress: Callable[[float], None]) -> Pack:
+    """Reads the chosen questions again and packs them.
+
+    Raises:
+        LayerscopeError: the file is no longer the one that was analysed.
+    """
+    chosen, why = choose_questions(analysis)
+    tracked, tracked_total = _tracked(analysis, len(chosen))
+    strongest = int(np.clip(_FEATURES // max(len(chosen) * len(analysis.layers.layer), 1), 1, 10))
+    cells = _Cells(tuple(map(int, analysis.layers.layer)), strongest, tracked)
+    questions = []
+    for index, record in _records(path, analysis, chosen, progress):
+        questions.append(_question(analysis, index, record))
+        cells.add(record)
+    questions, longest, cut = _shortened(questions)
+    levels, rounding = cells.columns()
+    content = {
+        "layers": list(map(int, analysis.layers.layer)),
+        "entries": len(cells.feature_id),
+        "scale": cells.scale,
+        "pages": {sae.layer: neuronpedia_url(sae.neuronpedia_id, "") for sae in analysis.header.saes},
+        "tracked": {layer: sorted(map(int, ids)) for layer, ids in tracked.items()},
+        "questions": [list(vars(question).values()) for question in questions],
+    }
+    kept = [
+        why,
+        f"Of every solution and layer the {strongest} strongest features are kept"
+        + (f", and every firing of {tracked_total:,} selected features." if tracked_total else "."),
+        f"Activations are rounded to {rounding:.1%}." if rounding else "",
+        f"{cut:,} questions have a text longer than {longest:,} characters, which is cut." if cut else "",
+    ]
+    return Pack(
+        _packed(orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)),
+        _packed(levels),
+        _plainly(questions),
+        tuple(filter(None, kept)),
+    )
+
+
+def choose_questions(analysis: Analysis) -> tuple[Ints, str]:
+    """The indices of the questions that a page keeps, in the file's order, and why these.
+
+    All where they fit; else half of the room for the smallest margins, a quarter for the most confidently wrong ones,
+    and the rest for others, evenly from the file.
+    """
+    margin = analysis.questions.margin
+    total = len(margin)
+    if total <= QUESTIONS:
+        return np.arange(total), f"All {total:,} scored questions are here."
+    closest = np.argsort(np.abs(margin), kind="stable")[: QUESTIONS // 2]
+    wrong = np.argsort(margin, kind="stable")[: QUESTIONS // 4]
+    chosen = np.union1d(closest, wrong)
+    others = np.setdiff1d(np.arange(total), chosen)
+    evenly = np.linspace(0, len(others) - 1, QUESTIONS - len(chosen)).astype(np.int64)
+    why = (
+        f"{QUESTIONS:,} of {total:,} scored questions are here: the {len(closest):,} with the smallest margins, the "
+        f"{len(wrong):,} most confidently wrong, and others evenly from the file. They are no random sample."
+    )
+    return np.union1d(chosen, others[evenly]), why
+
+
+def _tracked(analysis: Analysis, questions: int) -> tuple[dict[int, set[int]], int]:
+    """By layer, the surest selected features of both contrasts whose every firing fits into the page; how many."""
+    tracked: dict[int, set[int]] = {int(layer): set() for layer in analysis.layers.layer}
+    features, room = analysis.features, float(_TRACKED)
+    share = questions / max(analysis.header.questions, 1)
+    ranked = [selected_rows(contrast) for contrast in (analysis.right_wrong, analysis.chosen_rejected)]
+    for row in np.concatenate(ranked)[
+        np.argsort(np.concatenate([np.arange(len(rows)) for rows in ranked]), kind="stable")
+    ]:
+        room -= float(features.listed[row]) * share
+        if room < 0:
+            break
+        tracked[int(features.layer[row])].add(int(features.feature_id[row]))
+    return tracked, sum(map(len, tracked.values()))
+
+
+def _records(
+    path: Path, analysis: Analysis, chosen: Ints, progress: Callable[[float], None]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The records of the chosen questions with their index, in the file's order; parses no other."""
+    wanted = dict(zip(analysis.questions.example_id[chosen].tolist(), chosen.tolist(), strict=True))
+    left, size, done = len(wanted), max(path.stat().st_size, 1), 0
+    for line in read_lines(path):
+        if not left:
+            return
+        done += len(line)
+        index = wanted.get(_example_id(line))
+        if index is not None:
+            left -= 1
+            progress(min(1.0, done / size))
+            yield index, orjson.loads(line)
+    if left:
+        raise LayerscopeError(f"{path} was changed while its report was made. Make the report again.")
+
+
+def _example_id(line: bytes) -> int:
+    """Of a line as records.py writes it without parsing the rest."""
+    found = _EXAMPLE_ID.match(line)
+    return int(found[1] if found else orjson.loads(line)["example_id"])
+
+
+def _question(analysis: Analysis, index: int, record: Mapping[str, Any]) -> Question:
+    positive, negative = (record[side] for side in _SIDES)
+    columns = analysis.questions
+    goal, right, wrong = (
+        visible(text[: _LONGEST[0] + 1]) for text in (record["question"], positive["text"], negative["text"])
+    )
+    return Question(
+        int(columns.example_id[index]),
+        round(float(columns.margin[index]), 3),
+        bool(columns.correct[index]),
+        bool(columns.discovery[index]),
+        goal,
+        right,
+        wrong,
+        (positive["log_likelihood"], negative["log_likelihood"]),
+        (positive["token_count"], negative["token_count"]),
+        (visible(positive["final_token"]), visible(negative["final_token"])),
+    )
+
+
+def _shortened(questions: list[Question]) -> tuple[list[Question], int, int]:
+    """The questions with texts that fit the page, how long a text may be, and how many questions have a longer one."""
+    texts = [(question.goal, question.positive, question.negative) for question in questions]
+    for longest in _LONGEST:
+        if sum(min(len(text), longest) for each in texts for text in each) <= _CHARACTERS:
+            break
+    cut = sum(any(len(text) > longest for text in each) for each in texts)
+    shorter = [[text if len(text) <= longest else text[:longest] + "…" for text in each] for each in texts]
+    return (
+        [replace(q, goal=t[0], positive=t[1], negative=t[2]) for q, t in zip(questions, shorter, strict=True)],
+        longest,
+        cut,
+    )
+
+
+def _plainly(questions: list[Question]) -> tuple[Question, ...]:
+    """The most confidently wrong ones, then those of smallest margin."""
+    wrong = [question for question in sorted(questions, key=lambda q: q.margin) if not question.correct]
+    closest = sorted(questions, key=lambda q: abs(q.margin))
+    both = {question.example_id: question for question in [*wrong[: _SHOWN_PLAINLY // 2], *closest]}
+    return tuple(both.values())[:_SHOWN_PLAINLY]
+
+
+class _Cells:
+    """The kept features of every question and layer: those of either solution, each with both activations."""
+
+    def __init__(self, layers: tuple[int, ...], strongest: int, tracked: Mapping[int, set[int]]) -> None:
+        self._layers, self._strongest, self._tracked = layers, strongest, tracked
+        self._lengths = array("H")
+        self._active = array("H")
+        self.feature_id = array("I")
+        # 0 is at most the pair's limit, as in the tests; -1 is unknown, because the other side is not above it either.
+        self._activations = array("f"), array("f")
+        self.scale = (0.0, 0.0)
+        """An activation is exp(first + second * (level - 2))."""
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        for layer in self._layers:
+            key = str(layer)
+            sides = [record[side]["active_features_by_layer"][key] for side in _SIDES]
+            active = [record[side]["active_feature_count_by_layer"][key] for side in _SIDES]
+            activations = [{each["feature_id"]: each["activation"] for each in side} for side in sides]
+            kept = {each["feature_id"] for side in sides for each in side[: self._strongest]}
+            kept |= self._tracked[layer] & (activations[0].keys() | activations[1].keys())
+            self._lengths.append(len(kept))
+            self._active.extend(min(count, 65535) for count in active)
+            ordered = sorted(kept)
+            self.feature_id.extend(ordered)
+            limit = max(
+                (side[-1]["activation"] for side, n in zip(sides, active, strict=True) if n > len(side)), default=0
+            )
+            for column, own, other in zip(self._activations, activations, activations[::-1], strict=True):
+                for feature_id in ordered:
+                    shown = own.get(feature_id)
+                    column.append(shown or (0.0 if other[feature_id] > limit else -1.0))
+
+    def columns(self) -> tuple[bytes, float]:
+        """The columns as planes of bytes (which deflate well), and by how much an activation may be rounded."""
+        values = [np.array(column) for column in self._activations]
+        positive = np.concatenate([column[column > 0] for column in values])
+        low, high = (float(np.log(edge)) for edge in (positive.min(), positive.max())) if len(positive) else (0.0, 0.0)
+        step = (high - low) / (_LEVELS - 1)
+        self.scale = (low, step)
+        levels = [_levels(column, low, step) for column in values]
+        ids = np.array(self.feature_id, dtype=np.uint32)
+        planes = [*(ids >> shift & 255 for shift in (0, 8, 16, 24)), *levels]
+        planes = [*_low_and_high(self._lengths), *_low_and_high(self._active), *planes]
+        return b"".join(plane.astype(np.uint8).tobytes() for plane in planes), float(np.expm1(step / 2))
+
+
+def _levels(activations: NDArray[np.float32], low: float, step: float) -> NDArray[np.float64]:
+    fires = activations > 0
+    logarithms = np.log(np.where(fires, activations, 1))
+    level = np.rint((logarithms - low) / (step or 1)) + 2
+    return np.where(fires, level, np.where(activations < 0, 1, 0))
+
+
+def _low_and_high(numbers: "array[int]") -> list[Ints]:
+    values = np.array(numbers, dtype=np.int64)
+    return [values & 255, values >> 8]
+
+
+def _packed(data: bytes) -> str:
+    return b64encode(zlib.compress(data, 9)).decode()

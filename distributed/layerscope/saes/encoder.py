@@ -1,0 +1,149 @@
+"""The encoder half of a Gemma Scope SAE: reading it, keeping it ready on the node, encoding, and the top k.
+
+Knows nothing of Ray, JSON, or which SAE to take. Shapes: R rows (solutions), D d_model, F d_sae, N active features.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.torch
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from layerscope.files import replacing
+from layerscope.hub import repository as hub
+from layerscope.hub.repository import Repository
+from layerscope.numerics.matrix_products import linear, read_in
+from layerscope.saes.params_npz import ENCODER_ARRAYS, read_encoder
+
+_MAX_PRE_ACTIVATIONS = 1 << 26  # elements of one [rows, F] product: 256 MiB
+_LARGEST_BITS = np.uint32(0x7FFFFFFF)  # of a float32 without its sign
+_ID_BITS = 32
+
+
+@dataclass(frozen=True)
+class SaeEncoder:
+    """What encoding one layer needs."""
+
+    w_enc: Tensor  # [D, F] float32 or bfloat16
+    b_enc: Tensor  # [F] float32
+    threshold: Tensor  # [F] float32
+
+
+class TopK(NamedTuple):
+    """The strongest active features of every row, strongest first, ties by lower id."""
+
+    feature_ids: NDArray[np.int64]  # [N]
+    activations: NDArray[np.float32]  # [N]
+    starts: NDArray[np.int64]  # [R + 1]; row r has starts[r]:starts[r + 1]
+    active_counts: NDArray[np.int64]  # [R]; of all active features, those beyond k too
+
+
+def encode_top_k(residual: Tensor, sae: SaeEncoder, k: int | None) -> TopK:
+    """Encodes rows of the residual stream and keeps the k strongest features of each, or all.
+
+    JumpReLU, as in Gemma Scope (arXiv:2408.05147, eq. 4): `pre = x @ W_enc + b_enc`, and a feature's activation is
+    `relu(pre)` where `pre > threshold`, else 0. The product is taken in the SAE's dtype, all that follows in float32.
+
+    Args:
+        residual: [R, D], any float dtype, on the SAE's device.
+    """
+    chunk = max(1, _MAX_PRE_ACTIVATIONS // sae.w_enc.shape[1])
+    return concatenate([_strongest(_active_features(rows, sae), len(rows), k) for rows in torch.split(residual, chunk)])
+
+
+def _active_features(residual: Tensor, sae: SaeEncoder) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, feature ids and activations of everything that fires, row by row: [N] each."""
+    pre = linear(residual.to(sae.w_enc.dtype), sae.w_enc.T).float() + sae.b_enc  # [R, F]
+    # Not "pre > threshold", which would drop a NaN in silence.
+    rows, ids = torch.nonzero(~(pre <= sae.threshold.clamp(min=0)), as_tuple=True)
+    return rows, ids, pre[rows, ids]
+
+
+def _strongest(active: tuple[Tensor, Tensor, Tensor], n_rows: int, k: int | None) -> TopK:
+    """The k strongest of every row.
+
+    A positive float32 is the larger the larger its bits are as a whole number, and a NaN's are the largest. So one
+    number made of bits and id sorts a row, 15 times as fast as sorting by both.
+    """
+    rows, ids, activations = (tensor.cpu().numpy() for tensor in active)
+    counts = np.bincount(rows, minlength=n_rows)
+    places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)  # of each in its row
+    weakness = _LARGEST_BITS - (activations.view(np.uint32) & _LARGEST_BITS)
+    keys = np.full((n_rows, counts.max(initial=0)), np.iinfo(np.uint64).max)
+    keys[rows, places] = weakness.astype(np.uint64) << _ID_BITS | ids.astype(np.uint64)
+    keys.sort(axis=1)
+    kept = counts if k is None else np.minimum(counts, k)
+    strongest = keys[np.arange(keys.shape[1]) < kept[:, None]]
+    return TopK(
+        (strongest & np.uint64((1 << _ID_BITS) - 1)).astype(np.int64),
+        (_LARGEST_BITS - (strongest >> _ID_BITS).astype(np.uint32)).view(np.float32),
+        np.concatenate([[0], np.cumsum(kept)]),
+        counts,
+    )
+
+
+def concatenate(parts: Sequence[TopK]) -> TopK:
+    """The rows of several as one."""
+    counts = [np.diff(part.starts) for part in parts]
+    return TopK(
+        np.concatenate([part.feature_ids for part in parts]),
+        np.concatenate([part.activations for part in parts]),
+        np.concatenate([[0], np.cumsum(np.concatenate(counts))]),
+        np.concatenate([part.active_counts for part in parts]),
+    )
+
+
+def load_encoder(
+    repository: Repository, path: str, d_model: int, dtype: torch.dtype, device: torch.device
+) -> SaeEncoder:
+    """The encoder half of an SAE, from this node's cache; made from `params.npz` by whoever comes first.
+
+    On a CPU the weights are the mapped file, which all processes of a node share.
+
+    Raises:
+        LayerscopeError: the file is broken, or not an SAE of this model.
+    """
+    file = cached_encoder(repository, path, d_model, dtype)
+    with safe_open(str(file), framework="pt", device=str(device)) as tensors:
+        w_enc, b_enc, threshold = (tensors.get_tensor(name) for name in ENCODER_ARRAYS)
+    read_in(w_enc)
+    return SaeEncoder(w_enc, b_enc, threshold)
+
+
+def cached_encoder(repository: Repository, path: str, d_model: int, dtype: torch.dtype = torch.float32) -> Path:
+    """The safetensors file with the encoder half, W_enc in a number format; made if it is not there or cut short."""
+    source = hub.fetch(repository, path)
+    status = source.stat()
+    version = repository.commit or f"{status.st_size}-{status.st_mtime_ns}"
+    kind = "" if dtype == torch.float32 else f"-{str(dtype).removeprefix('torch.')}"
+    key = hashlib.sha256(f"{repository.name}\0{version}\0{path}".encode()).hexdigest()[:16] + kind
+    folder = hub.cache_folder() / "encoders" / repository.name.strip("/").replace("/", "--")[-80:]
+    file = folder / f"{path.removesuffix('/params.npz').replace('/', '-')}-{key}.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        if not _is_whole(file, d_model):
+            with source.open("rb") as stream:
+                arrays = read_encoder(stream, d_model, f"{path} of {repository.name}")
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            tensors["W_enc"] = tensors["W_enc"].to(dtype)
+            with replacing(file) as temporary:
+                safetensors.torch.save_file(tensors, temporary)
+    return file
+
+
+def _is_whole(file: Path, d_model: int) -> bool:
+    if not file.is_file():
+        return False
+    try:
+        with safe_open(str(file), framework="pt") as tensors:
+            return set(tensors.keys()) == set(ENCODER_ARRAYS) and tensors.get_slice("W_enc").get_shape()[0] == d_model
+    except SafetensorError:
+        return False

@@ -1,0 +1,125 @@
+"""Which SAEs a Gemma Scope repository holds, which one a run takes for each layer, and its id on Neuronpedia.
+
+Reads names and headers only; the weights are `sae.py`'s.
+"""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, cast
+
+from layerscope.config import Config, parse_layers
+from layerscope.errors import UsageError
+from layerscope.formatting import ranges
+from layerscope.hub.repository import Repository
+
+_PATH = re.compile(r"layer_(\d+)/width_([0-9]+[km]?)/average_l0_(\d+)/params\.npz")
+# Releases of the same family that were trained on something else than the residual stream.
+_OTHER_SITE = re.compile(r"gemma-scope-.*-(att|mlp|transcoders)$")
+
+Catalogue = Mapping[int, Mapping[str, Mapping[int, str]]]  # layer -> width -> average L0 -> path in the repository
+
+
+@dataclass(frozen=True)
+class SaeChoice:
+    """The SAE of one layer."""
+
+    layer: int
+    width: str
+    l0: int
+    """Average number of active features, as the folder's name says."""
+    path: str
+    """Of its `params.npz` in the repository."""
+    neuronpedia_id: str | None
+    """Such as `gemma-2-2b/20-gemmascope-res-16k`; None for an SAE whose features have no page there."""
+
+
+def catalogue(files: Iterable[str]) -> Catalogue:
+    """What a repository holds, from the paths of its files; anything outside Gemma Scope's layout is passed over."""
+    found: dict[int, dict[str, dict[int, str]]] = defaultdict(lambda: defaultdict(dict))
+    for path in files:
+        if match := _PATH.fullmatch(path):
+            found[int(match[1])][match[2]][int(match[3])] = path
+    return found
+
+
+def choose_saes(config: Config, repository: Repository, n_layers: int) -> tuple[list[SaeChoice], list[int]]:
+    """The SAE of each layer that is asked for, and the layers (of `--layers all`) that have none of this width.
+
+    Raises:
+        UsageError: nothing matches; the message lists what there is.
+    """
+    if _OTHER_SITE.search(repository.name):
+        raise UsageError(
+            f"{repository.name} holds SAEs of another site than the residual stream, which is what layerscope reads.\n"
+            "Take a repository whose name ends in -res."
+        )
+    held = catalogue(repository.files)
+    if not held:
+        raise UsageError(
+            f"{repository.name} holds no SAEs in Gemma Scope's layout (layer_N/width_W/average_l0_Y/params.npz)."
+        )
+    widths = sorted({width for layer in held.values() for width in layer}, key=_width_size)
+    if config.width not in widths:
+        raise UsageError(f"{repository.name} has no SAEs of width {config.width}; it has {', '.join(widths)}.")
+    asked = parse_layers(config.layers)
+    if asked and max(asked) >= n_layers:
+        raise UsageError(f"--layers asks for layer {max(asked)}; the model has the layers 0 to {n_layers - 1}.")
+    available = [layer for layer in sorted(held) if layer < n_layers and config.width in held[layer]]
+    missing = sorted((asked or set(range(n_layers))) - set(available))
+    if not available or (missing and (asked or repository.partial)):
+        raise UsageError(
+            f"{repository.name} has no SAE of width {config.width} for layer {', '.join(map(str, missing))}; "
+            f"{'the cache here (HF_HUB_OFFLINE is set)' if repository.partial else 'it'} has one for "
+            f"{ranges(available) or 'no layer of this model'}."
+        )
+    layers = sorted(asked or available)
+    return [_choose(config, repository, layer, held[layer][config.width]) for layer in layers], missing
+
+
+def _choose(config: Config, repository: Repository, layer: int, by_l0: Mapping[int, str]) -> SaeChoice:
+    release = _release(repository.name)
+    known = release["canonical_l0"].get(config.width, {}).get(str(layer))
+    if config.sae_l0.isdigit():
+        l0 = int(config.sae_l0)
+    elif config.sae_l0 == "canonical" and known is not None:
+        l0 = known
+    elif repository.partial:
+        raise UsageError(
+            f"HF_HUB_OFFLINE is set, and which SAEs {repository.name} has is not known here, so neither is the "
+            f"{config.sae_l0} one.\nRun `layerscope plan` once with a connection, or name a number with --sae-l0."
+        )
+    else:
+        l0 = {"canonical": canonical_l0(by_l0), "min": min(by_l0), "max": max(by_l0)}[config.sae_l0]
+    if l0 not in by_l0:
+        raise UsageError(
+            f"{repository.name} has no SAE of layer {layer}, width {config.width} with an average L0 of {l0}; "
+            f"it has {', '.join(map(str, sorted(by_l0)))}."
+        )
+    # Only the canonical SAE's features have pages; another L0's features are other features under the same numbers.
+    template = release["neuronpedia"] if l0 == known else None
+    page = template.format(layer=layer, width=config.width) if template else None
+    return SaeChoice(layer, config.width, l0, by_l0[l0], page)
+
+
+def canonical_l0(l0s: Iterable[int]) -> int:
+    """The average L0 nearest to 100, the smaller of two as near (Gemma Scope's convention, as SAELens tables it)."""
+    return min(sorted(l0s), key=lambda l0: abs(l0 - 100))
+
+
+def _width_size(width: str) -> int:
+    return int(width.rstrip("km")) * {"k": 1_000, "m": 1_000_000}.get(width[-1], 1)
+
+
+def _release(repository: str) -> dict[str, Any]:
+    return _releases().get(repository, {"neuronpedia": None, "canonical_l0": {}})
+
+
+@cache
+def _releases() -> dict[str, dict[str, Any]]:
+    table = resources.files("layerscope.saes") / "gemma_scope_canonical.json"
+    return cast(dict[str, dict[str, Any]], json.loads(table.read_text()))

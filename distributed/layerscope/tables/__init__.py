@@ -1,0 +1,1 @@
+"""Records as tables: notebooks, exports, two runs side by side. No torch, no Ray."""

@@ -1,0 +1,275 @@
+"""Comparing two runs over the same questions: of another model, prompt or SAE width, or on other hardware.
+
+Questions are matched by their texts, because an `example_id` only counts the rows of the data set that a run had. The
+first file is read in its order, the second by the places of its lines, so that neither is held.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+from scipy.stats import binomtest
+
+from layerscope.errors import LayerscopeError, UsageError
+from layerscope.records.manifest import differences, read_manifest
+from layerscope.records.totals import Totals, correct_per_character
+from layerscope.tables.rows import SOLUTIONS, read_records
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Paired:
+    """In how many of the questions that both runs scored, which of them is right."""
+
+    both: int = 0
+    only_a: int = 0
+    only_b: int = 0
+    neither: int = 0
+
+    def add(self, a: bool, b: bool) -> None:
+        self.both += a and b
+        self.only_a += a and not b
+        self.only_b += b and not a
+        self.neither += not (a or b)
+
+    @property
+    def questions(self) -> int:
+        return self.both + self.only_a + self.only_b + self.neither
+
+    def p(self) -> float:
+        """McNemar's exact test, two-sided: a binomial test of the questions that only one run has right."""
+        discordant = self.only_a + self.only_b
+        return float(binomtest(self.only_a, discordant).pvalue) if discordant else 1.0
+
+    def result(self) -> Json:
+        a, b = self.both + self.only_a, self.both + self.only_b
+        return {"a_right": a, "b_right": b, "only_a_right": self.only_a, "only_b_right": self.only_b, "p": self.p()}
+
+
+@dataclass
+class Overlap:
+    """How far the features of one layer are the same in both runs, over the solutions of the common questions."""
+
+    solutions: int = 0
+    jaccard: float = 0.0
+    """Sum over the solutions of |shared| / |in either|; two empty lists are the same."""
+    largest: float = 0.0
+    """Absolute difference of the activations of a shared feature, the largest."""
+
+    def add(self, a: Sequence[Json], b: Sequence[Json]) -> None:
+        of_a = {feature["feature_id"]: feature["activation"] for feature in a}
+        of_b = {feature["feature_id"]: feature["activation"] for feature in b}
+        shared, either = of_a.keys() & of_b.keys(), of_a.keys() | of_b.keys()
+        self.solutions += 1
+        self.jaccard += len(shared) / len(either) if either else 1.0
+        self.largest = max([self.largest, *(abs(of_a[feature] - of_b[feature]) for feature in shared)])
+
+    def result(self) -> Json:
+        return {"mean_jaccard": self.jaccard / self.solutions, "largest_activation_difference": self.largest}
+
+
+@dataclass
+class Comparison:
+    """What two runs come to on the questions that both scored."""
+
+    layers: Sequence[str]
+    """Those with the same SAE in both."""
+    top_k: int | None
+    """Of the strongest features of each list only so many are compared: what the shorter lists of the two hold."""
+    acc: Paired = field(default_factory=Paired)
+    acc_norm: Paired = field(default_factory=Paired)
+    difference: float = 0.0
+    """Sum of the absolute differences of the log-likelihoods of the solutions."""
+    largest: float = 0.0
+    largest_example_id: int | None = None
+    """Of the first run; None where no log-likelihood differs."""
+    overlaps: dict[str, Overlap] = field(default_factory=lambda: defaultdict(Overlap))
+
+    def add(self, a: Json, b: Json) -> None:
+        """Adds the records of one question."""
+        self.acc.add(a["model_is_correct"], b["model_is_correct"])
+        self.acc_norm.add(correct_per_character(a), correct_per_character(b))
+        for solution in SOLUTIONS:
+            of_a, of_b = (record[f"{solution}_solution_details"] for record in (a, b))
+            # Of the float32s that were written, not of the decimals that give them back.
+            difference = abs(float(np.float32(of_a["log_likelihood"])) - float(np.float32(of_b["log_likelihood"])))
+            self.difference += difference
+            if difference > self.largest:
+                self.largest, self.largest_example_id = difference, a["example_id"]
+            for layer in self.layers:
+                lists = (details["active_features_by_layer"][layer][: self.top_k] for details in (of_a, of_b))
+                self.overlaps[layer].add(*lists)
+
+    def result(self) -> Json:
+        return {
+            "acc": self.acc.result(),
+            "acc_norm": self.acc_norm.result(),
+            "same_choice": self.acc.both + self.acc.neither,
+            "log_likelihood": {
+                "mean_difference": self.difference / (2 * self.acc.questions),
+                "largest_difference": self.largest,
+                "example_id": self.largest_example_id,
+            },
+            "layers": {layer: overlap.result() for layer, overlap in self.overlaps.items()},
+        }
+
+
+def compare(a: Path, b: Path) -> Json:
+    """Compares two output files, finished or growing.
+
+    Features are compared where both runs had the same SAE: the same file by its hash, or the same Neuronpedia id.
+
+    Raises:
+        UsageError: there is no such file, one has no manifest, or they have no question in common.
+        LayerscopeError: a line is not a record.
+    """
+    for path in (a, b):
+        if not path.is_file():
+            raise UsageError(f"There is no file {path}. Name the .jsonl file of a run.")
+    manifests = [read_manifest(path) for path in (a, b)]
+    layers, left_out = _same_saes(*manifests)
+    top_k = [manifest["identity"]["settings"]["top_k"] for manifest in manifests]
+    comparison = Comparison(layers, min((k for k in top_k if k != "all"), default=None))
+    totals_a, (totals_b, places) = Totals(), _index(b)
+
+    with b.open("rb") as stream:
+
+        def add(line: bytes) -> None:
+            record = orjson.loads(line)
+            totals_a.add_record(record)
+            if "error" not in record and (found := places.get(key := _key(record))):
+                comparison.add(record, _record_at(stream, found.pop(0), key))
+
+        for _ in read_records(a, add):
+            pass
+    common = comparison.acc.questions
+    if not common:
+        origins = (" ".join(map(str, manifest["identity"]["questions"].values())) for manifest in manifests)
+        scored = (f"{totals.scored} of {origin}" for totals, origin in zip((totals_a, totals_b), origins, strict=True))
+        raise UsageError(
+            f"{a} and {b} have no question in common by its text and solutions: they scored {' and '.join(scored)}.\n"
+            "Compare runs over the same data set."
+        )
+    return {
+        "a": _about(a, manifests[0], totals_a),
+        "b": _about(b, manifests[1], totals_b),
+        "questions": {
+            "common": common,
+            "scored_only_by_a": totals_a.scored - common,
+            "scored_only_by_b": totals_b.scored - common,
+        },
+        **comparison.result(),
+        "layers_left_out": left_out,
+        "settings_that_differ": differences(_settings(manifests[0]), _settings(manifests[1])),
+    }
+
+
+def as_json(comparison: Json) -> str:
+    """A comparison for programs."""
+    return orjson.dumps(comparison, option=orjson.OPT_INDENT_2).decode()
+
+
+def as_text(comparison: Json) -> str:
+    """A comparison for people."""
+    a, b, questions, log_likelihood = (comparison[name] for name in ("a", "b", "questions", "log_likelihood"))
+    common = questions["common"]
+    rows = [["", "A", "B", "only A right", "only B right", "p (exact McNemar)"]]
+    for name in ("acc", "acc_norm"):
+        paired = comparison[name]
+        accuracies = [Totals(questions=common, correct=paired[f"{run}_right"]).accuracy() for run in "ab"]
+        rows.append([name, *accuracies, str(paired["only_a_right"]), str(paired["only_b_right"]), f"{paired['p']:.3g}"])
+    whose = "" if log_likelihood["example_id"] is None else f" (example_id {log_likelihood['example_id']} of A)"
+    lines = [
+        f"A  {_run_text(a)}",
+        f"B  {_run_text(b)}",
+        "",
+        f"questions       {common} scored by both (all figures are over these), "
+        f"{questions['scored_only_by_a']} only by A, {questions['scored_only_by_b']} only by B",
+        f"same choice     {comparison['same_choice'] / common:.2%} of the questions",
+        f"log-likelihood  differs by {log_likelihood['mean_difference']:.3g} on average, by "
+        f"{log_likelihood['largest_difference']:.3g} at most{whose}",
+        "",
+        *_aligned(rows),
+    ]
+    if comparison["layers"]:
+        rows = [["layer", "same features (mean Jaccard)", "largest difference of a shared feature's activation"]]
+        for layer, overlap in comparison["layers"].items():
+            largest = f"{overlap['largest_activation_difference']:.3g}"
+            rows.append([layer, f"{overlap['mean_jaccard']:.4f}", largest])
+        lines += ["", *_aligned(rows)]
+    lines += [f"layer {layer}: not compared, {reason}" for layer, reason in comparison["layers_left_out"].items()]
+    if differing := comparison["settings_that_differ"]:
+        lines += ["", "settings (was: A, is: B)", *(f"  {text}" for text in differing)]
+    return "\n".join(lines)
+
+
+def _same_saes(a: Json, b: Json) -> tuple[list[str], dict[str, str]]:
+    """The layers with the same SAE in both manifests, and why each other layer is left out."""
+    files_a, files_b = (manifest["identity"]["saes"]["layers"] for manifest in (a, b))
+    same, left_out = list[str](), dict[str, str]()
+    for layer in sorted(files_a.keys() | files_b.keys(), key=int):
+        pages = [manifest["about"]["neuronpedia"].get(layer) for manifest in (a, b)]
+        if layer not in files_a or layer not in files_b:
+            left_out[layer] = f"only in {'A' if layer in files_a else 'B'}"
+        elif files_a[layer] == files_b[layer] or (pages[0] and pages[0] == pages[1]):
+            same.append(layer)
+        else:
+            left_out[layer] = f"other SAEs ({files_a[layer]['path']}, {files_b[layer]['path']})"
+    return same, left_out
+
+
+def _settings(manifest: Json) -> Json:
+    """The identity without the SAE of each layer, which `_same_saes` tells."""
+    identity = manifest["identity"]
+    saes = {name: value for name, value in identity["saes"].items() if name != "layers"}
+    return {**identity, "saes": saes}
+
+
+def _about(path: Path, manifest: Json, totals: Totals) -> Json:
+    model = manifest["identity"]["model"]["repository"]
+    return {"file": str(path), "model": model, "scored": totals.scored, "errors": totals.errors}
+
+
+def _index(path: Path) -> tuple[Totals, dict[bytes, list[int]]]:
+    """The totals of a file, and where the lines of each scored question begin, in bytes: about 250 bytes a question."""
+    totals, places, place = Totals(), defaultdict[bytes, list[int]](list), 0
+
+    def read(line: bytes) -> tuple[bytes | None, int]:
+        record = orjson.loads(line)
+        totals.add_record(record)
+        return None if "error" in record else _key(record), len(line)
+
+    for key, size in read_records(path, read):
+        if key is not None:
+            places[key].append(place)
+        place += size
+    return totals, places
+
+
+def _key(record: Json) -> bytes:
+    """The same for the same question, whether or not its solutions were stripped."""
+    texts = [record["question"], *(record[f"{solution}_solution_details"]["text"].strip() for solution in SOLUTIONS)]
+    return blake2b(orjson.dumps(texts), digest_size=16).digest()
+
+
+def _record_at(stream: BinaryIO, place: int, key: bytes) -> Json:
+    stream.seek(place)
+    record: Json = orjson.loads(stream.readline())
+    if _key(record) != key:
+        raise LayerscopeError(f"{stream.name} was replaced while it was read. Run the same command again.")
+    return record
+
+
+def _run_text(run: Json) -> str:
+    return f"{run['file']}  (model: {run['model']}; {run['scored']} questions scored, {run['errors']} with an error)"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

@@ -1,0 +1,217 @@
+"""The records of a run as tables: one with a row for every feature listed, one with a row for every question.
+
+Reads an output file, finished or growing, once and as a stream. Writes nothing; that is `export.py`.
+Together the two tables hold all that the records hold, but for which layers have no active feature anywhere.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from layerscope.errors import LayerscopeError, UsageError
+from layerscope.records.progress import shown_lines
+from layerscope.records.totals import correct_per_character
+
+T = TypeVar("T")
+
+SOLUTIONS = ("positive", "negative")
+
+FEATURES = pa.schema(
+    {
+        "example_id": pa.int32(),
+        "solution": pa.dictionary(pa.int8(), pa.string()),  # positive, negative
+        "layer": pa.int16(),
+        "rank": pa.int32(),  # from 1, the strongest
+        "feature_id": pa.int32(),
+        "activation": pa.float32(),  # exactly the record's
+        "active_feature_count": pa.int32(),  # of this solution and layer; above the highest rank, the list was cut
+        "chosen": pa.bool_(),  # the model prefers this solution
+        "correct": pa.bool_(),  # the model prefers the right solution: the record's model_is_correct
+    }
+)
+
+QUESTIONS = pa.schema(
+    {
+        "example_id": pa.int32(),
+        "question": pa.string(),
+        "label": pa.int8(),
+        "model_is_correct": pa.bool_(),  # by log-likelihood (acc)
+        "model_is_correct_per_character": pa.bool_(),  # by log-likelihood per character (acc_norm)
+        "margin": pa.float32(),  # log-likelihood(positive) - log-likelihood(negative)
+        "positive_text": pa.string(),
+        "positive_log_likelihood": pa.float32(),
+        "positive_token_count": pa.int32(),
+        "positive_final_token": pa.string(),
+        "negative_text": pa.string(),
+        "negative_log_likelihood": pa.float32(),
+        "negative_token_count": pa.int32(),
+        "negative_final_token": pa.string(),
+        "error": pa.string(),  # why the question could not be scored; all else but example_id is null then
+    }
+)
+
+# Rows of a group: what is held before it is written, and a row group of a Parquet file.
+FEATURE_ROWS = 1 << 18
+QUESTION_ROWS = 1 << 10
+
+
+def read_features(
+    path: str | PathLike[str], layers: Collection[int] | None = None, top_k: int | None = None
+) -> pa.Table:
+    """The features of every scored question, about 22 bytes a row, in the order of the file.
+
+    Args:
+        path: of the output file of a run (`.jsonl`), finished or growing.
+        layers: only these; None for all.
+        top_k: only so many of the strongest of each solution and layer; None for all that are listed.
+
+    Raises:
+        UsageError: there is no such file, or it has not these layers.
+        LayerscopeError: a line is not a record.
+    """
+    if top_k is not None and top_k < 1:
+        raise UsageError(f"top_k is {top_k}; it is the number of features to read of each list, from 1.")
+    wanted = None if layers is None else frozenset(layers)
+    rows = read_records(Path(path), lambda line: feature_rows(orjson.loads(line), wanted, top_k))
+    return _gathered(rows, FEATURES)
+
+
+def read_questions(path: str | PathLike[str]) -> pa.Table:
+    """A row for every question, in the order of the file: the record without its features.
+
+    Args:
+        path: of the output file of a run (`.jsonl`), finished or growing.
+
+    Raises:
+        UsageError: there is no such file.
+        LayerscopeError: a line is not a record.
+    """
+    return _gathered(read_records(Path(path), lambda line: question_row(orjson.loads(line))), QUESTIONS)
+
+
+def read_records(path: Path, read: Callable[[bytes], T]) -> Iterator[T]:
+    """What `read` makes of every line of a file, one after the other; shows how far it is.
+
+    Raises:
+        UsageError: there is no such file.
+        LayerscopeError: a line is not a record (`read` raised one of Python's own errors), or the disk fails.
+    """
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}. Name the .jsonl file of a run.")
+    try:
+        for number, line in enumerate(shown_lines(path), start=1):
+            try:
+                result = read(line)
+            except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+                raise LayerscopeError(
+                    f"{path}, line {number} is not a record, so nothing behind it was read.\n"
+                    "`layerscope verify` says what is wrong; restore the file, or make it anew."
+                ) from error
+            yield result
+    except OSError as error:
+        raise LayerscopeError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def feature_rows(
+    record: dict[str, Any], layers: frozenset[int] | None = None, top_k: int | None = None
+) -> pa.RecordBatch:
+    """The rows of one record in the table of features; none for an error line.
+
+    Raises:
+        UsageError: the record has not these layers.
+        ValueError, KeyError, TypeError, AttributeError, ArithmeticError: it is not a record.
+    """
+    if "error" in record:
+        return pa.RecordBatch.from_pylist([], schema=FEATURES)
+    cells = list[tuple[int, int, int, int]]()  # solution, layer, active features, listed features
+    ids, activations = list[int](), list[float]()
+    for solution, name in enumerate(SOLUTIONS):
+        details = record[f"{name}_solution_details"]
+        by_layer, counts = details["active_features_by_layer"], details["active_feature_count_by_layer"]
+        if layers and (missing := sorted(layers - {int(layer) for layer in by_layer})):
+            raise UsageError(f"The file has no layer {', '.join(map(str, missing))}; it has {', '.join(by_layer)}.")
+        for layer in by_layer:
+            if layers is None or int(layer) in layers:
+                features = by_layer[layer][:top_k]
+                ids += [feature["feature_id"] for feature in features]
+                activations += [feature["activation"] for feature in features]
+                cells.append((solution, int(layer), counts[layer], len(features)))
+    *of_cells, listed = np.array(cells, dtype=np.int64).reshape(-1, 4).T
+    solutions, of_layer, active = (np.repeat(column, listed) for column in of_cells)
+    firsts = np.repeat(np.cumsum(listed) - listed, listed)
+    n_rows, correct = len(ids), record["model_is_correct"]
+    columns = [
+        pa.array([record["example_id"]] * n_rows, pa.int32()),
+        pa.DictionaryArray.from_arrays(solutions.astype(np.int8), list(SOLUTIONS)),
+        pa.array(of_layer, pa.int16()),
+        pa.array(np.arange(n_rows) - firsts + 1, pa.int32()),
+        pa.array(ids, pa.int32()),
+        pa.array(activations, pa.float32()),
+        pa.array(active, pa.int32()),
+        pa.array((solutions == 0) == correct),
+        pa.array([correct] * n_rows, pa.bool_()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=FEATURES)
+
+
+def question_row(record: dict[str, Any]) -> pa.RecordBatch:
+    """The row of one record in the table of questions.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, ArithmeticError: it is not a record.
+    """
+    row = {"example_id": record["example_id"], "error": record.get("error")}
+    if "error" not in record:
+        row |= {name: record[name] for name in ("question", "label", "model_is_correct")}
+        for solution in SOLUTIONS:
+            details = record[f"{solution}_solution_details"]
+            for name in ("text", "log_likelihood", "token_count", "final_token"):
+                row[f"{solution}_{name}"] = details[name]
+        row["margin"] = np.float32(row["positive_log_likelihood"]) - np.float32(row["negative_log_likelihood"])
+        row["model_is_correct_per_character"] = correct_per_character(record)
+    return pa.RecordBatch.from_pylist([row], schema=QUESTIONS)
+
+
+class RowGroups:
+    """Joins the rows of many records into tables of about equally many rows; closed by leaving its `with` block."""
+
+    def __init__(self, take: Callable[[pa.Table], object], rows: int) -> None:
+        """
+        Args:
+            take: gets every table.
+            rows: how many a table has; at most those of one record more.
+        """
+        self._take, self._limit = take, rows
+        self._batches = list[pa.RecordBatch]()
+        self._rows = 0
+
+    def __enter__(self) -> "RowGroups":
+        return self
+
+    def __exit__(self, exception: object, *_: object) -> None:
+        if exception is None:
+            self._flush()
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        self._batches.append(rows)
+        self._rows += rows.num_rows
+        if self._rows >= self._limit:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._take(pa.Table.from_batches(self._batches).combine_chunks())
+        self._batches, self._rows = [], 0
+
+
+def _gathered(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    tables = list[pa.Table]()
+    with RowGroups(tables.append, FEATURE_ROWS) as groups:
+        for batch in batches:
+            groups.add(batch)
+    return pa.concat_tables([schema.empty_table(), *tables])

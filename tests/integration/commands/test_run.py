@@ -1,0 +1,159 @@
+"""The main job through the real command and a real Ray: same bytes however it is spread, and what a user sees of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import constants
+
+from conftest import Command
+from layerscope.config import Config
+from paths import ROOT
+from plain import plain_run
+
+
+@pytest.fixture(scope="module")
+def tricky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions of every kind: ordinary ones of many lengths, and ones that cannot be scored."""
+    bundled = (ROOT / "distributed/layerscope/standin/questions.jsonl").read_text(encoding="utf-8").splitlines()[:24]
+    odd = [
+        {"goal": "same", "sol1": "the same", "sol2": "the same", "label": 1},
+        {"goal": "prefix", "sol1": "cut it", "sol2": "cut it twice", "label": 0},
+        {"goal": "empty", "sol1": "", "sol2": "x", "label": 0},
+        {"goal": "blank", "sol1": "x", "sol2": "  ", "label": 1},
+        {"goal": "<bos> control", "sol1": "<end_of_turn>", "sol2": "<bos>\u0007\u202eabc", "label": 0},
+        {"goal": "too long", "sol1": "☃" * 4000, "sol2": "x", "label": 1},
+        {"goal": "20,000 characters", "sol1": "knife " * 3334, "sol2": "spoon", "label": 0},
+        {"goal": "long", "sol1": "knife ☃ " * 120, "sol2": "knife ☃ " * 110 + "spoon", "label": 1},
+    ]
+    path = tmp_path_factory.mktemp("questions") / "tricky.jsonl"
+    path.write_text("\n".join([*bundled[:12], *map(json.dumps, odd), *bundled[12:]]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def settings(tiny: Path, tricky: Path) -> dict[str, str]:
+    return {
+        "model": str(tiny / "model"),
+        "sae_repo": str(tiny / "saes"),
+        "sae_width": "1k",
+        "dataset": str(tricky),
+        "address": "local",
+    }
+
+
+def options(settings: dict[str, str]) -> list[str]:
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
+
+
+@pytest.fixture(scope="module")
+def expected(settings: dict[str, str], hub_home: Path) -> bytes:
+    """The file as one process makes it from the plain functions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_CACHE", str(hub_home / "hub"))
+        return plain_run(Config(**settings, num_samples="all", batch_tokens=300, top_k=20))  # type: ignore[arg-type]
+
+
+NUMBERS = ["--num-samples", "all", "--batch-tokens", "300", "--top-k", "20", "--output-file", "out.jsonl"]
+
+
+@pytest.mark.parametrize("spread", [("1", "1", "1"), ("2", "3", "2")], ids="-".join)
+def test_the_ray_run_equals_the_plain_composition_however_it_is_spread_and_resumed(
+    settings: dict[str, str], expected: bytes, layerscope: Command, tmp_path: Path, spread: tuple[str, str, str]
+) -> None:
+    """Whole, and once more from a torn line in the middle of a batch, which the run removes."""
+    actors, blocks, encoders = spread
+    crew = ["--gemma-actors", actors, "--layer-blocks", blocks, "--encoders-per-block", encoders]
+    done = layerscope("run", *options(settings), *NUMBERS, *crew, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.jsonl").read_bytes() == expected
+    if spread == ("1", "1", "1"):
+        lines = expected.splitlines(keepends=True)
+        (tmp_path / "out.jsonl").write_bytes(b"".join(lines[:9]) + lines[9][:700])
+        resumed = layerscope("run", *options(settings), *NUMBERS, cwd=tmp_path)
+        assert resumed.returncode == 0, resumed.stderr
+        assert "Going on after 9 of" in resumed.stderr
+        assert (tmp_path / "out.jsonl").read_bytes() == expected
+
+
+def test_every_question_has_one_line_and_every_record_keeps_its_promises(expected: bytes, tricky: Path) -> None:
+    questions = [json.loads(line) for line in tricky.read_text(encoding="utf-8").splitlines()]
+    records = {record["example_id"]: record for record in map(json.loads, expected.splitlines())}
+    assert sorted(records) == list(range(len(questions)))
+    errors = {questions[index]["goal"]: record["error"] for index, record in records.items() if "error" in record}
+    assert errors.keys() == {"empty", "blank", "too long"}
+    assert "context" in errors["too long"]
+    for index, record in records.items():
+        if "error" not in record:
+            check_record(record, questions[index])
+
+
+def check_record(record: dict, question: dict) -> None:
+    """The schema of a record, and what must agree inside it."""
+    outer = ["example_id", "question", "model_is_correct", "positive_solution_details", "negative_solution_details"]
+    inner = ["text", "log_likelihood", "active_features_by_layer", "active_feature_count_by_layer"]
+    assert list(record)[:5] == outer
+    assert record["question"] == question["goal"]
+    positive, negative = record["positive_solution_details"], record["negative_solution_details"]
+    assert positive["text"] == question[f"sol{question['label'] + 1}"]
+    assert negative["text"] == question[f"sol{2 - question['label']}"]
+    tie = positive["log_likelihood"] == negative["log_likelihood"]
+    better = positive["log_likelihood"] > negative["log_likelihood"]
+    assert record["model_is_correct"] == (question["label"] == 0 if tie else better)
+    for details in (positive, negative):
+        assert list(details)[:4] == inner
+        assert details["log_likelihood"] < 0
+        assert details["token_count"] > 0
+        assert list(details["active_features_by_layer"]) == ["0", "1", "2"]
+        for layer, features in details["active_features_by_layer"].items():
+            count = details["active_feature_count_by_layer"][layer]
+            assert len(features) == min(count, 20)
+            assert all(feature["layer"] == int(layer) and feature["activation"] > 0 for feature in features)
+            keys = [(-feature["activation"], feature["feature_id"]) for feature in features]
+            assert keys == sorted(keys)
+            assert all(float(np.float32(f["activation"])) == np.float32(f["activation"]) for f in features)
+
+
+def test_the_old_script_runs_writes_the_array_and_goes_on(
+    settings: dict[str, str], layerscope: Command, hub_home: Path, tmp_path: Path
+) -> None:
+    """A name in .json streams to .jsonl; a second start finds it complete; other settings are refused, each named."""
+    script = [sys.executable, str(ROOT / "scripts/run_sae_feature_extraction_all_layers.py"), *options(settings)]
+    arguments = ["--num-samples", "10", "--top-k", "50", "--output-file", "results.json", "--strip-solutions"]
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        environment = {"HF_HOME": str(hub_home), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+        return subprocess.run(
+            [*script, *words], cwd=tmp_path, capture_output=True, text=True, env=environment, check=False
+        )
+
+    first = run(*arguments)
+    assert first.returncode == 0, first.stderr
+    lines = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == [json.loads(line) for line in lines]
+    assert len(lines) == 10
+    for told in (
+        "questions             10",
+        "accuracy",
+        "acc_norm",
+        "mean active features",
+        "questions/s",
+        "results.json",
+    ):
+        assert told in first.stdout
+
+    again = run(*arguments)
+    assert again.returncode == 0
+    assert "complete already" in again.stdout
+
+    other = run(*arguments, "--top-k", "51", "--seed", "1")
+    assert other.returncode == 2
+    assert "settings.top_k was 50, is 51" in other.stderr
+    assert "settings.seed was 0, is 1" in other.stderr
+    assert len(other.stderr.strip().splitlines()) <= 3
+
+    planned = layerscope("plan", *options(settings), *arguments, cwd=tmp_path)
+    assert "10 of 10 questions" in planned.stdout

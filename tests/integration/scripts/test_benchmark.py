@@ -1,0 +1,89 @@
+"""The benchmark: its arithmetic by hand, and one small run of all of it but the driver's."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarking import limit, ours, report
+from benchmarking.inputs import SHAPES
+from benchmarking.measure import apart
+
+from paths import ROOT
+
+SCRIPT = ROOT / "scripts" / "benchmark.py"
+
+
+def span(name: str, actor: int, begin: float, end: float) -> dict[str, Any]:
+    return {"ph": "X", "name": name, "tid": actor, "ts": begin, "dur": end - begin}
+
+
+def test_gemma_2_2b_has_the_parameters_that_are_published() -> None:
+    assert SHAPES["full"].parameters == 2_614_341_888 - (4 * 26 + 1) * 2304  # less its norms
+    assert SHAPES["full"].body_parameters == 2_024_275_968
+
+
+def test_the_work_is_counted() -> None:
+    counted = limit.work(SHAPES["full"], tokens=48, predictors=34, solutions=2)
+    assert counted.body == 2 * 2_024_275_968 * 48
+    assert counted.projection == 2 * 256_000 * 2304 * 34
+    assert counted.encode == 2 * 26 * 2304 * 16384 * 2
+
+
+def test_overlapping_spans_are_counted_once() -> None:
+    spans = [span("score", 0, 10, 20), span("encode", 1, 15, 25), span("encode", 1, 16, 18), span("score", 0, 30, 40)]
+    assert ours._covered(spans) == 25
+
+
+def test_an_actor_waits_between_its_batches_only() -> None:
+    busy = [span("score", 0, 100, 110), span("score", 0, 110, 120)]
+    idle = [span("score", 1, 50, 60), span("score", 1, 80, 90)]
+    assert ours._waits(busy) == 0
+    assert ours._waits([*busy, *idle]) == pytest.approx((0 + 0.5) / 2)
+
+
+def fill(mebibytes: int) -> int:
+    return len(bytearray(b"x") * (mebibytes << 20))
+
+
+def test_a_measurement_has_its_own_memory() -> None:
+    """Else the second contender would be said to need what the first one did."""
+    mine = bytearray(b"x") * (1000 << 20)  # which a process inherits in ru_maxrss
+    (large, with_much), (_, with_little) = apart(fill, 800), apart(fill, 1)
+    assert mine
+    assert large == 800 << 20
+    assert 400 << 20 < with_much - with_little < 850 << 20  # imports have a peak of their own
+
+
+@pytest.mark.slow
+def test_all_of_it(tmp_path: Path) -> None:
+    figures_file, plot = tmp_path / "figures.json", tmp_path / "times.png"
+    command = [sys.executable, str(SCRIPT), "tiny", "--skip", "driver", "--folder", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "--json", str(figures_file), "--plot", str(plot)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(figures_file.read_text(encoding="utf-8"))
+    assert figures["parts"]["questions"] == figures["job"]["questions"] == figures["questions"] == 24
+    assert figures["parts"]["tokens"] == figures["shared_tokens"] < figures["unshared_tokens"]
+    for found in figures["agreement"].values():
+        assert found["largest_difference"] < 1e-3
+        assert found["same_top_k"] > 0.99
+    times = report.seconds_per_question(figures)
+    assert all(seconds > 0 for seconds in times.values())
+    assert times["all parts"] == pytest.approx(sum(s for name, s in times.items() if name.startswith("  ")))
+    # A limit that one of its own parts beats would be none.
+    for part, bound in report.part_limits(figures).items():
+        assert bound < times[part]
+    assert 0 <= figures["job"]["gemma_waits"] < 1
+    assert 0 <= figures["job"]["nobody_works"] < 1
+    assert {"driver", "gemma", "encoder", "ray"} == set(figures["job"]["memory"])
+    assert "times as fast as the baseline" in done.stdout
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["benchmark-tiny", "figures.json", "times.png"]

@@ -1,0 +1,93 @@
+"""The simulation of a cluster, small: it survives its own deaths, and a wrong file does not pass for a right one."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from layerscope.planning.placement import Gpu, Node
+from layerscope.records.inspection import verify
+from layerscope.records.journal import open_journal
+from layerscope.records.lines import join_record
+from paths import ROOT
+
+SCRIPT = ROOT / "scripts" / "simulate_cluster.py"
+SMALL = {"actors": 3, "gpus-per-node": 2, "questions-per-second-per-gpu": 20, "seconds": 2, "top-k": 5}
+DISTURBED = {"batch-tokens": 200, "deaths": 0.1, "stragglers": 0.4, "late": 0.5, "seed": 1}
+
+
+def words(options: dict[str, Any]) -> list[str]:
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+
+@pytest.mark.slow
+def test_every_line_is_written_in_order_under_deaths_stragglers_and_a_late_node(tmp_path: Path) -> None:
+    """The script compares every line with the plain functions' and stops where one differs."""
+    report = tmp_path / "report.json"
+    options = words(SMALL | DISTURBED | {"folder": tmp_path, "json": report})
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = json.loads(report.read_text(encoding="utf-8"))["runs"]
+    assert (run["gemma_actors"], run["questions"], run["nodes"]) == (3, 120, 2)
+    assert run["deaths"] > 0
+    assert run["actors_lost"] >= run["deaths"]
+    assert run["ideal"] == 60
+    assert 0 < run["questions"] / run["wall"] < run["ideal"]
+    assert run["ray_cpu"] < run["cpu"] < run["wall"]
+    assert 0 < run["write_cpu"] < run["wall"]
+    assert 0 <= run["head_of_line_mean"] < run["head_of_line_max"]
+    assert run["bytes"] / run["questions"] > 26 * 2 * 5 * 40  # layers, solutions, features, bytes of one
+    assert "derived questions/s" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("simulate_cluster", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_its_records_are_records_and_any_other_file_is_refused(script: ModuleType, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["simulate_cluster.py", *words(SMALL | {"batch-tokens": 500})])
+        options = script.parse()
+    gpus = (Gpu("simulated", 80 << 30),) * 4
+    job, features = script.make_job(3, options, [Node("node", 8, 1 << 38, gpus)], tmp_path)
+    assert len(job.plan) > 5
+    path = tmp_path / "records.jsonl"
+    with open_journal(path, *script.manifest(job), overwrite=False) as file:
+        for batch in range(len(job.plan)):
+            questions = [job.selection[int(example_id)] for example_id in job.plan.batch(batch)]
+            blocks = [script.first_rows(block, 2 * len(questions)) for block in features.values()]
+            frames = [script.make_frame(question, index) for index, question in enumerate(questions)]
+            file.append([b"".join(join_record(frame, blocks)) for frame in frames])
+    assert f"{len(job.selection)} of {len(job.selection)} lines" in verify(path)
+    script.check(path, job, features)
+
+    lines = path.read_bytes().splitlines(keepends=True)
+    wrong: list[Callable[[list[bytes]], list[bytes]]] = [
+        lambda lines: lines[:-1],
+        lambda lines: [*lines, lines[-1]],
+        lambda lines: [lines[1], lines[0], *lines[2:]],
+        lambda lines: [*lines[:-1], lines[-1].replace(b'"layer":25', b'"layer":24', 1)],
+    ]
+    for spoil in wrong:
+        path.write_bytes(b"".join(spoil(lines)))
+        with pytest.raises(SystemExit):
+            script.check(path, job, features)

@@ -1,0 +1,66 @@
+"""Faults for the processes of a run under test: Python imports this at every start while its folder is on PYTHONPATH.
+
+`LAYERSCOPE_FAULT` says what the model's forward pass shall do, in every process that loads one:
+`slow:SECONDS` sleeps before it, so that a test can catch it at work, and `slow:FILE` as long as the file says at the
+moment; `oom:TOKENS` raises `torch.OutOfMemoryError`, as
+CUDA does, for a batch of more tokens; `flaky:N` finds a residual not finite in every Nth pair of a batch.
+"""
+
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+def sleep(told: str) -> None:
+    start = time.monotonic()
+    while time.monotonic() - start < float((Path(told).read_text() or "inf") if told.startswith("/") else told):
+        time.sleep(0.02)  # an empty file is just being written anew
+
+
+def spoil(module: ModuleType) -> None:
+    kind, _, value = os.environ["LAYERSCOPE_FAULT"].partition(":")
+    forward = module.LanguageModel.forward
+
+    def faulty(self: Any, pairs: Any, layers: Any) -> Any:
+        if kind == "slow":
+            sleep(value)
+        if kind == "oom" and sum(len(pair.tokens) for pair in pairs) > int(value):
+            raise module.torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        result = forward(self, pairs, layers)
+        if kind == "flaky":
+            for index in range(0, len(pairs), int(value)):
+                result.scores[index] = result.scores[index]._replace(failed_layer=layers[1])
+        return result
+
+    module.LanguageModel.forward = faulty
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Lets the model's module load as ever, and spoils it afterwards."""
+
+    def find_spec(self, name: str, _path: Any, _target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if name != "layerscope.models.language_model":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        load = spec.loader.exec_module
+
+        def load_and_spoil(module: ModuleType) -> None:
+            load(module)
+            spoil(module)
+
+        spec.loader.exec_module = load_and_spoil  # type: ignore[method-assign]
+        return spec
+
+
+if "LAYERSCOPE_FAULT" in os.environ:
+    import importlib.util
+
+    sys.meta_path.insert(0, Finder())

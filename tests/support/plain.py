@@ -1,0 +1,42 @@
+"""The whole job in one process, from the plain functions alone: what the Ray run must equal byte for byte.
+
+On a machine with a GPU the tests run on that, and those of the numeric core on both.
+"""
+
+from pathlib import Path
+
+import torch
+
+from layerscope.config import Config
+from layerscope.engine.batch import encode_block, score_batch
+from layerscope.models.loading import load_language_model
+from layerscope.models.spec import tokenizer_path
+from layerscope.planning.job import prepare
+from layerscope.planning.machine import probe
+from layerscope.questions.pairs import PairTokenizer
+from layerscope.records.lines import ErrorLine, join_record, settle
+from layerscope.saes.encoder import load_encoder
+
+DEVICES = [torch.device(name) for name in ("cpu", "cuda") if name == "cpu" or torch.cuda.is_available()]
+
+
+def plain_run(config: Config) -> bytes:
+    """The finished file of a run with these settings."""
+    job = prepare(config, [probe()])
+    torch.set_num_threads(job.numerics.threads or 1)
+    device, dtype = torch.device(job.placement.device), getattr(torch, job.numerics.dtype)
+    sae_dtype = getattr(torch, job.numerics.sae_dtype)
+    tokenizer = PairTokenizer(tokenizer_path(job.model), job.spec.context)
+    model = load_language_model(Path(job.model.name), dtype, device)
+    encoders = [load_encoder(job.sae_repository, sae.path, job.spec.d_model, sae_dtype, device) for sae in job.saes]
+    lines: list[bytes | memoryview] = []
+    for batch in range(len(job.plan)):
+        questions = [job.selection[int(example_id)] for example_id in job.plan.batch(batch)]
+        outcomes, residuals, *_ = score_batch(model, tokenizer, questions, job.layers)
+        blocks = (
+            [encode_block(residuals.to(device), job.layers, encoders, job.numerics.top_k)] if residuals.numel() else []
+        )
+        for outcome in outcomes:
+            outcome = settle(outcome, blocks)
+            lines += [outcome.line] if isinstance(outcome, ErrorLine) else join_record(outcome, blocks)
+    return b"".join(lines)

@@ -1,0 +1,425 @@
+"""A whole job from a hub, with and without a connection, and what becomes of the hub's faults."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from huggingface_hub import snapshot_download
+
+from conftest import Command
+from hub_server import Fault, HubServer, Repository, Request
+
+MODEL, SAES, PIQA = "google/gemma-2-2b", "google/gemma-scope-2b-pt-res", "baber/piqa"
+TOKEN = "hf_TheTokenThatNobodyMayRead"
+CANONICAL = {layer: f"layer_{layer}/width_1k/average_l0_{l0}/params.npz" for layer, l0 in ((0, 60), (1, 110), (2, 40))}
+SAE = CANONICAL[0]
+VALIDATION = "data/validation-00000-of-00001.parquet"
+QUESTIONS = 20
+
+
+def files_of(folder: Path) -> dict[str, Path | bytes]:
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
+def parquet(split: str, count: int) -> bytes:
+    rows = [
+        {"goal": f"{split} {i}", "sol1": "wipe it with a dry cloth", "sol2": f"wipe it with {i} stones", "label": i % 2}
+        for i in range(count)
+    ]
+    types = pa.schema([("goal", pa.string()), ("sol1", pa.string()), ("sol2", pa.string()), ("label", pa.int64())])
+    content = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, types), content)
+    return content.getvalue()
+
+
+PIQA_FILES: dict[str, Path | bytes] = {
+    "data/train-00000-of-00001.parquet": parquet("train", 4),
+    VALIDATION: parquet("validation", QUESTIONS),
+}
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def environment(server: HubServer, home: Path, offline: bool = False) -> dict[str, str]:
+    """What a user sets: an account with the licence, and a hub."""
+    return {
+        "HF_ENDPOINT": server.endpoint,
+        "HF_TOKEN": TOKEN,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "1" if offline else "0",
+    }
+
+
+def serve(server: HubServer, tiny: Path) -> dict[str, str]:
+    """Puts the three repositories on a hub and gives their commits."""
+    server.tokens = {TOKEN: "alice"}
+    server.licensed = {TOKEN}
+    return {
+        MODEL: server.add(Repository("model", MODEL, files_of(tiny / "model"), gated=True)),
+        SAES: server.add(Repository("model", SAES, files_of(tiny / "saes"))),
+        PIQA: server.add(Repository("dataset", PIQA, PIQA_FILES)),
+    }
+
+
+def downloads(requests: Sequence[Request]) -> list[tuple[str, int | None, int]]:
+    """Path in the repository, status and bytes of every request for a file's content."""
+    return [
+        (request.path.split("/resolve/")[1].split("/", 1)[1], request.status, request.sent)
+        for request in requests
+        if request.method == "GET" and "/resolve/" in request.path
+    ]
+
+
+def download_megabytes(plan: str) -> float:
+    """What a plan says is to be downloaded."""
+    told = re.search(r"^download\s+([\d.,]+) (bytes|kB|MB|GB)", plan, re.MULTILINE)
+    assert told, plan
+    return float(told[1].replace(",", "")) * {"bytes": 1e-6, "kB": 1e-3, "MB": 1, "GB": 1e3}[told[2]]
+
+
+# Faults
+
+
+@dataclass
+class Case:
+    """Code that asks `layerscope.hub.repository` for something, and the faults on its way."""
+
+    code: str
+    faults: list[Fault] = field(default_factory=list)
+    offline: bool = False
+    down: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the code printed: `well`, or the class of the known error and its message; and what the hub was asked."""
+
+    kind: str
+    message: str
+    seconds: float
+    traceback: str
+    requests: list[Request]
+
+
+ASK = """
+import hashlib, json, sys, time
+from layerscope.hub import repository as hub
+from layerscope.errors import LayerscopeError
+kind, message, started = "well", "", time.monotonic()
+try:
+    exec(sys.argv[1])
+except LayerscopeError as error:
+    kind, message = type(error).__name__, str(error)
+print(json.dumps([kind, message, time.monotonic() - started]))
+"""
+LIST = f"repository = hub.open_repository({SAES!r})\n"
+FETCH = f"{LIST}message = hashlib.sha256(hub.fetch(repository, {SAE!r}).read_bytes()).hexdigest()\n"
+READ = f"{LIST}hub.read_parts(repository, {SAE!r}, lambda stream: (stream.seek(-1000, 2), stream.read()))\n"
+REVISION = f"hub.open_repository({MODEL!r}, 'v9')"
+CONTENT = "GET .*/resolve/"
+
+PASSING = {
+    "listing answers 500": Case(LIST, [Fault("/revision/", status=500)]),
+    "listing answers 429": Case(LIST, [Fault("/revision/", status=429, headers={"Retry-After": "2"})]),
+    "listing is slow": Case(LIST, [Fault("/revision/", delay=2)]),
+    "download is slow": Case(FETCH, [Fault(CONTENT, delay=2)]),
+    "listing drops": Case(LIST, [Fault("/revision/", cut_after=100)]),
+    "access check answers 503": Case(LIST, [Fault("/auth-check", status=503)]),
+    "download answers 500": Case(FETCH, [Fault(CONTENT, status=500)]),
+    "download answers 429": Case(FETCH, [Fault(CONTENT, status=429, headers={"Retry-After": "2"})]),
+    "download drops": Case(FETCH, [Fault(CONTENT, cut_after=1000)]),
+    "download ends early": Case(FETCH, [Fault(CONTENT, replace=b"short")]),
+    "question for the size drops": Case(FETCH, [Fault("HEAD .*/resolve/", cut_after=0)]),
+    "range answers 500": Case(READ, [Fault(CONTENT, status=500)]),
+    "range drops": Case(READ, [Fault(CONTENT, cut_after=10)]),
+    "listing before a range answers 500": Case(READ, [Fault("/revision/[0-9a-f]{40}", status=500)]),
+}
+LASTING = {
+    "down": Case(LIST, down=True),
+    "busy": Case(FETCH, [Fault(CONTENT, times=None, status=500)]),
+    "forbidden": Case(LIST, [Fault("/api/", times=None, status=403)]),
+    "short": Case(FETCH, [Fault(CONTENT, times=None, replace=b"short")]),
+    "other size": Case(FETCH, [Fault("/resolve/", times=None, replace=b"short")]),
+    "offline": Case(LIST, offline=True),
+    "unknown revision, then drops": Case(REVISION, [Fault("/refs", times=None, cut_after=3)]),
+}
+
+
+def ask(case: Case, tiny: Path, home: Path) -> Outcome:
+    with HubServer() as server:
+        serve(server, tiny)
+        server.faults = case.faults
+        if case.down:
+            server.close()
+        done = subprocess.run(
+            [sys.executable, "-c", ASK, case.code],
+            env={**os.environ, **environment(server, home, case.offline)},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+    kind, message, seconds = json.loads(done.stdout) if done.returncode == 0 else ("crash", "", 0.0)
+    return Outcome(kind, message, seconds, done.stderr, server.requests)
+
+
+Outcomes = Callable[[str], Outcome]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
+    """What came of a case. All run at once, each in a process and with a hub of its own, because they mostly wait."""
+    other = bytes((tiny / "saes" / SAE).stat().st_size)
+    cases = LASTING | PASSING | {"other content": Case(FETCH, [Fault(CONTENT, times=None, replace=other)])}
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        running: dict[str, Future[Outcome]] = {
+            name: pool.submit(ask, case, tiny, tmp_path_factory.mktemp("home")) for name, case in cases.items()
+        }
+        yield lambda name: running[name].result()
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_passing_fault_is_waited_out(name: str, outcomes: Outcomes, tiny: Path) -> None:
+    """A hub that is busy for a moment, or a line that drops once, ends a run of hours."""
+    outcome = outcomes(name)
+    assert outcome.kind == "well", outcome.message or outcome.traceback
+    (fault,) = PASSING[name].faults
+    assert fault.times == 0
+    if PASSING[name].code == FETCH:
+        assert outcome.message == sha256((tiny / "saes" / SAE).read_bytes())
+    if "Retry-After" in fault.headers:
+        assert outcome.seconds >= int(fault.headers["Retry-After"])
+
+
+# What a plan transfers
+
+
+def test_plan_of_a_large_model_transfers_little(layerscope: Command, tiny: Path, tmp_path: Path) -> None:
+    """A plan downloads the weights, or does not say how much a run will download."""
+    weights = bytes(80_000_000)
+    saes = {name: path for name, path in files_of(tiny / "saes").items() if name in CANONICAL.values()}
+    with HubServer() as server:
+        serve(server, tiny)
+        server.add(Repository("model", "org/large", {**files_of(tiny / "model"), "model.safetensors": weights}))
+        options = ["--model", "org/large", "--sae-width", "1k", "--dataset", "bundled", "--address", "local"]
+        plan = layerscope("plan", *options, env=environment(server, tmp_path), cwd=tmp_path)
+    assert plan.returncode == 0, plan.stderr
+    expected = len(weights) + sum(Path(str(path)).stat().st_size for path in saes.values())
+    assert download_megabytes(plan.stdout) == pytest.approx(expected / 1e6, rel=0.1)
+    assert sum(request.sent for request in server.requests) < 1_000_000
+
+
+# The whole job
+
+
+@dataclass(frozen=True)
+class Job:
+    """The whole job on a hub, which was then closed."""
+
+    home: Path
+    records: Path
+    commits: dict[str, str]
+    plan: subprocess.CompletedProcess[str]
+    plan_requests: list[Request]
+    run: subprocess.CompletedProcess[str]
+    requests: list[Request]
+    """Of both commands."""
+    server: HubServer
+    options: list[str]
+
+    @property
+    def manifest(self) -> Path:
+        return self.records.with_name(f"{self.records.name}.manifest.json")
+
+
+@pytest.fixture(scope="module")
+def job(tiny: Path, layerscope: Command, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """Plans and runs the whole job: the only one of this file."""
+    home, records = tmp_path_factory.mktemp("fresh") / "home", tmp_path_factory.mktemp("output") / "records.jsonl"
+    # Two of each actor, so that the same file is wanted twice.
+    spread = ["--gemma-actors", "2", "--layer-blocks", "2", "--encoders-per-block", "2"]
+    options = ["--sae-width", "1k", "--num-samples", "8", "--address", "local", "--output-file", str(records), *spread]
+    with HubServer() as server:
+        commits = serve(server, tiny)
+        plan = layerscope("plan", *options, env=environment(server, home))
+        planned = len(server.requests)
+        run = layerscope("run", *options, env=environment(server, home))
+    requests = server.requests
+    return Job(home, records, commits, plan, requests[:planned], run, requests, server, options)
+
+
+def test_plan_reads_no_weights(job: Job) -> None:
+    """A plan transfers weights, or a split of the data set that it does not need."""
+    assert job.plan.returncode == 0, job.plan.stderr
+    assert job.commits[MODEL] in job.plan.stdout
+    assert f"8 of {QUESTIONS} in {PIQA} validation" in job.plan.stdout
+    whole = {path for path, status, _ in downloads(job.plan_requests) if status == 200}
+    assert whole == {"config.json", "tokenizer.json", VALIDATION}
+    parts = [(path, sent) for path, status, sent in downloads(job.plan_requests) if status != 200]
+    assert {path for path, _ in parts} == {SAE}
+    assert sum(sent for _, sent in parts) < 128 << 10
+
+
+def test_job_from_the_hub_answers_the_chosen_questions(job: Job) -> None:
+    """A job from the hub fails, takes another split, or loses questions."""
+    assert job.run.returncode == 0, job.run.stderr
+    records = [json.loads(line) for line in job.records.read_text().splitlines()]
+    assert len(records) == 8
+    for record in records:
+        assert record["question"] == f"validation {record['example_id']}"
+
+
+def test_manifest_names_commits_and_hashes(job: Job, tiny: Path) -> None:
+    """Nobody can tell later which weights and questions the numbers are of."""
+    identity = json.loads(job.manifest.read_text())["identity"]
+    assert (identity["model"]["repository"], identity["model"]["commit"]) == (MODEL, job.commits[MODEL])
+    assert (identity["saes"]["repository"], identity["saes"]["commit"]) == (SAES, job.commits[SAES])
+    assert identity["questions"] == {"dataset": PIQA, "revision": job.commits[PIQA], "split": "validation"}
+    names = ("config.json", "tokenizer.json", "model.safetensors")
+    assert identity["model"]["files"] == {name: sha256((tiny / "model" / name).read_bytes()) for name in names}
+    assert identity["saes"]["layers"] == {
+        str(layer): {"path": path, "sha256": sha256((tiny / "saes" / path).read_bytes())}
+        for layer, path in CANONICAL.items()
+    }
+
+
+def test_each_file_is_downloaded_once(job: Job) -> None:
+    """Actors, commands or repeated reads download a file of gigabytes again."""
+    counts = Counter(path for path, status, _ in downloads(job.requests) if status == 200)
+    names = ["config.json", "tokenizer.json", "model.safetensors", VALIDATION, *CANONICAL.values()]
+    assert counts == dict.fromkeys(names, 1)
+
+
+def test_token_is_nowhere(job: Job) -> None:
+    """A secret ends up in output that people share."""
+    kept = job.home / "layerscope"
+    written = [path for folder in (job.records.parent, kept) for path in folder.rglob("*") if path.is_file()]
+    assert {job.records, job.manifest} < set(written)
+    texts = [job.plan.stdout, job.plan.stderr, job.run.stdout, job.run.stderr]
+    texts += [str(path) + path.read_bytes().decode(errors="replace") for path in written]
+    assert not [text[:200] for text in texts if TOKEN in text]
+    assert any(request.has_token for request in job.requests)
+
+
+def test_finished_job_is_complete_offline(job: Job, layerscope: Command) -> None:
+    """A machine without a connection cannot use what this one has downloaded."""
+    env = environment(job.server, job.home, offline=True)
+    before = job.records.read_bytes()
+    plan = layerscope("plan", *job.options, env=env)
+    assert plan.returncode == 0, plan.stderr
+    assert download_megabytes(plan.stdout) == 0
+    assert re.search(r"^done\s+8 of 8 questions", plan.stdout, re.MULTILINE)
+    assert "other settings" not in plan.stdout
+    run = layerscope("run", *job.options, env=env)
+    assert run.returncode == 0, run.stderr
+    assert "is complete already" in run.stdout
+    assert job.records.read_bytes() == before
+    assert TOKEN not in plan.stdout + plan.stderr + run.stdout + run.stderr
+
+
+# A cache that holds a part
+
+
+@pytest.mark.parametrize(
+    ("model_files", "sae_files"),
+    [
+        (["config.json", "tokenizer.json"], list(CANONICAL.values())),
+        (None, ["layer_0/width_1k/average_l0_8/params.npz", CANONICAL[1]]),
+    ],
+    ids=["without weights", "without canonical SAEs"],
+)
+def test_half_a_cache_is_not_taken_for_a_repository(
+    model_files: list[str] | None, sae_files: list[str], layerscope: Command, tiny: Path, tmp_path: Path
+) -> None:
+    """Offline, a file that is only not cached counts as missing from the repository: other SAEs are run unnoticed."""
+    with HubServer() as server:
+        serve(server, tiny)
+        for name, kind, patterns in (
+            (MODEL, "model", model_files),
+            (SAES, "model", sae_files),
+            (PIQA, "dataset", None),
+        ):
+            cache = {"endpoint": server.endpoint, "token": TOKEN, "cache_dir": tmp_path / "hub"}
+            snapshot_download(name, repo_type=kind, allow_patterns=patterns, **cache)
+    options = ["--sae-width", "1k", "--num-samples", "8", "--address", "local", "--output-file", str(tmp_path / "x")]
+    plan = layerscope("plan", *options, env=environment(server, tmp_path, offline=True))
+    assert "Traceback" not in plan.stderr
+    assert "HF_HUB_OFFLINE" in plan.stderr, plan.stdout + plan.stderr
+
+
+# Faults that last, asked for last because each waits for the better part of a quarter of a minute
+
+
+def test_hub_that_is_down(outcomes: Outcomes) -> None:
+    """Whoever has everything in the cache is not told how to use it without a connection."""
+    outcome = outcomes("down")
+    assert outcome.kind == "LayerscopeError", outcome.traceback
+    assert "HF_HUB_OFFLINE" in outcome.message
+    assert SAES in outcome.message
+
+
+def test_hub_that_stays_busy(outcomes: Outcomes) -> None:
+    """A command waits for ever for a hub that does not recover, or does not say that it may be run again."""
+    outcome = outcomes("busy")
+    assert outcome.kind == "LayerscopeError", outcome.traceback
+    assert "500" in outcome.message
+    assert SAES in outcome.message
+    assert "again" in outcome.message
+    assert 2 <= len(downloads(outcome.requests)) <= 10
+
+
+def test_refusal_is_not_repeated(outcomes: Outcomes) -> None:
+    """A command asks again and again for what the hub has refused."""
+    outcome = outcomes("forbidden")
+    assert (outcome.kind, len(outcome.requests)) == ("LayerscopeError", 1), outcome.traceback
+    assert "403" in outcome.message
+
+
+def test_download_that_stays_short(outcomes: Outcomes, tiny: Path) -> None:
+    """A file that is cut short is taken for whole, or the message blames a connection that is fine."""
+    outcome = outcomes("short")
+    assert outcome.kind == "LayerscopeError", outcome.traceback
+    assert "params.npz" in outcome.message
+    assert f"{(tiny / 'saes' / SAE).stat().st_size}" in outcome.message
+    assert "cannot be reached" not in outcome.message
+
+
+@pytest.mark.parametrize("name", ["other size", "other content"])
+def test_file_that_is_not_the_one_listed(name: str, outcomes: Outcomes) -> None:
+    """Weights that were cut short or spoilt on the way give numbers, or the message does not say what to delete."""
+    outcome = outcomes(name)
+    assert outcome.kind == "LayerscopeError", outcome.traceback or outcome.message
+    assert SAE in outcome.message
+    assert SAES in outcome.message
+    assert re.search(r"Delete \S+", outcome.message)
+
+
+def test_offline_with_an_empty_cache(outcomes: Outcomes) -> None:
+    """Offline, the hub is asked all the same, or the message does not say where the files were sought."""
+    outcome = outcomes("offline")
+    assert (outcome.kind, outcome.requests) == ("LayerscopeError", []), outcome.traceback
+    assert "HF_HUB_OFFLINE" in outcome.message
+    assert SAES in outcome.message
+    assert re.search(r"/home\d+/hub\b", outcome.message)
+
+
+def test_unknown_revision_when_the_branches_cannot_be_listed(outcomes: Outcomes) -> None:
+    """The courtesy of listing the branches turns a usage error into a traceback."""
+    outcome = outcomes("unknown revision, then drops")
+    assert outcome.kind == "UsageError", outcome.traceback
+    assert "'v9'" in outcome.message

@@ -1,0 +1,545 @@
+"""Features are what the formula says, and a params.npz is read exactly or refused: fast, bounded, never unpickled."""
+
+import errno
+import io
+import os
+import struct
+import subprocess
+import sys
+import time
+import tracemalloc
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import constants
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from layerscope.errors import LayerscopeError
+from layerscope.hub.repository import Repository, open_repository
+from layerscope.saes.encoder import SaeEncoder, TopK, cached_encoder, concatenate, encode_top_k, load_encoder
+from layerscope.saes.params_npz import ENCODER_ARRAYS, read_encoder, read_shapes
+from plain import DEVICES
+
+Arrays = dict[str, NDArray[Any]]
+
+# --- encoding ---------------------------------------------------------------------------------------------------------
+
+
+def reference(x: NDArray[Any], w_enc: NDArray[Any], b_enc: NDArray[Any], threshold: NDArray[Any]) -> NDArray[Any]:
+    """JumpReLU as the paper has it: activations [R, F]."""
+    pre = x @ w_enc + b_enc
+    return np.where(pre > threshold, np.maximum(pre, 0), 0)
+
+
+def by_row(found: TopK) -> list[list[tuple[int, float]]]:
+    features = list(zip(found.feature_ids.tolist(), found.activations.tolist(), strict=True))
+    return [features[start:end] for start, end in zip(found.starts[:-1], found.starts[1:], strict=True)]
+
+
+def strongest(activations: NDArray[Any], k: int | None) -> list[list[tuple[int, float]]]:
+    return [
+        [
+            (int(feature), float(row[feature]))
+            for feature in np.argsort(-row, kind="stable")[: np.count_nonzero(row)][:k]
+        ]
+        for row in activations
+    ]
+
+
+@st.composite
+def encodings(draw: st.DrawFn) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Whole and quarter numbers: every sum is exact in any order and in bfloat16, and ties are common."""
+    n_rows, d_model, d_sae = (draw(st.integers(1, size)) for size in (5, 4, 12))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+
+    def numbers(*shape: int, parts: int = 1) -> NDArray[Any]:
+        return (generator.integers(-3 * parts, 3 * parts + 1, shape) / parts).astype(np.float32)
+
+    x = numbers(n_rows, d_model) * generator.integers(0, 2, (n_rows, 1))  # rows of zeros among them
+    return x, numbers(d_model, d_sae), numbers(d_sae, parts=4), numbers(d_sae, parts=4)
+
+
+ONE = np.ones((1, 1), dtype=np.float32)
+CPU = torch.device("cpu")
+
+
+@given(
+    encodings(),
+    st.none() | st.integers(1, 14),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.sampled_from(DEVICES),
+)
+@example((ONE, ONE, ONE[0] - 1, ONE[0]), None, torch.float32, torch.float32, CPU)  # pre == threshold: does not fire
+@example((ONE, -ONE, ONE[0], -ONE[0]), None, torch.float32, torch.float32, CPU)  # 0 > threshold: an activation of 0
+@example((ONE, -ONE, ONE[0] / 2, -ONE[0]), None, torch.float32, torch.float32, CPU)  # pre < 0: likewise
+@settings(deadline=None, max_examples=300)
+def test_features_are_those_of_the_formula_strongest_first_and_ties_by_lower_id(
+    arrays: tuple[NDArray[Any], ...],
+    k: int | None,
+    residual_dtype: torch.dtype,
+    sae_dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    x, w_enc, b_enc, threshold = (torch.from_numpy(array).to(device) for array in arrays)
+    found = encode_top_k(x.to(residual_dtype), SaeEncoder(w_enc.to(sae_dtype), b_enc, threshold), k)
+    expected = reference(*arrays)
+    assert by_row(found) == strongest(expected, k)
+    assert found.active_counts.tolist() == np.count_nonzero(expected, axis=1).tolist()
+    assert [part.dtype for part in found] == [np.int64, np.float32, np.int64, np.int64]
+
+
+def random_sae(d_model: int, d_sae: int) -> tuple[SaeEncoder, torch.Tensor]:
+    """An SAE of which about one feature in ten fires, and rows to encode."""
+    generator = torch.Generator().manual_seed(0)
+    w_enc = torch.randn(d_model, d_sae, generator=generator) * d_model**-0.5
+    b_enc = torch.randn(d_sae, generator=generator) * 0.1
+    return SaeEncoder(w_enc, b_enc, torch.full((d_sae,), 1.3)), torch.randn(20, d_model, generator=generator)
+
+
+def test_a_bfloat16_sae_is_close_to_the_float32_one() -> None:
+    sae, x = random_sae(64, 512)
+    half = SaeEncoder(sae.w_enc.bfloat16(), sae.b_enc, sae.threshold)
+    tolerance = 4 * 2**-8 * float((x.abs() @ sae.w_enc.abs()).max()) / 8  # roundings are independent: sqrt(64) = 8
+    n_features = 0
+    for exact, close in zip(by_row(encode_top_k(x, sae, None)), by_row(encode_top_k(x, half, None)), strict=True):
+        one, other = dict(exact), dict(close)
+        n_features += len(one)
+        assert all(abs(one[feature] - other[feature]) < tolerance for feature in one.keys() & other.keys())
+        apart = [{**one, **other}[feature] for feature in one.keys() ^ other.keys()]
+        assert all(activation < 1.3 + tolerance for activation in apart)  # only at the threshold do they differ
+    assert n_features > 500
+
+
+def test_rows_beyond_a_chunk_keep_their_own_features() -> None:
+    """A wide SAE is taken in chunks of rows; the second chunk's features would be counted to the first's rows."""
+    d_sae = 1 << 20  # 64 rows make a chunk
+    ids = [0, 17, 4000, d_sae - 1]
+    sae = SaeEncoder(torch.zeros(1, d_sae), torch.zeros(d_sae), torch.zeros(d_sae))
+    sae.w_enc[0, ids] = torch.tensor([1.0, 2.0, 1.0, -1.0])
+    found = encode_top_k(torch.arange(-1.0, 69.0)[:, None], sae, 2)
+    minus_one, zero, *others = by_row(found)
+    assert (minus_one, zero) == ([(d_sae - 1, 1.0)], [])
+    assert others == [[(17, 2.0 * x), (0, float(x))] for x in range(1, 69)]
+    assert found.active_counts.tolist() == [1, 0, *[3] * 68]
+
+
+def test_no_rows_have_no_features() -> None:
+    sae, x = random_sae(4, 8)
+    found = encode_top_k(x[:0], sae, 5)
+    assert (by_row(found), found.active_counts.tolist(), found.starts.tolist()) == ([], [], [0])
+
+
+@given(encodings(), st.lists(st.integers(0, 5), max_size=3).map(sorted))
+@settings(deadline=None)
+def test_rows_encoded_in_parts_are_the_same_as_at_once(arrays: tuple[NDArray[Any], ...], borders: list[int]) -> None:
+    """A batch that does not fit the memory is encoded in parts."""
+    x, *weights = map(torch.from_numpy, arrays)
+    sae = SaeEncoder(*weights)
+    parts = [encode_top_k(part, sae, 3) for part in torch.tensor_split(x, borders) if len(part)]
+    joined, at_once = concatenate(parts), encode_top_k(x, sae, 3)
+    assert all(np.array_equal(one, other) for one, other in zip(joined, at_once, strict=True))
+
+
+def test_an_activation_that_is_no_number_is_handed_on_and_not_passed_over() -> None:
+    """NaN is above no threshold; the record would lack the feature instead of telling of it."""
+    sae = SaeEncoder(torch.full((2, 3), 10.0), torch.zeros(3), torch.zeros(3))
+    found = encode_top_k(torch.tensor([[3e38, -3e38]]), sae, None)  # inf - inf
+    assert not np.isfinite(found.activations).all()
+
+
+# --- params.npz -------------------------------------------------------------------------------------------------------
+
+D_MODEL, D_SAE = 4, 6
+NAME = "layer_3/width_16k/average_l0_59/params.npz of some/repository"
+WHOLE: Arrays = {
+    "W_enc": np.arange(-12, 12, dtype=np.float32).reshape(D_MODEL, D_SAE),
+    "W_dec": np.ones((D_SAE, D_MODEL), dtype=np.float32),
+    "b_enc": np.linspace(-1, 1, D_SAE, dtype=np.float32),
+    "b_dec": np.zeros(D_MODEL, dtype=np.float32),
+    "threshold": np.linspace(0, 1, D_SAE, dtype=np.float32),
+}
+
+
+def npz(changes: Mapping[str, NDArray[Any] | None] | None = None, save: Callable[..., None] = np.savez) -> bytes:
+    """The file with some arrays other than they should be, or absent."""
+    stream = io.BytesIO()
+    arrays = {**WHOLE, **(changes or {})}
+    save(stream, **{name: array for name, array in arrays.items() if array is not None})
+    return stream.getvalue()
+
+
+def npy(array: NDArray[Any], shape: tuple[int, ...] | None = None, version: tuple[int, int] = (1, 0)) -> bytes:
+    """An array's bytes, under a header that may claim another shape."""
+    stream = io.BytesIO()
+    if version == (1, 0):
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape or array.shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        return stream.getvalue() + array.tobytes()
+    np.lib.format.write_array(stream, array, version=version)
+    return stream.getvalue()
+
+
+def zipped(changes: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED, folder: str = "") -> bytes:
+    """The file with other bytes as some of its members."""
+    members = {**{f"{name}.npy": npy(array) for name, array in WHOLE.items()}, **changes}
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(folder + name, content)
+    return stream.getvalue()
+
+
+def listed(data: bytes, member: str, offset: int, field: bytes) -> bytes:
+    """The archive with a field of the member's entry in the central directory changed."""
+    name = data.rindex(member.encode())
+    entry = data.rindex(b"PK\x01\x02", 0, name) + offset
+    return data[:entry] + field + data[entry + len(field) :]
+
+
+FLAGS, METHOD, UNPACKED_SIZE = 8, 10, 24  # offsets in an entry of the central directory
+
+
+def claims_gigabytes() -> bytes:
+    """Headers and directory entries that agree with one another on 2**28 - 16 features, of which nothing is there."""
+    shapes = {"W_enc": (D_MODEL, 2**28 - 16), "b_enc": (2**28 - 16,), "threshold": (2**28 - 16,)}
+    headers = {f"{name}.npy": npy(WHOLE[name][:0], shape) for name, shape in shapes.items()}
+    data = zipped(headers)
+    for (member, header), shape in zip(headers.items(), shapes.values(), strict=True):
+        size = len(header) + 4 * int(np.prod(shape))
+        data = listed(data, member, UNPACKED_SIZE, struct.pack("<I", size))
+    return data
+
+
+def inflates_without_end() -> bytes:
+    """64 MiB that are packed into 64 KiB and listed as the 24 numbers that the header claims."""
+    content = npy(WHOLE["W_enc"])
+    bomb = zipped({"W_enc.npy": content + bytes(64 << 20)}, zipfile.ZIP_DEFLATED)
+    return listed(bomb, "W_enc.npy", UNPACKED_SIZE, struct.pack("<I", len(content)))
+
+
+def changed(name: str, value: float) -> dict[str, NDArray[Any]]:
+    array = WHOLE[name].copy()
+    array.flat[-1] = value
+    return {name: array}
+
+
+def read(data: bytes) -> Arrays:
+    return dict(read_encoder(io.BytesIO(data), D_MODEL, NAME))
+
+
+def is_right(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    return list(arrays) == list(ENCODER_ARRAYS) and all(
+        array.dtype == np.float32 and array.flags.c_contiguous and np.array_equal(array, WHOLE[name])
+        for name, array in arrays.items()
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        npz(),
+        npz(save=np.savez_compressed),
+        npz({"W_dec": None}),
+        zipped({"W_enc.npy": npy(WHOLE["W_enc"], None, (2, 0))}),
+    ],
+    ids=["stored", "compressed", "encoder half", "npy version 2"],
+)
+def test_the_encoder_half_is_read_as_it_was_saved(data: bytes) -> None:
+    assert is_right(read(data))
+    shapes = {"W_enc": (D_MODEL, D_SAE), "b_enc": (D_SAE,), "threshold": (D_SAE,)}
+    assert read_shapes(io.BytesIO(data), D_MODEL, NAME) == shapes
+
+
+W, B = WHOLE["W_enc"], WHOLE["b_enc"]
+BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty file": (lambda: b"", "no npz archive"),
+    "not a zip": (lambda: b"<html>Not found</html>", "no npz archive"),
+    "git lfs pointer": (
+        lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+        "no npz archive",
+    ),
+    "no threshold": (lambda: npz({"threshold": None}), "has no threshold: not a JumpReLU SAE"),
+    "nothing of an encoder": (lambda: npz(dict.fromkeys(ENCODER_ARRAYS)), "has no W_enc and no b_enc and no threshold"),
+    "nested names": (lambda: zipped({}, folder="sae/"), "has no W_enc and no b_enc and no threshold"),
+    "another d_model": (lambda: npz({"W_enc": np.ones((5, D_SAE), dtype=np.float32)}), "vectors of 5 numbers"),
+    "transposed": (lambda: npz({"W_enc": np.ascontiguousarray(W.T)}), "vectors of 6 numbers"),
+    "b_enc too long": (lambda: npz({"b_enc": np.ones(D_SAE + 1, dtype=np.float32)}), "b_enc [7]"),
+    "threshold in two dimensions": (lambda: npz({"threshold": B[None]}), "threshold [1, 6]"),
+    "one number as threshold": (lambda: npz({"threshold": B[0]}), "threshold []"),
+    "W_enc in one dimension": (lambda: npz({"W_enc": B}), "W_enc [6]"),
+    "W_enc in three dimensions": (lambda: npz({"W_enc": W[:, None]}), "W_enc [4, 1, 6]"),
+    "W_enc without dimensions": (lambda: npz({"W_enc": B[0]}), "W_enc []"),
+    "no features": (
+        lambda: npz({"W_enc": W[:, :0], "b_enc": B[:0], "threshold": B[:0]}),
+        "the shapes W_enc [4, 0], b_enc [0], threshold [0]",
+    ),
+    "float64": (lambda: npz({"W_enc": W.astype(np.float64)}), "W_enc: it is float64"),
+    "float16": (lambda: npz({"b_enc": B.astype(np.float16)}), "b_enc: it is float16"),
+    "whole numbers": (lambda: npz({"threshold": B.astype(np.int32)}), "threshold: it is int32"),
+    "big end first": (lambda: npz({"W_enc": W.astype(">f4")}), "W_enc: it is >f4"),
+    "Fortran order": (lambda: npz({"W_enc": np.asfortranarray(W)}), "in Fortran order"),
+    "npy version 3": (lambda: zipped({"b_enc.npy": npy(B, None, (3, 0))}), "b_enc: npy format version (3, 0)"),
+    "no npy": (lambda: zipped({"b_enc.npy": b"[0, 0, 0]"}), "b_enc"),
+    "NaN in W_enc": (lambda: npz(changed("W_enc", np.nan)), "W_enc holds NaN or infinity"),
+    "infinity in b_enc": (lambda: npz(changed("b_enc", np.inf)), "b_enc holds NaN or infinity"),
+    "NaN in threshold": (lambda: npz(changed("threshold", np.nan)), "threshold holds NaN or infinity"),
+    "2**40 rows": (lambda: zipped({"W_enc.npy": npy(W, (2**40, D_SAE))}), "do not hold the shape"),
+    "2**40 features": (lambda: zipped({"W_enc.npy": npy(W, (D_MODEL, 2**40))}), "do not hold the shape"),
+    "negative sizes": (lambda: zipped({"W_enc.npy": npy(W, (-D_MODEL, -D_SAE))}), "vectors of -4 numbers"),
+    "2**28 features, listed too": (claims_gigabytes, "cannot unpack to 4294967168"),
+    "bomb": (inflates_without_end, "W_enc"),
+    "bytes behind the array": (lambda: zipped({"b_enc.npy": npy(B) + b"\x00"}), "do not hold the shape"),
+    "encrypted": (lambda: listed(npz(), "W_enc.npy", FLAGS, b"\x01\x00"), "W_enc"),
+    "unknown compression": (lambda: listed(npz(), "W_enc.npy", METHOD, b"\x63\x00"), "W_enc"),
+}
+
+
+@pytest.mark.parametrize(("make", "told"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_file_is_refused_by_name_at_once_and_in_little_memory(make: Callable[[], bytes], told: str) -> None:
+    data = make()
+    tracemalloc.start()
+    began = time.perf_counter()
+    try:
+        with pytest.raises(LayerscopeError) as caught:
+            read(data)
+        seconds, (_, peak) = time.perf_counter() - began, tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert NAME in str(caught.value)
+    assert told in str(caught.value)
+    assert seconds < 1
+    assert peak < 4 << 20
+
+
+class Payload:
+    """What creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
+    """Unpickling runs whatever code the file's author wrote."""
+    trace = tmp_path / "was_here"
+    objects = np.array([[Payload(trace)]], dtype=object)
+    armed = npz({"W_enc": objects})
+    np.load(io.BytesIO(armed), allow_pickle=True)["W_enc"]
+    assert trace.exists()  # it does go off
+    trace.unlink()
+    with pytest.raises(LayerscopeError, match="W_enc: it is object"):
+        read(armed)
+    assert is_right(read(npz({"W_dec": objects})))  # not the encoder's, so not even looked at
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_file_cut_short_anywhere_is_refused(save: Callable[..., None]) -> None:
+    """A download that broke off."""
+    data = npz(save=save)
+    for size in range(len(data)):
+        with pytest.raises(LayerscopeError) as caught:
+            read(data[:size])
+        assert NAME in str(caught.value)
+
+
+def right_or_refused(data: bytes) -> bool:
+    try:
+        return is_right(read(data))
+    except LayerscopeError as error:
+        return NAME in str(error)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_flipped_byte_anywhere_is_refused_or_changes_nothing(save: Callable[..., None]) -> None:
+    data = npz(save=save)
+    for index in range(len(data)):
+        assert right_or_refused(data[:index] + bytes([data[index] ^ 0xFF]) + data[index + 1 :]), index
+
+
+STORED, PACKED = npz(), npz(save=np.savez_compressed)
+
+
+@given(
+    st.sampled_from([STORED, PACKED]),
+    st.lists(st.tuples(st.integers(0, len(STORED)), st.integers(0, 8), st.binary(max_size=8)), min_size=1, max_size=4),
+)
+@settings(deadline=None, max_examples=500)
+def test_whatever_becomes_of_its_bytes_the_arrays_are_right_or_refused(
+    data: bytes, edits: list[tuple[int, int, bytes]]
+) -> None:
+    """Some bytes replaced, removed or put in between: never other numbers, never another exception."""
+    for start, removed, put in edits:
+        data = data[:start] + put + data[start + removed :]
+    assert right_or_refused(data)
+
+
+class Counted(io.BytesIO):
+    """A stream that counts what is read of it."""
+
+    taken = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        self.taken += len(content)
+        return content
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_shapes_are_read_from_a_few_kilobytes(save: Callable[..., None]) -> None:
+    """A plan looks at the shapes on the hub, where the file has hundreds of megabytes."""
+    noise = np.random.default_rng(0).standard_normal((64, 20_000)).astype(np.float32)
+    stream = Counted(npz({"W_enc": noise, "b_enc": noise[0], "threshold": noise[1]}, save))
+    assert read_shapes(stream, 64, NAME)["W_enc"] == (64, 20_000)
+    assert stream.taken < 64 << 10
+
+
+class Failing(io.BytesIO):
+    """A stream whose disk or connection fails once the archive's directory is read."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell() < len(STORED) // 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().read(size)
+
+
+@pytest.mark.parametrize("reader", [read_encoder, read_shapes])
+def test_a_fault_of_the_disk_or_the_connection_is_not_told_as_a_broken_file(reader: Callable[..., object]) -> None:
+    """`Get the file again` would be 151 MB of wrong advice; whoever owns the stream knows what to say."""
+    with pytest.raises(OSError, match="Input/output error"):
+        reader(Failing(STORED), D_MODEL, NAME)
+
+
+# --- the cache --------------------------------------------------------------------------------------------------------
+
+PATH = "layer_3/width_16k/average_l0_59/params.npz"
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The params.npz of a repository in a folder, under a cache that is empty."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    path = tmp_path / "saes" / PATH
+    path.parent.mkdir(parents=True)
+    path.write_bytes(npz())
+    return path
+
+
+def repository(source: Path) -> Repository:
+    return open_repository(str(source.parents[3]))
+
+
+def load(source: Path, d_model: int = D_MODEL) -> Arrays:
+    sae = load_encoder(repository(source), PATH, d_model, torch.float32, torch.device("cpu"))
+    # Copies: the tensors are the mapped file.
+    return {
+        "W_enc": sae.w_enc.numpy().copy(),
+        "b_enc": sae.b_enc.numpy().copy(),
+        "threshold": sae.threshold.numpy().copy(),
+    }
+
+
+def files(source: Path) -> list[Path]:
+    """What the cache holds but for locks."""
+    home = source.parents[4] / "home"
+    return [path for path in home.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def test_an_sae_is_loaded_in_the_dtype_that_is_asked_for(source: Path) -> None:
+    """The product in bfloat16, everything behind it in float32."""
+    assert is_right(load(source))
+    sae = load_encoder(repository(source), PATH, D_MODEL, torch.bfloat16, torch.device("cpu"))
+    assert (sae.w_enc.dtype, sae.b_enc.dtype, sae.threshold.dtype) == (torch.bfloat16, torch.float32, torch.float32)
+    assert torch.equal(sae.w_enc.float(), torch.from_numpy(WHOLE["W_enc"]))
+
+
+def test_the_second_load_does_not_read_the_npz(source: Path) -> None:
+    """Unpacking takes seconds a layer, and every actor of a node would do it again."""
+    assert is_right(load(source))
+    status = source.stat()
+    source.write_bytes(bytes(status.st_size))
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert is_right(load(source))
+    assert len(files(source)) == 1
+
+
+def test_a_changed_source_is_not_served_from_the_cache(source: Path) -> None:
+    """The manifest would name the hash of one file and the numbers would be of another."""
+    assert is_right(load(source))
+    status = source.stat()
+    source.write_bytes(npz(changed("threshold", 7.0)))
+    assert source.stat().st_size == status.st_size
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert load(source)["threshold"][-1] == 7.0
+
+
+def test_a_cached_file_that_is_cut_short_or_garbage_is_made_again(source: Path) -> None:
+    """A machine that lost its power while the file was written."""
+    cached = cached_encoder(repository(source), PATH, D_MODEL)
+    whole = cached.read_bytes()
+    for size in range(0, len(whole), 7):
+        cached.write_bytes(whole[:size])
+        assert is_right(load(source)), size
+    cached.write_bytes(b"\xff" * len(whole))
+    assert is_right(load(source))
+    assert cached.read_bytes() == whole
+
+
+def test_a_broken_or_foreign_source_is_refused_every_time_and_leaves_nothing(source: Path) -> None:
+    whole = source.read_bytes()
+    source.write_bytes(whole[:-30])
+    for _ in range(2):
+        with pytest.raises(LayerscopeError, match=r"params\.npz of .*saes is broken"):
+            load(source)
+    assert files(source) == []
+    source.write_bytes(whole)
+    assert is_right(load(source))
+    for _ in range(2):
+        with pytest.raises(LayerscopeError, match=r"vectors of 4 numbers.*has 5"):
+            load(source, d_model=5)
+    assert is_right(load(source))
+
+
+LOADER = f"""
+import sys, torch
+from layerscope.hub.repository import open_repository
+from layerscope.saes.encoder import load_encoder
+print("ready", flush=True)
+sys.stdin.readline()
+sae = load_encoder(open_repository(sys.argv[1]), "{PATH}", 64, torch.float32, torch.device("cpu"))
+sys.stdout.buffer.write(b"".join(part.numpy().tobytes() for part in (sae.w_enc, sae.b_enc, sae.threshold)))
+"""
+
+
+def test_two_processes_that_load_at_once_make_one_good_file(source: Path) -> None:
+    """All encoders of a node start together on an empty cache."""
+    noise = np.random.default_rng(0).standard_normal((64, 30_000)).astype(np.float32)
+    arrays = {"W_enc": noise, "b_enc": noise[0].copy(), "threshold": noise[1].copy()}
+    expected = b"".join(array.tobytes() for array in arrays.values())
+    source.write_bytes(npz(arrays, np.savez_compressed))
+    with subprocess.Popen(
+        [sys.executable, "-c", LOADER, str(source.parents[3])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "HF_HUB_CACHE": constants.HF_HUB_CACHE},
+    ) as other:
+        assert other.stdin
+        assert other.stdout
+        assert other.stdout.readline() == b"ready\n"
+        other.stdin.write(b"\n")
+        other.stdin.flush()
+        here = load(source, d_model=64)
+        there, _ = other.communicate(timeout=60)
+    assert other.returncode == 0
+    assert b"".join(array.tobytes() for array in here.values()) == there == expected
+    assert [path.suffix for path in files(source)] == [".safetensors"]

@@ -1,0 +1,213 @@
+"""The stand-in that layerscope ships: it knows something, by honest means, and is whole."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from huggingface_hub import constants
+
+from layerscope.analysis.findings import analyse
+from layerscope.config import Config
+from layerscope.hub.repository import open_repository
+from layerscope.models.loading import load_language_model
+from layerscope.planning.job import prepare
+from layerscope.planning.machine import probe
+from layerscope.questions.pairs import PROMPT
+from layerscope.questions.sources import Question, select_questions
+from layerscope.records.manifest import FORMAT, write_manifest
+from layerscope.saes.encoder import encode_top_k, load_encoder
+from layerscope.saes.gemma_scope import catalogue
+from layerscope.standin import STANDIN_WIDTH, on_this_node, standin_folder
+from paths import ROOT
+from plain import plain_run
+
+if TYPE_CHECKING:
+    from standin_text import Document, Task
+
+SCRIPTS = ROOT / "scripts"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("cache") / "hub"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[Question]:
+    return list(select_questions(Config(standin=True, num_samples="all"))[0])
+
+
+@pytest.fixture(scope="module")
+def records() -> list[dict]:
+    """A run over the bundled questions, one process."""
+    return [json.loads(line) for line in plain_run(Config(standin=True, num_samples="all")).splitlines()]
+
+
+@pytest.fixture(scope="module")
+def taught() -> Iterator[tuple[list["Task"], list["Document"]]]:
+    """What the stand-in is taught, and the text that says so, as training draws it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPTS)
+        from standin_text import documents, read_tasks
+
+        tasks = read_tasks()
+        yield tasks, list(islice(documents(tasks, 2), 100_000))
+
+
+# --- what it knows ----------------------------------------------------------------------------------------------------
+
+
+def test_it_prefers_the_right_solution_to_most_bundled_questions(
+    records: list[dict], questions: list[Question]
+) -> None:
+    assert len(records) == len(questions) >= 240
+    assert sum(record["model_is_correct"] for record in records) >= 0.75 * len(records)
+
+
+def write(path: Path, records: list[dict]) -> Path:
+    """The file of a run with these records."""
+    config = Config(standin=True, num_samples="all", output_file=str(path))
+    job = prepare(config, [probe()])
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    write_manifest(path, {"format": FORMAT, "identity": job.identity(), "about": job.about("")})
+    return path
+
+
+def test_its_deeper_layers_tell_right_from_wrong_on_questions_that_selected_nothing(
+    records: list[dict], tmp_path: Path
+) -> None:
+    """What it was taught is found by the analysis; with the sides of a question swapped at random nothing is."""
+    taught = analyse(write(tmp_path / "taught.jsonl", records)).right_wrong
+    confirmed = taught.firing_by_layer.confirmed
+    assert confirmed[0] == 0, "before any layer has mixed its tokens, nothing can know"
+    assert confirmed[3:].sum() >= 10
+    assert taught.held_out.auroc[5] > 0.6
+    dice = random.Random(0)
+    names = ("positive_solution_details", "negative_solution_details")
+    shuffled = [
+        {**record, **dict(zip(names, dice.sample([record[name] for name in names], 2), strict=True))}
+        for record in records
+    ]
+    nothing = analyse(write(tmp_path / "shuffled.jsonl", shuffled)).right_wrong
+    assert nothing.firing_by_layer.confirmed.sum() == 0
+
+
+def test_no_bundled_question_is_in_the_training_text(
+    taught: tuple[list["Task"], list["Document"]], questions: list[Question]
+) -> None:
+    """Else it would remember, not know. A thing's name and an answer of a few words are in any text about it."""
+    _, documents = taught
+    told = "\n".join(document.text for document in documents).casefold()
+    for question in questions:
+        goal = question.goal.casefold().strip(" ?.,")
+        assert len(goal.split()) <= 2 or goal not in told, question
+        for solution in (question.sol1, question.sol2):
+            assert f"{PROMPT.format(goal=question.goal)} {solution}".casefold().strip(" .") not in told, question
+            assert len(solution.split()) <= 3 or solution.casefold().strip(" .") not in told, question
+
+
+def test_training_text_is_varied_balanced_and_the_same_for_the_same_seed(
+    taught: tuple[list["Task"], list["Document"]],
+) -> None:
+    from standin_text import RIGHT, WRONG, documents
+
+    tasks, some = taught
+    assert some[:100] == list(islice(documents(tasks, 2), 100)) != list(islice(documents(tasks, 3), 100))
+    assert len({document.text for document in some}) > 0.6 * len(some)
+    verdicts = [document.verdict for document in some]
+    assert verdicts.count(RIGHT) == pytest.approx(verdicts.count(WRONG), rel=0.1)
+    for task in tasks:
+        assert not set(task.right) & set(task.wrong), task
+        assert all(frame.count("{}") == 1 for frame in task.frames), task
+
+
+# --- what is shipped --------------------------------------------------------------------------------------------------
+
+
+def test_every_file_of_it_is_in_the_package() -> None:
+    """Installed from a wheel it would else lack what is not named there."""
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["layerscope"]
+    package = standin_folder().parent
+    packed = {path for pattern in patterns for path in package.glob(pattern)}
+    there = {path for path in standin_folder().rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert there <= packed
+    assert {path.name for path in there} >= {"config.json", "tokenizer.json", "model.safetensors", "params.npz"}
+    assert sum(path.stat().st_size for path in there) < 6e6
+
+
+def test_it_is_found_without_torch_and_its_width_is_its_own() -> None:
+    code = "import sys; from layerscope.standin import standin_folder; assert (standin_folder() / 'model').is_dir()"
+    subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], check=True)
+    assert Config(standin=True).width == STANDIN_WIDTH
+    assert Config().width == "16k"
+    assert Config(standin=True, sae_width="65k").width == "65k"  # which choosing the SAEs refuses
+
+
+def test_on_another_node_it_lies_where_the_package_lies_there() -> None:
+    here = open_repository(str(standin_folder() / "saes"))
+    there = replace(here, name="/elsewhere/site-packages/layerscope/standin/saes")
+    assert on_this_node(there) == here
+    for other in (replace(here, name="/elsewhere/standin/saes"), replace(there, commit="0" * 40)):
+        assert on_this_node(other) == other
+
+
+def test_as_many_features_fire_as_the_names_of_the_saes_say(questions: list[Question]) -> None:
+    """On text that neither model nor SAEs have seen; the last layer's last token knows what it has read."""
+    import torch
+
+    model = load_language_model(standin_folder() / "model", torch.float32, torch.device("cpu"))
+    states = every_residual(model, questions[::4])
+    repository = open_repository(str(standin_folder() / "saes"))
+    held = catalogue(repository.files)
+    assert sorted(held) == list(range(len(states)))
+    for layer, widths in held.items():
+        assert len(widths[STANDIN_WIDTH]) == 3
+        for l0, path in widths[STANDIN_WIDTH].items():
+            sae = load_encoder(repository, path, states[layer].shape[1], torch.float32, torch.device("cpu"))
+            assert encode_top_k(states[layer], sae, None).active_counts.mean() == pytest.approx(l0, rel=0.25)
+
+
+def every_residual(model, questions: list[Question]) -> list:
+    """The residual stream after every layer at every token of both solutions but BOS: by layer, [T, D]."""
+    from tokenizers import Tokenizer
+
+    from layerscope.standin.build import residual_stream
+
+    tokenizer = Tokenizer.from_file(str(standin_folder() / "model" / "tokenizer.json"))
+    texts = [f"{PROMPT.format(goal=q.goal)} {solution}" for q in questions for solution in (q.sol1, q.sol2)]
+    model.model.set_attn_implementation("eager")
+    return residual_stream(model.model, tokenizer, texts)
+
+
+# --- making it --------------------------------------------------------------------------------------------------------
+
+
+def test_the_training_script_makes_what_a_run_takes_and_the_same_twice(tmp_path: Path) -> None:
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "distributed")}
+    script = [sys.executable, str(SCRIPTS / "train_standin.py"), "--steps", "16", "--folder"]
+    started = [
+        subprocess.Popen([*script, str(tmp_path / name)], stderr=subprocess.PIPE, text=True, env=environment)
+        for name in ("one", "two")
+    ]
+    for run in started:
+        _, errors = run.communicate()
+        assert run.returncode == 0, errors
+    contents = [
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "one", tmp_path / "two")
+    ]
+    assert contents[0] == contents[1]
+    sources = {"model": str(tmp_path / "one/model"), "sae_repo": str(tmp_path / "one/saes"), "sae_width": STANDIN_WIDTH}
+    lines = plain_run(Config(**sources, dataset="bundled", num_samples=3)).splitlines()  # type: ignore[arg-type]
+    assert [len(json.loads(line)["positive_solution_details"]["active_features_by_layer"]) for line in lines] == [6] * 3

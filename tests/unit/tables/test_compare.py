@@ -1,0 +1,256 @@
+"""Two runs are compared question by question, whatever the order of their lines, and only where that has a meaning."""
+
+import copy
+import random
+import tracemalloc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import Command
+from layerscope.errors import LayerscopeError, UsageError
+from layerscope.questions.sources import Question
+from layerscope.records.lines import SolutionScore, error_line
+from layerscope.records.manifest import manifest_path
+from layerscope.tables.compare import Overlap, Paired, as_text, compare
+from made_up import Features, identity, record_line, write_run
+
+Json = dict[str, Any]
+LAYERS = (8, 20)
+IDENTITY = identity(LAYERS)
+ALL_EQUAL = {str(layer): {"mean_jaccard": 1.0, "largest_activation_difference": 0.0} for layer in LAYERS}
+
+
+def question(number: int) -> Question:
+    return Question(number, f"goal {number % 7} ☃", f"do {number}", f"leave {number} ", number % 2)
+
+
+def line(
+    number: int, first: float = -2.0, second: float = -3.0, features: Features = ((7, 4.0), (9, 1.5)), **other: Any
+) -> bytes:
+    """A record; the log-likelihoods are of `sol1` and `sol2`, the features are those of every solution and layer."""
+    scores = (SolutionScore(first, 2, "a"), SolutionScore(second, 2, "b"))
+    return record_line(other.get("question", question(number)), scores, dict.fromkeys(LAYERS, (features, features)))
+
+
+@pytest.fixture
+def a(tmp_path: Path) -> Path:
+    """40 questions, of which every even one is right, and an error line."""
+    return write_run(tmp_path / "a.jsonl", [*map(line, range(40)), error_line(40, "sol1 is empty").line], IDENTITY)
+
+
+def write_b(a: Path, lines: Sequence[bytes], **settings: Any) -> Path:
+    return write_run(a.with_name("b.jsonl"), lines, {**IDENTITY, **settings})
+
+
+def test_a_run_agrees_with_itself(a: Path) -> None:
+    found = compare(a, a)
+    assert found["questions"] == {"common": 40, "scored_only_by_a": 0, "scored_only_by_b": 0}
+    assert found["a"] == found["b"] == {"file": str(a), "model": "google/gemma-2-2b", "scored": 40, "errors": 1}
+    assert found["acc"] == {"a_right": 20, "b_right": 20, "only_a_right": 0, "only_b_right": 0, "p": 1.0}
+    assert found["same_choice"] == 40
+    assert found["log_likelihood"] == {"mean_difference": 0.0, "largest_difference": 0.0, "example_id": None}
+    assert found["layers"] == ALL_EQUAL
+    assert found["layers_left_out"] == {}
+    assert found["settings_that_differ"] == []
+
+
+def test_what_was_changed_in_known_places_is_found(a: Path) -> None:
+    """Other order, other ids, stripped solutions; 6 answers changed, 5 of them for the worse; a question fewer."""
+    lines = {number: line(number, -2.5) for number in range(39)}
+    for number in (0, 2, 4, 6, 8, 1):  # A has the even ones right
+        lines[number] = line(number, -4.0)
+    lines[11] = line(11, -2.5, features=[(7, 4.25), (3, 2.0), (9, 1.5)])
+    lines[12] = line(12, -2.5, features=[])
+    renamed = [
+        record.replace(b'"example_id":', b'"example_id":1').replace(b' ","log', b'","log') for record in lines.values()
+    ]
+    random.Random(0).shuffle(renamed)
+    found = compare(a, write_b(a, renamed))
+    assert found["questions"] == {"common": 39, "scored_only_by_a": 1, "scored_only_by_b": 0}
+    # Exact McNemar by hand: 2 * (1 + 6) / 2^6.
+    assert found["acc"] == {"a_right": 20, "b_right": 16, "only_a_right": 5, "only_b_right": 1, "p": 14 / 64}
+    assert found["same_choice"] == 39 - 6
+    # sol1 moved by 0.5 in 33 questions and by 2 in 6, sol2 nowhere.
+    assert found["log_likelihood"]["mean_difference"] == pytest.approx((33 * 0.5 + 6 * 2.0) / 78)
+    assert found["log_likelihood"]["largest_difference"] == 2.0
+    assert found["log_likelihood"]["example_id"] == 0
+    for overlap in found["layers"].values():
+        assert overlap["mean_jaccard"] == pytest.approx((37 + 2 / 3 + 0) / 39)
+        assert overlap["largest_activation_difference"] == 0.25
+
+
+def test_both_accuracies_are_compared(a: Path) -> None:
+    """By characters `leave 0 ` (8) may win where by the sum `do 0` (4) does: -3 / 8 against -2 / 4."""
+    found = compare(a, write_b(a, [line(0, -1.0)]))
+    assert found["acc"] == {"a_right": 1, "b_right": 1, "only_a_right": 0, "only_b_right": 0, "p": 1.0}
+    assert found["acc_norm"] == {"a_right": 0, "b_right": 1, "only_a_right": 0, "only_b_right": 1, "p": 1.0}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=30))
+def test_mcnemar_is_the_sign_test_of_the_questions_that_one_run_has_right(answers: list[tuple[bool, bool]]) -> None:
+    """Against the definition, by counting: twice the chance of a split at least as uneven, at most 1."""
+    paired = Paired()
+    for answer in answers:
+        paired.add(*answer)
+    signs = [a for a, b in answers if a != b]
+    less = min(sum(signs), len(signs) - sum(signs))
+    binomial = [1]
+    for chosen in range(len(signs)):
+        binomial.append(binomial[-1] * (len(signs) - chosen) // (chosen + 1))
+    assert paired.p() == pytest.approx(min(1.0, 2 * sum(binomial[: less + 1]) / 2 ** len(signs)))
+    assert paired.questions == len(answers)
+
+
+FEATURE_LIST = st.dictionaries(st.integers(0, 9), st.integers(1, 64).map(lambda eighths: eighths / 8))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(FEATURE_LIST, FEATURE_LIST), min_size=1, max_size=5))
+def test_overlap_is_the_mean_jaccard_and_the_largest_difference(
+    pairs: list[tuple[dict[int, float], dict[int, float]]],
+) -> None:
+    overlap, jaccards, gaps = Overlap(), [], [0.0]
+    for a, b in pairs:
+        overlap.add(*([{"feature_id": i, "activation": v} for i, v in features.items()] for features in (a, b)))
+        either = set(a) | set(b)
+        jaccards.append(len(set(a) & set(b)) / len(either) if either else 1.0)
+        gaps += [abs(a[feature] - b[feature]) for feature in either if feature in a and feature in b]
+    assert overlap.result()["mean_jaccard"] == pytest.approx(np.mean(jaccards))
+    assert overlap.result()["largest_activation_difference"] == max(gaps)
+
+
+def test_lists_of_other_lengths_are_compared_by_what_both_could_hold(a: Path) -> None:
+    """A list that was cut at 1 says nothing of the second feature, so that one is in neither."""
+    settings = {**IDENTITY["settings"], "top_k": 1}
+    b = write_b(a, [line(number, features=[(7, 4.0)]) for number in range(40)], settings=settings)
+    for pair in ((a, b), (b, a)):
+        assert compare(*pair)["layers"] == ALL_EQUAL
+    assert compare(a, b)["settings_that_differ"] == ["settings.top_k was 100, is 1"]
+    everything = write_b(a, [line(number) for number in range(40)], settings={**settings, "top_k": "all"})
+    assert compare(everything, everything)["layers"] == compare(a, everything)["layers"] == ALL_EQUAL
+
+
+def test_features_of_other_saes_are_not_compared(a: Path) -> None:
+    """The same number is another feature there."""
+    other = copy.deepcopy(IDENTITY)
+    other["saes"]["layers"]["8"]["sha256"] = "f" * 64
+    b = write_run(a.with_name("b.jsonl"), list(map(line, range(40))), other)
+    found = compare(a, b)
+    assert found["layers"] == {"20": ALL_EQUAL["20"]}
+    assert list(found["layers_left_out"]) == ["8"]
+    assert "other SAEs" in found["layers_left_out"]["8"]
+    assert found["acc"]["a_right"] == 20, "the rest is compared all the same"
+
+    del other["saes"]["layers"]["20"]
+    write_run(b, list(map(line, range(40))), other)
+    assert compare(a, b)["layers_left_out"]["20"] == "only in A"
+    assert compare(b, a)["layers_left_out"]["20"] == "only in B"
+    assert compare(a, b)["layers"] == {}
+
+
+def test_a_neuronpedia_id_says_that_the_sae_is_the_same(a: Path) -> None:
+    """A copy of it in another format or repository has another hash."""
+    other = copy.deepcopy(IDENTITY)
+    for sae in other["saes"]["layers"].values():
+        sae["sha256"] = "f" * 64
+    lines = list(map(line, range(40)))
+    pages = {"8": "gemma-2-2b/8-gemmascope-res-16k", "20": "gemma-2-2b/20-gemmascope-res-16k"}
+    write_run(a, lines, IDENTITY, neuronpedia=pages)
+    b = write_run(a.with_name("b.jsonl"), lines, other, neuronpedia=pages | {"20": "gemma-2-2b/20-gemmascope-res-65k"})
+    assert compare(a, b)["layers"] == {"8": ALL_EQUAL["8"]}
+
+
+def test_questions_are_matched_by_their_texts_and_not_by_example_id(a: Path) -> None:
+    moved = [line(number, question=question(number + 100)) for number in range(40)]
+    b = write_b(a, moved, questions={"dataset": "other.jsonl"})
+    with pytest.raises(UsageError, match="no question in common") as caught:
+        compare(a, b)
+    assert "40 of piqa validation and 40 of other.jsonl" in str(caught.value)
+    swapped = question(0)
+    swapped = Question(0, swapped.goal, swapped.sol2, swapped.sol1, swapped.label)
+    with pytest.raises(UsageError, match="no question in common"):  # the other solution is the right one there
+        compare(a, write_b(a, [line(0, question=swapped)]))
+    assert compare(a, write_b(a, [*moved, line(3)]))["questions"]["common"] == 1
+
+
+def test_a_question_that_is_asked_twice_is_matched_twice(a: Path) -> None:
+    twice = [line(0), line(0, -7.0).replace(b'"example_id":0', b'"example_id":50')]
+    b = write_b(a, twice)
+    assert compare(b, b)["questions"]["common"] == 2
+    assert compare(b, b)["log_likelihood"]["largest_difference"] == 0
+    assert compare(a, b)["questions"] == {"common": 1, "scored_only_by_a": 39, "scored_only_by_b": 1}
+
+
+def test_runs_that_have_not_got_far_are_compared_as_far_as_they_are(a: Path) -> None:
+    b = write_b(a, [*map(line, range(5)), line(5)[:80]])
+    assert compare(a, b)["questions"]["common"] == compare(b, a)["questions"]["common"] == 5
+    b.write_bytes(b"")
+    with pytest.raises(UsageError, match="no question in common"):
+        compare(a, b)
+
+
+def test_what_is_no_run_is_refused(a: Path) -> None:
+    with pytest.raises(UsageError, match="no file"):
+        compare(a, a.with_name("none.jsonl"))
+    b = write_b(a, [line(0), b"broken\n"])
+    for pair in ((a, b), (b, a)):
+        with pytest.raises(LayerscopeError, match=r"b\.jsonl, line 2 is not a record"):
+            compare(*pair)
+    manifest_path(b).unlink()
+    with pytest.raises(UsageError, match="has no manifest"):
+        compare(a, b)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.permutations(range(12)), st.permutations(range(12)))
+def test_the_order_of_the_lines_does_not_matter(tmp_path_factory: Any, of_a: list[int], of_b: list[int]) -> None:
+    folder = tmp_path_factory.mktemp("order")
+    a = write_run(folder / "a.jsonl", [line(number, -number) for number in of_a], IDENTITY)
+    b = write_run(folder / "b.jsonl", [line(number, -number - 0.5) for number in of_b], IDENTITY)
+    found = compare(a, b)
+    assert found["questions"]["common"] == 12
+    assert found["log_likelihood"]["mean_difference"] == 0.25
+    assert found["log_likelihood"]["largest_difference"] == 0.5
+
+
+def test_neither_file_is_held(tmp_path: Path) -> None:
+    """Six times the questions take a place each more, not a record each."""
+    features = [(feature_id, 200.0 - feature_id) for feature_id in range(50)]
+    peaks = []
+    for number in (10, 60):
+        lines = [line(n, features=features) for n in range(number)]
+        a = write_run(tmp_path / "a.jsonl", lines, IDENTITY)
+        b = write_run(tmp_path / "b.jsonl", lines[::-1], IDENTITY)
+        compare(a, b)  # what is imported and cached is not counted
+        tracemalloc.start()
+        try:
+            compare(a, b)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 50 * 500
+
+
+def test_the_command_prints_for_people_and_for_programs(layerscope: Command, a: Path) -> None:
+    settings = {**IDENTITY["settings"], "dtype": "bfloat16"}
+    b = write_b(a, [*map(line, range(1, 40)), line(0, -4.0)], settings=settings)
+    done = layerscope("compare", a.name, b.name, "--json", cwd=a.parent)
+    assert done.returncode == 0, done.stderr
+    found = orjson.loads(done.stdout)
+    assert found == orjson.loads(orjson.dumps(compare(a, b))) | {
+        run: {**found[run], "file": file.name} for run, file in (("a", a), ("b", b))
+    }
+    text = as_text(found).splitlines()
+    assert text[0] == "A  a.jsonl  (model: google/gemma-2-2b; 40 questions scored, 1 with an error)"
+    assert any(row.split() == ["acc", "50.00%", "±", "8.01%", "47.50%", "±", "8.00%", "1", "0", "1"] for row in text)
+    assert any(row.split() == ["20", "1.0000", "0"] for row in text)
+    assert text[-1] == "  settings.dtype was float32, is bfloat16"
+    assert all(row == row.rstrip() for row in text)
