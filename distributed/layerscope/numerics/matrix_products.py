@@ -58,7 +58,7 @@ def pack(model: nn.Module, dtype: torch.dtype) -> None:
 
     One after the other, and each plain weight is let go of before the next: never are there two copies of the model.
     """
-    if _onednn_pack is None:
+    if not can_pack(dtype):
         return
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
@@ -66,6 +66,17 @@ def pack(model: nn.Module, dtype: torch.dtype) -> None:
                 plain = converted(layer.weight.detach(), dtype)
                 setattr(parent, name, PackedLinear(plain))
                 let_go(plain)
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether oneDNN packs weights of a format on this processor: bfloat16 needs AVX-512 or its like."""
+    if _onednn_pack is None:
+        return False
+    try:
+        _onednn_pack(torch.zeros(1, 1, dtype=dtype), _USUAL_ROWS)
+    except RuntimeError:
+        return False
+    return True
 
 
 def converted(weight: Tensor, dtype: torch.dtype) -> Tensor:
