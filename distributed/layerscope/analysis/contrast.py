@@ -59,14 +59,13 @@ def settle(tests: Mapping[str, T], largest: NDArray[np.float32], options: Option
     """
     everything, discovery, validation = (tests[part] for part in (EVERYTHING, *HALVES))
     selection = statistics.select_and_confirm(discovery, validation, options.level)
-    family_wise = statistics.family_wise(everything.z, ~np.isnan(everything.p), largest, options.level)
     return Tested(
         replace(everything, q=statistics.false_discovery_rates(everything.p)),
         replace(discovery, q=selection.discovery_q),
         replace(validation, p=selection.validation_p, q=selection.validation_q),
         selection.selected,
         selection.confirmed,
-        *family_wise,
+        statistics.family_wise_threshold(~np.isnan(everything.p), largest, options.level),
     )
 
 

@@ -27,12 +27,10 @@ class Brief:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How often a layer's features fire on the two sides of a contrast, and for which more strongly."""
+    """How often a layer's features fire on the two sides of a contrast, """
 
     first_fires: Ints  # [F]
     second_fires: Ints  # [F]
-    present: Ints  # [F]
-    superiority: Floats  # [F]
 
 
 @dataclass(frozen=True)
@@ -176,8 +174,6 @@ def _comparison(pairs: LayerPairs, sign: Floats) -> Comparison:
     return Comparison(
         np.bincount(pairs.feature[signed >= 0], minlength=n_features),
         np.bincount(pairs.feature[signed <= 0], minlength=n_features),
-        np.bincount(pairs.feature, minlength=n_features),
-        statistics.superiority(pairs.feature, (pairs.positive - pairs.negative) * sign[pairs.pair], n_features),
     )
 
 

@@ -15,7 +15,6 @@ METHOD: tuple[str, ...] = (
     "both activations are known. Equal activations are left out, ties share their mean rank, p is the normal "
     "approximation; the effect is d_z. Pairs in which one side is silent belong to the firing test alone. "
     "Magnitudes of different layers do not compare.",
-    "Superiority, P(first > second) + P(=)/2, is over the pairs in which a feature fires for at least one solution.",
     "Many tests: Benjamini-Hochberg's q is over every layer x feature with enough pairs, per contrast and per "
     "test. A finding is selected on one half of the questions and confirmed on the other (q among the selected, "
     "and the same sign). The halves are split by a hash of the goal, so questions with one goal stay together. "

@@ -192,7 +192,6 @@ class Tested(Generic[T]):
     """p and q only where `selected`, and q over those; so that nothing is picked here."""
     selected: Bools  # [N] discovery q <= level
     confirmed: Bools  # [N] selected, validation q <= level, and the sign of discovery
-    family_wise_p: Floats  # [N] of `everything`, by the largest |z| of permuted labels; NaN where not tested
     family_wise_z: float
     """|z| above which a feature is significant at `level` over everything tested; NaN where nothing is."""
 
@@ -233,8 +232,6 @@ class Contrast:
     second: str
     first_fires: Ints  # [N] pairs in which the first side fires above the pair's limit
     second_fires: Ints  # [N]
-    present: Ints  # [N] pairs in which at least one does
-    superiority: Floats  # [N] over `present`: P(activation first > second) + P(=)/2; 0.5 is no difference
     firing: Tested[Firing]
     magnitude: Tested[Magnitude]
     firing_by_layer: ByLayer

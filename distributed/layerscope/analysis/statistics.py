@@ -70,12 +70,6 @@ def signed_rank_test(feature: Ints, signed: Floats, rank: Floats, n_features: in
     )
 
 
-def superiority(feature: Ints, first_less_second: Floats, n_features: int) -> Floats:
-    """P(first > second) + P(=)/2 over a feature's pairs, [F]; from the signs of the differences, [M]."""
-    signs = sums(feature, np.sign(first_less_second), n_features)
-    return 0.5 + _ratio(signs, np.bincount(feature, minlength=n_features)) / 2
-
-
 def false_discovery_rates(p: Floats) -> Floats:
     """Benjamini-Hochberg's q of every p that is not NaN, over all of these."""
     q = np.full(len(p), np.nan)
@@ -141,21 +135,21 @@ def largest_flipped(
     return largest
 
 
-def family_wise(z: Floats, tested: Bools, largest: NDArray[np.float32], level: float) -> tuple[Floats, float]:
-    """Westfall and Young's single-step adjusted p, (1 + permutations that reach |z|) / (1 + P), and the |z| to exceed.
+def family_wise_threshold(tested: Bools, largest: NDArray[np.float32], level: float) -> float:
+    """The |z| to exceed so that with a probability of `level` at most anything does by chance (Westfall and Young).
 
     Args:
-        z: [N] observed.
-        largest: [P] of every permutation over everything tested.
+        tested: [N] which features are.
+        largest: [P] |z| of every permutation over everything tested.
+
+    Returns:
+        NaN where nothing is tested; infinity where there are too few permutations for the level.
     """
-    adjusted = np.full(len(z), np.nan)
     if not tested.any() or not len(largest):
-        return adjusted, float("nan")
+        return float("nan")
     ordered = np.sort(largest.astype(np.float64))
-    amount = np.abs(z[tested]) * (1 - 1e-5)  # the permuted ones are float32
-    adjusted[tested] = (1 + len(ordered) - np.searchsorted(ordered, amount)) / (1 + len(ordered))
     allowed = int(level * (1 + len(ordered))) - 1  # permutations that may reach a significant |z|
-    return adjusted, float(ordered[-1 - allowed]) if allowed >= 0 else float("inf")
+    return float(ordered[-1 - allowed]) if allowed >= 0 else float("inf")
 
 
 def paired_superiority(first: Floats, second: Floats) -> tuple[float, float]:
