@@ -59,7 +59,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from layerscope.config import Config
 from layerscope.engine import cluster
-from layerscope.engine.actors import Arrival, Encoded, Scores
+from layerscope.engine.answers import Arrival, Encoded, Scores
 from layerscope.engine.crew import Crew
 from layerscope.engine.driver import Driver
 from layerscope.engine.logs import Span

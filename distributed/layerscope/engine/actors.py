@@ -8,28 +8,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from layerscope.engine.logs import ActorLog, Span
+from layerscope.engine.answers import Arrival, Encoded, Scores, TorchSettings
+from layerscope.engine.logs import ActorLog
 from layerscope.formatting import ranges
 from layerscope.hub.repository import Repository
 from layerscope.models.spec import GemmaSpec, fetch_model, tokenizer_path
-from layerscope.numerics.memory import keep_freed_memory
 from layerscope.planning.machine import probe
 from layerscope.planning.placement import Node
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.sources import Question
-from layerscope.records.lines import LayerBlock, Outcome
 from layerscope.saes.gemma_scope import SaeChoice
 from layerscope.standin import on_this_node
-
-if TYPE_CHECKING:
-    import torch
 
 # Idle threads must sleep soon: spinning ones take the cores from the other actors (small products: 30 times slower).
 # Not at once: being woken for every operation costs a forward pass that runs alone a tenth of its time.
@@ -39,51 +33,6 @@ WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
-
-
-@dataclass(frozen=True)
-class TorchSettings:
-    """How an actor computes."""
-
-    device: str
-    dtype: str
-    threads: int | None
-
-    def apply(self) -> tuple[torch.device, torch.dtype]:
-        """Sets this process up and gives the device and the number format."""
-        import torch
-
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        if self.device == "cpu":
-            keep_freed_memory()
-        return torch.device(self.device), getattr(torch, self.dtype)
-
-
-class Arrival(NamedTuple):
-    """What an actor says when its process is there, before it loads anything."""
-
-    node: Node
-    """As this process sees it: of its GPUs, the ones it was given."""
-    node_id: str
-    pid: int
-
-
-class Scores(NamedTuple):
-    """What the driver reads of a scored batch."""
-
-    outcomes: list[Outcome]
-    halved: bool
-    tokens: int
-    """That the model read."""
-    span: Span
-
-
-class Encoded(NamedTuple):
-    """What the driver reads of an encoded block."""
-
-    block: LayerBlock
-    span: Span
 
 
 class _Actor:

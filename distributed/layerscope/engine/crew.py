@@ -20,7 +20,8 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from layerscope.engine import cluster
-from layerscope.engine.actors import WORKER_ENVIRONMENT, Arrival, EncoderActor, GemmaActor, TorchSettings
+from layerscope.engine.actors import WORKER_ENVIRONMENT, EncoderActor, GemmaActor
+from layerscope.engine.answers import Arrival, TorchSettings
 from layerscope.engine.metrics import Metrics
 from layerscope.errors import LayerscopeError, first_line
 from layerscope.formatting import ranges

@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import ObjectLostError
 
 from layerscope.engine import cluster
-from layerscope.engine.actors import Encoded, Scores
+from layerscope.engine.answers import Encoded, Scores
 from layerscope.engine.crew import CALLS_PER_GEMMA_ACTOR, MACHINE_FAULTS, Crew, Member, Reference
 from layerscope.engine.logs import Span
 from layerscope.engine.timeline import Timeline
