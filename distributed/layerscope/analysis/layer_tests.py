@@ -27,7 +27,7 @@ class Brief:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How often a layer's features fire on the two sides of a contrast, """
+    """How often a layer's features fire on the two sides of a contrast,"""
 
     first_fires: Ints  # [F]
     second_fires: Ints  # [F]

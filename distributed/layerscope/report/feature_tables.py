@@ -58,12 +58,21 @@ class Row:
 
 
 @dataclass(frozen=True)
+class QuickList:
+    """Neuronpedia's page of many features at once."""
+
+    url: str
+    features: int
+    """How many it shows: at most `QUICK_LIST`, of layers whose SAE has pages."""
+
+
+@dataclass(frozen=True)
 class Table:
     """The features of one layer, or the confirmed ones of all."""
 
     rows: Sequence[Row]
     left_out: int
-    quick_list: str | None
+    quick_list: QuickList | None
 
 
 def columns(contrast: Contrast) -> list[Column]:
@@ -215,12 +224,13 @@ def _rounded(value: float) -> str:
     return number(value, int(np.clip(2 - math.floor(math.log10(abs(value))), 0, 3)))
 
 
-def _quick_list(analysis: Analysis, contrast: Contrast, rows: Sequence[Row]) -> str | None:
-    """Neuronpedia's page of many features at once; None where no SAE has pages."""
+def _quick_list(analysis: Analysis, contrast: Contrast, rows: Sequence[Row]) -> QuickList | None:
+    """None where no SAE has pages."""
     ids = {sae.layer: sae.neuronpedia_id for sae in analysis.header.saes if sae.neuronpedia_id}
     named = [(ids[row.layer].split("/"), row.feature_id) for row in rows if row.layer in ids][:QUICK_LIST]
     if not named:
         return None
     features = [{"modelId": parts[0], "layer": parts[-1], "index": str(feature_id)} for parts, feature_id in named]
     name = quote(f"{analysis.header.file}: {contrast.name}", safe="")
-    return f"https://neuronpedia.org/quick-list/?name={name}&features={quote(orjson.dumps(features).decode(), safe='')}"
+    query = f"name={name}&features={quote(orjson.dumps(features).decode(), safe='')}"
+    return QuickList(f"https://neuronpedia.org/quick-list/?{query}", len(named))

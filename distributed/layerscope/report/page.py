@@ -26,10 +26,14 @@ from layerscope.files import replacing
 from layerscope.formatting import size_text, visible
 from layerscope.neuronpedia.explanations import load_explanations
 from layerscope.records.manifest import read_manifest
-from layerscope.report import confound_charts, depth_charts, feature_tables, sentences
+from layerscope.report import confound_charts, feature_tables, sentences
+from layerscope.report.depth_axis import NARROW, WIDE
+from layerscope.report.depth_strip import depth_strip
+from layerscope.report.feature_map import CELLS, effect_legend, feature_map
 from layerscope.report.feature_tables import Descriptions
 from layerscope.report.question_pack import Pack, pack_questions
 
+_SCRIPT = ("page.js", "questions.js", "addresses.js")
 _BEGINNING = b"<!doctype html>\n<!-- layerscope report -->\n"
 
 
@@ -75,7 +79,8 @@ def render(analysis: Analysis, descriptions: Descriptions, pack: Pack) -> bytes:
         lstrip_blocks=True,
     )
     environment.filters |= {"visible": visible, "percent": sentences.percent, "number": sentences.number}
-    style, script = (_embedded(name) for name in ("report.css", "report.js"))
+    style = Markup(_read("report.css"))
+    script = Markup('"use strict";\n(() => {\n' + "\n".join(map(_read, _SCRIPT)) + "})();\n")
     page = environment.get_template("report.html.jinja").render(
         analysis=analysis,
         header=analysis.header,
@@ -84,9 +89,10 @@ def render(analysis: Analysis, descriptions: Descriptions, pack: Pack) -> bytes:
             _contrast(analysis, contrast, descriptions) for contrast in (analysis.right_wrong, analysis.chosen_rejected)
         ],
         explainers=feature_tables.explainers(descriptions),
-        legend=depth_charts.effect_legend(),
+        legend=effect_legend(),
+        cells=[CELLS[width] for width in (WIDE, NARROW)],
         charts=[
-            [draw(analysis, width, kind) for width, kind in ((540, "wide"), (depth_charts.NARROW, "narrow"))]
+            [draw(analysis, width, kind) for width, kind in ((540, "wide"), (NARROW, "narrow"))]
             for draw in (confound_charts.margin_histogram, confound_charts.length_chart)
         ],
         pack=pack,
@@ -99,19 +105,19 @@ def render(analysis: Analysis, descriptions: Descriptions, pack: Pack) -> bytes:
 
 def _contrast(analysis: Analysis, contrast: Contrast, descriptions: Descriptions) -> dict[str, Any]:
     """All that the template shows of a contrast."""
-    widths = (depth_charts.WIDE, depth_charts.NARROW)
+    widths = (WIDE, NARROW)
     return {
         "numbers": contrast,
-        "strips": [depth_charts.depth_strip(analysis, contrast, width) for width in widths],
-        "maps": [depth_charts.feature_map(analysis, contrast, width) for width in widths],
+        "strips": [depth_strip(analysis, contrast, width) for width in widths],
+        "maps": [feature_map(analysis, contrast, width) for width in widths],
         "columns": feature_tables.columns(contrast),
         "confirmed": feature_tables.confirmed_table(analysis, contrast, descriptions),
         "layers": feature_tables.layer_tables(analysis, contrast, descriptions),
     }
 
 
-def _embedded(name: str) -> Markup:
-    return Markup(files("layerscope.report").joinpath("templates", name).read_text("utf-8"))
+def _read(name: str) -> str:
+    return files("layerscope.report").joinpath("templates", name).read_text("utf-8")
 
 
 def _hash(embedded: str) -> str:

@@ -8,7 +8,7 @@ import zlib
 from array import array
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ def pack_questions(path: Path, analysis: Analysis, progress: Callable[[float], N
     questions, longest, cut = _shortened(questions)
     levels, rounding = cells.columns()
     content = {
+        "fields": [field.name for field in fields(Question)],
         "layers": list(map(int, analysis.layers.layer)),
         "entries": len(cells.feature_id),
         "scale": cells.scale,

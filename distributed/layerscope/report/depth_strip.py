@@ -1,93 +1,20 @@
-"""The two charts over depth, on one axis: the strip of panels, and the map of each layer's strongest features.
-
-A chart is drawn for a width, so that its type keeps its size; the page shows the one that fits the screen.
-"""
+"""The strip of charts over depth: layer by layer, what fires, how much, how surely, and what that tells."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from layerscope.analysis.result import Analysis, Bools, Contrast, Floats, Ints, Tested
-from layerscope.report.sentences import odds, said_of_layer
-from layerscope.report.svg import Scale, area, curve, dot, drawing, element, line, rectangle, spread, text, ticks
+from layerscope.analysis.result import Analysis, Contrast, Tested
+from layerscope.report.depth_axis import LEFT, DepthAxis, strongest_first
+from layerscope.report.sentences import odds
+from layerscope.report.svg import Scale, area, curve, dot, element, line, rectangle, text, ticks
 
-WIDE, NARROW = 1120, 348  # pixels of a chart on a screen and on a telephone
-_LEFT, _RIGHT = 50, 12
 _HEAD, _GAP = 50, 24  # above a panel, for its title and note; below it
 _DOTS = 40  # features drawn per layer: those with the largest |z| of the discovery half
-_CELLS = {WIDE: 12, NARROW: 8}  # features per layer and direction in the map
-_SIDE = 15.0  # height of a cell of the map
-_EFFECT_STEPS = (0.25, 0.5, 1.0, 1.75)  # |log-odds| from which a cell is darker
-
-
-@dataclass(frozen=True)
-class _Depth:
-    """A contrast with its layers laid out on a line."""
-
-    analysis: Analysis
-    contrast: Contrast
-    available: int
-
-    @property
-    def layers(self) -> list[int]:
-        return [int(layer) for layer in self.analysis.layers.layer]
-
-    @property
-    def step(self) -> float:
-        return min((self.available - _LEFT - _RIGHT) / len(self.layers), 90)
-
-    @property
-    def end(self) -> float:
-        return _LEFT + self.step * len(self.layers)
-
-    @property
-    def width(self) -> float:
-        """Of the drawing: what the layers need, and never less than the titles do."""
-        return min(self.available, max(self.end + _RIGHT, 640))
-
-    @property
-    def bar(self) -> float:
-        return min(self.step * 0.72, 44)
-
-    @cached_property
-    def rows(self) -> list[Ints]:
-        """The features of each layer, as rows of the analysis."""
-        layer = self.analysis.features.layer
-        starts = np.searchsorted(layer, [*self.layers, np.iinfo(np.int64).max])
-        return [np.arange(start, end) for start, end in pairwise(starts)]
-
-    def x(self, index: int) -> float:
-        """The middle of the layer with this index."""
-        return _LEFT + self.step * (index + 0.5)
-
-    def count(self, marked: Bools) -> Ints:
-        """Marked features per layer."""
-        return np.array([int(marked[rows].sum()) for rows in self.rows])
-
-    def labels(self, y: float) -> Iterator[Markup]:
-        shown = spread(self.layers, int((self.end - _LEFT) / 24))
-        yield text((0, y), "layer", "tick")
-        for index, layer in enumerate(self.layers):
-            if layer in shown:
-                yield text((self.x(index), y), layer, "tick", "middle")
-
-    def columns(self, top: float, bottom: float) -> Iterator[Markup]:
-        """What is pointed at, clicked and reached by the keyboard: a link over each layer, to its table."""
-        for index, layer in enumerate(self.layers):
-            said = said_of_layer(self.analysis, self.contrast, index)
-            area = rectangle(_LEFT + self.step * index, top, self.step, bottom - top, "column")
-            href = f"#contrast={self.contrast.first}&layer={layer}"
-            yield element("a", element("title", said), area, href=href, data_layer=layer, aria_label=said)
-
-    def drawing(self, height: float, content: Sequence[Markup], label: str) -> Markup:
-        kind = "chart wide" if self.available == WIDE else "chart narrow"
-        return drawing(self.width, height, *content, kind=kind, label=label)
 
 
 @dataclass(frozen=True)
@@ -104,18 +31,18 @@ class _Panel:
     def scale(self, top: float) -> Scale:
         return Scale(self.low, self.high, top + _HEAD + self.height, top + _HEAD)
 
-    def frame(self, depth: _Depth, top: float) -> Iterator[Markup]:
+    def frame(self, depth: DepthAxis, top: float) -> Iterator[Markup]:
         scale = self.scale(top)
         yield text((0, top + 13), self.title, "title")
         yield text((0, top + 29), Markup("").join(self.note), "note")
         for value, label in self.ticks:
-            yield line((_LEFT, scale(value)), (depth.end, scale(value)), "grid")
-            yield text((_LEFT - 8, scale(value) + 4), label, "tick", "end")
+            yield line((LEFT, scale(value)), (depth.end, scale(value)), "grid")
+            yield text((LEFT - 8, scale(value) + 4), label, "tick", "end")
 
 
 def depth_strip(analysis: Analysis, contrast: Contrast, available: int) -> Markup:
     """Layer by layer: how many features differ, how much, how surely, how well they tell; then how many fire."""
-    depth = _Depth(analysis, contrast, available)
+    depth = DepthAxis(analysis, contrast, available)
     parts = (_firing_counts, _effects, _strongest, _held_out, _magnitude_counts, _active, _overlap)
     content = [*depth.labels(11)]
     top = 26.0
@@ -131,15 +58,15 @@ def depth_strip(analysis: Analysis, contrast: Contrast, available: int) -> Marku
 _Drawn = tuple[_Panel, list[Markup]]
 
 
-def _firing_counts(depth: _Depth, top: float) -> _Drawn:
+def _firing_counts(depth: DepthAxis, top: float) -> _Drawn:
     return _counts(depth, top, depth.contrast.firing, "Features that fire for one side more often", 112)
 
 
-def _magnitude_counts(depth: _Depth, top: float) -> _Drawn:
+def _magnitude_counts(depth: DepthAxis, top: float) -> _Drawn:
     return _counts(depth, top, depth.contrast.magnitude, "Features that fire on both, stronger on one", 70)
 
 
-def _counts(depth: _Depth, top: float, tested: Tested[Any], title: str, height: float) -> _Drawn:
+def _counts(depth: DepthAxis, top: float, tested: Tested[Any], title: str, height: float) -> _Drawn:
     """Bars up for the first side and down for the second: pale significant over all pairs, solid confirmed."""
     up = tested.everything.z > 0
     significant = tested.everything.q <= depth.analysis.options.level
@@ -171,13 +98,13 @@ def _counts(depth: _Depth, top: float, tested: Tested[Any], title: str, height: 
         if confirmed[most]:
             y = scale(max(int(pale[number][most]), int(confirmed[most])) * (1, -1)[number]) + (-5, 14)[number]
             marks.append(text((depth.x(most), y), confirmed[most], "value", "middle"))
-    return panel, [*marks, line((_LEFT, scale(0)), (depth.end, scale(0)), "zero")]
+    return panel, [*marks, line((LEFT, scale(0)), (depth.end, scale(0)), "zero")]
 
 
-def _effects(depth: _Depth, top: float) -> _Drawn:
+def _effects(depth: DepthAxis, top: float) -> _Drawn:
     """A dot for every selected feature, as large as it is on the half that did not select it."""
     firing = depth.contrast.firing
-    shown = [_strongest_rows(firing, rows[firing.selected[rows]]) for rows in depth.rows]
+    shown = [strongest_first(firing, rows[firing.selected[rows]])[:_DOTS] for rows in depth.rows]
     effects = firing.validation.effect
     drawn = effects[np.concatenate(shown)]
     low, high = min(-0.8, *drawn, 0) * 1.08, max(0.8, *drawn, 0) * 1.08
@@ -188,7 +115,7 @@ def _effects(depth: _Depth, top: float) -> _Drawn:
     note = [f"odds {first} : {second}, validation half · ○ unconfirmed"]
     panel = _Panel("Effect of each selected feature", note, 120, low, high, marked)
     scale = panel.scale(top)
-    marks = [line((_LEFT, scale(0)), (depth.end, scale(0)), "zero")]
+    marks = [line((LEFT, scale(0)), (depth.end, scale(0)), "zero")]
     for index, rows in enumerate(shown):
         for row in rows:
             side = "first" if effects[row] >= 0 else "second"
@@ -199,7 +126,7 @@ def _effects(depth: _Depth, top: float) -> _Drawn:
     return panel, marks
 
 
-def _strongest(depth: _Depth, top: float) -> _Drawn:
+def _strongest(depth: DepthAxis, top: float) -> _Drawn:
     """The largest |z| of each layer against what flipped labels reach, which needs no halves."""
     z, threshold = depth.contrast.firing_by_layer.largest_z, depth.contrast.firing.family_wise_z
     reached = [value for value in (*z, threshold) if math.isfinite(value)]
@@ -221,11 +148,11 @@ def _strongest(depth: _Depth, top: float) -> _Drawn:
             marks.append(dot((depth.x(index), scale(float(value))), min(4.0, depth.step * 0.3), kind))
     if math.isfinite(threshold):
         y = scale(threshold)
-        marks.append(line((_LEFT, y), (depth.end, y), "limit"))
+        marks.append(line((LEFT, y), (depth.end, y), "limit"))
     return panel, marks
 
 
-def _held_out(depth: _Depth, top: float) -> _Drawn:
+def _held_out(depth: DepthAxis, top: float) -> _Drawn:
     held_out = depth.contrast.held_out
     error = 1.96 * np.nan_to_num(held_out.paired_error)
     values = [
@@ -243,7 +170,7 @@ def _held_out(depth: _Depth, top: float) -> _Drawn:
     scale = panel.scale(top)
     chance = scale(0.5)
     points = [(depth.x(index), scale(float(value))) for index, value in enumerate(held_out.auroc)]
-    marks = [area(points, chance, "lifted"), line((_LEFT, chance), (depth.end, chance), "limit")]
+    marks = [area(points, chance, "lifted"), line((LEFT, chance), (depth.end, chance), "limit")]
     marks += [text((depth.end, chance + 14), "0.5: chance", "note", "end"), curve(points, "thread first")]
     for index, (auroc, paired) in enumerate(zip(held_out.auroc, held_out.paired, strict=True)):
         if auroc == auroc:
@@ -261,7 +188,7 @@ def _held_out(depth: _Depth, top: float) -> _Drawn:
     return panel, marks
 
 
-def _active(depth: _Depth, top: float) -> _Drawn:
+def _active(depth: DepthAxis, top: float) -> _Drawn:
     """The sides of the second contrast are not known here, so it is shown the mean of both."""
     layers, top_k = depth.analysis.layers, depth.analysis.header.top_k
     by_label = depth.contrast.first == "right"
@@ -276,7 +203,7 @@ def _active(depth: _Depth, top: float) -> _Drawn:
         note.append(f" · dashed: lists end at {top_k}")
     panel = _Panel("Active features", note, 60, 0, high, [(value, f"{value:g}") for value in ticks(0, high, 2)])
     scale = panel.scale(top)
-    marks = [] if top_k is None else [line((_LEFT, scale(top_k)), (depth.end, scale(top_k)), "limit")]
+    marks = [] if top_k is None else [line((LEFT, scale(top_k)), (depth.end, scale(top_k)), "limit")]
     for side, means in reversed(sides):
         points = [(depth.x(index), scale(float(value))) for index, value in enumerate(means)]
         marks.append(curve(points, f"{side} thread"))
@@ -288,7 +215,7 @@ def _active(depth: _Depth, top: float) -> _Drawn:
     return panel, marks
 
 
-def _overlap(depth: _Depth, top: float) -> _Drawn:
+def _overlap(depth: DepthAxis, top: float) -> _Drawn:
     jaccard = depth.analysis.layers.jaccard
     note = ["Jaccard index · 1: the same features, 0: none shared"]
     panel = _Panel("Overlap of the two solutions' features", note, 60, 0, 1, [(0, "0"), (0.5, "0.5"), (1, "1")])
@@ -303,73 +230,9 @@ def _overlap(depth: _Depth, top: float) -> _Drawn:
     return panel, marks
 
 
-def feature_map(analysis: Analysis, contrast: Contrast, available: int) -> Markup:
-    """Each layer's strongest features: placed by the discovery half, coloured by the validation half."""
-    depth = _Depth(analysis, contrast, available)
-    ranks = _CELLS[available]
-    middle = 46 + ranks * _SIDE
-    content = [
-        *depth.labels(11),
-        text((_LEFT, 34), f"▲ fires for the {contrast.first} solution on the discovery half", "note first"),
-        text((_LEFT, middle + ranks * _SIDE + 18), f"▼ fires for the {contrast.second} one", "note second"),
-    ]
-    for rank in (1, ranks):
-        said = f"{rank}th" if rank > 1 else "surest"
-        heights = (middle - (rank - 0.5) * _SIDE, middle + (rank - 0.5) * _SIDE)
-        content += [text((_LEFT - 8, y + 4), said, "tick", "end") for y in heights]
-    discovery = contrast.firing.discovery
-    for index, rows in enumerate(depth.rows):
-        for direction in (1, -1):
-            z = direction * discovery.z[rows]
-            candidates = rows[~np.isnan(discovery.p[rows]) & (z > 0)]
-            for rank, row in enumerate(_strongest_rows(contrast.firing, candidates)[:ranks]):
-                y = middle + (-(rank + 1) if direction > 0 else rank) * _SIDE
-                content.append(_cell(depth, int(row), depth.x(index) - depth.bar / 2, y))
-    content.append(line((_LEFT, middle), (depth.end, middle), "zero"))
-    label = f"{contrast.name}: the strongest features of every layer; the tables below hold their numbers"
-    return depth.drawing(middle + ranks * _SIDE + 26, content, label)
-
-
-def effect_legend() -> list[tuple[str, str]]:
-    """The colours from the second side to the first, and the odds at which each begins."""
-    darker = list(enumerate(_EFFECT_STEPS, start=1))
-    return [
-        *((f"second-{step}", f"≤ {odds(-edge)}") for step, edge in reversed(darker)),
-        ("first-0", "about 1:1"),
-        *((f"first-{step}", f"≥ {odds(edge)}") for step, edge in darker),
-    ]
-
-
-def effect_class(log_odds: float) -> str:
-    """The colour of an effect, such as `first-3`."""
-    step = sum(abs(log_odds) >= edge for edge in _EFFECT_STEPS)
-    return f"{'first' if log_odds >= 0 or not step else 'second'}-{step}"
-
-
-def _cell(depth: _Depth, row: int, x: float, y: float) -> Markup:
-    features, firing = depth.analysis.features, depth.contrast.firing
-    layer, feature_id = int(features.layer[row]), int(features.feature_id[row])
-    confirmed, held_out = bool(firing.confirmed[row]), float(firing.validation.effect[row])
-    said = (
-        f"layer {layer}, feature {feature_id}: {odds(float(firing.discovery.effect[row]))} on the discovery half, "
-        f"{odds(held_out)} on the validation half{', confirmed' if confirmed else ''}"
-    )
-    marks = [element("title", said), rectangle(x, y + 0.5, depth.bar, _SIDE - 1, f"cell {effect_class(held_out)}")]
-    if confirmed:
-        marks.append(dot((x + depth.bar / 2, y + _SIDE / 2), 2.4, "confirmed"))
-    href = f"#contrast={depth.contrast.first}&layer={layer}&feature={feature_id}"
-    return element("a", *marks, href=href, tabindex=-1)
-
-
-def _strongest_rows(tested: Tested[Any], rows: Ints) -> Ints:
-    """The rows by |z| of the discovery half, at most as many as are drawn."""
-    amount: Floats = np.abs(tested.discovery.z[rows])
-    return rows[np.argsort(-amount, kind="stable")][:_DOTS]
-
-
-def _anchor(depth: _Depth, index: int) -> str:
+def _anchor(depth: DepthAxis, index: int) -> str:
     return "end" if index == len(depth.layers) - 1 else "middle"
 
 
-def _nothing(depth: _Depth, y: float, said: str) -> Markup:
-    return text(((_LEFT + depth.end) / 2, y), said, "note", "middle")
+def _nothing(depth: DepthAxis, y: float, said: str) -> Markup:
+    return text(((LEFT + depth.end) / 2, y), said, "note", "middle")

@@ -1,0 +1,90 @@
+"""The axis that the charts over depth share: the layers on a line, what is written and pointed at along it.
+
+A chart is drawn for a width, so that its type keeps its size; the page shows the one that fits the screen.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from layerscope.analysis.result import Analysis, Bools, Contrast, Floats, Ints, Tested
+from layerscope.report.sentences import said_of_layer
+from layerscope.report.svg import drawing, element, rectangle, spread, text
+
+WIDE, NARROW = 1120, 348  # pixels of a chart on a screen and on a telephone
+LEFT, RIGHT = 50, 12  # beside the layers
+
+
+@dataclass(frozen=True)
+class DepthAxis:
+    """A contrast with its layers laid out on a line."""
+
+    analysis: Analysis
+    contrast: Contrast
+    available: int
+
+    @property
+    def layers(self) -> list[int]:
+        return [int(layer) for layer in self.analysis.layers.layer]
+
+    @property
+    def step(self) -> float:
+        return min((self.available - LEFT - RIGHT) / len(self.layers), 90)
+
+    @property
+    def end(self) -> float:
+        return LEFT + self.step * len(self.layers)
+
+    @property
+    def width(self) -> float:
+        """Of the drawing: what the layers need, and never less than the titles do."""
+        return min(self.available, max(self.end + RIGHT, 640))
+
+    @property
+    def bar(self) -> float:
+        return min(self.step * 0.72, 44)
+
+    @cached_property
+    def rows(self) -> list[Ints]:
+        """The features of each layer, as rows of the analysis."""
+        layer = self.analysis.features.layer
+        starts = np.searchsorted(layer, [*self.layers, np.iinfo(np.int64).max])
+        return [np.arange(start, end) for start, end in pairwise(starts)]
+
+    def x(self, index: int) -> float:
+        """The middle of the layer with this index."""
+        return LEFT + self.step * (index + 0.5)
+
+    def count(self, marked: Bools) -> Ints:
+        """Marked features per layer."""
+        return np.array([int(marked[rows].sum()) for rows in self.rows])
+
+    def labels(self, y: float) -> Iterator[Markup]:
+        shown = spread(self.layers, int((self.end - LEFT) / 24))
+        yield text((0, y), "layer", "tick")
+        for index, layer in enumerate(self.layers):
+            if layer in shown:
+                yield text((self.x(index), y), layer, "tick", "middle")
+
+    def columns(self, top: float, bottom: float) -> Iterator[Markup]:
+        """What is pointed at, clicked and reached by the keyboard: a link over each layer, to its table."""
+        for index, layer in enumerate(self.layers):
+            said = said_of_layer(self.analysis, self.contrast, index)
+            area = rectangle(LEFT + self.step * index, top, self.step, bottom - top, "column")
+            href = f"#contrast={self.contrast.first}&layer={layer}"
+            yield element("a", element("title", said), area, href=href, data_layer=layer, aria_label=said)
+
+    def drawing(self, height: float, content: Sequence[Markup], label: str) -> Markup:
+        kind = "chart wide" if self.available == WIDE else "chart narrow"
+        return drawing(self.width, height, *content, kind=kind, label=label)
+
+
+def strongest_first(tested: Tested[Any], rows: Ints) -> Ints:
+    """The rows by |z| of the discovery half, the surest first."""
+    amount: Floats = np.abs(tested.discovery.z[rows])
+    return rows[np.argsort(-amount, kind="stable")]

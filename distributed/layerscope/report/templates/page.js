@@ -1,0 +1,139 @@
+// Theme, contrast, depth strip and tables. What `page.py` puts together is one function; its parts share names.
+
+const root = document.documentElement;
+const one = (selector, within = document) => within.querySelector(selector);
+const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+
+/** An element with properties and children; a string becomes text, never markup. */
+function make(tag, properties = {}, ...children) {
+  const { data = {}, aria = {}, ...rest } = properties;
+  const made = Object.assign(document.createElement(tag), rest);
+  Object.assign(made.dataset, data);
+  for (const [name, value] of Object.entries(aria)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+root.classList.add("js");
+
+// Theme and contrast
+
+one(".theme").addEventListener("click", () => {
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+});
+
+function show(contrast) {
+  root.dataset.shown = contrast;
+  for (const button of all(".switch button")) button.setAttribute("aria-pressed", button.dataset.show === contrast);
+}
+for (const button of all(".switch button")) button.addEventListener("click", () => show(button.dataset.show));
+const shownSection = () => one(`section[data-contrast="${root.dataset.shown}"]`);
+
+for (const [name, index] of [["depth", 0], ["features", 1]]) {
+  one(`nav a[href="#${name}"]`).addEventListener("click", (event) => {
+    event.preventDefault();
+    all("figure", shownSection())[index].scrollIntoView();
+  });
+}
+
+// Depth strip: what is said of the layer that is pointed at, and arrow keys
+
+for (const link of all("a[data-layer]")) {
+  const readout = one(".readout", link.closest("figure"));
+  const tell = () => {
+    readout.textContent = link.getAttribute("aria-label");
+    readout.classList.add("on");
+  };
+  const rest = () => readout.classList.remove("on");
+  link.addEventListener("pointerleave", rest);
+  link.addEventListener("blur", rest);
+  link.addEventListener("pointerenter", tell);
+  link.addEventListener("focus", tell);
+  link.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step) return;
+    const links = all("a[data-layer]", link.ownerSVGElement);
+    links[links.indexOf(link) + step]?.focus();
+    event.preventDefault();
+  });
+}
+
+// Tables: sorting, searching, copying
+
+const plain = (cell) => cell.dataset.v ?? cell.textContent.trim();
+const numeric = (text) => (text === "–" ? NaN : Number(text.replace("−", "-").replace(/[,%\s]/g, "")));
+
+function sort(table, index, header) {
+  const descending = header.getAttribute("aria-sort") !== "descending";
+  for (const other of all("thead th[aria-sort]", table)) other.removeAttribute("aria-sort");
+  header.setAttribute("aria-sort", descending ? "descending" : "ascending");
+  const keyed = all("tbody tr", table).map((row) => [plain(row.cells[index]), row]);
+  const numbers = keyed.every(([text]) => text === "–" || !Number.isNaN(numeric(text)));
+  const sign = descending ? -1 : 1;
+  keyed.sort(([a], [b]) => {
+    if (!numbers) return sign * a.localeCompare(b);
+    const [x, y] = [numeric(a), numeric(b)];
+    return Number.isNaN(x) - Number.isNaN(y) || sign * (x - y) || 0;
+  });
+  one("tbody", table).append(...keyed.map(([, row]) => row));
+}
+
+for (const table of all("table.sortable")) {
+  [...one("thead", table).lastElementChild.cells].forEach((header, index) => {
+    const button = make("button", { type: "button", title: header.title }, ...header.childNodes);
+    button.addEventListener("click", () => sort(table, index, header));
+    header.replaceChildren(button);
+  });
+}
+
+for (const section of all("section[data-contrast]")) {
+  const input = one(".search", section);
+  input.addEventListener("input", () => {
+    const wanted = input.value.trim().toLowerCase();
+    let found = 0;
+    for (const row of all("table.features tbody tr", section)) {
+      const id = row.dataset.feature.split("/")[1];
+      const words = one(".words", row)?.textContent.toLowerCase() ?? "";
+      row.hidden = wanted !== "" && !id.startsWith(wanted) && !words.includes(wanted);
+      found += !row.hidden && Boolean(row.id);
+    }
+    for (const layer of all("details.layer", section)) {
+      const rows = all("tbody tr", layer);
+      layer.hidden = wanted !== "" && rows.every((row) => row.hidden);
+      layer.open = wanted !== "" && !layer.hidden;
+    }
+    one(".found", section).textContent = wanted === "" ? "" : `${found} of the features in the layers’ tables`;
+  });
+}
+
+/** A cell for CSV: numbers bare; words quoted, and kept from being taken for a formula. */
+function csvCell(cell) {
+  const text = plain(cell);
+  if (text === "–") return "";
+  if (!Number.isNaN(numeric(text)) && text !== "") return String(numeric(text));
+  return `"${text.replace(/^[=+\-@\t]/, "'$&").replaceAll('"', '""')}"`;
+}
+
+function csv(table) {
+  const names = all("thead tr:last-child th", table).map((header) => header.dataset.csv);
+  const layer = table.closest("details.layer")?.dataset.layer;
+  const rows = all("tbody tr", table).filter((row) => !row.hidden).map((row) => [...row.cells].map(csvCell));
+  const lines = [names, ...rows].map((cells, index) => (layer ? [index ? layer : "layer", ...cells] : cells).join(","));
+  return `${lines.join("\r\n")}\r\n`;
+}
+
+for (const button of all(".copy")) {
+  button.addEventListener("click", async () => {
+    const text = csv(one("table", button.parentElement.previousElementSibling));
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+    } catch { // a browser may refuse; then a person copies
+      one("textarea", button.parentElement)?.remove();
+      const area = make("textarea", { readOnly: true, value: text, ariaLabel: "CSV: copy with Ctrl+C" });
+      button.parentElement.append(area);
+      area.select();
+    }
+  });
+}

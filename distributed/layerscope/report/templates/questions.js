@@ -1,0 +1,236 @@
+// The question browser, over the data that `question_pack.py` packs.
+
+// Question browser
+
+const PAGE = 15;
+const SIDES = ["right", "wrong"];
+
+async function unpack(id) {
+  const bytes = Uint8Array.from(atob(one(`#${id}`).textContent), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Response(stream).arrayBuffer();
+}
+
+async function load() {
+  const content = JSON.parse(new TextDecoder().decode(await unpack("packed-questions")));
+  const bytes = new Uint8Array(await unpack("packed-features"));
+  const { fields, layers, entries, scale, pages, tracked } = content;
+  const cells = content.questions.length * layers.length;
+  let offset = 0;
+  const plane = (length) => bytes.subarray(offset, (offset += length));
+  const pairs = (length) => {
+    const [low, high] = [plane(length), plane(length)];
+    return Uint32Array.from(low, (value, index) => value | (high[index] << 8));
+  };
+  const lengths = pairs(cells);
+  const active = pairs(2 * cells);
+  const ids = new Uint32Array(entries);
+  for (const shift of [0, 8, 16, 24]) plane(entries).forEach((value, index) => { ids[index] |= value << shift; });
+  const levels = [plane(entries), plane(entries)];
+  const starts = new Uint32Array(cells + 1);
+  lengths.forEach((length, index) => { starts[index + 1] = starts[index] + length; });
+  const questions = content.questions.map((values, index) =>
+    ({ index, ...Object.fromEntries(fields.map((name, field) => [name, values[field]])) }));
+  const activation = (level) => (level > 1 ? Math.exp(scale[0] + scale[1] * (level - 2)) : 0);
+
+  /** The kept features of a question in the layer of an index, the strongest first. */
+  function features(question, layerIndex) {
+    const cell = question.index * layers.length + layerIndex;
+    const found = [];
+    for (let entry = starts[cell]; entry < starts[cell + 1]; entry += 1) {
+      const both = levels.map((side) => side[entry]);
+      found.push({ id: ids[entry], levels: both, activations: both.map(activation) });
+    }
+    found.sort((a, b) => Math.max(...b.activations) - Math.max(...a.activations));
+    return { found, active: [active[2 * cell], active[2 * cell + 1]] };
+  }
+
+  function fires(question, layerIndex, id) {
+    const cell = question.index * layers.length + layerIndex;
+    for (let entry = starts[cell]; entry < starts[cell + 1]; entry += 1) {
+      if (ids[entry] === id && (levels[0][entry] > 1 || levels[1][entry] > 1)) return true;
+    }
+    return false;
+  }
+  return { questions, layers, pages, tracked, features, fires };
+}
+
+const known = new Map(); // what the tables say of a feature, by layer/id
+for (const row of all("table.features tbody tr[id]")) {
+  const entry = known.get(row.dataset.feature) ?? { words: one(".words", row)?.textContent ?? "", confirmed: [] };
+  if (row.classList.contains("confirmed")) entry.confirmed.push(row.closest("section").getAttribute("aria-label"));
+  known.set(row.dataset.feature, entry);
+}
+
+const signed = (value, digits = 1) => value.toFixed(digits).replace("-", "−").replace(/^−(0\.?0*)$/, "$1");
+const short = (value) => (value >= 100 ? value.toFixed(0) : value.toPrecision(2));
+
+function browser(data) {
+  const { questions, layers } = data;
+  let page = 0;
+  let matches = [];
+  let current = null;
+  let markedLayer = null;
+
+  const wrongOnly = make("input", { type: "checkbox", name: "wrong" });
+  const order = make("select", { name: "order" },
+    ...[["file", "as in the file"], ["closest", "smallest margin"], ["wrong", "most confidently wrong"], ["right", "most confidently right"]]
+      .map(([value, text]) => make("option", { value }, text)));
+  const word = make("input", { type: "search", name: "word", placeholder: "a word" });
+  const layer = make("select", { name: "layer" }, ...layers.map((value, index) => make("option", { value: index }, `layer ${value}`)));
+  const feature = make("input", { type: "number", name: "feature", min: 0, placeholder: "feature" });
+  const counted = make("span", { className: "found", aria: { "aria-live": "polite" } });
+  const note = make("span", { className: "found" });
+  const list = make("ol");
+  const previous = make("button", { type: "button" }, "← Earlier");
+  const next = make("button", { type: "button" }, "Later →");
+  const where = make("span");
+  const detail = make("article", { tabIndex: -1, aria: { "aria-label": "Question" } });
+
+  const filters = make("form", { className: "filters" },
+    make("label", {}, wrongOnly, "answered wrong"),
+    make("label", {}, "order", order),
+    make("label", {}, "contains", word),
+    make("label", {}, "fires", layer, feature),
+    counted, note);
+  filters.addEventListener("submit", (event) => event.preventDefault());
+  filters.addEventListener("input", () => { page = 0; update(); });
+  previous.addEventListener("click", () => { page -= 1; update(); });
+  next.addEventListener("click", () => { page += 1; update(); });
+  list.addEventListener("keydown", (event) => {
+    const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    const links = all("a", list);
+    const target = step && links[links.indexOf(event.target) + step];
+    if (target) { target.focus(); target.click(); event.preventDefault(); }
+  });
+
+  const orders = {
+    file: (a, b) => a.index - b.index,
+    closest: (a, b) => Math.abs(a.margin) - Math.abs(b.margin),
+    wrong: (a, b) => a.margin - b.margin,
+    right: (a, b) => b.margin - a.margin,
+  };
+
+  function update() {
+    const wanted = word.value.trim().toLowerCase();
+    const id = feature.value === "" ? null : Number(feature.value);
+    matches = questions.filter((question) =>
+      (!wrongOnly.checked || !question.correct)
+      && (wanted === "" || `${question.goal}\n${question.positive}\n${question.negative}`.toLowerCase().includes(wanted))
+      && (id === null || data.fires(question, Number(layer.value), id)));
+    matches.sort(orders[order.value]);
+    const whole = id === null || data.tracked[layers[layer.value]]?.includes(id);
+    note.textContent = whole ? "" : "Only where it is among the strongest: this feature’s other firings are not in the page.";
+    counted.textContent = `${matches.length.toLocaleString("en")} of ${questions.length.toLocaleString("en")} questions`;
+    const pages = Math.max(Math.ceil(matches.length / PAGE), 1);
+    page = Math.min(Math.max(page, 0), pages - 1);
+    previous.disabled = page === 0;
+    next.disabled = page === pages - 1;
+    where.textContent = `${page + 1} / ${pages}`;
+    const hadFocus = list.contains(document.activeElement);
+    list.replaceChildren(...matches.slice(page * PAGE, (page + 1) * PAGE).map(item));
+    if (hadFocus) one("a[aria-current]", list)?.focus({ preventScroll: true });
+  }
+
+  function item(question) {
+    const link = make("a", { href: `#q=${question.example_id}` },
+      make("span", { className: `margin ${question.correct ? "" : "wrong"}` }, `${question.correct ? "✓" : "✗"} ${signed(question.margin)}`),
+      make("span", { dir: "auto" }, question.goal));
+    if (question === current) link.setAttribute("aria-current", "true");
+    return make("li", {}, link);
+  }
+
+  /** A solution in words and gaps, with what the other one has not got between their common ends marked. */
+  function marked(own, other) {
+    const [mine, theirs] = [own, other].map((words) => words.split(/(\s+)/));
+    const shorter = Math.min(mine.length, theirs.length);
+    let start = 0;
+    while (start < shorter && mine[start] === theirs[start]) start += 1;
+    let end = 0;
+    while (end < shorter - start && mine.at(-1 - end) === theirs.at(-1 - end)) end += 1;
+    const middle = mine.slice(start, mine.length - end).join("");
+    return [mine.slice(0, start).join(""), make("mark", {}, middle), mine.slice(mine.length - end).join("")];
+  }
+
+  function solution(question, side) {
+    const chosen = question.correct === (side === 0);
+    return make("div", { className: `solution ${SIDES[side]}` },
+      make("small", {}, `${SIDES[side]} solution`, ...(chosen ? [make("span", { className: "tag" }, "chosen by the model")] : [])),
+      make("p", { dir: "auto" }, ...marked(...(side === 0 ? [question.positive, question.negative] : [question.negative, question.positive]))),
+      make("small", {}, `log-likelihood ${signed(question.log_likelihoods[side], 2)} nats over ${question.token_counts[side]} tokens, the last “${question.final_tokens[side]}”`));
+  }
+
+  function chip(layerValue, found, kind) {
+    const about = known.get(`${layerValue}/${found.id}`);
+    const strengths = found.activations.map((value, side) => (value > 0 ? `${SIDES[side]} ${short(value)}` : "")).filter(Boolean);
+    const unknown = kind !== "both" && found.levels.includes(1);
+    const said = [
+      strengths.join(", "),
+      about?.words,
+      about?.confirmed.length ? `confirmed: ${about.confirmed.join(", ")}` : "",
+      unknown ? "not above the limit of the other, cut list: it may fire there too" : "",
+    ].filter(Boolean).join("\n");
+    const classes = ["chip", unknown ? "cut" : "", about?.confirmed.length ? "finding" : ""].join(" ");
+    const url = data.pages[layerValue];
+    const content = [`${found.id} `, ...(kind === "both" ? [] : [make("small", {}, short(Math.max(...found.activations)))])];
+    return url
+      ? make("a", { className: classes, title: said, href: url + found.id, target: "_blank", rel: "noopener noreferrer" }, ...content)
+      : make("span", { className: classes, title: said }, ...content);
+  }
+
+  function lane(question, layerIndex) {
+    const layerValue = layers[layerIndex];
+    const { found, active } = data.features(question, layerIndex);
+    const groups = [
+      ["only-right", found.filter(({ levels }) => levels[0] > 1 && levels[1] < 2)],
+      ["both", found.filter(({ levels }) => levels[0] > 1 && levels[1] > 1)],
+      ["only-wrong", found.filter(({ levels }) => levels[0] < 2 && levels[1] > 1)],
+    ];
+    return make("div", { className: `lane ${layerValue === markedLayer ? "marked" : ""}`, data: { lane: layerValue } },
+      make("b", { title: `${active[0]} features are active for the right solution, ${active[1]} for the wrong one` }, String(layerValue)),
+      ...groups.map(([kind, features]) => make("div", { className: kind }, ...features.map((each) => chip(layerValue, each, kind)))));
+  }
+
+  function open(question, layerValue = null) {
+    current = question;
+    markedLayer = layerValue;
+    const position = matches.indexOf(question);
+    if (position >= 0) page = Math.floor(position / PAGE);
+    update();
+    detail.replaceChildren(
+      make("p", { className: "eyebrow" }, `question ${question.example_id} · margin ${signed(question.margin, 2)} nats · ${question.correct ? "answered right" : "answered wrong"} · ${question.discovery ? "discovery" : "validation"} half`),
+      make("p", { className: "goal", dir: "auto" }, question.goal),
+      make("div", { className: "solutions" }, solution(question, 0), solution(question, 1)),
+      make("div", { className: "lanes" },
+        make("div", { className: "lane head" }, make("b", {}, "layer"), make("div", { className: "only-right" }, "only right"), make("div", { className: "both" }, "both"), make("div", { className: "only-wrong" }, "only wrong")),
+        ...layers.map((_, index) => lane(question, index))),
+      make("p", { className: "how" }, "A number and its activation; framed: a confirmed feature; dashed: too weak to know, because the other list is cut above it. Activations of different layers do not compare."));
+  }
+
+  one("#browser").append(filters, make("div", { className: "two" },
+    make("div", { className: "list" }, list, make("div", { className: "turn" }, previous, where, next)), detail));
+  one("#browser").hidden = false;
+  one("#plain-questions").hidden = true;
+  update();
+  if (questions.length) open(questions.find((question) => !question.correct) ?? questions[0]);
+
+  return {
+    /** The question of an id, if the page has it. */
+    go(id, layerValue) {
+      const question = questions.find((each) => each.example_id === id);
+      if (!question) return;
+      if (!matches.includes(question)) { filters.reset(); update(); }
+      open(question, layerValue);
+      (one(".lane.marked", detail) ?? detail).scrollIntoView({ block: layerValue === null ? "start" : "center" });
+    },
+    filterBy(layerValue, id) {
+      filters.reset();
+      layer.value = String(layers.indexOf(layerValue));
+      feature.value = id;
+      page = 0;
+      update();
+      if (matches.length) open(matches[0], layerValue);
+      filters.scrollIntoView();
+    },
+  };
+}
