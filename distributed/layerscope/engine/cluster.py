@@ -132,7 +132,7 @@ def usable_nodes(wait: bool = True) -> list[Node]:
             if isinstance(error, ImportError) or "ModuleNotFoundError" in str(error):
                 raise LayerscopeError(
                     f"A node of the cluster cannot run layerscope: {_missing_module(error)}\n"
-                    "Install the same version on every node; the README's cluster section says how."
+                    "Install the same version on every node; distributed/docs/cluster.md says how."
                 ) from error
             continue  # it left in this moment
         found.append(_as_ray_sees_it(node, node_id, resources_told))
