@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from layerscope.errors import UsageError
-from layerscope.standin import STANDIN_WIDTH
 
 Count = int | Literal["all"]
 AutoCount = int | Literal["auto"]
@@ -126,13 +125,6 @@ class Config:
                     raise UsageError(
                         f"--standin brings its own model and SAEs; leave out {option(name)}, or --standin."
                     )
-
-    @property
-    def width(self) -> str:
-        """`sae_width`, with auto decided."""
-        if self.sae_width != "auto":
-            return self.sae_width
-        return STANDIN_WIDTH if self.standin else "16k"
 
 
 def option(name: str) -> str:

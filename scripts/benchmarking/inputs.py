@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from layerscope.config import Config
 from layerscope.models.loading import load_language_model
 from layerscope.questions.pairs import PROMPT, Pair, PairTokenizer
 from layerscope.questions.sources import Question, select_questions
@@ -58,7 +57,7 @@ def make(shape: Shape, dataset: Path, folder: Path) -> None:
     if (folder / "done").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
-    questions, _ = select_questions(Config(dataset=str(dataset), num_samples="all"))
+    questions, _ = select_questions(str(dataset))
     texts = [f"{PROMPT.format(goal=q.goal)} {solution}" for q in questions for solution in (q.sol1, q.sol2)]
     # Learned from the questions, so about as many tokens as Gemma's: 49 and 70 a pair of PIQA, against 48 and 70.
     tokenizer = make_tokenizer(texts, min(16384, shape.vocabulary - _EXTRA_TOKENS))

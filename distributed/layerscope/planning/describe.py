@@ -18,7 +18,7 @@ def describe(job: Job) -> str:
         f"model      {job.model.name} {job.model.commit or '(folder)'}: {job.spec.n_layers} layers, "
         f"d_model {job.spec.d_model}, {job.spec.n_parameters / 1e6:,.1f} M parameters, {job.numerics.dtype}",
         f"SAEs       {job.sae_repository.name} {job.sae_repository.commit or '(folder)'}: "
-        f"width {job.config.width} ({job.d_sae} features), {job.numerics.sae_dtype}",
+        f"width {job.saes[0].width} ({job.d_sae} features), {job.numerics.sae_dtype}",
     ]
     lines += [
         f"  layer {sae.layer:>2}  {sae.path.removesuffix('/params.npz')}  L0 {sae.l0}  "

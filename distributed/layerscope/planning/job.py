@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from layerscope.config import Config, parse_shard
+from layerscope.config import Config, parse_layers, parse_shard
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import user_path
 from layerscope.formatting import ranges, size_text
@@ -15,6 +15,7 @@ from layerscope.hub import repository as hub
 from layerscope.hub.repository import Repository, open_repository
 from layerscope.models.spec import GemmaSpec, read_spec, tokenizer_path
 from layerscope.planning.placement import Needs, Node, Placement, gpu_types, place, resolve_device, resolve_threads
+from layerscope.planning.settings import dataset, numeric, sae_width
 from layerscope.questions.pairs import PROMPT, PairTokenizer
 from layerscope.questions.plan import Plan, make_plan
 from layerscope.questions.sources import Selection, select_questions
@@ -97,7 +98,7 @@ class Job:
                 "shard": self.config.shard if parse_shard(self.config.shard)[1] > 1 else None,
                 "seed": self.config.seed if len(self.selection) < len(self.selection.source) else None,
                 "layers": ranges(self.layers),
-                "sae_width": self.config.width,
+                "sae_width": self.saes[0].width,
                 "sae_l0": self.config.sae_l0,
                 "top_k": self.numerics.top_k or "all",
                 "dtype": self.numerics.dtype,
@@ -147,14 +148,17 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
         LayerscopeError: whatever would keep the run from starting, or from ending well.
     """
     _check_output(config)
-    selection, warnings = select_questions(config)
+    selection, warnings = select_questions(
+        dataset(config), config.split, numeric(config.num_samples), config.seed, config.strip_solutions
+    )
     model_name, sae_name = _sources(config)
     model = open_repository(model_name, config.revision)
     spec = read_spec(model)
     sae_repository = open_repository(sae_name)
-    saes, missing = choose_saes(config, sae_repository, spec.n_layers)
+    width = sae_width(config)
+    saes, missing = choose_saes(sae_repository, spec.n_layers, parse_layers(config.layers), width, config.sae_l0)
     if missing:
-        warnings.append(f"{sae_name} has no SAE of width {config.width} for the layers {ranges(missing)}: left out.")
+        warnings.append(f"{sae_name} has no SAE of width {width} for the layers {ranges(missing)}: left out.")
     shapes = hub.read_parts(
         sae_repository,
         saes[0].path,
@@ -245,7 +249,7 @@ def _numerics(config: Config, nodes: Sequence[Node], spec: GemmaSpec) -> Numeric
         sae_dtype=config.sae_dtype,
         batch_tokens=config.batch_tokens if isinstance(config.batch_tokens, int) else 8192 if gpu else 1024,
         threads=None if gpu else resolve_threads(config, nodes, spec.d_model),
-        top_k=config.top_k if isinstance(config.top_k, int) else None,
+        top_k=numeric(config.top_k),
     )
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from layerscope.config import Config, Count
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import user_path
 from layerscope.hub.repository import fetch, open_repository
@@ -72,26 +71,30 @@ class Selection:
         return (self[int(example_id)] for example_id in self.example_ids)
 
 
-def select_questions(config: Config) -> tuple[Selection, list[str]]:
-    """The questions that the settings ask for, in ascending order of their ids, and warnings for the user.
+def select_questions(
+    dataset: str, split: str = "validation", count: int | None = None, seed: int = 0, strip_solutions: bool = False
+) -> tuple[Selection, list[str]]:
+    """A sample of a data set's questions, in ascending order of their ids, and warnings for the user.
+
+    Args:
+        dataset: `piqa`, `bundled`, or a file of questions.
+        split: of PIQA.
+        count: how many; None takes them all.
 
     Raises:
         UsageError: an unknown data set, or a question file that cannot be read.
     """
-    source = open_source(config)
+    source = open_source(dataset, split)
     warnings = []
-    if isinstance(config.num_samples, int) and config.num_samples > len(source):
-        warnings.append(f"{config.num_samples} questions were asked for; there are {len(source)}: taking them all.")
-    return Selection(source, draw(len(source), config.num_samples, config.seed), config.strip_solutions), warnings
+    if count is not None and count > len(source):
+        warnings.append(f"{count} questions were asked for; there are {len(source)}: taking them all.")
+    return Selection(source, draw(len(source), count, seed), strip_solutions), warnings
 
 
-def open_source(config: Config) -> Source:
+def open_source(dataset: str, split: str = "validation") -> Source:
     """The source that `--dataset` names."""
-    dataset = config.dataset
-    if dataset == "auto":
-        dataset = "bundled" if config.standin else "piqa"
     if dataset == "piqa":
-        return HubQuestions(config.split)
+        return HubQuestions(split)
     if dataset == "bundled":
         path = Path(str(resources.files("layerscope") / "standin" / "questions.jsonl"))
         return QuestionFile(path, origin={"dataset": "bundled"})
@@ -101,13 +104,13 @@ def open_source(config: Config) -> Source:
     return QuestionFile(path, origin={"dataset": path.name})  # a file may be moved: the plan has its content's hash
 
 
-def draw(population: int, count: Count, seed: int) -> NDArray[np.int64]:
+def draw(population: int, count: int | None, seed: int) -> NDArray[np.int64]:
     """The row indices of a sample, ascending: those whose hash with the seed is smallest, or all.
 
     A hash instead of a random generator: the same seed draws the same rows in every version of everything, and a
     larger sample holds the smaller one.
     """
-    if count == "all" or count >= population:
+    if count is None or count >= population:
         return np.arange(population, dtype=np.int64)
     keys = np.empty(population, dtype=np.uint64)
     for index in range(population):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import orjson
@@ -20,7 +20,6 @@ from layerscope.questions.sources import Question
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from layerscope.saes.encoder import TopK
 
 _COUNTS = b'},"active_feature_count_by_layer":{'
 
@@ -56,6 +55,19 @@ class ErrorLine:
 
 
 Outcome = Frame | ErrorLine
+
+
+class Found(Protocol):
+    """What an encoder found: the features to be listed of every row, strongest first."""
+
+    @property
+    def feature_ids(self) -> NDArray[np.int64]: ...  # [N]
+    @property
+    def activations(self) -> NDArray[np.float32]: ...  # [N]
+    @property
+    def starts(self) -> NDArray[np.int64]: ...  # [R + 1]; row r has starts[r]:starts[r + 1]
+    @property
+    def active_counts(self) -> NDArray[np.int64]: ...  # [R]; of all active features, those not listed too
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,7 @@ def error_line(example_id: int, reason: str) -> ErrorLine:
     return ErrorLine(_dumps({"example_id": example_id, "error": reason}) + b"\n")
 
 
-def serialise_block(layers: Sequence[int], top_k: Sequence[TopK]) -> LayerBlock:
+def serialise_block(layers: Sequence[int], top_k: Sequence[Found]) -> LayerBlock:
     """The features of a block's layers as JSON, row by row: `"8":[{"feature_id":…},…],"9":[…]` and `"8":71,"9":68`.
 
     Args:
@@ -146,7 +158,7 @@ def _comma_separated(blocks: Sequence[LayerBlock], part: int) -> list[bytes | me
     return pieces[1:]
 
 
-def _features_json(layer: int, found: TopK) -> list[bytes]:
+def _features_json(layer: int, found: Found) -> list[bytes]:
     """`"layer":[…]` of every row."""
     # Joining is twice as fast as formatting feature by feature, and what stands before an activation is made once.
     pieces = [b',"layer":%d},' % layer] * (3 * len(found.feature_ids))

@@ -12,7 +12,6 @@ from functools import cache
 from importlib import resources
 from typing import Any, cast
 
-from layerscope.config import Config, parse_layers
 from layerscope.errors import UsageError
 from layerscope.formatting import ranges
 from layerscope.hub.repository import Repository
@@ -47,8 +46,15 @@ def catalogue(files: Iterable[str]) -> Catalogue:
     return found
 
 
-def choose_saes(config: Config, repository: Repository, n_layers: int) -> tuple[list[SaeChoice], list[int]]:
-    """The SAE of each layer that is asked for, and the layers (of `--layers all`) that have none of this width.
+def choose_saes(
+    repository: Repository, n_layers: int, layers: frozenset[int] | None, width: str, l0: str
+) -> tuple[list[SaeChoice], list[int]]:
+    """The SAE of each layer that is asked for, and the layers (where all are) that have none of this width.
+
+    Args:
+        layers: None for all of the model's.
+        width: as the folders name it.
+        l0: `canonical`, `min`, `max` or a number.
 
     Raises:
         UsageError: nothing matches; the message lists what there is.
@@ -64,46 +70,45 @@ def choose_saes(config: Config, repository: Repository, n_layers: int) -> tuple[
             f"{repository.name} holds no SAEs in Gemma Scope's layout (layer_N/width_W/average_l0_Y/params.npz)."
         )
     widths = sorted({width for layer in held.values() for width in layer}, key=_width_size)
-    if config.width not in widths:
-        raise UsageError(f"{repository.name} has no SAEs of width {config.width}; it has {', '.join(widths)}.")
-    asked = parse_layers(config.layers)
-    if asked and max(asked) >= n_layers:
-        raise UsageError(f"--layers asks for layer {max(asked)}; the model has the layers 0 to {n_layers - 1}.")
-    available = [layer for layer in sorted(held) if layer < n_layers and config.width in held[layer]]
-    missing = sorted((asked or set(range(n_layers))) - set(available))
-    if not available or (missing and (asked or repository.partial)):
+    if width not in widths:
+        raise UsageError(f"{repository.name} has no SAEs of width {width}; it has {', '.join(widths)}.")
+    if layers and max(layers) >= n_layers:
+        raise UsageError(f"--layers asks for layer {max(layers)}; the model has the layers 0 to {n_layers - 1}.")
+    available = [layer for layer in sorted(held) if layer < n_layers and width in held[layer]]
+    missing = sorted((layers or set(range(n_layers))) - set(available))
+    if not available or (missing and (layers or repository.partial)):
         raise UsageError(
-            f"{repository.name} has no SAE of width {config.width} for layer {', '.join(map(str, missing))}; "
+            f"{repository.name} has no SAE of width {width} for layer {', '.join(map(str, missing))}; "
             f"{'the cache here (HF_HUB_OFFLINE is set)' if repository.partial else 'it'} has one for "
             f"{ranges(available) or 'no layer of this model'}."
         )
-    layers = sorted(asked or available)
-    return [_choose(config, repository, layer, held[layer][config.width]) for layer in layers], missing
+    chosen = sorted(layers or available)
+    return [_choose(repository, layer, width, l0, held[layer][width]) for layer in chosen], missing
 
 
-def _choose(config: Config, repository: Repository, layer: int, by_l0: Mapping[int, str]) -> SaeChoice:
+def _choose(repository: Repository, layer: int, width: str, asked: str, by_l0: Mapping[int, str]) -> SaeChoice:
     release = _release(repository.name)
-    known = release["canonical_l0"].get(config.width, {}).get(str(layer))
-    if config.sae_l0.isdigit():
-        l0 = int(config.sae_l0)
-    elif config.sae_l0 == "canonical" and known is not None:
+    known = release["canonical_l0"].get(width, {}).get(str(layer))
+    if asked.isdigit():
+        l0 = int(asked)
+    elif asked == "canonical" and known is not None:
         l0 = known
     elif repository.partial:
         raise UsageError(
             f"HF_HUB_OFFLINE is set, and which SAEs {repository.name} has is not known here, so neither is the "
-            f"{config.sae_l0} one.\nRun `layerscope plan` once with a connection, or name a number with --sae-l0."
+            f"{asked} one.\nRun `layerscope plan` once with a connection, or name a number with --sae-l0."
         )
     else:
-        l0 = {"canonical": canonical_l0(by_l0), "min": min(by_l0), "max": max(by_l0)}[config.sae_l0]
+        l0 = {"canonical": canonical_l0(by_l0), "min": min(by_l0), "max": max(by_l0)}[asked]
     if l0 not in by_l0:
         raise UsageError(
-            f"{repository.name} has no SAE of layer {layer}, width {config.width} with an average L0 of {l0}; "
+            f"{repository.name} has no SAE of layer {layer}, width {width} with an average L0 of {l0}; "
             f"it has {', '.join(map(str, sorted(by_l0)))}."
         )
     # Only the canonical SAE's features have pages; another L0's features are other features under the same numbers.
     template = release["neuronpedia"] if l0 == known else None
-    page = template.format(layer=layer, width=config.width) if template else None
-    return SaeChoice(layer, config.width, l0, by_l0[l0], page)
+    page = template.format(layer=layer, width=width) if template else None
+    return SaeChoice(layer, width, l0, by_l0[l0], page)
 
 
 def canonical_l0(l0s: Iterable[int]) -> int:

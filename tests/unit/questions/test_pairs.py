@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from layerscope.config import Config
 from layerscope.errors import UsageError
 from layerscope.questions.pairs import PROMPT, Pair, PairTokenizer, UnscorableError
 from layerscope.questions.plan import Plan, cut, make_plan
@@ -153,7 +152,7 @@ def test_no_text_of_a_question_becomes_a_control_token(
 def test_tokens_agree_with_transformers(tiny: Path, tokenizer: PairTokenizer) -> None:
     """Anybody who checks a log-likelihood does so with transformers."""
     reference = AutoTokenizer.from_pretrained(tiny / "model", split_special_tokens=True)
-    bundled, _ = select_questions(Config(standin=True, num_samples="all"))
+    bundled, _ = select_questions("bundled")
     odd = Question(0, "<bos> é 漢字\n\n<table>", "two  blanks, \U0001f9fc <eos>", "    four\tblanks ", 0)
     for question in [*bundled, odd]:
         pair = tokenizer.pair(question)

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerscope.config import Config
 from layerscope.errors import UsageError
 from layerscope.questions.sources import MAX_LINE_BYTES, Question, QuestionFile, draw, open_source, select_questions
 
@@ -88,23 +87,23 @@ def test_a_larger_sample_holds_the_smaller_one_in_ascending_order(
     for size, sample in zip(sorted((count, other)), (smaller, larger), strict=True):
         assert sample == sorted(set(sample))
         assert len(sample) == min(size, population)
-    assert draw(population, "all", seed).tolist() == list(range(population))
+    assert draw(population, None, seed).tolist() == list(range(population))
 
 
 def test_too_many_questions_are_all_of_them_with_a_warning(write: Write) -> None:
     path = write([ROW] * 3)
-    selection, warnings = select_questions(Config(dataset=str(path), num_samples=4))
+    selection, warnings = select_questions(str(path), count=4)
     assert (len(selection), len(warnings)) == (3, 1)
     assert "4" in warnings[0]
     assert "3" in warnings[0]
-    for enough in (3, "all"):
-        selection, warnings = select_questions(Config(dataset=str(path), num_samples=enough))  # type: ignore[arg-type]
+    for enough in (3, None):
+        selection, warnings = select_questions(str(path), count=enough)
         assert ([question.example_id for question in selection], warnings) == ([0, 1, 2], [])
 
 
 def test_the_drawn_questions_keep_the_ids_of_their_rows(write: Write) -> None:
     path = write([{**ROW, "goal": f"goal {index}"} for index in range(40)])
-    selection, _ = select_questions(Config(dataset=str(path), num_samples=5))
+    selection, _ = select_questions(str(path), count=5)
     assert [question.example_id for question in selection] == selection.example_ids.tolist()
     assert [question.goal for question in selection] == [f"goal {index}" for index in selection.example_ids]
 
@@ -259,13 +258,13 @@ def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     with pytest.raises(UsageError, match=r"no such file|cannot be a path"):
-        open_source(Config(dataset=name))
+        open_source(name)
 
 
 def test_stripping_frees_the_solutions_of_blanks_and_leaves_the_goal(write: Write) -> None:
     path = write([{**ROW, "goal": " soap ", "sol1": "\u3000 wash it \n", "sol2": "\t"}])
     for strip, expected in ((False, ("\u3000 wash it \n", "\t")), (True, ("wash it", ""))):
-        selection, _ = select_questions(Config(dataset=str(path), strip_solutions=strip))
+        selection, _ = select_questions(str(path), strip_solutions=strip)
         assert list(selection) == [selection[0]] == [Question(0, " soap ", *expected, 0)]
 
 
@@ -278,7 +277,7 @@ def words_that_differ(question: Question) -> int:
 
 def test_the_bundled_questions_show_what_piqa_has() -> None:
     """A first run would else not meet what decides pairs: shared words, blanks at the end, both labels."""
-    selection, _ = select_questions(Config(standin=True, num_samples="all"))
+    selection, _ = select_questions("bundled")
     questions = list(selection)
     assert len(questions) >= 64
     assert Counter(question.label for question in questions) == dict.fromkeys((0, 1), len(questions) / 2)

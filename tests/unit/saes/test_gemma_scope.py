@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerscope.config import Config, parse_layers
+from layerscope.config import parse_layers
 from layerscope.errors import UsageError
 from layerscope.formatting import ranges
 from layerscope.hub.repository import FileInfo, Repository
@@ -44,8 +44,16 @@ def repository(release: str, files: Iterable[str] | None = None, name: str | Non
     return Repository(name or release, "0" * 40, {path: FileInfo(1) for path in listed})
 
 
-def choose(release: str, held: Repository | None = None, **settings: Any) -> tuple[list[SaeChoice], list[int]]:
-    return choose_saes(Config(**settings), held or repository(release), n_layers(release))
+def choose(
+    release: str,
+    held: Repository | None = None,
+    model_layers: int = 0,
+    sae_width: str = "16k",
+    sae_l0: str = "canonical",
+    layers: str = "all",
+) -> tuple[list[SaeChoice], list[int]]:
+    there = held or repository(release)
+    return choose_saes(there, model_layers or n_layers(release), parse_layers(layers), sae_width, sae_l0)
 
 
 def refusal(release: str, held: Repository | None = None, **settings: Any) -> str:
@@ -190,10 +198,10 @@ def test_a_layer_without_an_sae_is_left_out_of_all_and_refused_when_asked_for(
 def test_layers_that_the_model_lacks_are_refused_or_passed_over() -> None:
     """A larger model's SAEs beside a smaller model: the layers above would never be filled."""
     assert "layer 26; the model has the layers 0 to 25" in refusal(PT_2B, layers="3,26")
-    chosen, missing = choose_saes(Config(), repository(PT_9B), 26)
+    chosen, missing = choose(PT_9B, model_layers=26)
     assert ([sae.layer for sae in chosen], missing) == (list(range(26)), [])
     with pytest.raises(UsageError, match="no layer of this model"):
-        choose_saes(Config(sae_width="131k"), repository(PT_27B), 5)
+        choose(PT_27B, model_layers=5, sae_width="131k")
 
 
 # --- names of layers --------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from layerscope.hub.repository import open_repository
 from layerscope.models.loading import load_language_model
 from layerscope.planning.job import prepare
 from layerscope.planning.machine import probe
+from layerscope.planning.settings import sae_width
 from layerscope.questions.pairs import PROMPT
 from layerscope.questions.sources import Question, select_questions
 from layerscope.records.manifest import FORMAT, write_manifest
@@ -45,7 +46,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def questions() -> list[Question]:
-    return list(select_questions(Config(standin=True, num_samples="all"))[0])
+    return list(select_questions("bundled")[0])
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +150,9 @@ def test_every_file_of_it_is_in_the_package() -> None:
 def test_it_is_found_without_torch_and_its_width_is_its_own() -> None:
     code = "import sys; from layerscope.standin import standin_folder; assert (standin_folder() / 'model').is_dir()"
     subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], check=True)
-    assert Config(standin=True).width == STANDIN_WIDTH
-    assert Config().width == "16k"
-    assert Config(standin=True, sae_width="65k").width == "65k"  # which choosing the SAEs refuses
+    assert sae_width(Config(standin=True)) == STANDIN_WIDTH
+    assert sae_width(Config()) == "16k"
+    assert sae_width(Config(standin=True, sae_width="65k")) == "65k"  # which choosing the SAEs refuses
 
 
 def test_on_another_node_it_lies_where_the_package_lies_there() -> None:
