@@ -10,7 +10,6 @@ import json
 import re
 import shlex
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -75,11 +74,8 @@ def test_a_mistake_in_the_manifest_is_found(spoil: Callable[[dict[str, Any]], No
 
 
 def test_the_image_holds_what_the_manifest_says() -> None:
-    """One version of Ray in manifest, image and tests; one version of layerscope."""
+    """One version of layerscope in manifest and image, and all that the image copies is there."""
     dockerfile = (ROOT / "scripts/Dockerfile").read_text(encoding="utf-8")
-    ray = version("ray")
-    assert SPEC["rayClusterSpec"]["rayVersion"] == ray
-    assert re.search(rf"^FROM rayproject/ray:{re.escape(ray)}-py312-cu128$", dockerfile, re.MULTILINE)
     images = {container["image"] for group in GROUPS for container in group["template"]["spec"]["containers"]}
     (image,) = images
     assert image.endswith(f"/layerscope:{__version__}")
