@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from documenting.options import options_page
-from make_docs import DOCS
+from make_docs import DOCS, generated
 
 from paths import ROOT
 
@@ -120,9 +119,9 @@ def test_the_readme_can_be_read_in_five_minutes() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
 
 
-@pytest.mark.parametrize("path", [DOCS / "options.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", generated(), ids=lambda path: path.name)
 def test_what_is_made_from_the_code_is_not_stale(path: Path) -> None:
-    made = options_page()
+    made = generated()[path]
     assert path.read_text(encoding="utf-8") == made, "stale: run .venv/bin/python scripts/make_docs.py"
 
 
