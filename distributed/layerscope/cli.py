@@ -81,16 +81,19 @@ def compare(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], json: 
 
 
 @_app.command
-def explain(file: tyro.conf.Positional[Path], density: bool = False, to: Path | None = None) -> int:
+def explain(
+    file: tyro.conf.Positional[Path], density: bool = False, to: Path | None = None, overwrite: bool = False
+) -> int:
     """Load Neuronpedia's explanations of a run's features into the cache, once, and say what there is.
 
     Args:
         density: Load how often each feature fires too; a larger download.
         to: Write the records to this file, with a description in each feature that has one.
+        overwrite: Replace what is there.
     """
     from layerscope.neuronpedia.explanations import explain
 
-    print(explain(file, density, to))
+    print(explain(file, density, to, overwrite))
     return 0
 
 

@@ -1,17 +1,25 @@
 """Paths that people name, replacing a file as a whole, and what is on the disk."""
 
 import ctypes
+import fcntl
+import hashlib
 import os
+import re
+import secrets
+import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from layerscope.errors import UsageError
 
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
+_NAME_BYTES = 200  # of a name that a temporary one repeats; file systems take 255 in all
+_ABANDONED_SECONDS = 60.0
 
 
-def user_path(text: str) -> Path:
+def user_path(text: str | os.PathLike[str]) -> Path:
     """A path as a person writes it, `~` included.
 
     Raises:
@@ -19,28 +27,80 @@ def user_path(text: str) -> Path:
     """
     try:
         path = Path(text).expanduser()
-        path.exists()
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            path.lstat()
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(getattr(error, "strerror", None) or error).rstrip(".")
-        raise UsageError(f"{text[:80]!r} cannot be a path: {reason}.") from error
+        raise UsageError(f"{os.fspath(text)[:80]!r} cannot be a path: {reason}.") from error
     return path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, locked: bool = True) -> Iterator[Path]:
     """A temporary path to write to, which then takes the place of `path`: whoever reads sees all of it or none.
 
-    The temporary file is new and empty: a link that somebody planted under its name is removed, not followed.
+    The temporary file is new and empty, under a name that nobody can have planted. Before it takes the place it is on
+    the disk, with the mode of what it replaces, or the one that the umask gives, whatever mode its writer left.
+
+    Args:
+        locked: the file is locked meanwhile, which tells `remove_leftovers` that somebody is on it; False for whoever
+            locks it himself.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[-100:]}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    temporary = path.with_name(f"{_beginning(path)}{secrets.token_hex(8)}.tmp")
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
+        mode = os.fstat(descriptor).st_mode
+        with suppress(OSError):  # a file system without locks has no leftovers removed either
+            if locked:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
+        with suppress(FileNotFoundError):
+            mode = path.stat().st_mode
+        _settle(temporary, stat.S_IMODE(mode))
         temporary.replace(path)
     finally:
+        os.close(descriptor)
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes what `replacing` left for exactly this file when its process was killed; what is in use is locked."""
+    name = re.compile(re.escape(_beginning(path)) + r"[0-9a-f]{16}\.tmp")
+    with os.scandir(path.parent) as entries:
+        leftovers = [Path(entry.path) for entry in entries if name.fullmatch(entry.name)]
+    for leftover in leftovers:
+        with suppress(OSError):  # gone meanwhile, or somebody else's
+            _remove_if_abandoned(leftover)
+
+
+def _remove_if_abandoned(leftover: Path) -> None:
+    """Removes a file that nobody has locked; one that is new may be about to be locked."""
+    descriptor = os.open(leftover, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if time.time() - os.fstat(descriptor).st_mtime > _ABANDONED_SECONDS:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _beginning(path: Path) -> str:
+    """How the names of temporary files for a path begin; no two paths of a folder share one."""
+    name = path.name
+    if len(os.fsencode(name)) > _NAME_BYTES:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f".{name}."
+
+
+def _settle(file: Path, mode: int) -> None:
+    """Gives a finished file its mode and waits until it is on the disk."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+            os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,7 +3,6 @@
 Knows an SAE by the Neuronpedia id in the manifest; one without an id has no pages there, and its layer is left out.
 """
 
-import os
 import re
 import sys
 from collections import Counter
@@ -19,12 +18,13 @@ from filelock import FileLock
 from huggingface_hub import constants
 
 from layerscope.errors import LayerscopeError, UsageError, first_line
-from layerscope.files import replacing
+from layerscope.files import remove_leftovers, replacing, user_path
 from layerscope.formatting import ranges
 from layerscope.hub.repository import cache_folder
 from layerscope.neuronpedia.bulk_export import Export, Written
 from layerscope.records.journal import read_lines
-from layerscope.records.manifest import manifest_path, read_manifest
+from layerscope.records.manifest import read_manifest
+from layerscope.records.targets import check_target
 
 _Kind = Literal["explanations", "densities"]
 
@@ -57,17 +57,19 @@ class Explanations:
     """Layers whose SAE has no Neuronpedia id."""
 
 
-def explain(file: Path, density: bool = False, to: Path | None = None) -> str:
+def explain(file: Path, density: bool = False, to: Path | None = None, overwrite: bool = False) -> str:
     """Fetches what the cache lacks, writes the annotated records to `to`, and says what there is; warns of the rest.
 
     Raises:
         LayerscopeError: there are no explanations for any layer, or `to` cannot be written.
-        UsageError: `file` is not the output file of a run, or `to` is one.
+        UsageError: `file` is not the output file of a run, or `to` may not be written.
     """
+    file = user_path(file)
     if not file.is_file():
         raise UsageError(f"There is no file {file}. Name the .jsonl file of a run.")
-    if to is not None and manifest_path(to).exists():
-        raise UsageError(f"{to} holds the records of a run. Name another file for the annotated ones.")
+    if to is not None:
+        to = check_target("--to", to, (file,), overwrite=overwrite)
+        remove_leftovers(to)
     manifest = read_manifest(file)
     ids = _neuronpedia_ids(manifest)
     if not ids:
@@ -133,8 +135,6 @@ def annotate(file: Path, explanations: Explanations, to: Path) -> str:
                         f"{to} was not written. `layerscope verify` tells whether the file was changed."
                     )
                 stream.write(annotated)
-            stream.flush()
-            os.fsync(stream.fileno())
     except OSError as error:
         raise LayerscopeError(f"{to} cannot be written: {error.strerror or error}.") from error
     return f"annotated   {to}: {lines:,} lines, {described:,} of {features:,} features with a description"

@@ -18,8 +18,10 @@ from layerscope.planning.placement import Needs, Node, Placement, gpu_types, pla
 from layerscope.planning.settings import dataset, numeric, sae_width
 from layerscope.questions.pairs import PROMPT, PairTokenizer
 from layerscope.questions.plan import Plan, make_plan
-from layerscope.questions.sources import Selection, select_questions
+from layerscope.questions.sources import Selection, question_files, select_questions
 from layerscope.records import journal
+from layerscope.records.manifest import manifest_path
+from layerscope.records.targets import TIMELINE, begins_with, check_output, check_target
 from layerscope.saes.gemma_scope import SaeChoice, choose_saes
 from layerscope.saes.params_npz import read_shapes
 from layerscope.standin import standin_folder
@@ -260,18 +262,11 @@ def _check_output(config: Config) -> None:
                 f"--{name}: {named} would lie in this Ray job's own folder, which Ray deletes after it.\n"
                 f"Name it by an absolute path that outlives the job, such as /shared/{Path(named).name}."
             )
-    path, output = journal.records_path(config.output_file), user_path(config.output_file).absolute()
-    if not path.parent.is_dir():
-        raise UsageError(f"--output-file: there is no folder {path.parent}. Make it, or name another file.")
-    for file in {path, output}:
-        if file.exists() and not file.is_file():
-            raise UsageError(
-                f"--output-file: {file} is {'a folder' if file.is_dir() else 'no regular file'}. Name a file."
-            )
-    if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"--output-file: {path.parent} cannot be written to. Name a file elsewhere.")
-    if output != path and output.exists() and not path.exists() and not config.overwrite:
-        raise UsageError(
-            f"{output} is there already, without the {path.name} of a run that could go on.\n"
-            "Name another --output-file, or replace it with --overwrite."
-        )
+    records, output = journal.records_path(config.output_file), user_path(config.output_file).absolute()
+    inputs = question_files(config.dataset)
+    if config.output_file.endswith("/"):
+        raise UsageError(f"--output-file: {config.output_file} is a folder's name. Name a file.")
+    check_output(records, output if output != records else None, inputs, config.overwrite)
+    if config.timeline:
+        written = (records, output, manifest_path(records))
+        check_target("--timeline", config.timeline, (*inputs, *written), begins_with(TIMELINE, b"[]"))

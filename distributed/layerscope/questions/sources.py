@@ -104,6 +104,14 @@ def open_source(dataset: str, split: str = "validation") -> Source:
     return QuestionFile(path, origin={"dataset": path.name})  # a file may be moved: the plan has its content's hash
 
 
+def question_files(dataset: str) -> list[Path]:
+    """The files that a run reads its questions from, as far as they are the user's own."""
+    if dataset in ("auto", "piqa", "bundled"):
+        return []
+    path = user_path(dataset)
+    return [path, _labels_path(path)]
+
+
 def draw(population: int, count: int | None, seed: int) -> NDArray[np.int64]:
     """The row indices of a sample, ascending: those whose hash with the seed is smallest, or all.
 
@@ -134,7 +142,7 @@ class QuestionFile:
         self._offsets = array("q")
         self._hashes = array("Q")  # of the lines, because a row is read again when its turn comes
         self._labels: array[int] | None = None
-        labels_path = path.with_name(f"{path.stem}-labels.lst")
+        labels_path = _labels_path(path)
         with _readable(path), path.open("rb") as stream:
             for number, (offset, line) in enumerate(_lines(stream, path), start=1):
                 if not line.strip():
@@ -250,6 +258,10 @@ def parse_label(value: object, where: str) -> int:
 
 def _hash(line: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(line, digest_size=8).digest(), "little")
+
+
+def _labels_path(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-labels.lst")
 
 
 def _read_labels(labels_path: Path, path: Path) -> "array[int]":

@@ -18,7 +18,7 @@ import orjson
 from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.files import begin_sync, replacing, sync_data, sync_folder, user_path
+from layerscope.files import begin_sync, remove_leftovers, replacing, sync_data, sync_folder, user_path
 from layerscope.records.manifest import FORMAT, Extent, differences, manifest_path, read_manifest, write_manifest
 
 _CHECKPOINT_SECONDS = 5.0
@@ -99,7 +99,7 @@ class Journal:
             replacements: numbers from 0, ascending, and whole lines.
         """
         try:
-            with replacing(self.path) as temporary:
+            with replacing(self.path, locked=False) as temporary:
                 descriptor = _open_locked(temporary)
                 try:
                     extent, unchanged = self._copy(descriptor, replacements)
@@ -229,8 +229,8 @@ def open_journal(path: Path, identity: dict[str, Any], about: dict[str, Any], ov
                 )
             if _has_records(path):
                 _forget_aside(path)
-        for leftover in path.parent.glob(f".{path.name[-100:]}.*.tmp"):  # of a run killed while it replaced the file
-            leftover.unlink(missing_ok=True)
+        for file in (path, manifest_path(path)):
+            remove_leftovers(file)
     except OSError as error:
         os.close(descriptor)
         raise LayerscopeError(f"{path} cannot be opened to be written: {error.strerror or error}.") from error
@@ -251,7 +251,7 @@ def _put_aside(path: Path, descriptor: int) -> int:
             os.ftruncate(descriptor, 0)
             return descriptor
         _forget_aside(path)
-    with replacing(path) as new:  # never a moment in which somebody else could make the file
+    with replacing(path, locked=False) as new:  # never a moment in which somebody else could make the file
         fresh = _open_locked(new)
         try:
             if not aside.exists():

@@ -4,7 +4,6 @@ Puts together what the other modules of the package say and draw; the page's loo
 The page makes no request: its styles and its script are inside it, and a Content-Security-Policy allows these alone.
 """
 
-import os
 import sys
 import time
 import webbrowser
@@ -21,11 +20,12 @@ from tqdm import tqdm
 
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Contrast
-from layerscope.errors import LayerscopeError, UsageError
-from layerscope.files import replacing
+from layerscope.errors import LayerscopeError
+from layerscope.files import remove_leftovers, replacing, user_path
 from layerscope.formatting import size_text, visible
 from layerscope.neuronpedia.explanations import load_explanations
 from layerscope.records.manifest import read_manifest
+from layerscope.records.targets import begins_with, check_target
 from layerscope.report import confound_charts, feature_tables, sentences
 from layerscope.report.depth_axis import NARROW, WIDE
 from layerscope.report.depth_strip import depth_strip
@@ -48,8 +48,9 @@ def report(file: Path, to: Path | None = None, show: bool = False) -> str:
         UsageError: `file` is not a run's file, or `to` is there and no report.
         LayerscopeError: a line is not a record, or the page cannot be written.
     """
-    to = to or file.with_suffix(".html")
-    _check_target(to)
+    file = user_path(file)
+    to = check_target("--to", to or file.with_suffix(".html"), (file,), own=begins_with(_BEGINNING))
+    remove_leftovers(to)
     with _Stages() as stages:
         analysis = analyse(file, progress=stages.tell)
         descriptions = load_explanations(read_manifest(file)).by_layer
@@ -58,8 +59,6 @@ def report(file: Path, to: Path | None = None, show: bool = False) -> str:
     try:
         with replacing(to) as temporary, temporary.open("wb") as stream:
             stream.write(page)
-            stream.flush()
-            os.fsync(stream.fileno())
     except OSError as error:
         raise LayerscopeError(
             f"{to} cannot be written: {error.strerror or error}. Name another one with --to."
@@ -123,17 +122,6 @@ def _read(name: str) -> str:
 def _hash(embedded: str) -> str:
     """As a Content-Security-Policy names what it allows."""
     return f"sha256-{b64encode(sha256(embedded.encode()).digest()).decode()}"
-
-
-def _check_target(to: Path) -> None:
-    """Refuses to replace what is no report, before any work is done."""
-    try:
-        if to.exists():
-            with to.open("rb") as stream:
-                if stream.read(len(_BEGINNING)) != _BEGINNING:
-                    raise UsageError(f"{to} is there and is not a report of layerscope. Name another file with --to.")
-    except OSError as error:
-        raise UsageError(f"{to} cannot be the report: {error.strerror}. Name another file with --to.") from error
 
 
 class _Stages:

@@ -3,21 +3,22 @@
 Every file is written as a stream and takes its place as a whole.
 """
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.files import replacing
+from layerscope.files import remove_leftovers, replacing, user_path
 from layerscope.formatting import size_text
 from layerscope.records.journal import write_array
 from layerscope.records.manifest import manifest_path
+from layerscope.records.targets import check_target
 from layerscope.tables.rows import (
     FEATURE_ROWS,
     FEATURES,
@@ -31,11 +32,13 @@ from layerscope.tables.rows import (
 
 _ARRAY = ".json"
 _TABLES = (".parquet", ".csv")
+_FORMULA = r"^[\x00-\x20]*[=+\-@＝＋－＠]"  # spreadsheets pass over white space, and East Asian ones take wide signs
 
 
 def export(path: Path, target: Path, overwrite: bool) -> str:
     """Writes the records of an output file, finished or growing, in the format that the target's suffix names.
 
+    In CSV, texts that a spreadsheet would run get an apostrophe in front; the other formats hold every text as it is.
     `x.parquet` and `x.csv` get the table of features, and `x.questions.parquet` or `x.questions.csv` beside them the
     table of questions; `x.json` gets the array of records.
 
@@ -46,29 +49,20 @@ def export(path: Path, target: Path, overwrite: bool) -> str:
         UsageError: there is no such file, or the target cannot be meant.
         LayerscopeError: a line is not a record, or the disk is full or fails; what stood there before stands there yet.
     """
-    targets = [target]
+    path, targets = user_path(path), [user_path(target)]
+    target = targets[0]
     if target.suffix in _TABLES:
         targets.append(target.with_suffix(f".questions{target.suffix}"))
     elif target.suffix != _ARRAY:
         raise UsageError(f"--to {target}: the suffix says the format; take {', '.join(_TABLES)} or {_ARRAY}.")
-    _check(path, targets, overwrite)
+    for file in targets:
+        check_target("--to", file, inputs=(path, manifest_path(path)), overwrite=overwrite)
+        remove_leftovers(file)
     if target.suffix == _ARRAY:
         write_array(path, target, read_records(path, _line_of_record))
     else:
         _write_tables(path, *targets)
     return "\n".join(f"{target}  {size_text(target.stat().st_size)}" for target in targets)
-
-
-def _check(path: Path, targets: Sequence[Path], overwrite: bool) -> None:
-    for target in targets:
-        if not target.parent.is_dir():
-            raise UsageError(f"--to: there is no folder {target.parent}. Make it, or name another file.")
-        if target.is_dir():
-            raise UsageError(f"--to: {target} is a folder. Name a file.")
-        if target.resolve() in (path.resolve(), manifest_path(path.resolve())):
-            raise UsageError(f"--to: {target} is what is to be exported. Name another file.")
-        if target.exists() and not overwrite:
-            raise UsageError(f"--to: {target} is there already. Name another file, or replace it with --overwrite.")
 
 
 def _line_of_record(line: bytes) -> bytes:
@@ -77,7 +71,7 @@ def _line_of_record(line: bytes) -> bytes:
 
 
 def _write_tables(path: Path, features_target: Path, questions_target: Path) -> None:
-    writer = _parquet_writer if features_target.suffix == ".parquet" else csv.CSVWriter
+    writer = _parquet_writer if features_target.suffix == ".parquet" else _CsvWriter
     try:
         with (  # left from the last to the first: both files are whole before either takes its place
             replacing(questions_target) as questions_file,
@@ -109,11 +103,30 @@ def _parquet_writer(stream: BinaryIO, schema: pa.Schema) -> parquet.ParquetWrite
     )
 
 
+class _CsvWriter:
+    """CSV that a spreadsheet only shows: a text that it would run as a formula gets an apostrophe in front."""
+
+    def __init__(self, stream: BinaryIO, schema: pa.Schema) -> None:
+        self._writer = csv.CSVWriter(stream, schema)
+
+    def __enter__(self) -> "_CsvWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def write_table(self, table: pa.Table) -> None:
+        for index, field in enumerate(table.schema):
+            if pa.types.is_string(field.type):
+                texts = table.column(index)
+                runs = pc.match_substring_regex(texts, _FORMULA)
+                shown = pc.if_else(runs, pc.binary_join_element_wise("'", texts, ""), texts)
+                table = table.set_column(index, field, shown)
+        self._writer.write_table(table)
+
+
 @contextmanager
 def _writing(file: Path, writer: Callable[..., Any], schema: pa.Schema, rows: int) -> Iterator[RowGroups]:
-    """Takes rows for a file, which are on the disk in the end."""
-    with file.open("wb") as stream:
-        with writer(stream, schema) as tables, RowGroups(tables.write_table, rows) as groups:
-            yield groups
-        stream.flush()
-        os.fsync(stream.fileno())
+    """Takes rows for a file."""
+    with file.open("wb") as stream, writer(stream, schema) as tables, RowGroups(tables.write_table, rows) as groups:
+        yield groups

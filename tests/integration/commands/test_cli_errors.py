@@ -392,6 +392,15 @@ def test_output_is_a_folder(name: str, fails: Fails, tiny_options: list[str], ou
     says(message, "--output-file", f"{output / name} is a folder")
 
 
+def test_output_that_is_the_questions(fails: Fails, tiny_options: list[str], output: Path) -> None:
+    """`--overwrite` takes the questions away that the run is to read."""
+    questions = output / "records.jsonl"
+    questions.write_text('{"goal": "dry a cup", "sol1": "in water", "sol2": "with a towel", "label": 1}\n')
+    options = [*tiny_options, "--dataset", str(questions), "--num-samples", "all"]
+    says(fails("run", *options, "--output-file", str(questions), "--overwrite"), "--output-file", "reads or writes")
+    says(fails("run", *options, "--output-file", str(output / "x"), "--timeline", str(questions)), "--timeline")
+
+
 def test_array_without_its_records(fails: Fails, tiny_options: list[str], output: Path) -> None:
     """A file of the user is replaced at the end of a run."""
     (output / "x.json").write_text("[]\n")
@@ -406,7 +415,7 @@ def test_output_is_no_regular_file(fails: Fails, tiny_options: list[str], output
 
 def test_records_without_a_manifest(fails: Fails, tiny_options: list[str], output: Path) -> None:
     """A file of the user is overwritten, or gone on with whatever made it."""
-    (output / "records.jsonl").write_text('{"example_id": 0}\n')
+    (output / "records.jsonl").write_text('{"example_id":0}\n')
     message = fails("run", *tiny_options)
     says(message, str(output / "records.jsonl"), "records.jsonl.manifest.json", "--output-file", "--overwrite")
 

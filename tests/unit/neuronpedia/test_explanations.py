@@ -416,7 +416,7 @@ def test_records_that_were_written_otherwise_are_refused(written: bytes, run_fil
     to.write_text("as before")
     run_file.write_bytes(run_file.read_bytes().replace(b'"activation":7.25,"layer":7}', written))
     with pytest.raises(LayerscopeError, match="line 1: the features are not written as"):
-        explain(run_file, to=to)
+        explain(run_file, to=to, overwrite=True)
     assert to.read_text() == "as before"
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
         "annotated.jsonl",
@@ -427,11 +427,19 @@ def test_records_that_were_written_otherwise_are_refused(written: bytes, run_fil
 
 def test_what_cannot_be_done_is_said(export: ExportServer, run_file: Path, tmp_path: Path) -> None:
     content = run_file.read_bytes()
-    with pytest.raises(UsageError, match="holds the records of a run"):
-        explain(run_file, to=run_file)
+    (tmp_path / "mine").write_text("mine")
+    for to, told in (
+        (run_file, "reads or writes already"),
+        (manifest_path(run_file), "belongs to a run"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "mine", "is there already"),
+        (tmp_path / "nowhere" / "x", "no folder"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            explain(run_file, to=to)
     assert run_file.read_bytes() == content
-    with pytest.raises(LayerscopeError, match="cannot be written: Is a directory"):
-        explain(run_file, to=tmp_path)
+    assert export.requests == [], "all this is said before the work starts"
+    assert not (tmp_path / "nowhere").exists()
     with pytest.raises(UsageError, match="There is no file"):
         explain(tmp_path / "other.jsonl")
     with pytest.raises(LayerscopeError, match="None of the SAEs of"):
@@ -454,7 +462,7 @@ def test_commands_at_the_same_time_fetch_once(
     export: ExportServer, run_file: Path, tmp_path: Path, layerscope: Command
 ) -> None:
     environment = {"HF_HOME": str(tmp_path / "home")}
-    arguments = ("explain", str(run_file), "--to", str(tmp_path / "annotated.jsonl"))
+    arguments = ("explain", str(run_file), "--to", str(tmp_path / "annotated.jsonl"), "--overwrite")
     with ThreadPoolExecutor() as pool:
         done = list(pool.map(lambda _: layerscope(*arguments, env=environment), range(2)))
     assert [one.returncode for one in done] == [0, 0], done[0].stderr
@@ -467,6 +475,8 @@ def test_commands_at_the_same_time_fetch_once(
 
 
 def test_nothing_heavy_is_imported() -> None:
-    check = "import sys, layerscope.analysis.explanations; print({'torch', 'ray', 'transformers'} & set(sys.modules))"
+    check = (
+        "import sys, layerscope.neuronpedia.explanations; print({'torch', 'ray', 'transformers'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

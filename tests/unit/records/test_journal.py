@@ -281,9 +281,11 @@ class JournalMachine(RuleBasedStateMachine):
             open_journal(self.path, {"settings": {"version": -1}}, {}, overwrite=False)
         assert contents(self.path.parent) == before
 
-    @rule(name=st.sampled_from(["out.jsonl", "out.jsonl.manifest.json"]), own=st.booleans(), content=st.binary())
-    def leave_a_temporary_file(self, name: str, own: bool, content: bytes) -> None:
-        (self.path.parent / f".{name}.{os.getpid() if own else 1}.tmp").write_bytes(content)
+    @rule(name=st.sampled_from(["out.jsonl", "out.jsonl.manifest.json"]), content=st.binary())
+    def leave_a_temporary_file(self, name: str, content: bytes) -> None:
+        leftover = self.path.parent / f".{name}.{len(content):016x}.tmp"
+        leftover.write_bytes(content)
+        os.utime(leftover, (0, 0))
 
     @precondition(lambda self: self.journal is None and self.manifests)
     @rule(data=st.data(), without_progress=st.booleans())
@@ -1052,7 +1054,7 @@ def test_links_planted_under_the_names_of_temporary_files_are_not_followed(path:
         target = Path(name) / "precious"
         target.write_bytes(b"precious")
         array = path.with_suffix(".json")
-        names = [f".{file.name}.{os.getpid()}.tmp" for file in (path, manifest_path(path), array)]
+        names = [f".{file.name}.{0:016x}.tmp" for file in (path, manifest_path(path), array)]
 
         def plant(links: list[str]) -> None:
             for link in links:

@@ -383,7 +383,7 @@ def test_a_page_that_cannot_be_written_is_a_known_error(tmp_path: Path) -> None:
     small = tmp_path / "small.jsonl"
     write_run(small, Spec(questions=3))
     (tmp_path / "file").write_text("")
-    with pytest.raises(LayerscopeError, match="Name another"):
+    with pytest.raises(LayerscopeError, match="name another"):
         report(small, to=tmp_path / "file" / "page.html")
 
 

@@ -382,9 +382,9 @@ def test_targets_that_cannot_be_meant_are_refused(path: Path) -> None:
     (path.parent / "folder.csv").mkdir()
     before = path.read_bytes()
     for name, reason in (
-        ("run.csv", "is what is to be exported"),
-        ("link.csv", "is what is to be exported"),
-        ("run.csv.manifest.json", "is what is to be exported"),
+        ("run.csv", "reads or writes already"),
+        ("link.csv", "reads or writes already"),
+        ("run.csv.manifest.json", "reads or writes already"),
         ("out.xlsx", "take .parquet, .csv or .json"),
         ("out", "take .parquet, .csv or .json"),
         ("folder.csv", "is a folder"),
@@ -503,3 +503,19 @@ def test_reading_is_shown(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert "\r" in terminal.getvalue()
     assert "100%" not in plain.getvalue()
+
+
+def test_a_spreadsheet_runs_nothing_of_a_csv(path: Path) -> None:
+    """A question of a stranger, opened in a spreadsheet, is run as a formula."""
+    runs, shown_as_it_is = ["=1+1", "+a", "-b", "@SUM(A1)", "\t=2", "\r\n=3", "＝4"], ["a=b", "'=5", ""]
+    score = SolutionScore(-1.5, 2, "=")
+    questions = [Question(number, text, "-a", "b", 0) for number, text in enumerate([*runs, *shown_as_it_is])]
+    path.write_bytes(b"".join(record_line(question, (score, score), {1: ([], [])}) for question in questions))
+    for suffix in (".csv", ".parquet"):
+        export(path, path.with_suffix(suffix), overwrite=False)
+    rows = with_csv(path.with_name("run.questions.csv"))
+    assert [row["question"] for row in rows] == [*("'" + text for text in runs), *shown_as_it_is]
+    assert {(row["positive_text"], row["positive_final_token"], row["margin"]) for row in rows} == {("'-a", "'=", "0")}
+    assert {row["positive_log_likelihood"] for row in rows} == {"-1.5"}
+    held = parquet.read_table(path.with_name("run.questions.parquet"))
+    assert held.column("question").to_pylist() == [*runs, *shown_as_it_is]

@@ -1,0 +1,130 @@
+"""The one rule for every file that a command writes, held before any work starts.
+
+A target lies in a folder that is there, is no folder, link or device itself, and is none of the files that the command
+reads or of a run. What is there already is replaced only where the command made it, or `--overwrite` says so.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from layerscope.errors import UsageError
+from layerscope.files import user_path
+from layerscope.records.manifest import manifest_path
+
+_MANIFEST = manifest_path(Path("x")).name.removeprefix("x")
+_FIRST_RECORD = b'{"example_id":'
+TIMELINE = b'[\n{"name":"process_name",'
+"""How a timeline begins; an empty one is `[]`."""
+LONGEST_NAME = 255 - len(f".overwritten{_MANIFEST}")
+"""Bytes of an output file's name: that of its manifest is longer, and file systems take 255."""
+
+
+def begins_with(*beginnings: bytes) -> Callable[[Path], bool]:
+    """Whether a file begins in one of these ways; tells what a command made."""
+
+    def does(path: Path) -> bool:
+        with path.open("rb") as stream:
+            return stream.read(max(map(len, beginnings))).startswith(beginnings)
+
+    return does
+
+
+def holds_records(path: Path) -> bool:
+    """Whether a run wrote a file: nothing yet, or records."""
+    return manifest_path(path).is_file() or path.stat().st_size == 0 or begins_with(_FIRST_RECORD)(path)
+
+
+def check_output(records: Path, array: Path | None, inputs: Iterable[Path], overwrite: bool) -> None:
+    """Refuses an output file that a run may not write.
+
+    Args:
+        records: where the lines go.
+        array: where the finished run writes the JSON array.
+        inputs: files that the run reads.
+
+    Raises:
+        UsageError: it may not.
+    """
+    option = "--output-file"
+    for path, own in ((records, holds_records), (array, begins_with(b"[\n" + _FIRST_RECORD, b"[]"))):
+        if path is not None:
+            _check_place(option, path, inputs)
+            if _is_there(option, path) and not own(path):
+                raise UsageError(f"{option}: {path} was not made by a run. Move it away, or name another file.")
+    if len(os.fsencode(records.name)) > LONGEST_NAME:
+        raise UsageError(
+            f"{option}: the name {records.name[:40]}… has {len(os.fsencode(records.name))} bytes; with those that its "
+            f"manifest's has besides, {LONGEST_NAME} are possible. Take a shorter one."
+        )
+    if array is not None and array.exists() and not records.exists() and not overwrite:
+        raise UsageError(
+            f"{array} is there already, without the {records.name} of a run that could go on.\n"
+            "Name another --output-file, or replace it with --overwrite."
+        )
+
+
+def check_target(
+    option: str,
+    target: str | os.PathLike[str],
+    inputs: Iterable[Path] = (),
+    own: Callable[[Path], bool] | None = None,
+    overwrite: bool | None = None,
+) -> Path:
+    """The path of a file that a command is about to write, if it may.
+
+    Args:
+        option: names the target in messages: `--to`.
+        inputs: files that the command reads or writes besides.
+        own: whether what is there may be replaced without being asked, because the command made it.
+        overwrite: whether the command was told to replace what is there; None where it has no such option.
+
+    Raises:
+        UsageError: it may not.
+    """
+    path = user_path(target)
+    if os.fspath(target).endswith("/"):
+        raise UsageError(f"{option}: {os.fspath(target)} is a folder's name. Name a file.")
+    _check_place(option, path, inputs)
+    if path.name.endswith(_MANIFEST) or manifest_path(path).exists():
+        raise UsageError(f"{option}: {path} belongs to a run, whose records it would spoil. Name another file.")
+    if _is_there(option, path) and not overwrite and (own is None or not own(path)):
+        how = "Name another file." if overwrite is None else "Name another file, or replace it with --overwrite."
+        raise UsageError(f"{option}: {path} is there already{', made by something else' if own else ''}. {how}")
+    return path
+
+
+def _check_place(option: str, path: Path, inputs: Iterable[Path]) -> None:
+    folder = path.parent
+    if not folder.is_dir():
+        raise UsageError(f"{option}: there is no folder {folder}. Make it, or name another file.")
+    if path.is_dir():
+        raise UsageError(f"{option}: {path} is a folder. Name a file.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"{option}: {folder} cannot be written to. Name a file elsewhere.")
+    if any(_same(path, other) for other in inputs):
+        raise UsageError(f"{option}: {path} is a file that this command reads or writes already. Name another file.")
+
+
+def _is_there(option: str, path: Path) -> bool:
+    """Whether there is a file that a command could replace.
+
+    Raises:
+        UsageError: what is there is none, or cannot be read.
+    """
+    if path.is_symlink():
+        raise UsageError(f"{option}: {path} is a symbolic link. Name the file itself, or another one.")
+    if not path.exists():
+        return False
+    if not path.is_file():
+        raise UsageError(f"{option}: {path} is no regular file. Name a file.")
+    if not os.access(path, os.R_OK):
+        raise UsageError(f"{option}: {path} cannot be read, so it cannot be told who made it. Name another file.")
+    return True
+
+
+def _same(path: Path, other: Path) -> bool:
+    """Whether two paths are one file, by whatever links, or would be."""
+    if path.exists() and other.exists():
+        return path.samefile(other)
+    return path.resolve() == other.resolve()

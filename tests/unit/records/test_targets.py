@@ -1,0 +1,108 @@
+"""The rule for files that commands write: nobody else's file is replaced, and nothing fails after the work."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from layerscope.errors import UsageError
+from layerscope.records.manifest import manifest_path
+from layerscope.records.targets import LONGEST_NAME, begins_with, check_output, check_target
+
+PAGE = b"<!page>"
+
+
+def refused(check: Callable[[], object]) -> str:
+    with pytest.raises(UsageError) as refusal:
+        check()
+    assert len(str(refusal.value).splitlines()) <= 3
+    return str(refusal.value)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """An output file with its manifest."""
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(b'{"example_id":0}\n')
+    manifest_path(path).write_bytes(b"{}")
+    return path
+
+
+@pytest.mark.parametrize("overwrite", [True, False, None])
+def test_what_is_no_file_of_its_own_is_refused_even_to_overwrite(
+    overwrite: bool | None, run: Path, tmp_path: Path
+) -> None:
+    """A command replaces a folder, follows a link, fills a device, or destroys a run."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "hard").hardlink_to(run)
+    (tmp_path / "other-run").write_bytes(b"x")
+    manifest_path(tmp_path / "other-run").write_bytes(b"{}")
+    os.mkfifo(tmp_path / "pipe")
+    before = {path: path.lstat().st_ino for path in tmp_path.iterdir()}
+    for name, told in (
+        ("folder", "is a folder"),
+        ("new/", "a folder's name"),
+        ("nowhere/x", "no folder"),
+        ("link", "symbolic link"),
+        ("pipe", "no regular file"),
+        ("run.jsonl", "reads or writes already"),
+        ("folder/../run.jsonl", "reads or writes already"),
+        ("hard", "reads or writes already"),
+        ("run.jsonl.manifest.json", "belongs to a run"),
+        ("new.manifest.json", "belongs to a run"),
+        ("other-run", "belongs to a run"),
+    ):
+        message = refused(lambda name=name: check_target("--to", f"{tmp_path}/{name}", (run,), None, overwrite))  # type: ignore[misc]
+        assert told in message
+        assert message.startswith("--to: ")
+    assert {path: path.lstat().st_ino for path in tmp_path.iterdir()} == before
+
+
+def test_what_is_there_is_replaced_where_the_command_made_it_or_was_told_to(tmp_path: Path) -> None:
+    there = tmp_path / "page"
+    there.write_bytes(PAGE + b"x")
+    assert check_target("--to", there, own=begins_with(PAGE)) == there
+    there.write_bytes(b"mine")
+    assert "is there already, made by something else" in refused(
+        lambda: check_target("--to", there, own=begins_with(PAGE))
+    )
+    assert "--overwrite" not in refused(lambda: check_target("--to", there))
+    assert "--overwrite" in refused(lambda: check_target("--to", there, overwrite=False))
+    assert check_target("--to", there, overwrite=True) == there
+    assert there.read_bytes() == b"mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert "cannot be written to" in refused(lambda: check_target("--to", tmp_path / "x"))
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_an_output_file_that_no_run_made_is_refused_even_to_overwrite(
+    overwrite: bool, run: Path, tmp_path: Path
+) -> None:
+    """`--overwrite` moves the questions away, and deletes them with the first record."""
+    questions = tmp_path / "questions.jsonl"
+    questions.write_bytes(b'{"goal": "a"}\n')
+    notes = tmp_path / "notes.jsonl"
+    notes.write_bytes(b"mine")
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    lost = tmp_path / "lost.jsonl"
+    lost.write_bytes(run.read_bytes())
+    for path in (run, empty, lost, tmp_path / "new.jsonl"):
+        check_output(path, None, [questions], overwrite)
+    assert "reads or writes already" in refused(lambda: check_output(questions, None, [questions], overwrite))
+    assert "reads or writes already" in refused(lambda: check_output(run, questions, [questions], overwrite))
+    assert "was not made by a run" in refused(lambda: check_output(notes, None, [], overwrite))
+    assert "was not made by a run" in refused(lambda: check_output(run, notes, [], overwrite))
+
+
+def test_a_name_that_leaves_no_room_for_the_manifests_is_refused(tmp_path: Path) -> None:
+    """The run fails once it has begun, because its manifest's name is too long."""
+    check_output(tmp_path / ("ü" * (LONGEST_NAME // 2)), None, [], overwrite=False)
+    message = refused(lambda: check_output(tmp_path / ("ü" * 125), None, [], overwrite=False))
+    assert f"250 bytes; with those that its manifest's has besides, {LONGEST_NAME}" in message
