@@ -65,9 +65,12 @@ from layerscope.engine.driver import Driver
 from layerscope.engine.logs import Span
 from layerscope.hub.repository import Repository
 from layerscope.models.spec import GemmaSpec
-from layerscope.planning.job import Job, Numerics
+from layerscope.planning.job import Job
 from layerscope.planning.machine import probe
-from layerscope.planning.placement import Needs, Node, place
+from layerscope.planning.needs import Needs
+from layerscope.planning.node import Node
+from layerscope.planning.placing import place
+from layerscope.planning.settings import Numerics, settle_crew
 from layerscope.questions.pairs import Pair
 from layerscope.questions.plan import make_plan
 from layerscope.questions.sources import Question, select_questions
@@ -256,7 +259,8 @@ def make_job(n_actors: int, options: argparse.Namespace, nodes: list[Node], fold
     config = Config(
         dataset=str(questions), num_samples="all", device="cuda", gemma_actors=n_actors, top_k=options.top_k
     )
-    placement = place(config, nodes, needs)
+    crew = settle_crew(config, nodes, D_MODEL)
+    placement = place(crew, nodes, needs)
 
     dice = np.random.default_rng(options.seed)
     bytes_per_question = make_features(range(N_LAYERS), 2, options.top_k, dice).json.size
@@ -272,13 +276,14 @@ def make_job(n_actors: int, options: argparse.Namespace, nodes: list[Node], fold
     job = Job(
         config=config,
         model=nowhere,
-        spec=GemmaSpec(N_LAYERS, D_MODEL, 8192, PARAMETERS, 2, ()),
+        spec=GemmaSpec(N_LAYERS, D_MODEL, 9216, 8, 256_000, 8192, PARAMETERS, 2, ()),
         sae_repository=nowhere,
         saes=saes,
         d_sae=D_SAE,
         selection=selection,
         plan=plan,
         numerics=Numerics("bfloat16", "float32", options.batch_tokens, None, options.top_k),
+        crew=crew,
         needs=needs,
         placement=placement,
         software=dict(probe().software),

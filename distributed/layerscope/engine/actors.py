@@ -19,7 +19,7 @@ from layerscope.formatting import ranges
 from layerscope.hub.repository import Repository
 from layerscope.models.spec import GemmaSpec, fetch_model, tokenizer_path
 from layerscope.planning.machine import probe
-from layerscope.planning.placement import Node
+from layerscope.planning.node import Node
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.sources import Question
 from layerscope.saes.gemma_scope import SaeChoice
@@ -109,4 +109,4 @@ class EncoderActor(_Actor):
 @ray.remote(num_cpus=0)
 def probe_node() -> Node:
     """What a node of the cluster has."""
-    return probe()
+    return probe(all_cards=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from layerscope.engine.logs import Span
 from layerscope.numerics.memory import keep_freed_memory
-from layerscope.planning.placement import Node
+from layerscope.planning.node import Node
 from layerscope.records.lines import LayerBlock, Outcome
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from layerscope.config import Config
 from layerscope.engine.actors import probe_node
 from layerscope.errors import LayerscopeError, UsageError, first_line
 from layerscope.planning.machine import probe
-from layerscope.planning.placement import Node
+from layerscope.planning.node import Node
 
 _OBJECT_STORE_BYTES = 2 << 30
 _CONNECT_SECONDS = 5.0

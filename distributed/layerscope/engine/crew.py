@@ -26,7 +26,9 @@ from layerscope.engine.metrics import Metrics
 from layerscope.errors import LayerscopeError, first_line
 from layerscope.formatting import ranges
 from layerscope.planning.job import Job
-from layerscope.planning.placement import Node, Placement, Seat, place
+from layerscope.planning.node import Node
+from layerscope.planning.placement import Placement, Seat
+from layerscope.planning.placing import place
 
 Reference = ray.ObjectRef[Any]
 # What a machine does to a call; anything else that a call raises is an answer.
@@ -325,8 +327,7 @@ class Crew:
     def _place(self, nodes: list[Node]) -> Placement:
         job = self._job
         # The layer blocks stay: batches are under way that are cut into them.
-        config = replace(job.config, layer_blocks=len(self.placement.blocks))
-        return place(config, nodes, job.needs, job.numerics.threads)
+        return place(replace(job.crew, layer_blocks=len(self.placement.blocks)), nodes, job.needs)
 
 
 def _least_loaded(members: Sequence[Member], limit: int) -> Member | None:

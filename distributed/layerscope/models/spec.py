@@ -20,6 +20,10 @@ class GemmaSpec:
 
     n_layers: int
     d_model: int
+    d_ff: int
+    """Of a layer's feed-forward network."""
+    n_heads: int
+    vocabulary: int
     context: int
     """The longest text in tokens."""
     n_parameters: int
@@ -48,6 +52,9 @@ def read_spec(repository: Repository) -> GemmaSpec:
         return GemmaSpec(
             n_layers=n_layers,
             d_model=d_model,
+            d_ff=_count(config, "intermediate_size"),
+            n_heads=_count(config, "num_attention_heads"),
+            vocabulary=_count(config, "vocab_size"),
             context=_count(config, "max_position_embeddings"),
             n_parameters=_count_parameters(config, d_model, n_layers),
             bos_id=_count(config, "bos_token_id"),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from layerscope.config import Config, parse_layers, parse_shard
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import user_path
@@ -14,8 +16,19 @@ from layerscope.formatting import ranges, size_text
 from layerscope.hub import repository as hub
 from layerscope.hub.repository import Repository, open_repository
 from layerscope.models.spec import GemmaSpec, read_spec, tokenizer_path
-from layerscope.planning.placement import Needs, Node, Placement, gpu_types, place, resolve_device, resolve_threads
-from layerscope.planning.settings import dataset, numeric, sae_width
+from layerscope.planning.needs import Needs, estimate
+from layerscope.planning.node import Node, gpu_types
+from layerscope.planning.placement import Placement
+from layerscope.planning.placing import place
+from layerscope.planning.settings import (
+    Crew,
+    Numerics,
+    dataset,
+    numeric,
+    sae_width,
+    settle_crew,
+    settle_numerics,
+)
 from layerscope.questions.pairs import PROMPT, PairTokenizer
 from layerscope.questions.plan import Plan, make_plan
 from layerscope.questions.sources import Selection, question_files, select_questions
@@ -27,21 +40,7 @@ from layerscope.saes.params_npz import read_shapes
 from layerscope.standin import standin_folder
 
 _RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts; the name is meant
-_BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2}
 _BYTES_PER_FEATURE = 52  # of JSON: names, punctuation, an id of five digits, an activation of eight
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """The settings that change numbers, with every `auto` decided."""
-
-    dtype: str
-    sae_dtype: str
-    batch_tokens: int
-    threads: int | None
-    """Torch threads of an actor on a CPU; None on a GPU."""
-    top_k: int | None
-    """None records every active feature."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,7 @@ class Job:
     selection: Selection
     plan: Plan
     numerics: Numerics
+    crew: Crew
     needs: Needs
     placement: Placement
     software: dict[str, str]
@@ -167,7 +167,8 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
         lambda stream: read_shapes(stream, spec.d_model, f"{saes[0].path} of {sae_name}"),
     )
     d_sae = shapes["W_enc"][1]
-    numerics = _numerics(config, nodes, spec)
+    crew = settle_crew(config, nodes, spec.d_model)
+    numerics = settle_numerics(config, nodes, crew)
     tokenizer = PairTokenizer(tokenizer_path(model), spec.context)
     if tokenizer.bos_id != spec.bos_id:
         raise UsageError(
@@ -176,13 +177,10 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     plan = make_plan(selection, tokenizer, numerics.batch_tokens)
     if plan.unscorable:
         warnings.append(f"{plan.unscorable} questions cannot be scored; their lines will say why.")
-    needs = Needs(
-        model=spec.n_parameters * _BYTES_PER_VALUE[numerics.dtype],
-        sae_by_layer={sae.layer: spec.d_model * d_sae * _BYTES_PER_VALUE[numerics.sae_dtype] for sae in saes},
-        d_model=spec.d_model,
-        encode_cost=spec.d_model * d_sae * len(saes) / spec.n_parameters,
-    )
-    placement = place(config, nodes, needs)
+    layers = [sae.layer for sae in saes]
+    needs = estimate(spec, layers, d_sae, numerics, int(np.diff(plan.starts).max(initial=0)))
+    placement = place(crew, nodes, needs)
+    warnings += [f"On {node.name} {node.trouble}: it computes without." for node in nodes if node.trouble]
     if placement.device == "cuda" and len(placement.kinds) > 1:
         types = ", ".join(f"{count} x {name}" for name, count in sorted(gpu_types(nodes).items()))
         warnings.append(f"GPUs of several types ({types}) give other last digits; --gpu-type keeps to one.")
@@ -196,6 +194,7 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
         selection=selection,
         plan=plan.part(*parse_shard(config.shard)),
         numerics=numerics,
+        crew=crew,
         needs=needs,
         placement=placement,
         software=dict(nodes[0].software),
@@ -242,17 +241,6 @@ def _sources(config: Config) -> tuple[str, str]:
         return config.model, config.sae_repo
     folder = standin_folder()
     return str(folder / "model"), str(folder / "saes")
-
-
-def _numerics(config: Config, nodes: Sequence[Node], spec: GemmaSpec) -> Numerics:
-    gpu = resolve_device(config, nodes) == "cuda"
-    return Numerics(
-        dtype=config.dtype if config.dtype != "auto" else "bfloat16" if gpu else "float32",
-        sae_dtype=config.sae_dtype,
-        batch_tokens=config.batch_tokens if isinstance(config.batch_tokens, int) else 8192 if gpu else 1024,
-        threads=None if gpu else resolve_threads(config, nodes, spec.d_model),
-        top_k=numeric(config.top_k),
-    )
 
 
 def _check_output(config: Config) -> None:

@@ -1,52 +1,55 @@
 """What this machine has, without torch: processors, memory, GPUs and the packages that compute."""
 
+import ast
 import os
 import platform
 import re
-import shutil
 import socket
-import subprocess
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from layerscope import __version__
-from layerscope.planning.placement import Gpu, Node
+from layerscope.planning.cards import usable_cards
+from layerscope.planning.limits import limits
+from layerscope.planning.node import Gpu, Node
 
 _SOFTWARE = ("torch", "transformers", "tokenizers", "numpy")  # whose versions may change numbers, beside our own
 
 
-def probe() -> Node:
-    """This machine, as far as this process may use it."""
+def probe(all_cards: bool = False) -> Node:
+    """This machine, as far as this process may use it.
+
+    Args:
+        all_cards: those too that are hidden from this process, because Ray hides all from what asks for none.
+    """
     # layerscope's own by its source: a job that travels as a folder is not installed under a name.
     software = (("layerscope", __version__), *((name, version(name)) for name in _SOFTWARE))
-    return Node(socket.gethostname(), _cpus(), _memory(), _gpus(), _processor(), software=software)
+    cpus, memory = limits()
+    gpus, trouble = _gpus(all_cards)
+    return Node(socket.gethostname(), cpus, memory, gpus, _processor(), software=software, trouble=trouble)
 
 
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _gpus(all_cards: bool) -> tuple[tuple[Gpu, ...], str]:
+    """The GPUs that torch can use here, or why it cannot use those that there are."""
+    hidden = {"CUDA_VISIBLE_DEVICES"} if all_cards else set[str]()
+    found = usable_cards({name: value for name, value in os.environ.items() if name not in hidden})
+    gpus = tuple(
+        Gpu(card["name"], card["memory"], card["free"], card["uuid"], tuple(card["capability"])) for card in found.cards
+    )
+    if gpus and not _torch_has_cuda():
+        return (), f"there is a {gpus[0].name}, but torch {version('torch')} is built for CPUs alone"
+    return gpus, found.trouble
 
 
-def _memory() -> int:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")  # a container's share
-    told = limit.read_text().strip() if limit.is_file() else "max"
-    return min(total, int(told)) if told.isdigit() else total
-
-
-def _gpus() -> tuple[Gpu, ...]:
-    if shutil.which("nvidia-smi") is None:
-        return ()
-    command = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        table = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    rows = [[cell.strip() for cell in line.split(",")] for line in table.splitlines() if line.count(",") == 3]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        wanted = [name.strip() for name in visible.split(",") if name.strip()]
-        rows = [row for row in rows if any(name == row[0] or row[1].startswith(name) for name in wanted)]
-    return tuple(Gpu(name, int(mebibytes) << 20) for _, _, name, mebibytes in rows if mebibytes.isdigit())
+def _torch_has_cuda() -> bool:
+    """Whether torch is built for CUDA, as its file of versions says; importing torch takes seconds."""
+    spec = find_spec("torch")
+    file = Path(spec.origin).with_name("version.py") if spec and spec.origin else Path()
+    for statement in ast.parse(file.read_text(encoding="utf-8") if file.is_file() else "").body:
+        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "cuda" and statement.value:
+            return ast.literal_eval(statement.value) is not None
+    return True
 
 
 def _processor() -> str:

@@ -1,7 +1,49 @@
-"""What the settings leave open, made concrete."""
+"""The settings of a run made concrete: here, once, every `auto` is decided.
 
-from layerscope.config import Config
+Behind this nobody reads the command line's settings: what `plan` prints, what the manifest says and what the actors get
+is what is settled here. What depends on the nodes that are there just now, and so may be decided anew as they come and
+go (how many actors, and where), is the placement's; it starts from `Crew`, in which None means as many as suit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from layerscope.config import Config, option
+from layerscope.errors import LayerscopeError
+from layerscope.planning.node import FIRST_WITH_BFLOAT16, Node
 from layerscope.standin import STANDIN_WIDTH
+
+_TINY_D_MODEL = 256  # below this a matrix product is too small to be worth a second thread
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """The settings that change numbers."""
+
+    dtype: str
+    sae_dtype: str
+    batch_tokens: int
+    threads: int | None
+    """Torch threads of an actor on a CPU; None on a GPU."""
+    top_k: int | None
+    """None records every active feature."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The actors that are asked for."""
+
+    device: str
+    """`cuda` or `cpu`."""
+    gpu_type: str
+    """The one type of GPU that is to be used; empty for any."""
+    threads: int
+    """Of each actor on a CPU."""
+    gemma_actors: int | None
+    gemma_gpus: int | None
+    encoder_gpus: int | None
+    layer_blocks: int | None
+    encoders_per_block: int | None
 
 
 def dataset(config: Config) -> str:
@@ -21,3 +63,60 @@ def sae_width(config: Config) -> str:
 def numeric(setting: int | str) -> int | None:
     """A number, or None for one that is `all` or `auto`."""
     return setting if isinstance(setting, int) else None
+
+
+def settle_crew(config: Config, nodes: Sequence[Node], d_model: int) -> Crew:
+    """What actors are asked for.
+
+    Threads change rounding, so they never depend on how many actors there are.
+
+    Raises:
+        LayerscopeError: a GPU is asked for and there is none.
+    """
+    fewest_cpus = min(node.cpus for node in nodes)
+    return Crew(
+        device=_device(config, nodes),
+        gpu_type=config.gpu_type,
+        threads=numeric(config.threads) or (1 if d_model <= _TINY_D_MODEL else fewest_cpus),
+        gemma_actors=numeric(config.gemma_actors),
+        gemma_gpus=numeric(config.gemma_gpus),
+        encoder_gpus=numeric(config.encoder_gpus),
+        layer_blocks=numeric(config.layer_blocks),
+        encoders_per_block=numeric(config.encoders_per_block),
+    )
+
+
+def settle_numerics(config: Config, nodes: Sequence[Node], crew: Crew) -> Numerics:
+    """The settings that change numbers.
+
+    Raises:
+        LayerscopeError: bfloat16 is asked for and a GPU has none.
+    """
+    on_gpus = crew.device == "cuda"
+    older = [gpu for node in nodes for gpu in node.gpus if on_gpus and gpu.capability < FIRST_WITH_BFLOAT16]
+    for name, asked in (("dtype", config.dtype), ("sae_dtype", config.sae_dtype)):
+        if older and asked == "bfloat16":
+            version = ".".join(map(str, older[0].capability))
+            raise LayerscopeError(
+                f"{option(name)} is bfloat16, and {older[0].name} has no such arithmetic (its compute capability is "
+                f"{version}; 8.0 is the first with it).\nUse {option(name)} float32, or other GPUs with --gpu-type."
+            )
+    return Numerics(
+        dtype=config.dtype if config.dtype != "auto" else "bfloat16" if on_gpus and not older else "float32",
+        sae_dtype=config.sae_dtype,
+        batch_tokens=numeric(config.batch_tokens) or (8192 if on_gpus else 1024),
+        threads=None if on_gpus else crew.threads,
+        top_k=numeric(config.top_k),
+    )
+
+
+def _device(config: Config, nodes: Sequence[Node]) -> str:
+    if any(node.gpus for node in nodes):
+        return "cpu" if config.device == "cpu" else "cuda"
+    if config.device == "cuda" or config.gpu_type:
+        troubles = "".join(f"\nOn {node.name} {node.trouble}." for node in nodes if node.trouble)
+        raise LayerscopeError(
+            f"No node has a GPU that can be used (asked for by --device or --gpu-type).{troubles}\n"
+            "Leave the option out to compute on CPUs, or add a node with a GPU, its driver and a torch built for CUDA."
+        )
+    return "cpu"

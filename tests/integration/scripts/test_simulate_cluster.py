@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from layerscope.planning.placement import Gpu, Node
+from layerscope.planning.node import Gpu, Node
 from layerscope.records.inspection import verify
 from layerscope.records.journal import open_journal
 from layerscope.records.lines import join_record

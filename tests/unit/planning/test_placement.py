@@ -12,10 +12,20 @@ from hypothesis import strategies as st
 
 from layerscope.config import Config
 from layerscope.errors import LayerscopeError
-from layerscope.planning.placement import Gpu, Needs, Node, Placement, Share, place, resolve_threads, split
+from layerscope.planning.needs import Needs
+from layerscope.planning.node import Gpu, Node
+from layerscope.planning.placement import Placement, Share, split
+from layerscope.planning.placing import place as place_crew
+from layerscope.planning.settings import settle_crew
 
 GIB = 1 << 30
-GEMMA_2B = Needs(model=5 * GIB, sae_by_layer=dict.fromkeys(range(26), 151_000_000), d_model=2304)
+GEMMA_2B = Needs(
+    model=5 * GIB,
+    sae_by_layer=dict.fromkeys(range(26), 151_000_000),
+    d_model=2304,
+    gemma_work=2 * GIB,
+    encoder_work=GIB // 2,
+)
 UNITS = 10_000  # in which Ray counts a GPU or a CPU
 
 
@@ -25,6 +35,14 @@ def gpu_node(gpus: int, memory: int = 80 * GIB, name: str = "H100", number: int 
 
 def cpu_node(cpus: int, memory: int = 64 * GIB, processor: str = "Xeon", number: int = 0) -> Node:
     return Node(f"cpus-{number}", cpus, memory, processor=processor, identity=f"id-{processor}-{number}-{cpus}")
+
+
+def place(config: Config, nodes: Sequence[Node], needs: Needs) -> Placement:
+    return place_crew(settle_crew(config, nodes, needs.d_model), nodes, needs)
+
+
+def resolve_threads(config: Config, nodes: Sequence[Node], d_model: int) -> int:
+    return settle_crew(config, nodes, d_model).threads
 
 
 @dataclass

@@ -1,0 +1,57 @@
+"""What weights and work take of a device's memory, in bytes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from layerscope.models.spec import GemmaSpec
+from layerscope.planning.settings import Numerics
+
+BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2}
+_CUDA_BYTES = 512 << 20  # that CUDA takes for a process, whatever it does
+_CHUNK_BYTES = 3 * (128 << 20)  # of a pass: attention's scores, which are taken in pieces of 128 MiB, and their copies
+_VOCABULARY_CHUNK = 4096  # columns of the output projection that are taken at once
+_PRE_ACTIVATIONS = 1 << 26  # that an encoder computes at once
+_COPIES = 3  # of a large tensor while one is made of another
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What weights and work take, in bytes at the dtypes of the run."""
+
+    model: int
+    sae_by_layer: dict[int, int]
+    d_model: int
+    encode_cost: float = 0.375
+    """Weights of all encoders over weights of the model: what a question's encoding costs beside its forward pass."""
+    gemma_work: int = 0
+    """On a GPU beside the model."""
+    encoder_work: int = 0
+    """On a GPU beside the SAEs of one encoder."""
+
+
+def estimate(spec: GemmaSpec, layers: Sequence[int], d_sae: int, numerics: Numerics, largest_batch: int) -> Needs:
+    """What a run takes.
+
+    Args:
+        layers: that have an SAE.
+        largest_batch: questions of the plan's largest batch.
+    """
+    size = BYTES_PER_VALUE[numerics.dtype]
+    sae = spec.d_model * d_sae * BYTES_PER_VALUE[numerics.sae_dtype]
+    return Needs(
+        model=spec.n_parameters * size,
+        sae_by_layer=dict.fromkeys(layers, sae),
+        d_model=spec.d_model,
+        encode_cost=spec.d_model * d_sae * len(layers) / spec.n_parameters,
+        gemma_work=_CUDA_BYTES + _pass_bytes(spec, numerics.batch_tokens, size),
+        encoder_work=_CUDA_BYTES + _COPIES * 4 * min(_PRE_ACTIVATIONS, 2 * largest_batch * d_sae),
+    )
+
+
+def _pass_bytes(spec: GemmaSpec, tokens: int, size: int) -> int:
+    """What a forward pass over a batch takes: the widest layer's tensors, attention's scores and a piece of logits."""
+    residual = 6 * tokens * spec.d_model * size
+    feed_forward = _COPIES * tokens * spec.d_ff * size
+    scores = min(_CHUNK_BYTES, _COPIES * 4 * spec.n_heads * tokens * tokens)
+    logits = _COPIES * 4 * tokens * min(_VOCABULARY_CHUNK, spec.vocabulary)
+    return residual + feed_forward + scores + logits

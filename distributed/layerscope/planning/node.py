@@ -1,0 +1,55 @@
+"""A machine that may take actors, and its GPUs."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FIRST_WITH_BFLOAT16 = (8, 0)  # compute capability: Ampere's; older cards take several times as long over it
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU, or the slice of one that a process sees as its own (MIG)."""
+
+    name: str
+    memory: int
+    """Bytes."""
+    free: int | None = None
+    """Bytes that no process holds; None where that cannot be known."""
+    uuid: str = ""
+    capability: tuple[int, int] = FIRST_WITH_BFLOAT16
+    """CUDA's compute capability."""
+
+    @property
+    def room(self) -> int:
+        """Bytes that a run may count on."""
+        return self.memory if self.free is None else min(self.free, self.memory)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine that may take actors."""
+
+    name: str
+    cpus: int
+    memory: int
+    """Bytes."""
+    gpus: tuple[Gpu, ...] = ()
+    processor: str = ""
+    identity: str = ""
+    """Ray's id of the node; empty for a machine on which no Ray runs yet."""
+    accelerator: str = ""
+    """Ray's word for the type of its GPUs, by which actors can be pinned to it; empty where Ray knows none."""
+    software: tuple[tuple[str, str], ...] = ()
+    """Names and versions of the packages whose versions change numbers."""
+    trouble: str = ""
+    """Why GPUs that seem to be there cannot be used, as a sentence; empty where there are none or they can."""
+
+    def kinds(self, device: str) -> set[str]:
+        """The kinds of GPU or processor that actors meet here."""
+        return {gpu.name for gpu in self.gpus} if device == "cuda" else {self.processor or "CPU"}
+
+
+def gpu_types(nodes: Sequence[Node]) -> Counter[str]:
+    """How many GPUs there are of each kind."""
+    return Counter(gpu.name for node in nodes for gpu in node.gpus)

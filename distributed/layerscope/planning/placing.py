@@ -1,0 +1,67 @@
+"""From the machines there are to who works where: every actor's node and its share of CPUs and GPUs.
+
+Pure: it sees numbers, not Ray. The shares are Ray's book-keeping; memory is checked here, because Ray does not.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from layerscope.errors import LayerscopeError
+from layerscope.planning.needs import Needs
+from layerscope.planning.node import Node
+from layerscope.planning.on_cpus import place_on_cpus
+from layerscope.planning.on_gpus import place_on_gpus
+from layerscope.planning.placement import Placement, kinds, split
+from layerscope.planning.settings import Crew
+
+_BEST_NUMBERS_OF_BLOCKS = (4, 2)
+
+
+def place(crew: Crew, nodes: Sequence[Node], needs: Needs) -> Placement:
+    """Decides who works where.
+
+    Args:
+        nodes: with room for actors, one at least.
+
+    Raises:
+        LayerscopeError: the weights do not fit the memory there is, or there are too few GPUs.
+    """
+    layers = sorted(needs.sae_by_layer)
+    if crew.device == "cpu":
+        return place_on_cpus(crew, nodes, needs, split(layers, crew.layer_blocks or 1))
+    nodes = _of_type(crew.gpu_type, nodes)
+    *more, fewest = _numbers_of_blocks(crew, nodes)
+    for number in more:
+        with suppress(LayerscopeError):  # every encoder takes memory of its own
+            return place_on_gpus(crew, nodes, needs, split(layers, number))
+    return place_on_gpus(crew, nodes, needs, split(layers, fewest))
+
+
+def _numbers_of_blocks(crew: Crew, nodes: Sequence[Node]) -> list[int]:
+    """Into how many layer blocks to cut, the best first.
+
+    An encoder on a GPU is bound by the CPU on which it formats JSON, a millisecond a question for all layers. Four
+    together keep up with 4,000 questions/s; one alone would keep a fast GPU waiting.
+    """
+    if crew.layer_blocks is not None:
+        return [crew.layer_blocks]
+    return [number for number in _BEST_NUMBERS_OF_BLOCKS if all(node.cpus >= 2 * number for node in nodes)] + [1]
+
+
+def _of_type(gpu_type: str, nodes: Sequence[Node]) -> list[Node]:
+    """The nodes with GPUs, of one type if it is named.
+
+    Raises:
+        LayerscopeError: there is none of that type.
+    """
+    with_gpus = [node for node in nodes if node.gpus]
+    wanted = gpu_type.casefold()
+    chosen = [
+        node
+        for node in with_gpus
+        if node.accelerator.casefold() == wanted or all(wanted in gpu.name.casefold() for gpu in node.gpus)
+    ]
+    if not chosen:
+        names = ", ".join(kinds(with_gpus, "cuda"))
+        raise LayerscopeError(f"No node has GPUs of --gpu-type {gpu_type}. There are: {names}.")
+    return chosen
