@@ -36,8 +36,9 @@ from benchmarking.measure import Answers, apart
 from benchmarking.report import draw, table
 
 from layerscope.config import Config
-from layerscope.planning.job import Job, prepare
+from layerscope.planning.job import Job
 from layerscope.planning.machine import probe
+from layerscope.planning.prepare import prepare
 
 _BASELINE_SHARE = 8  # of the questions one in so many is enough for the slow baseline
 

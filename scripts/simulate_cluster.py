@@ -65,7 +65,7 @@ from layerscope.engine.driver import Driver
 from layerscope.engine.logs import Span
 from layerscope.hub.repository import Repository
 from layerscope.models.spec import GemmaSpec
-from layerscope.planning.job import Job
+from layerscope.planning.job import Job, Output
 from layerscope.planning.machine import probe
 from layerscope.planning.needs import Needs
 from layerscope.planning.node import Node
@@ -274,18 +274,23 @@ def make_job(n_actors: int, options: argparse.Namespace, nodes: list[Node], fold
     saes = tuple(SaeChoice(layer, "16k", options.top_k, "", None) for layer in range(N_LAYERS))
     nowhere = Repository("simulated", None, {})
     job = Job(
-        config=config,
+        standin=False,
         model=nowhere,
         spec=GemmaSpec(N_LAYERS, D_MODEL, 9216, 8, 256_000, 8192, PARAMETERS, 2, ()),
         sae_repository=nowhere,
         saes=saes,
+        sae_l0="canonical",
         d_sae=D_SAE,
         selection=selection,
+        seed=0,
+        shard=(1, 1),
         plan=plan,
         numerics=Numerics("bfloat16", "float32", options.batch_tokens, None, options.top_k),
         crew=crew,
         needs=needs,
         placement=placement,
+        patience=config.patience,
+        output=Output(folder / "records.jsonl", None, "", overwrite=False, retry_errors=False),
         software=dict(probe().software),
         warnings=(),
     )

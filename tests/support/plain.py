@@ -11,8 +11,8 @@ from layerscope.config import Config
 from layerscope.engine.batch import encode_block, score_batch
 from layerscope.models.loading import load_language_model
 from layerscope.models.spec import tokenizer_path
-from layerscope.planning.job import prepare
 from layerscope.planning.machine import probe
+from layerscope.planning.prepare import prepare
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.records.lines import ErrorLine, join_record, settle
 from layerscope.saes.encoder import load_encoder

@@ -17,7 +17,8 @@ from layerscope.engine.driver import BatchLines, Driver
 from layerscope.engine.timeline import Timeline
 from layerscope.formatting import size_text
 from layerscope.planning.describe import describe, summarise
-from layerscope.planning.job import Job, check_space, download_bytes, in_ray_job, prepare
+from layerscope.planning.job import Job, check_space, download_bytes
+from layerscope.planning.prepare import in_ray_job, prepare
 from layerscope.questions.plan import Plan
 from layerscope.records import journal
 from layerscope.records.progress import Progress
@@ -30,9 +31,11 @@ def run_job(config: Config) -> int:
     job = prepare(config, cluster.nodes(config))
     _warn(job)
     check_space(job)
-    with journal.open_journal(job.records_path, job.identity(), job.about(command_line()), config.overwrite) as file:
+    with journal.open_journal(
+        job.output.records, job.identity(), job.about(command_line()), job.output.overwrite
+    ) as file:
         totals, error_lines = _recover(job, file)
-        retried = error_lines if config.retry_errors else []
+        retried = error_lines if job.output.retry_errors else []
         if file.lines < job.n_questions or retried:
             totals, rate, stopped_by = _work(job, file, totals, retried)
         else:
@@ -42,8 +45,8 @@ def run_job(config: Config) -> int:
         print(f"Stopped by {stopped_by.name} after {file.lines} of {job.n_questions} questions.")
         print(f"To go on: {command_line()}")
         return 128 + stopped_by
-    if job.array_path:
-        journal.write_array(job.records_path, job.array_path)
+    if job.output.array:
+        journal.write_array(job.output.records, job.output.array)
     print(summarise(job, totals, rate))
     return 0
 
@@ -82,7 +85,7 @@ def _work(
         print(f"Going on after {file.lines} of {job.n_questions} questions.", file=sys.stderr)
     with (
         cluster.started(job.placement.gemma_actors * job.placement.gemma.num_cpus),
-        Timeline(job.config.timeline) as timeline,
+        Timeline(job.output.timeline) as timeline,
         _stop_signals() as caught,
         Progress(job.n_questions, totals) as progress,
     ):

@@ -287,7 +287,7 @@ class Crew:
         stuck = now - self._stuck_since
         if stuck > _REBUILD_SECONDS and cluster.alive_nodes() != self._built_on and self._rebuild():
             return
-        if stuck < self._job.config.patience:
+        if stuck < self._job.patience:
             return
         wanted = ", ".join(group[0].role for group in lacking)
         share = lacking[0][0].seat.share

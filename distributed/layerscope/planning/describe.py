@@ -13,7 +13,7 @@ STANDIN_NOTE = "Stand-in weights: small, trained on generated text. Nothing here
 def describe(job: Job) -> str:
     """What a run of the job would do."""
     plan, placement = job.plan, job.placement
-    lines = [STANDIN_NOTE] if job.config.standin else []
+    lines = [STANDIN_NOTE] if job.standin else []
     lines += [
         f"model      {job.model.name} {job.model.commit or '(folder)'}: {job.spec.n_layers} layers, "
         f"d_model {job.spec.d_model}, {job.spec.n_parameters / 1e6:,.1f} M parameters, {job.numerics.dtype}",
@@ -29,7 +29,7 @@ def describe(job: Job) -> str:
     lines += [
         f"questions  {len(job.selection)} of {len(job.selection.source)} in {_origin(job)}"
         + (
-            f", of which shard {job.config.shard} takes {job.n_questions}"
+            f", of which shard {job.shard[0]}/{job.shard[1]} takes {job.n_questions}"
             if job.n_questions < len(job.selection)
             else ""
         )
@@ -37,7 +37,7 @@ def describe(job: Job) -> str:
         f"tokens     {plan.shared_tokens:,} with shared prefixes, {plan.unshared_tokens:,} without ({saved:.0%} saved)",
         f"batches    {len(plan)} of up to {job.numerics.batch_tokens} tokens",
         *_describe_placement(placement, job.numerics.threads),
-        f"output     {job.records_path}: about {size_text(job.estimated_bytes())}",
+        f"output     {job.output.records}: about {size_text(job.estimated_bytes())}",
         f"download   {size_text(download_bytes(job))} to this machine",
         f"done       {_done(job)}",
     ]
@@ -55,7 +55,7 @@ def _describe_placement(placement: Placement, threads: int | None) -> list[str]:
 
 
 def _done(job: Job) -> str:
-    path = job.records_path
+    path = job.output.records
     if not path.is_file() or not path.stat().st_size:
         return "nothing: the output file is not there yet"
     told = f"{sum(1 for _ in journal.read_lines(path))} of {job.n_questions} questions"
@@ -74,9 +74,9 @@ def summarise(job: Job, totals: Totals, rate: float) -> str:
     Args:
         rate: questions per second of this run; 0 where it had nothing to do.
     """
-    files = [str(job.records_path), str(manifest_path(job.records_path))]
-    if job.array_path:
-        files.append(str(job.array_path))
+    files = [str(job.output.records), str(manifest_path(job.output.records))]
+    if job.output.array:
+        files.append(str(job.output.array))
     lines = [
         f"questions             {totals.questions} ({totals.errors} with an error line)",
         f"accuracy              {totals.accuracy()} by log-likelihood (acc)",
@@ -85,4 +85,4 @@ def summarise(job: Job, totals: Totals, rate: float) -> str:
         *([f"questions/s           {rate:.2f}"] if rate else []),
         *(f"file                  {file}" for file in files),
     ]
-    return "\n".join([*([STANDIN_NOTE] if job.config.standin else []), *lines])
+    return "\n".join([*([STANDIN_NOTE] if job.standin else []), *lines])

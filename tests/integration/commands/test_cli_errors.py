@@ -479,9 +479,9 @@ from pathlib import Path
 from layerscope.records import journal
 from layerscope.planning import machine
 from layerscope.config import Config
-from layerscope.planning.job import prepare
+from layerscope.planning.prepare import prepare
 job = prepare(Config(**json.loads(sys.argv[1])), [machine.probe()])
-with journal.open_journal(job.records_path, job.identity(), {}, overwrite=False) as file:
+with journal.open_journal(job.output.records, job.identity(), {}, overwrite=False) as file:
     file.append([b'{"example_id": 0}\\n'])
 """
 

@@ -19,8 +19,8 @@ from layerscope.analysis.findings import analyse
 from layerscope.config import Config
 from layerscope.hub.repository import open_repository
 from layerscope.models.loading import load_language_model
-from layerscope.planning.job import prepare
 from layerscope.planning.machine import probe
+from layerscope.planning.prepare import prepare
 from layerscope.planning.settings import sae_width
 from layerscope.questions.pairs import PROMPT
 from layerscope.questions.sources import Question, select_questions

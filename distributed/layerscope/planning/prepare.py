@@ -1,0 +1,143 @@
+"""From the settings and the machines there are to a job: the one step in which everything is settled."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from layerscope.config import Config, parse_layers, parse_shard
+from layerscope.errors import UsageError
+from layerscope.files import user_path
+from layerscope.formatting import ranges
+from layerscope.hub import repository as hub
+from layerscope.hub.repository import Repository, open_repository
+from layerscope.models.spec import GemmaSpec, read_spec, tokenizer_path
+from layerscope.planning.job import Job, Output
+from layerscope.planning.needs import estimate
+from layerscope.planning.node import Node, gpu_types
+from layerscope.planning.placement import Placement
+from layerscope.planning.placing import place
+from layerscope.planning.settings import dataset, numeric, sae_width, settle_crew, settle_numerics
+from layerscope.questions.pairs import PairTokenizer
+from layerscope.questions.plan import make_plan
+from layerscope.questions.sources import question_files, select_questions
+from layerscope.records import journal
+from layerscope.records.manifest import manifest_path
+from layerscope.records.targets import TIMELINE, begins_with, check_output, check_target
+from layerscope.saes.gemma_scope import SaeChoice, choose_saes
+from layerscope.saes.params_npz import read_shapes
+from layerscope.standin import standin_folder
+
+_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts; the name is meant
+
+
+def prepare(config: Config, nodes: Sequence[Node]) -> Job:
+    """Settles a job on the machines there are: reads names, sizes, questions and tokeniser, and no weights.
+
+    Raises:
+        LayerscopeError: whatever would keep the run from starting, or from ending well.
+    """
+    output = _settle_output(config)
+    selection, warnings = select_questions(
+        dataset(config), config.split, numeric(config.num_samples), config.seed, config.strip_solutions
+    )
+    model, sae_repository = _repositories(config)
+    spec = read_spec(model)
+    saes, missing = choose_saes(
+        sae_repository, spec.n_layers, parse_layers(config.layers), sae_width(config), config.sae_l0
+    )
+    d_sae = _d_sae(sae_repository, saes[0], spec)
+    crew = settle_crew(config, nodes, spec.d_model)
+    numerics = settle_numerics(config, nodes, crew)
+    plan = make_plan(selection, _tokenizer(model, spec), numerics.batch_tokens)
+    shard = parse_shard(config.shard)
+    needs = estimate(spec, [sae.layer for sae in saes], d_sae, numerics, int(np.diff(plan.starts).max(initial=0)))
+    placement = place(crew, nodes, needs)
+    if missing:
+        told = f"{sae_repository.name} has no SAE of width {saes[0].width} for the layers {ranges(missing)}: left out."
+        warnings.append(told)
+    if plan.unscorable:
+        warnings.append(f"{plan.unscorable} questions cannot be scored; their lines will say why.")
+    return Job(
+        standin=config.standin,
+        model=model,
+        spec=spec,
+        sae_repository=sae_repository,
+        saes=tuple(saes),
+        sae_l0=config.sae_l0,
+        d_sae=d_sae,
+        selection=selection,
+        seed=config.seed,
+        shard=shard,
+        plan=plan.part(*shard),
+        numerics=numerics,
+        crew=crew,
+        needs=needs,
+        placement=placement,
+        patience=config.patience,
+        output=output,
+        software=dict(nodes[0].software),
+        warnings=(*warnings, *_warnings_of_nodes(nodes, placement)),
+    )
+
+
+def in_ray_job() -> bool:
+    """Whether `ray job submit` started this process: in a folder that Ray made for it, and deletes."""
+    return _RAY_JOB in os.environ
+
+
+def _repositories(config: Config) -> tuple[Repository, Repository]:
+    """Where the model lies, and where the SAEs."""
+    if config.standin:
+        folder = standin_folder()
+        return open_repository(str(folder / "model")), open_repository(str(folder / "saes"))
+    return open_repository(config.model, config.revision), open_repository(config.sae_repo)
+
+
+def _d_sae(repository: Repository, sae: SaeChoice, spec: GemmaSpec) -> int:
+    """How many features an SAE has, from its file's headers."""
+    name = f"{sae.path} of {repository.name}"
+    shapes = hub.read_parts(repository, sae.path, lambda stream: read_shapes(stream, spec.d_model, name))
+    return shapes["W_enc"][1]
+
+
+def _tokenizer(model: Repository, spec: GemmaSpec) -> PairTokenizer:
+    tokenizer = PairTokenizer(tokenizer_path(model), spec.context)
+    if tokenizer.bos_id != spec.bos_id:
+        raise UsageError(
+            f"{model.name}: BOS is token {tokenizer.bos_id} of its tokeniser and {spec.bos_id} of its model."
+        )
+    return tokenizer
+
+
+def _warnings_of_nodes(nodes: Sequence[Node], placement: Placement) -> Iterator[str]:
+    for node in nodes:
+        if node.trouble:
+            yield f"On {node.name} {node.trouble}: it computes without."
+    if placement.device == "cuda" and len(placement.kinds) > 1:
+        types = ", ".join(f"{count} x {name}" for name, count in sorted(gpu_types(nodes).items()))
+        yield f"GPUs of several types ({types}) give other last digits; --gpu-type keeps to one."
+
+
+def _settle_output(config: Config) -> Output:
+    """Where the run writes.
+
+    Raises:
+        UsageError: it could not, or must not.
+    """
+    for name, named in (("output-file", config.output_file), ("timeline", config.timeline)):
+        if in_ray_job() and named and not user_path(named).is_absolute():
+            raise UsageError(
+                f"--{name}: {named} would lie in this Ray job's own folder, which Ray deletes after it.\n"
+                f"Name it by an absolute path that outlives the job, such as /shared/{Path(named).name}."
+            )
+    records, array = journal.records_path(config.output_file), user_path(config.output_file).absolute()
+    inputs = question_files(config.dataset)
+    if config.output_file.endswith("/"):
+        raise UsageError(f"--output-file: {config.output_file} is a folder's name. Name a file.")
+    check_output(records, array if array != records else None, inputs, config.overwrite)
+    if config.timeline:
+        written = (records, array, manifest_path(records))
+        check_target("--timeline", config.timeline, (*inputs, *written), begins_with(TIMELINE, b"[]"))
+    return Output(records, array if array != records else None, config.timeline, config.overwrite, config.retry_errors)
