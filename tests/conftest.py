@@ -1,9 +1,17 @@
-"""Fixtures that the tests share: a tiny stand-in, and the real command in a process of its own."""
+"""Fixtures that the tests share: a tiny stand-in, the commands, a Ray cluster to send runs to, and those runs.
 
+What is dear is made once per session (of each worker, where the tests run side by side): the stand-in, the file that a
+run must give, and the cluster. A test starts processes of its own where only they can show what it says.
+"""
+
+import contextlib
+import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -18,15 +26,31 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HU
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-from background import FAULTS, OUTPUT, Run, Start  # noqa: E402 - Ray reads the environment when it is imported
+from background import METRICS_EACH_SECOND, OUTPUT, Run, SharedRay, Start, faulty, shared_ray  # noqa: E402 - Ray reads the environment
+from paths import ROOT  # noqa: E402
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+_hub_home = pytest.StashKey[Path]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=3, help="how often the driver is killed; scripts/soak: 25 times")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The hub's client reads where its cache is when it is imported, in this process too."""
+    config.stash[_hub_home] = Path(tempfile.mkdtemp(prefix="tests-of-layerscope-"))
+    os.environ["HF_HOME"] = str(config.stash[_hub_home])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(config.stash[_hub_home], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def hub_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`HF_HOME` of the commands that the tests start."""
-    return tmp_path_factory.mktemp("hf_home")
+def hub_home(pytestconfig: pytest.Config) -> Path:
+    """`HF_HOME` of the tests' process and of what it starts."""
+    return pytestconfig.stash[_hub_home]
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +72,7 @@ def tiny_options(tiny: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def layerscope(hub_home: Path) -> Command:
+def layerscope() -> Command:
     """Runs `layerscope ARGUMENTS…` as a user would; `cwd` and `env` (added to the tests' own) may be given."""
 
     def run(
@@ -59,7 +83,7 @@ def layerscope(hub_home: Path) -> Command:
             capture_output=True,
             text=True,
             cwd=cwd,
-            env={**os.environ, "HF_HOME": str(hub_home), **(env or {})},
+            env={**os.environ, **(env or {})},
             timeout=timeout,
             check=False,
         )
@@ -67,56 +91,86 @@ def layerscope(hub_home: Path) -> Command:
     return run
 
 
-@pytest.fixture(scope="session")
-def settings(tiny: Path) -> dict[str, str]:
-    """Many small batches, so that there is much to interrupt."""
-    numbers = {"num_samples": "60", "batch_tokens": "60", "top_k": "10", "layer_blocks": "2"}
-    return {
-        "model": str(tiny / "model"),
-        "sae_repo": str(tiny / "saes"),
-        "sae_width": "1k",
-        "dataset": "bundled",
-        **numbers,
-    }
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Command:
+    """What `layerscope ARGUMENTS…` says and ends with, called in this process: a new one would import for seconds."""
+    from layerscope.cli import main
+
+    def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        monkeypatch.setattr(sys, "argv", ["layerscope", *arguments])
+        with (
+            contextlib.chdir(cwd or Path.cwd()),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main()
+        return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+    return run
 
 
 @pytest.fixture(scope="session")
-def expected(settings: dict[str, str], hub_home: Path) -> bytes:
+def settings(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Many small batches, so that there is much to interrupt; one question cannot be scored."""
+    questions = (ROOT / "distributed/layerscope/standin/questions.jsonl").read_text(encoding="utf-8").splitlines()[:59]
+    questions.insert(30, '{"goal": "nothing to say", "sol1": "", "sol2": "x", "label": 0}')
+    path = tmp_path_factory.mktemp("questions") / "questions.jsonl"
+    path.write_text("\n".join(questions), encoding="utf-8")
+    sources = {"model": str(tiny / "model"), "sae_repo": str(tiny / "saes"), "sae_width": "1k", "dataset": str(path)}
+    crew = {"gemma_actors": "1", "layer_blocks": "1", "encoders_per_block": "1"}
+    return {**sources, "num_samples": "60", "batch_tokens": "60", "top_k": "10", **crew}
+
+
+def words(settings: Mapping[str, str]) -> list[str]:
+    """Settings as they are written on the command line."""
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
+
+
+@pytest.fixture(scope="session")
+def expected(settings: dict[str, str]) -> bytes:
     """The finished file of a run that nothing interrupts."""
-    from huggingface_hub import constants
-
     from layerscope.config import Config
     from plain import plain_run
 
     numbers = {name: int(value) for name, value in settings.items() if value.isdigit()}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "HF_HUB_CACHE", str(hub_home / "hub"))
-        return plain_run(Config(**{**settings, **numbers}))  # type: ignore[arg-type]
+    return plain_run(Config(**{**settings, **numbers}))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def cluster_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRay]:
+    """A Ray of one node with four CPUs, for every run that need not have one of its own."""
+    with shared_ray(tmp_path_factory.mktemp("ray") / "fault") as ray:
+        yield ray
 
 
 @pytest.fixture
-def start(settings: dict[str, str], hub_home: Path, tmp_path: Path) -> Iterator[Start]:
-    """Starts `layerscope run`; what is still alive at the end of the test is killed."""
+def start(settings: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
+    """Starts `layerscope run`, on the cluster for all unless told where; what is alive when the test ends is killed.
+
+    `fault` is done to the model's forward pass, as `faults/sitecustomize.py` says; on a cluster of the test's own it
+    is the cluster that must be given it.
+    """
+    run = [sys.executable, "-m", "layerscope", "run"]
     runs: list[Run] = []
 
-    def begin(*more: str, fault: str | None = None, address: str = "local") -> Run:
-        words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
-        environment = {**os.environ, "HF_HOME": str(hub_home)}
-        if fault:
-            environment |= {"PYTHONPATH": str(FAULTS), "LAYERSCOPE_FAULT": fault}
+    def begin(*more: str, fault: str = "", address: str = "") -> Run:
+        shared: SharedRay | None = None if address else request.getfixturevalue("cluster_for_all")
+        if shared:
+            address = shared.address
+            shared.set_fault(fault)
         process = subprocess.Popen(
-            [sys.executable, "-m", "layerscope", "run", *words, "--output-file", OUTPUT, "--address", address, *more],
+            [*run, *words(settings), "--output-file", OUTPUT, "--address", address, *more],
             cwd=tmp_path,
-            env=environment,
+            env={**os.environ, **METRICS_EACH_SECOND, **(faulty(fault) if fault and not shared else {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        runs.append(Run(process, tmp_path))
+        runs.append(Run(process, tmp_path, shared.raylet if shared else None))
         return runs[-1]
 
     yield begin
-    for run in runs:
-        if run.process.poll() is None:
-            run.process.kill()
-        run.process.communicate()
+    for one in runs:
+        one.end()

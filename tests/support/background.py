@@ -1,9 +1,12 @@
-"""Runs in the background, to be watched and attacked, and a Ray cluster of several nodes on this machine."""
+"""Runs in the background, to be watched and attacked, and Ray clusters on this machine for them."""
 
+import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -15,17 +18,30 @@ from paths import FAULTS
 OUTPUT = "out.jsonl"
 
 
-class Run:
-    """A run in the background, in `folder`."""
+def faulty(fault: str | Path) -> dict[str, str]:
+    """The environment of a process whose model, and that of whatever it starts, has a fault: as
+    `faults/sitecustomize.py` says, or as a file says that may change meanwhile."""
+    return {
+        "PYTHONPATH": os.pathsep.join([str(FAULTS), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "LAYERSCOPE_FAULT": str(fault),
+    }
 
-    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
+
+METRICS_EACH_SECOND = {"RAY_metrics_report_interval_ms": "1000"}
+
+
+class Run:
+    """A run in the background, in `folder`; its actors are below `root`, or below itself where Ray is its own."""
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path, root: psutil.Process | None = None) -> None:
         self.process = process
         self.output = folder / OUTPUT
+        self._shared = root
 
     def size(self) -> int:
         return self.output.stat().st_size if self.output.exists() else 0
 
-    def wait_until(self, happened: Callable[[], bool], seconds: float = 90) -> bool:
+    def wait_until(self, happened: Callable[[], bool], seconds: float = 240) -> bool:
         """Polls; false once the run is over."""
         deadline = time.monotonic() + seconds
         while not happened():
@@ -37,12 +53,23 @@ class Run:
         return True
 
     def actors(self, title: str) -> list[psutil.Process]:
-        """Processes below the run whose title, which Ray sets to what an actor does, begins so."""
-        return titled(psutil.Process(self.process.pid), title)
+        """Processes of the run whose title, which Ray sets to what an actor does, begins so."""
+        return titled(self._shared or psutil.Process(self.process.pid), title)
 
     def finish(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=200)
+        out, err = self.process.communicate(timeout=400)
         return self.process.returncode, out, err
+
+    def end(self) -> None:
+        """Kills it if it is alive, and what Ray, which takes its time, still has of its actors on a cluster for all."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+        while self._shared and (left := self.actors("ray::GemmaActor") + self.actors("ray::EncoderActor")):
+            for actor in left:
+                with suppress(psutil.NoSuchProcess):
+                    actor.kill()
+            psutil.wait_procs(left, timeout=5)
 
 
 def titled(root: psutil.Process, title: str) -> list[psutil.Process]:
@@ -60,15 +87,14 @@ Start = Callable[..., Run]
 
 
 @contextmanager
-def ray_cluster(fault: str | None = None, **head: int) -> Iterator[Cluster]:
+def ray_cluster(fault: str | Path = "", **head: int) -> Iterator[Cluster]:
     """A Ray cluster of several nodes on this machine, which notices a lost node quickly."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_health_check_initial_delay_ms", "1000")
         patch.setenv("RAY_health_check_period_ms", "1000")
         patch.setenv("RAY_health_check_failure_threshold", "5")
-        if fault:
-            patch.setenv("PYTHONPATH", str(FAULTS))
-            patch.setenv("LAYERSCOPE_FAULT", fault)
+        for name, value in (METRICS_EACH_SECOND | (faulty(fault) if fault else {})).items():
+            patch.setenv(name, value)
         cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **head})
         try:
             yield cluster
@@ -76,7 +102,46 @@ def ray_cluster(fault: str | None = None, **head: int) -> Iterator[Cluster]:
             cluster.shutdown()
 
 
+@dataclass(frozen=True)
+class SharedRay:
+    """A cluster that runs of many tests join, one after the other."""
+
+    address: str
+    raylet: psutil.Process
+    fault_file: Path
+    metrics: str
+    """Where Ray's exporter of the node answers Prometheus."""
+    logs: Path
+
+    def set_fault(self, fault: str) -> None:
+        """What is wrong from now on with the model of every run there: as `faults/sitecustomize.py` says."""
+        say(self.fault_file, fault)
+
+
+@contextmanager
+def shared_ray(fault_file: Path) -> Iterator[SharedRay]:
+    """One node with four CPUs, whatever the machine has."""
+    say(fault_file, "")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with ray_cluster(fault_file, num_cpus=4, object_store_memory=200 << 20, metrics_export_port=port) as cluster:
+        head = cluster.head_node
+        logs = Path(head.get_logs_dir_path())
+        yield SharedRay(cluster.address, raylet_of(head), fault_file, f"http://127.0.0.1:{port}/metrics", logs)
+
+
+def say(file: Path, text: str) -> None:
+    """Writes a file that is read all the time: never half."""
+    new = file.with_name(f"{file.name}.new")
+    new.write_text(text)
+    new.replace(file)
+
+
+def raylet_of(node: object) -> psutil.Process:
+    (raylet,) = node.all_processes["raylet"]  # type: ignore[attr-defined]
+    return psutil.Process(raylet.process.pid)
+
+
 def actors_on(node: object) -> list[psutil.Process]:
     """The Gemma actors on a node of the cluster."""
-    (raylet,) = node.all_processes["raylet"]  # type: ignore[attr-defined]
-    return titled(psutil.Process(raylet.process.pid), "ray::GemmaActor")
+    return titled(raylet_of(node), "ray::GemmaActor")

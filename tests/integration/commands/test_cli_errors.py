@@ -17,6 +17,9 @@ import pytest
 from conftest import Command
 from hub_server import HubServer, Repository
 from layerscope.config import Config, option
+from layerscope.planning.machine import probe
+from layerscope.planning.prepare import prepare
+from layerscope.records import journal
 
 MODEL, SAES = "google/gemma-2-2b", "google/gemma-scope-2b-pt-res"
 STANDIN_NOTE = "Stand-in weights"
@@ -52,16 +55,21 @@ def output(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fails(layerscope: Command, tmp_path: Path, output: Path) -> Fails:
-    """Runs a command that must fail before it starts anything, checks that it does, and gives its message."""
+def fails(
+    command: Command, layerscope: Command, tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> Fails:
+    """Runs a command that must fail before it starts anything, checks that it does, and gives its message.
+
+    In a process of its own only with an `env` of its own, which the hub's client reads when it is imported.
+    """
+    ray = tmp_path / "ray"
+    monkeypatch.setenv("RAY_TMPDIR", str(ray))
 
     def run(*arguments: str, code: int = USAGE, env: dict[str, str] | None = None) -> str:
-        command, *options = arguments
+        name, *options = arguments
         before = contents(output)
-        defaults = ["--address", "local", "--output-file", str(output / "records.jsonl")]
-        ray = tmp_path / "ray"
-        result = layerscope(command, *defaults, *options, env={"RAY_TMPDIR": str(ray), **(env or {})}, cwd=tmp_path)
-        message = message_of(result, code)
+        words = [name, "--address", "local", "--output-file", str(output / "records.jsonl"), *options]
+        message = message_of(layerscope(*words, env=env, cwd=tmp_path) if env else command(*words, cwd=tmp_path), code)
         assert contents(output) == before
         assert not ray.exists()
         return message
@@ -126,27 +134,28 @@ def test_standin_with_a_width_that_its_saes_have_not(fails: Fails) -> None:
     ],
     ids=["option", "choice", "number", "command", "nothing"],
 )
-def test_unknown_word_on_the_command_line(arguments: list[str], named: str, layerscope: Command, output: Path) -> None:
+def test_unknown_word_on_the_command_line(arguments: list[str], named: str, command: Command, output: Path) -> None:
     """A misspelt option is passed over, and the run does something else than it was told."""
-    result = layerscope(*arguments, cwd=output)
+    result = command(*arguments, cwd=output)
     assert (result.returncode, result.stdout) == (USAGE, "")
     assert "Traceback" not in result.stderr
     says(result.stderr, named, "--help")
     assert contents(output) == {}
 
 
-@pytest.mark.parametrize("command", ["run", "plan"])
-def test_help_lists_every_option(command: str, layerscope: Command) -> None:
+@pytest.mark.parametrize("name", ["run", "plan"])
+def test_help_lists_every_option(name: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """An option is there that nobody can find."""
-    result = layerscope(command, "--help", env={"COLUMNS": "100"})
+    monkeypatch.setenv("COLUMNS", "100")
+    result = command(name, "--help")
     assert (result.returncode, result.stderr) == (0, "")
-    listed = re.findall(r"^\W*(--[a-z0-9-]+)", result.stdout, re.MULTILINE)
+    listed = re.findall(r"^\W*(--[a-z][a-z0-9-]+)", result.stdout, re.MULTILINE)
     assert listed == [option(field.name) for field in fields(Config)]
 
 
-def test_help_lists_the_commands(layerscope: Command) -> None:
+def test_help_lists_the_commands(command: Command) -> None:
     """A command is there that nobody can find."""
-    result = layerscope("--help")
+    result = command("--help")
     assert (result.returncode, result.stderr) == (0, "")
     says(result.stdout, "run", "plan")
 
@@ -238,14 +247,14 @@ def test_sae_that_does_not_exist(options: list[str], words: list[str], fails: Fa
 
 
 def test_layer_without_saes(
-    fails: Fails, layerscope: Command, tiny: Path, tiny_options: list[str], tmp_path: Path
+    fails: Fails, command: Command, tiny: Path, tiny_options: list[str], tmp_path: Path
 ) -> None:
     """A layer that is asked for is left out; or one that is not, silently."""
     for layer in (0, 2):
         shutil.copytree(tiny / "saes" / f"layer_{layer}", tmp_path / "saes" / f"layer_{layer}")
     options = [*tiny_options, "--sae-repo", str(tmp_path / "saes")]
     says(fails("run", *options, "--layers", "0-1"), "layer 1", "0,2")
-    plan = layerscope("plan", *options, cwd=tmp_path)
+    plan = command("plan", *options, cwd=tmp_path)
     assert plan.returncode == 0
     says(plan.stderr, "Warning: ", "layers 1", "left out")
 
@@ -363,12 +372,12 @@ def test_question_file_that_is_not_there(fails: Fails, tiny_options: list[str], 
     says(fails("plan", *tiny_options, "--dataset", str(path)), str(path), "no such file", "piqa, bundled")
 
 
-def test_more_questions_than_there_are(layerscope: Command, tiny_options: list[str], tmp_path: Path) -> None:
+def test_more_questions_than_there_are(command: Command, tiny_options: list[str], tmp_path: Path) -> None:
     """Whoever asks for more questions than there are gets none, or takes a smaller sample for what was asked."""
     path = tmp_path / "questions.jsonl"
     path.write_text(f"{QUESTION}\n" * 3)
     options = ["--dataset", str(path), "--num-samples", "5", "--output-file", str(tmp_path / "records.jsonl")]
-    plan = layerscope("plan", *tiny_options, *options)
+    plan = command("plan", *tiny_options, *options)
     assert plan.returncode == 0, plan.stderr
     (warning,) = plan.stderr.splitlines()
     says(warning, "Warning: ", "5", "3")
@@ -473,21 +482,9 @@ def test_no_space(fails_on_mount: Fails, output: Path) -> None:
 
 # Going on with other settings
 
-MAKE_RECORDS = """
-import json, sys
-from pathlib import Path
-from layerscope.records import journal
-from layerscope.planning import machine
-from layerscope.config import Config
-from layerscope.planning.prepare import prepare
-job = prepare(Config(**json.loads(sys.argv[1])), [machine.probe()])
-with journal.open_journal(job.output.records, job.identity(), {}, overwrite=False) as file:
-    file.append([b'{"example_id": 0}\\n'])
-"""
-
 
 @pytest.fixture
-def made_with(tiny: Path, output: Path, hub_home: Path) -> Callable[..., None]:
+def made_with(tiny: Path, output: Path) -> Callable[..., None]:
     """Makes an output file as a run of `tiny_options` with some changes would have begun it."""
 
     def make(**changes: object) -> None:
@@ -501,8 +498,9 @@ def made_with(tiny: Path, output: Path, hub_home: Path) -> Callable[..., None]:
             "batch_tokens": 200,
             "output_file": str(output / "records.jsonl"),
         }
-        command = [sys.executable, "-c", MAKE_RECORDS, json.dumps(config | changes)]
-        subprocess.run(command, env={**os.environ, "HF_HOME": str(hub_home)}, check=True, timeout=100)
+        job = prepare(Config(**config | changes), [probe()])  # type: ignore[arg-type]
+        with journal.open_journal(job.output.records, job.identity(), {}, overwrite=False) as file:
+            file.append([b'{"example_id": 0}\n'])
 
     return make
 
@@ -514,7 +512,7 @@ def differences(message: str) -> dict[str, str]:
 
 
 def test_records_of_other_settings(
-    fails: Fails, layerscope: Command, tiny_options: list[str], output: Path, made_with: Callable[..., None]
+    fails: Fails, command: Command, tiny_options: list[str], output: Path, made_with: Callable[..., None]
 ) -> None:
     """Records of two settings are mixed in one file, or neither run nor plan names every setting that differs."""
     made_with(top_k=5, seed=1, layers="0,2", sae_l0="max", sae_dtype="bfloat16", threads=2, strip_solutions=True)
@@ -530,7 +528,7 @@ def test_records_of_other_settings(
         "settings.strip_solutions": "was True, is False",
     }
     assert {name: what for name, what in differences(message).items() if name.startswith("settings.")} == told
-    plan = layerscope("plan", *tiny_options, "--output-file", str(output / "records.jsonl"))
+    plan = command("plan", *tiny_options, "--output-file", str(output / "records.jsonl"))
     assert plan.returncode == 0, plan.stderr
     says(plan.stdout, "1 of 30", *(f"{name} {what}" for name, what in told.items()))
 

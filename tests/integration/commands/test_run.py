@@ -1,15 +1,16 @@
 """The main job through the real command and a real Ray: same bytes however it is spread, and what a user sees of it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from huggingface_hub import constants
 
-from conftest import Command
+from background import SharedRay
+from conftest import Command, words
 from layerscope.config import Config
 from paths import ROOT
 from plain import plain_run
@@ -41,42 +42,39 @@ def settings(tiny: Path, tricky: Path) -> dict[str, str]:
         "sae_repo": str(tiny / "saes"),
         "sae_width": "1k",
         "dataset": str(tricky),
-        "address": "local",
     }
 
 
-def options(settings: dict[str, str]) -> list[str]:
-    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
-
-
 @pytest.fixture(scope="module")
-def expected(settings: dict[str, str], hub_home: Path) -> bytes:
+def expected(settings: dict[str, str]) -> bytes:
     """The file as one process makes it from the plain functions."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "HF_HUB_CACHE", str(hub_home / "hub"))
-        return plain_run(Config(**settings, num_samples="all", batch_tokens=300, top_k=20))  # type: ignore[arg-type]
+    return plain_run(Config(**settings, num_samples="all", batch_tokens=300, top_k=20))  # type: ignore[arg-type]
 
 
 NUMBERS = ["--num-samples", "all", "--batch-tokens", "300", "--top-k", "20", "--output-file", "out.jsonl"]
 
 
-@pytest.mark.parametrize("spread", [("1", "1", "1"), ("2", "3", "2")], ids="-".join)
 def test_the_ray_run_equals_the_plain_composition_however_it_is_spread_and_resumed(
-    settings: dict[str, str], expected: bytes, layerscope: Command, tmp_path: Path, spread: tuple[str, str, str]
+    settings: dict[str, str],
+    expected: bytes,
+    layerscope: Command,
+    command: Command,
+    cluster_for_all: SharedRay,
+    tmp_path: Path,
 ) -> None:
-    """Whole, and once more from a torn line in the middle of a batch, which the run removes."""
-    actors, blocks, encoders = spread
-    crew = ["--gemma-actors", actors, "--layer-blocks", blocks, "--encoders-per-block", encoders]
-    done = layerscope("run", *options(settings), *NUMBERS, *crew, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out.jsonl").read_bytes() == expected
-    if spread == ("1", "1", "1"):
-        lines = expected.splitlines(keepends=True)
-        (tmp_path / "out.jsonl").write_bytes(b"".join(lines[:9]) + lines[9][:700])
-        resumed = layerscope("run", *options(settings), *NUMBERS, cwd=tmp_path)
-        assert resumed.returncode == 0, resumed.stderr
-        assert "Going on after 9 of" in resumed.stderr
+    """Two of everything in a Ray of its own; then, one of each, from a torn line in mid-batch, which goes."""
+    cluster_for_all.set_fault("")
+    run = ["run", *words(settings), *NUMBERS, "--address"]
+    for address, actors, blocks, encoders in (("local", "2", "2", "2"), (cluster_for_all.address, "1", "1", "1")):
+        crew = ["--gemma-actors", actors, "--layer-blocks", blocks, "--encoders-per-block", encoders]
+        done = layerscope(*run, address, *crew, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
         assert (tmp_path / "out.jsonl").read_bytes() == expected
+        if address == "local":
+            lines = expected.splitlines(keepends=True)
+            (tmp_path / "out.jsonl").write_bytes(b"".join(lines[:9]) + lines[9][:700])
+    assert "Going on after 9 of" in done.stderr
+    assert "is complete already" in command(*run, "local", cwd=tmp_path).stdout
 
 
 def test_every_question_has_one_line_and_every_record_keeps_its_promises(expected: bytes, tricky: Path) -> None:
@@ -118,19 +116,21 @@ def check_record(record: dict, question: dict) -> None:
 
 
 def test_the_old_script_runs_writes_the_array_and_goes_on(
-    settings: dict[str, str], layerscope: Command, hub_home: Path, tmp_path: Path
+    settings: dict[str, str], command: Command, tmp_path: Path
 ) -> None:
     """A name in .json streams to .jsonl; a second start finds it complete; other settings are refused, each named."""
-    script = [sys.executable, str(ROOT / "scripts/run_sae_feature_extraction_all_layers.py"), *options(settings)]
-    arguments = ["--num-samples", "10", "--top-k", "50", "--output-file", "results.json", "--strip-solutions"]
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        environment = {"HF_HOME": str(hub_home), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-        return subprocess.run(
-            [*script, *words], cwd=tmp_path, capture_output=True, text=True, env=environment, check=False
-        )
-
-    first = run(*arguments)
+    script = str(ROOT / "scripts/run_sae_feature_extraction_all_layers.py")
+    arguments = [*words(settings), "--address", "local", "--num-samples", "10", "--top-k", "50"]
+    arguments += ["--output-file", "results.json", "--strip-solutions"]
+    environment = {"HF_HOME": os.environ["HF_HOME"], "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    first = subprocess.run(
+        [sys.executable, script, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
     assert first.returncode == 0, first.stderr
     lines = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == [json.loads(line) for line in lines]
@@ -145,15 +145,15 @@ def test_the_old_script_runs_writes_the_array_and_goes_on(
     ):
         assert told in first.stdout
 
-    again = run(*arguments)
+    again = command("run", *arguments, cwd=tmp_path)
     assert again.returncode == 0
     assert "complete already" in again.stdout
 
-    other = run(*arguments, "--top-k", "51", "--seed", "1")
+    other = command("run", *arguments, "--top-k", "51", "--seed", "1", cwd=tmp_path)
     assert other.returncode == 2
     assert "settings.top_k was 50, is 51" in other.stderr
     assert "settings.seed was 0, is 1" in other.stderr
     assert len(other.stderr.strip().splitlines()) <= 3
 
-    planned = layerscope("plan", *options(settings), *arguments, cwd=tmp_path)
+    planned = command("plan", *arguments, cwd=tmp_path)
     assert "10 of 10 questions" in planned.stdout

@@ -24,7 +24,6 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from huggingface_hub import constants
 from ray._private.ray_constants import RAY_RUNTIME_ENV_CREATE_WORKING_DIR_ENV_VAR
 
 from hub_server import HubServer, Repository
@@ -114,8 +113,10 @@ def make_checkout(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(HUB_TOKEN)
     (folder / "distributed/layerscope/__init__.py").write_text(f'__version__ = "{SENT_VERSION}"\n')
-    with (folder / "distributed/layerscope/batch.py").open("a") as batch:  # which only the actors import
-        batch.write(f"import pathlib; pathlib.Path({str(folder / LOADED)!r}).touch()\n")
+    batch = folder / "distributed/layerscope/engine/batch.py"  # which only the actors import
+    with batch.open("r+") as stream:
+        stream.seek(0, os.SEEK_END)
+        stream.write(f"import pathlib; pathlib.Path({str(folder / LOADED)!r}).touch()\n")
     recipe = folder / "scripts/runtime_env.yaml"
     runtime_env = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     del runtime_env["pip"]
@@ -207,14 +208,10 @@ def runs(cluster: JobCluster, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(output, stopped, told, second, cluster.finish(relative))
 
 
-def test_a_stopped_job_leaves_whole_lines_and_submitted_again_ends_with_the_same_bytes(
-    runs: Runs, tiny: Path, hub_home: Path
-) -> None:
+def test_a_stopped_job_leaves_whole_lines_and_submitted_again_ends_with_the_same_bytes(runs: Runs, tiny: Path) -> None:
     """Byte for byte what one process makes from the plain functions."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "HF_HUB_CACHE", str(hub_home / "hub"))
-        sources = {"model": str(tiny / "model"), "sae_repo": str(tiny / "saes")}
-        expected = plain_run(Config(**sources, **SETTINGS))  # type: ignore[arg-type]
+    sources = {"model": str(tiny / "model"), "sae_repo": str(tiny / "saes")}
+    expected = plain_run(Config(**sources, **SETTINGS))  # type: ignore[arg-type]
     assert "Stopped by SIGTERM" in runs.first
     assert runs.stopped.endswith(b"\n")
     assert len(runs.stopped) < len(expected)

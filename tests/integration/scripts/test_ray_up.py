@@ -22,6 +22,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from background import SharedRay
 from paths import FAULTS, ROOT
 
 SCRIPT = ROOT / "scripts/run_sae_feature_extraction_all_layers.py"
@@ -111,7 +112,7 @@ def test_the_script_rejoins_a_value_that_arrives_in_words(arguments: str, told: 
 def options(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The questions of `expected`, in a file with blanks in its name."""
     questions = tmp_path_factory.mktemp("with blanks") / "my own questions.jsonl"
-    shutil.copy(ROOT / "distributed/layerscope/standin/questions.jsonl", questions)
+    shutil.copy(settings["dataset"], questions)
     return {**settings, "dataset": str(questions)}
 
 
@@ -128,17 +129,15 @@ def poll(happened: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def test_a_run_whose_terminal_is_gone_ends_as_it_should(
-    options: dict[str, str], expected: bytes, hub_home: Path, tmp_path: Path
+    options: dict[str, str], expected: bytes, cluster_for_all: SharedRay, tmp_path: Path
 ) -> None:
     """The shell and the kernel send a hang-up each, and every later write to the terminal fails."""
     output = tmp_path / "out.jsonl"
-    environment = {**os.environ, "HF_HOME": str(hub_home), "LAYERSCOPE_FAULT": "slow:0.1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(FAULTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    cluster_for_all.set_fault("slow:0.1")
     ours, its = pty.openpty()
     os.set_blocking(ours, False)
     process = subprocess.Popen(
-        [sys.executable, SCRIPT, *words(options, str(output)), "--address", "local"],
-        env=environment,
+        [sys.executable, SCRIPT, *words(options, str(output)), "--address", cluster_for_all.address],
         stdin=its,
         stdout=its,
         stderr=its,

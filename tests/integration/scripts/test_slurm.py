@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
 
 from layerscope.config import Config
 from paths import ROOT
@@ -75,9 +74,7 @@ def on_two_nodes(folder: Path, *command: str, timeout: float = 200) -> subproces
 
 
 @pytest.mark.slow
-def test_the_slurm_recipe_runs_on_two_nodes_and_gives_the_same_bytes(
-    tiny: Path, hub_home: Path, tmp_path: Path
-) -> None:
+def test_the_slurm_recipe_runs_on_two_nodes_and_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
     """The recipe as it is, from the login to the exit code; the file is what one process makes from plain functions."""
     if on_two_nodes(tmp_path, "true", timeout=20).returncode:
         pytest.skip("this machine does not give its users network namespaces")
@@ -89,9 +86,7 @@ def test_the_slurm_recipe_runs_on_two_nodes_and_gives_the_same_bytes(
     done = on_two_nodes(tmp_path, "bash", str(ROOT / "scripts/slurm.sbatch"), *words)
     head, other = (tmp_path / "node1.log").read_text(), (tmp_path / "node2.log").read_text()
     assert done.returncode == 0, done.stderr + head + other
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "HF_HUB_CACHE", str(hub_home / "hub"))
-        expected = plain_run(Config(**settings))  # type: ignore[arg-type]
+    expected = plain_run(Config(**settings))  # type: ignore[arg-type]
     assert (tmp_path / "records.jsonl").read_bytes() == expected
     assert "questions             30" in head
     assert not list(tmp_path.glob("*.exit"))

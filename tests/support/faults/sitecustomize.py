@@ -1,13 +1,14 @@
 """Faults for the processes of a run under test: Python imports this at every start while its folder is on PYTHONPATH.
 
-`LAYERSCOPE_FAULT` says what the model's forward pass shall do, in every process that loads one:
-`slow:SECONDS` sleeps before it, so that a test can catch it at work, and `slow:FILE` as long as the file says at the
-moment; `oom:TOKENS` raises `torch.OutOfMemoryError`, as
-CUDA does, for a batch of more tokens; `flaky:N` finds a residual not finite in every Nth pair of a batch.
+`LAYERSCOPE_FAULT` says what the model's forward pass shall do, in every process that loads one: `slow:SECONDS` sleeps
+before it, so that a test can catch it at work; `oom:TOKENS` raises `torch.OutOfMemoryError`, as CUDA does, for a batch
+of more tokens; `flaky:N` finds a residual not finite in every Nth pair of a batch. A path names a file that says it at
+the moment of each pass: empty, nothing is wrong.
 """
 
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import os
 import sys
 import time
@@ -16,20 +17,27 @@ from types import ModuleType
 from typing import Any
 
 
-def sleep(told: str) -> None:
+def told() -> tuple[str, float]:
+    """What shall happen now."""
+    text = os.environ["LAYERSCOPE_FAULT"]
+    kind, _, value = (Path(text).read_text() if text.startswith("/") else text).partition(":")
+    return kind, float(value or 0)
+
+
+def sleep() -> None:
+    """As long as is told, which may change meanwhile."""
     start = time.monotonic()
-    while time.monotonic() - start < float((Path(told).read_text() or "inf") if told.startswith("/") else told):
-        time.sleep(0.02)  # an empty file is just being written anew
+    while told()[0] == "slow" and time.monotonic() - start < told()[1]:
+        time.sleep(0.02)
 
 
 def spoil(module: ModuleType) -> None:
-    kind, _, value = os.environ["LAYERSCOPE_FAULT"].partition(":")
     forward = module.LanguageModel.forward
 
     def faulty(self: Any, pairs: Any, layers: Any) -> Any:
-        if kind == "slow":
-            sleep(value)
-        if kind == "oom" and sum(len(pair.tokens) for pair in pairs) > int(value):
+        sleep()
+        kind, value = told()
+        if kind == "oom" and sum(len(pair.tokens) for pair in pairs) > value:
             raise module.torch.OutOfMemoryError("CUDA out of memory (simulated)")
         result = forward(self, pairs, layers)
         if kind == "flaky":
@@ -61,6 +69,4 @@ class Finder(importlib.abc.MetaPathFinder):
 
 
 if "LAYERSCOPE_FAULT" in os.environ:
-    import importlib.util
-
     sys.meta_path.insert(0, Finder())
