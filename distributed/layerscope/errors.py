@@ -4,11 +4,20 @@ A message says what happened (with the value), why it matters, and what to do, i
 Everything else that is raised is a bug, and keeps its traceback.
 """
 
+import re
+
+# What may stand between :// and the host of an address, and the query behind it, which signs an address of a download.
+_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s]*@")
+_QUERY = re.compile(r"(://[^?\s'\"]*)\?[^\s'\"]*")
+
 
 class LayerscopeError(Exception):
-    """A known failure: the command prints its message without a traceback."""
+    """A known failure: the command prints its message without a traceback, and addresses in it without credentials."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_credentials(message))
 
 
 class UsageError(LayerscopeError):
@@ -19,5 +28,10 @@ class UsageError(LayerscopeError):
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its kind."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in without_credentials(str(error)).splitlines() if line.strip()]
     return lines[0][:300] if lines else type(error).__name__
+
+
+def without_credentials(text: str) -> str:
+    """A text whose addresses have neither user nor password, nor a query, in which tokens and signatures stand."""
+    return _QUERY.sub(r"\1", _CREDENTIALS.sub("", text))

@@ -27,7 +27,8 @@ from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.sources import Question
 from layerscope.records.journal import open_journal
 from layerscope.records.lines import Frame, SolutionScore, frame_record, join_record, serialise_block
-from layerscope.saes.encoder import TopK, encode_top_k, load_encoder
+from layerscope.saes.cache import load_encoder
+from layerscope.saes.encoder import TopK, encode_top_k
 
 STAGES = ("tokenise", "body", "projection and scores", "encode and top k", "JSON", "join and write")
 

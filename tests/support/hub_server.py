@@ -62,6 +62,7 @@ class Fault:
     # Bytes of the body after which the connection drops, its full length announced; a HEAD gets no answer at all.
     cut_after: int | None = None
     replace: bytes | None = None  # served in place of the content of the file, with its own ETag and size
+    body: bytes | None = None  # of the answer, whatever it would be; with `status`, of an error
 
 
 @dataclass
@@ -302,6 +303,8 @@ class _Handler(BaseHTTPRequestHandler):
             answer = hub.answer(self.path, token or None, form, self.headers.get("Range", ""), fault.replace)
         except _Refusal as refusal:
             answer = refusal.answer()
+        if fault.body is not None:
+            answer = _Answer(answer.status, fault.body, answer.headers)
         self._send(answer, request, fault)
 
     do_HEAD = do_POST = do_GET

@@ -15,7 +15,7 @@ from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.records.lines import ErrorLine, join_record, settle
-from layerscope.saes.encoder import load_encoder
+from layerscope.saes.cache import load_encoder
 
 DEVICES = [torch.device(name) for name in ("cpu", "cuda") if name == "cpu" or torch.cuda.is_available()]
 

@@ -84,7 +84,7 @@ class EncoderActor(_Actor):
 
     def load(self, repository: Repository, saes: Sequence[SaeChoice], d_model: int, settings: TorchSettings) -> None:
         """Loads the encoders."""
-        from layerscope.saes.encoder import load_encoder
+        from layerscope.saes.cache import load_encoder
 
         self._device, dtype = settings.apply()
         repository = on_this_node(repository)

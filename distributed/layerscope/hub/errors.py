@@ -1,5 +1,6 @@
 """Patience with servers, and the hub's failures as known errors that say what to do."""
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,10 +19,12 @@ from huggingface_hub.errors import (
 )
 
 from layerscope.errors import LayerscopeError, UsageError, first_line
+from layerscope.formatting import visible
 
 _T = TypeVar("_T")
 _BUSY = (429, 500, 502, 503, 504)
 _PATIENCE_SECONDS = 60.0
+_OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.ENOTDIR)
 _CUT_SHORT = "Consistency check failed"  # how the client's plain OSError for a body of another length begins
 
 
@@ -78,7 +81,16 @@ def known_errors(name: str, revision: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         raise LayerscopeError(_refused_message(name, error)) from error
     except (OSError, httpx2.HTTPError) as error:  # LocalEntryNotFoundError among them: neither cached nor reachable
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            raise LayerscopeError(_disk_message(name, error)) from error
         raise LayerscopeError(_unreachable_message(name, error)) from error
+
+
+def _disk_message(name: str, error: OSError) -> str:
+    return (
+        f"The hub's cache {constants.HF_HUB_CACHE} cannot take {name}: {error.strerror}.\n"
+        "Set HF_HOME to a folder that you can write to, with room for the files."
+    )
 
 
 def _gated_message(name: str) -> str:
@@ -119,6 +131,7 @@ def _unreachable_message(name: str, error: Exception) -> str:
 def _revisions(name: str) -> str:
     try:
         refs = HfApi().list_repo_refs(name)
-    except (OSError, httpx2.HTTPError):
-        return "Name a branch, tag or commit of it."
-    return "It has " + ", ".join([ref.name for ref in [*refs.branches, *refs.tags]][:20]) + "."
+        names = [str(ref.name) for ref in [*refs.branches, *refs.tags]][:20]
+    except (OSError, httpx2.HTTPError, LayerscopeError, ValueError, TypeError, AttributeError, KeyError):
+        return "Name a branch, tag or commit of it."  # the hub's client trusts that it talks to a hub
+    return visible(f"It has {', '.join(names)[:1000]}.")

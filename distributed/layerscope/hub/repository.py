@@ -4,35 +4,43 @@ Owns every request to the hub. Knows nothing of models, SAEs or questions.
 """
 
 import hashlib
-import os
 import re
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal, TypeVar, cast
+from typing import IO, Any, Literal, TypeVar
+from urllib.parse import quote
 
 import huggingface_hub
 import orjson
-from filelock import FileLock
-from huggingface_hub import DatasetInfo, HfApi, HfFileSystem, ModelInfo, constants
+from huggingface_hub import HfApi, constants
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.files import replacing, user_path
+from layerscope.files import user_path
+from layerscope.formatting import visible
+from layerscope.hub import client
+from layerscope.hub.cache import SHA256, cached, keep, sha256_of, touch
+from layerscope.hub.client import COMMIT, RangesIgnoredError, RemoteFile, get_json, nonsense
 from layerscope.hub.errors import known_errors, patiently
 
 Kind = Literal["model", "dataset"]
 _T = TypeVar("_T")
-_TIMEOUT_SECONDS = 30.0  # of one answer; the hub's client waits for ever
-_RANGE_BYTES = 1 << 16
+_SETTLED_NS = (
+    3_000_000_000  # a file that was changed so lately may change once more at what a clock calls the same time
+)
+
+client.set_up()
 
 
 @dataclass(frozen=True)
 class FileInfo:
-    """A file's size in bytes and, where the hub tells it, the SHA-256 of its content."""
+    """A file's size in bytes and, where the hub tells it, a hash of its content."""
 
     size: int
     sha256: str | None = None
+    git_blob: str | None = None
+    """For a small file, which the hub keeps in git: the SHA-1 under which git has it."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +74,14 @@ def open_repository(name: str, revision: str = "main", kind: Kind = "model") -> 
         raise UsageError(f"{name!r} is neither a folder here nor the id of a repository on the hub (owner/name).")
     listing = _listing_path(name, revision, kind)
     if constants.HF_HUB_OFFLINE:
-        return _read_listing(listing, kind) if listing.is_file() else _cached_repository(name, revision, kind)
-    huggingface_hub.logging.set_verbosity_error()
-    huggingface_hub.get_session().timeout = _TIMEOUT_SECONDS
+        return _read_listing(listing, name, kind) if listing.is_file() else _cached_repository(name, revision, kind)
+    path = f"/api/{kind}s/{name}/revision/{quote(revision, safe='')}"
     with known_errors(name, revision):
-        info = patiently(lambda: HfApi().repo_info(name, revision=revision, repo_type=kind, files_metadata=True))
+        answer = patiently(lambda: get_json(path, {"blobs": "true"}))
+        repository = check_listing(answer, name, kind)
         # The listing of a gated repository is public, its files are not.
         patiently(lambda: HfApi().auth_check(name, repo_type=kind))
-    siblings = cast(ModelInfo | DatasetInfo, info).siblings or []
-    files = {file.rfilename: FileInfo(file.size or 0, file.lfs.sha256 if file.lfs else None) for file in siblings}
-    repository = Repository(name, cast(str, info.sha), files, kind)
-    listing.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(listing) as temporary:
-        temporary.write_bytes(orjson.dumps(asdict(repository)))
+    keep("listings", listing.name, _as_answer(repository))
     return repository
 
 
@@ -102,14 +105,27 @@ def fetch(repository: Repository, path: str) -> Path:
                 repository.name, path, revision=repository.commit, repo_type=repository.kind
             )
         )
-    local, told = Path(downloaded), repository.files[path]
-    # The hub's client checks a download's size only.
-    if local.stat().st_size != told.size or (told.sha256 and _sha256_of(local) != told.sha256):
+    local = Path(downloaded)
+    if not local.is_relative_to(_snapshot(repository)):
+        raise nonsense(f"{path} would come to lie outside {_snapshot(repository)}")
+    if not _is_as_told(local, repository.files[path]):
         raise LayerscopeError(
             f"{path} of {repository.name} is not here what it is on the hub: a broken download or a changed file.\n"
             f"Delete {local.resolve()} and run again."
         )
     return local
+
+
+def _is_as_told(local: Path, told: FileInfo) -> bool:
+    """Whether a file is what the hub says it is; the hub's client checks a download's size only."""
+    if local.stat().st_size != told.size:
+        return False
+    if told.sha256:
+        return sha256_of(local) == told.sha256
+    if told.git_blob:
+        content = local.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == told.git_blob
+    return True
 
 
 def read_parts(repository: Repository, path: str, read: Callable[[IO[bytes]], _T]) -> _T:
@@ -118,34 +134,25 @@ def read_parts(repository: Repository, path: str, read: Callable[[IO[bytes]], _T
     Raises:
         LayerscopeError: the hub cannot be reached.
     """
-    local = Path(repository.name, path) if repository.commit is None else _in_cache(repository, path)
-    if local is not None:
-        with local.open("rb") as stream:
-            return read(stream)
-
-    def read_remote() -> _T:
-        # A file system of its own each time: the client keeps listings, and failures among them, in shared ones.
-        url = f"{repository.name}@{repository.commit}/{path}"
-        with HfFileSystem(skip_instance_cache=True).open(url, "rb", block_size=_RANGE_BYTES) as stream:
-            return read(cast(IO[bytes], stream))
-
-    with known_errors(repository.name, repository.commit or ""):
-        return patiently(read_remote)
+    if repository.commit is not None and _in_cache(repository, path) is None:
+        remote = RemoteFile(repository.name, path, repository.commit, repository.kind, repository.files[path].size)
+        try:
+            with known_errors(repository.name, repository.commit), remote.buffered() as stream:
+                return read(stream)
+        except RangesIgnoredError:
+            pass  # the whole file will be needed anyway
+    with fetch(repository, path).open("rb") as stream:
+        return read(stream)
 
 
 def sha256(repository: Repository, path: str) -> str:
     """The SHA-256 of a file's content: as the hub tells it, else computed once per version of the local file."""
-    return repository.files[path].sha256 or _sha256_of(fetch(repository, path))
+    return repository.files[path].sha256 or sha256_of(fetch(repository, path))
 
 
 def is_cached(repository: Repository, path: str) -> bool:
     """Whether a file needs no download on this node."""
     return repository.commit is None or _in_cache(repository, path) is not None
-
-
-def cache_folder() -> Path:
-    """Where layerscope keeps what it derives from downloads: beside the hub's cache, so they share a disk."""
-    return Path(constants.HF_HUB_CACHE).parent / "layerscope"
 
 
 def _in_cache(repository: Repository, path: str) -> Path | None:
@@ -155,49 +162,111 @@ def _in_cache(repository: Repository, path: str) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
-def _sha256_of(path: Path) -> str:
-    """Hashes a file, or recalls the hash from when the file was last this long and this old."""
-    status = path.stat()
-    key = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
-    known = cache_folder() / "sha256" / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-    known.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{known}.lock"):  # of several actors on a node, one reads the file
-        if known.is_file() and len(digest := known.read_text()) == 64:
-            return digest
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        with replacing(known) as temporary:
-            temporary.write_text(digest)
-    return digest
+def _snapshot(repository: Repository) -> Path:
+    return _repository_folder(repository.name, repository.kind) / "snapshots" / str(repository.commit)
+
+
+def _repository_folder(name: str, kind: Kind) -> Path:
+    return Path(constants.HF_HUB_CACHE, f"{kind}s--{name.replace('/', '--')}")
 
 
 def _list_folder(folder: Path) -> dict[str, FileInfo]:
-    files = {}
-    for directory, _, names in os.walk(folder, followlinks=False):
-        for name in names:
-            path = Path(directory, name)
-            if path.is_file():
+    """Every file below a folder, through links to files and folders too, but for those that lead back to above."""
+    files: dict[str, FileInfo] = {}
+
+    def walk(directory: Path, above: frozenset[tuple[int, int]]) -> None:
+        status = directory.stat()
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            return
+        for path in sorted(directory.iterdir()):
+            if path.is_dir():
+                walk(path, above | {here})
+            elif path.is_file():
                 files[path.relative_to(folder).as_posix()] = FileInfo(path.stat().st_size)
+
+    try:
+        walk(folder, frozenset())
+    except OSError as error:
+        raise UsageError(f"{error.filename or folder} cannot be read: {error.strerror}.") from error
     return files
 
 
 def _listing_path(name: str, revision: str, kind: Kind) -> Path:
-    key = hashlib.sha256(f"{constants.ENDPOINT}\0{kind}\0{name}\0{revision}".encode()).hexdigest()[:32]
-    return cache_folder() / "listings" / f"{key}.json"
+    about = f"{constants.ENDPOINT}\0{kind}\0{name}\0{revision}"
+    return cached("listings", f"{hashlib.sha256(about.encode('utf-8', 'surrogateescape')).hexdigest()}.json")
 
 
-def _read_listing(path: Path, kind: Kind) -> Repository:
-    listing = orjson.loads(path.read_bytes())
-    files = {name: FileInfo(**info) for name, info in listing["files"].items()}
-    return Repository(listing["name"], listing["commit"], files, kind)
+def check_listing(answer: Any, name: str, kind: Kind) -> Repository:
+    """The repository that a hub's answer describes, if all of the answer is as a hub gives it.
+
+    Raises:
+        LayerscopeError: what is not.
+    """
+    try:
+        commit, siblings = answer["sha"], answer["siblings"]
+        if not COMMIT.fullmatch(commit):
+            raise ValueError(f"commit {commit[:80]!r}")
+        files: dict[str, FileInfo] = {}
+        for sibling in siblings:
+            path = _checked_path(sibling["rfilename"])
+            if path in files:
+                raise ValueError(f"{path} stands there twice")
+            files[path] = _file_info(sibling)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"without {error}" if isinstance(error, KeyError) else f"of a wrong form ({error})"
+        raise nonsense(f"its list of the files of {name} is {visible(what)[:200]}") from error
+    return Repository(name, commit, files, kind)
+
+
+def _checked_path(path: str) -> str:
+    """A path in a repository that is one, and leads nowhere else."""
+    parts = path.split("/")
+    if not path or "\0" in path or "\\" in path or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"path {path[:80]!r}")
+    if max(len(part.encode()) for part in parts) > 255:
+        raise ValueError(f"path {path[:80]!r}")
+    return path
+
+
+def _file_info(sibling: Mapping[str, Any]) -> FileInfo:
+    size, large, blob = sibling["size"], sibling.get("lfs"), sibling.get("blobId")
+    if type(size) is not int or size < 0:
+        raise ValueError(f"size {str(size)[:80]!r}")
+    digest = large["sha256"] if large is not None else None
+    if digest is not None and not SHA256.fullmatch(digest):
+        raise ValueError(f"SHA-256 {digest[:80]!r}")
+    if blob is not None and not COMMIT.fullmatch(blob):
+        raise ValueError(f"blob {blob[:80]!r}")
+    return FileInfo(size, digest, None if digest else blob)
+
+
+def _as_answer(repository: Repository) -> bytes:
+    """A listing as the hub answers it, so that it is checked in the same way when it is read again."""
+    siblings = [
+        {"rfilename": path, "size": file.size, "blobId": file.git_blob}
+        | ({"lfs": {"sha256": file.sha256}} if file.sha256 else {})
+        for path, file in repository.files.items()
+    ]
+    return orjson.dumps({"sha": repository.commit, "siblings": siblings})
+
+
+def _read_listing(path: Path, name: str, kind: Kind) -> Repository:
+    touch(path)
+    try:
+        return check_listing(orjson.loads(path.read_bytes()), name, kind)
+    except (OSError, ValueError, LayerscopeError) as error:
+        raise LayerscopeError(
+            f"{path} does not hold what {name} has: it was damaged.\nDelete it, and run once with a connection."
+        ) from error
 
 
 def _cached_repository(name: str, revision: str, kind: Kind) -> Repository:
-    root = Path(constants.HF_HUB_CACHE, f"{kind}s--{name.replace('/', '--')}")
+    root = _repository_folder(name, kind)
     reference = root / "refs" / revision
     commit = reference.read_text().strip() if reference.is_file() else revision
     snapshot = root / "snapshots" / commit
-    if not re.fullmatch(r"[0-9a-f]{40}", commit) or not snapshot.is_dir():
+    if not COMMIT.fullmatch(commit) or not snapshot.is_dir():
         raise LayerscopeError(
             f"HF_HUB_OFFLINE is set and revision {revision} of {name} is not in the hub's cache ({root.parent}).\n"
             "Download it once with a connection, or point HF_HOME at the cache that holds it."

@@ -14,13 +14,12 @@ from typing import Any, Literal, NamedTuple
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 from huggingface_hub import constants
 
 from layerscope.errors import LayerscopeError, UsageError, first_line
 from layerscope.files import remove_leftovers, replacing, user_path
 from layerscope.formatting import ranges
-from layerscope.hub.repository import cache_folder
+from layerscope.hub.cache import alone_with, cache_folder, make_room, touch
 from layerscope.neuronpedia.bulk_export import Export, Written
 from layerscope.records.journal import read_lines
 from layerscope.records.manifest import read_manifest
@@ -180,10 +179,11 @@ def _fetch(export: Export, neuronpedia_id: str, kind: _Kind) -> None:
     if constants.HF_HUB_OFFLINE:
         raise LayerscopeError("HF_HUB_OFFLINE is set, and the cache lacks them")
     path = _cache_path(neuronpedia_id, kind)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    with alone_with(path) as writable:
         if _read_cached(neuronpedia_id, kind) is not None:  # of several commands, one fetches
             return
+        if not writable:
+            raise LayerscopeError(f"{path.parent} cannot be written; set HF_HOME to a folder of your own")
         rows: list[Any]
         if kind == "explanations":
             rows = choose_explanations(export.explanations(neuronpedia_id))
@@ -192,6 +192,7 @@ def _fetch(export: Export, neuronpedia_id: str, kind: _Kind) -> None:
         columns = list(zip(*rows, strict=True))
         with replacing(path) as temporary:
             pq.write_table(pa.table(columns, schema=_SCHEMAS[kind]), temporary)
+        make_room("neuronpedia")
 
 
 def _cache_path(neuronpedia_id: str, kind: _Kind) -> Path:
@@ -202,6 +203,7 @@ def _read_cached(neuronpedia_id: str, kind: _Kind) -> list[tuple[Any, ...]] | No
     """The rows of a table in the cache; None where there is none, or none that can be read."""
     try:
         table = pq.read_table(_cache_path(neuronpedia_id, kind))
+        touch(_cache_path(neuronpedia_id, kind))
     except (OSError, pa.ArrowException):
         return None
     if not table.schema.equals(_SCHEMAS[kind]):

@@ -1,6 +1,7 @@
 """What the commands print: a job before it is run, and what it came to."""
 
 from layerscope.formatting import size_text
+from layerscope.hub import cache
 from layerscope.planning.job import Job, download_bytes
 from layerscope.planning.placement import Placement
 from layerscope.records import journal
@@ -39,6 +40,7 @@ def describe(job: Job) -> str:
         *_describe_placement(placement, job.numerics.threads),
         f"output     {job.output.records}: about {size_text(job.estimated_bytes())}",
         f"download   {size_text(download_bytes(job))} to this machine",
+        f"cache      {cache.told()}",
         f"done       {_done(job)}",
     ]
     return "\n".join(lines)

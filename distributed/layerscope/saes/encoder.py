@@ -1,27 +1,18 @@
-"""The encoder half of a Gemma Scope SAE: reading it, keeping it ready on the node, encoding, and the top k.
+"""The encoder half of a Gemma Scope SAE: encoding, and the top k.
 
-Knows nothing of Ray, JSON, or which SAE to take. Shapes: R rows (solutions), D d_model, F d_sae, N active features.
+Knows nothing of Ray, JSON or files. Shapes: R rows (solutions), D d_model, F d_sae, N active features.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from layerscope.files import replacing
-from layerscope.hub import repository as hub
-from layerscope.hub.repository import Repository
-from layerscope.numerics.matrix_products import linear, read_in
-from layerscope.saes.params_npz import ENCODER_ARRAYS, read_encoder
+from layerscope.numerics.matrix_products import linear
 
 _MAX_PRE_ACTIVATIONS = 1 << 26  # elements of one [rows, F] product: 256 MiB
 _LARGEST_BITS = np.uint32(0x7FFFFFFF)  # of a float32 without its sign
@@ -99,51 +90,3 @@ def concatenate(parts: Sequence[TopK]) -> TopK:
         np.concatenate([[0], np.cumsum(np.concatenate(counts))]),
         np.concatenate([part.active_counts for part in parts]),
     )
-
-
-def load_encoder(
-    repository: Repository, path: str, d_model: int, dtype: torch.dtype, device: torch.device
-) -> SaeEncoder:
-    """The encoder half of an SAE, from this node's cache; made from `params.npz` by whoever comes first.
-
-    On a CPU the weights are the mapped file, which all processes of a node share.
-
-    Raises:
-        LayerscopeError: the file is broken, or not an SAE of this model.
-    """
-    file = cached_encoder(repository, path, d_model, dtype)
-    with safe_open(str(file), framework="pt", device=str(device)) as tensors:
-        w_enc, b_enc, threshold = (tensors.get_tensor(name) for name in ENCODER_ARRAYS)
-    read_in(w_enc)
-    return SaeEncoder(w_enc, b_enc, threshold)
-
-
-def cached_encoder(repository: Repository, path: str, d_model: int, dtype: torch.dtype = torch.float32) -> Path:
-    """The safetensors file with the encoder half, W_enc in a number format; made if it is not there or cut short."""
-    source = hub.fetch(repository, path)
-    status = source.stat()
-    version = repository.commit or f"{status.st_size}-{status.st_mtime_ns}"
-    kind = "" if dtype == torch.float32 else f"-{str(dtype).removeprefix('torch.')}"
-    key = hashlib.sha256(f"{repository.name}\0{version}\0{path}".encode()).hexdigest()[:16] + kind
-    folder = hub.cache_folder() / "encoders" / repository.name.strip("/").replace("/", "--")[-80:]
-    file = folder / f"{path.removesuffix('/params.npz').replace('/', '-')}-{key}.safetensors"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):
-        if not _is_whole(file, d_model):
-            with source.open("rb") as stream:
-                arrays = read_encoder(stream, d_model, f"{path} of {repository.name}")
-            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-            tensors["W_enc"] = tensors["W_enc"].to(dtype)
-            with replacing(file) as temporary:
-                safetensors.torch.save_file(tensors, temporary)
-    return file
-
-
-def _is_whole(file: Path, d_model: int) -> bool:
-    if not file.is_file():
-        return False
-    try:
-        with safe_open(str(file), framework="pt") as tensors:
-            return set(tensors.keys()) == set(ENCODER_ARRAYS) and tensors.get_slice("W_enc").get_shape()[0] == d_model
-    except SafetensorError:
-        return False

@@ -147,7 +147,6 @@ PASSING = {
     "question for the size drops": Case(FETCH, [Fault("HEAD .*/resolve/", cut_after=0)]),
     "range answers 500": Case(READ, [Fault(CONTENT, status=500)]),
     "range drops": Case(READ, [Fault(CONTENT, cut_after=10)]),
-    "listing before a range answers 500": Case(READ, [Fault("/revision/[0-9a-f]{40}", status=500)]),
 }
 LASTING = {
     "down": Case(LIST, down=True),

@@ -4,8 +4,6 @@ import errno
 import io
 import os
 import struct
-import subprocess
-import sys
 import time
 import tracemalloc
 import zipfile
@@ -16,14 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError
-from layerscope.hub.repository import Repository, open_repository
-from layerscope.saes.encoder import SaeEncoder, TopK, cached_encoder, concatenate, encode_top_k, load_encoder
+from layerscope.saes.encoder import SaeEncoder, TopK, concatenate, encode_top_k
 from layerscope.saes.params_npz import ENCODER_ARRAYS, read_encoder, read_shapes
 from plain import DEVICES
 
@@ -418,128 +414,3 @@ def test_a_fault_of_the_disk_or_the_connection_is_not_told_as_a_broken_file(read
     """`Get the file again` would be 151 MB of wrong advice; whoever owns the stream knows what to say."""
     with pytest.raises(OSError, match="Input/output error"):
         reader(Failing(STORED), D_MODEL, NAME)
-
-
-# --- the cache --------------------------------------------------------------------------------------------------------
-
-PATH = "layer_3/width_16k/average_l0_59/params.npz"
-
-
-@pytest.fixture
-def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The params.npz of a repository in a folder, under a cache that is empty."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
-    path = tmp_path / "saes" / PATH
-    path.parent.mkdir(parents=True)
-    path.write_bytes(npz())
-    return path
-
-
-def repository(source: Path) -> Repository:
-    return open_repository(str(source.parents[3]))
-
-
-def load(source: Path, d_model: int = D_MODEL) -> Arrays:
-    sae = load_encoder(repository(source), PATH, d_model, torch.float32, torch.device("cpu"))
-    # Copies: the tensors are the mapped file.
-    return {
-        "W_enc": sae.w_enc.numpy().copy(),
-        "b_enc": sae.b_enc.numpy().copy(),
-        "threshold": sae.threshold.numpy().copy(),
-    }
-
-
-def files(source: Path) -> list[Path]:
-    """What the cache holds but for locks."""
-    home = source.parents[4] / "home"
-    return [path for path in home.rglob("*") if path.is_file() and path.suffix != ".lock"]
-
-
-def test_an_sae_is_loaded_in_the_dtype_that_is_asked_for(source: Path) -> None:
-    """The product in bfloat16, everything behind it in float32."""
-    assert is_right(load(source))
-    sae = load_encoder(repository(source), PATH, D_MODEL, torch.bfloat16, torch.device("cpu"))
-    assert (sae.w_enc.dtype, sae.b_enc.dtype, sae.threshold.dtype) == (torch.bfloat16, torch.float32, torch.float32)
-    assert torch.equal(sae.w_enc.float(), torch.from_numpy(WHOLE["W_enc"]))
-
-
-def test_the_second_load_does_not_read_the_npz(source: Path) -> None:
-    """Unpacking takes seconds a layer, and every actor of a node would do it again."""
-    assert is_right(load(source))
-    status = source.stat()
-    source.write_bytes(bytes(status.st_size))
-    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert is_right(load(source))
-    assert len(files(source)) == 1
-
-
-def test_a_changed_source_is_not_served_from_the_cache(source: Path) -> None:
-    """The manifest would name the hash of one file and the numbers would be of another."""
-    assert is_right(load(source))
-    status = source.stat()
-    source.write_bytes(npz(changed("threshold", 7.0)))
-    assert source.stat().st_size == status.st_size
-    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert load(source)["threshold"][-1] == 7.0
-
-
-def test_a_cached_file_that_is_cut_short_or_garbage_is_made_again(source: Path) -> None:
-    """A machine that lost its power while the file was written."""
-    cached = cached_encoder(repository(source), PATH, D_MODEL)
-    whole = cached.read_bytes()
-    for size in range(0, len(whole), 7):
-        cached.write_bytes(whole[:size])
-        assert is_right(load(source)), size
-    cached.write_bytes(b"\xff" * len(whole))
-    assert is_right(load(source))
-    assert cached.read_bytes() == whole
-
-
-def test_a_broken_or_foreign_source_is_refused_every_time_and_leaves_nothing(source: Path) -> None:
-    whole = source.read_bytes()
-    source.write_bytes(whole[:-30])
-    for _ in range(2):
-        with pytest.raises(LayerscopeError, match=r"params\.npz of .*saes is broken"):
-            load(source)
-    assert files(source) == []
-    source.write_bytes(whole)
-    assert is_right(load(source))
-    for _ in range(2):
-        with pytest.raises(LayerscopeError, match=r"vectors of 4 numbers.*has 5"):
-            load(source, d_model=5)
-    assert is_right(load(source))
-
-
-LOADER = f"""
-import sys, torch
-from layerscope.hub.repository import open_repository
-from layerscope.saes.encoder import load_encoder
-print("ready", flush=True)
-sys.stdin.readline()
-sae = load_encoder(open_repository(sys.argv[1]), "{PATH}", 64, torch.float32, torch.device("cpu"))
-sys.stdout.buffer.write(b"".join(part.numpy().tobytes() for part in (sae.w_enc, sae.b_enc, sae.threshold)))
-"""
-
-
-def test_two_processes_that_load_at_once_make_one_good_file(source: Path) -> None:
-    """All encoders of a node start together on an empty cache."""
-    noise = np.random.default_rng(0).standard_normal((64, 30_000)).astype(np.float32)
-    arrays = {"W_enc": noise, "b_enc": noise[0].copy(), "threshold": noise[1].copy()}
-    expected = b"".join(array.tobytes() for array in arrays.values())
-    source.write_bytes(npz(arrays, np.savez_compressed))
-    with subprocess.Popen(
-        [sys.executable, "-c", LOADER, str(source.parents[3])],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "HF_HUB_CACHE": constants.HF_HUB_CACHE},
-    ) as other:
-        assert other.stdin
-        assert other.stdout
-        assert other.stdout.readline() == b"ready\n"
-        other.stdin.write(b"\n")
-        other.stdin.flush()
-        here = load(source, d_model=64)
-        there, _ = other.communicate(timeout=60)
-    assert other.returncode == 0
-    assert b"".join(array.tobytes() for array in here.values()) == there == expected
-    assert [path.suffix for path in files(source)] == [".safetensors"]

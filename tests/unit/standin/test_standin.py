@@ -25,7 +25,8 @@ from layerscope.planning.settings import sae_width
 from layerscope.questions.pairs import PROMPT
 from layerscope.questions.sources import Question, select_questions
 from layerscope.records.manifest import FORMAT, write_manifest
-from layerscope.saes.encoder import encode_top_k, load_encoder
+from layerscope.saes.cache import load_encoder
+from layerscope.saes.encoder import encode_top_k
 from layerscope.saes.gemma_scope import catalogue
 from layerscope.standin import STANDIN_WIDTH, on_this_node, standin_folder
 from paths import ROOT

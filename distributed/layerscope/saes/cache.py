@@ -1,0 +1,90 @@
+"""Encoders ready on the node: made once from `params.npz`, kept by the content of that file, checked at every load.
+
+Knows nothing of encoding. Shapes: D d_model, F d_sae.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import xxhash
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from layerscope.errors import LayerscopeError
+from layerscope.files import replacing
+from layerscope.hub import repository as hub
+from layerscope.hub.cache import alone_with, cached, make_room, touch
+from layerscope.hub.repository import Repository
+from layerscope.numerics.matrix_products import read_in
+from layerscope.saes.encoder import SaeEncoder
+from layerscope.saes.params_npz import ENCODER_ARRAYS, read_encoder
+
+_DIGEST = "xxh3_128"  # of the tensors' bytes, in the file's own header
+
+
+def load_encoder(
+    repository: Repository, path: str, d_model: int, dtype: torch.dtype, device: torch.device
+) -> SaeEncoder:
+    """The encoder half of an SAE, from this node's cache; made from `params.npz` by whoever comes first.
+
+    On a CPU the weights are the mapped file, which all processes of a node share; where the cache cannot be written,
+    this process's own.
+
+    Raises:
+        LayerscopeError: the file is broken, or not an SAE of this model.
+    """
+    file = cached("encoders", f"{hub.sha256(repository, path)}-{str(dtype).removeprefix('torch.')}.safetensors")
+    tensors = _read(file, d_model)
+    if tensors is None:
+        with alone_with(file) as writable:
+            tensors = _read(file, d_model)
+            if tensors is None:
+                tensors = _make(repository, path, d_model, dtype, file if writable else None)
+    touch(file)
+    w_enc, b_enc, threshold = (tensors[name].to(device) for name in ENCODER_ARRAYS)
+    read_in(w_enc)
+    return SaeEncoder(w_enc, b_enc, threshold)
+
+
+def _make(repository: Repository, path: str, d_model: int, dtype: torch.dtype, file: Path | None) -> dict[str, Tensor]:
+    """The encoder from its `params.npz`, by way of a file of the cache if there is one and room for it."""
+    before = hub.sha256(repository, path)
+    with hub.fetch(repository, path).open("rb") as stream:
+        arrays = read_encoder(stream, d_model, f"{path} of {repository.name}")
+    if hub.sha256(repository, path) != before:
+        raise LayerscopeError(f"{path} of {repository.name} was changed while it was read. Run again.")
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    tensors["W_enc"] = tensors["W_enc"].to(dtype)
+    if file is None:
+        return tensors
+    with suppress(OSError, SafetensorError):  # a full disk: then without
+        with replacing(file) as temporary:
+            safetensors.torch.save_file(tensors, temporary, {_DIGEST: _digest(tensors)})
+        make_room("encoders")
+    return _read(file, d_model) or tensors
+
+
+def _read(file: Path, d_model: int) -> dict[str, Tensor] | None:
+    """The tensors of a file of the cache, mapped; None where there is none, or it is not as it was written."""
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(str(file), framework="pt") as stored:
+            if set(stored.keys()) != set(ENCODER_ARRAYS) or stored.get_slice("W_enc").get_shape()[0] != d_model:
+                return None
+            tensors = {name: stored.get_tensor(name) for name in ENCODER_ARRAYS}
+            told = (stored.metadata() or {}).get(_DIGEST)
+    except (OSError, SafetensorError, UnicodeError):
+        return None
+    return tensors if told == _digest(tensors) else None
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = xxhash.xxh3_128()
+    for name in ENCODER_ARRAYS:
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
