@@ -76,6 +76,7 @@ def open_repository(name: str, revision: str = "main", kind: Kind = "model") -> 
     siblings = cast(ModelInfo | DatasetInfo, info).siblings or []
     files = {file.rfilename: FileInfo(file.size or 0, file.lfs.sha256 if file.lfs else None) for file in siblings}
     repository = Repository(name, cast(str, info.sha), files, kind)
+    listing.parent.mkdir(parents=True, exist_ok=True)
     with replacing(listing) as temporary:
         temporary.write_bytes(orjson.dumps(asdict(repository)))
     return repository
