@@ -74,8 +74,10 @@ from layerscope.planning.settings import Numerics, settle_crew
 from layerscope.questions.pairs import Pair
 from layerscope.questions.plan import make_plan
 from layerscope.questions.sources import Question, select_questions
-from layerscope.records.journal import open_journal, read_lines
+from layerscope.records.journal import open_journal
 from layerscope.records.lines import Frame, LayerBlock, SolutionScore, frame_record, join_record, serialise_block
+from layerscope.records.manifest import About, Identity, ModelFiles, PlanSize, SaeFile, SaeFiles, Settings, Tokens
+from layerscope.records.run import read_lines
 from layerscope.records.write_behind import WriteBehind
 from layerscope.saes.gemma_scope import SaeChoice
 
@@ -329,7 +331,7 @@ def make_features(layers: Iterable[int], rows: int, k: int, dice: np.random.Gene
     def top_k() -> SimpleNamespace:
         activations = -np.sort(-dice.lognormal(2, 1, (rows, k)).astype(np.float32), axis=1)
         counts = dice.integers(k, 2 * k, rows)
-        ids = dice.integers(0, D_SAE, rows * k)
+        ids = (dice.integers(0, D_SAE, (rows, 1)) + 7 * np.arange(k)).ravel() % D_SAE  # none twice in a row
         return SimpleNamespace(
             feature_ids=ids, activations=activations.ravel(), starts=np.arange(rows + 1) * k, active_counts=counts
         )
@@ -350,13 +352,41 @@ def make_frame(question: Question, index: int) -> Frame:
     return frame_record(question, (scores[0], scores[1]), (2 * index, 2 * index + 1))
 
 
-def manifest(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `verify` reads of identity and about."""
-    identity = {"settings": {"top_k": job.numerics.top_k}, "plan": {"questions": job.n_questions}}
-    about = {
-        "order": " ".join(map(str, job.plan.order.tolist())),
-        "average_l0": {str(sae.layer): sae.l0 for sae in job.saes},
-    }
+def manifest(job: Job) -> tuple[Identity, About]:
+    """Of this job, as far as `verify` asks; no file of it was ever there."""
+    layers, anything = [sae.layer for sae in job.saes], "simulated"
+    words = ("prompt", "layers", "sae_width", "sae_l0", "dtype", "sae_dtype", "attention")
+    settings = Settings(
+        strip_solutions=False,
+        num_samples=job.n_questions,
+        shard=None,
+        seed=None,
+        top_k=job.numerics.top_k or "all",
+        batch_tokens=0,
+        threads=None,
+        **dict.fromkeys(words, anything),
+    )
+    saes = {layer: SaeFile(path=anything, sha256=anything) for layer in layers}
+    identity = Identity(
+        settings=settings,
+        model=ModelFiles(repository=anything, commit=None, files={}),
+        saes=SaeFiles(repository=anything, commit=None, layers=saes),
+        questions={"dataset": anything},
+        plan=PlanSize(questions=job.n_questions, batches=len(job.plan), sha256=job.plan.digest),
+        software={},
+        hardware=anything,
+    )
+    about = About(
+        command=anything,
+        folder=anything,
+        order=" ".join(map(str, job.plan.order.tolist())),
+        standin=False,
+        neuronpedia=dict.fromkeys(layers),
+        average_l0={sae.layer: sae.l0 for sae in job.saes},
+        d_model=job.spec.d_model,
+        d_sae=D_SAE,
+        tokens=Tokens(shared=job.plan.shared_tokens, unshared=job.plan.unshared_tokens),
+    )
     return identity, about
 
 

@@ -38,7 +38,7 @@ def plan(config: _Options) -> int:
 @_app.command
 def status(file: tyro.conf.Positional[Path]) -> int:
     """Say how far the run of an output file is, whether it is alive, and how to go on."""
-    from layerscope.records.inspection import status
+    from layerscope.records.status import status
 
     print(status(file))
     return 0
@@ -47,7 +47,7 @@ def status(file: tyro.conf.Positional[Path]) -> int:
 @_app.command
 def verify(file: tyro.conf.Positional[Path]) -> int:
     """Read every line of an output file and check schema, order, ids and digest."""
-    from layerscope.records.inspection import verify
+    from layerscope.records.verify import verify
 
     print(verify(file))
     return 0

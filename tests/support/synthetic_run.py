@@ -10,14 +10,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
-from layerscope.formatting import ranges
 from layerscope.questions.sources import Question
-from layerscope.records.lines import ErrorLine, SolutionScore, error_line, frame_record, join_record, serialise_block
-from layerscope.records.manifest import FORMAT, Extent, write_manifest
+from layerscope.records.extent import Extent
+from layerscope.records.lines import (
+    ErrorLine,
+    SolutionScore,
+    error_line,
+    frame_record,
+    join_record,
+    serialise_block,
+)
+from layerscope.records.manifest import FORMAT, manifest_path
 from layerscope.saes.encoder import TopK
+from made_up import about, identity
 
 Cell = tuple[NDArray[np.int64], NDArray[np.float32]]  # active features, and their activations
 
@@ -68,7 +78,7 @@ def write_run(path: Path, spec: Spec) -> None:
             line = _line(rng, spec, popularity, example_id)
             stream.write(line)
             extent.add(line)
-    write_manifest(path, _manifest(path, spec, extent))
+    manifest_path(path).write_bytes(orjson.dumps(_manifest(path, spec, extent)))
 
 
 def _line(rng: np.random.Generator, spec: Spec, popularity: list[NDArray[np.float64]], example_id: int) -> bytes:
@@ -154,44 +164,14 @@ def _top_k(cells: Sequence[Cell], k: int) -> TopK:
 def _manifest(path: Path, spec: Spec, extent: Extent) -> dict[str, object]:
     layers = [str(layer) for layer in spec.layers]
     planned = spec.planned or spec.questions
-    return {
-        "format": FORMAT,
-        "identity": {
-            "settings": {
-                "num_samples": planned,
-                "seed": None,
-                "layers": ranges(spec.layers),
-                "sae_width": "16k",
-                "sae_l0": "canonical",
-                "top_k": spec.top_k,
-            },
-            "model": {"repository": "google/gemma-2-2b", "commit": "c" * 40, "files": {}},
-            "saes": {
-                "repository": "google/gemma-scope-2b-pt-res",
-                "commit": "d" * 40,
-                "layers": {
-                    layer: {"path": f"layer_{layer}/width_16k/average_l0_71/params.npz", "sha256": "0" * 64}
-                    for layer in layers
-                },
-            },
-            "questions": {"dataset": "synthetic"},
-            "plan": {"questions": planned, "batches": 1, "sha256": "0" * 64},
-            "software": {"layerscope": "0.1.0"},
-            "hardware": "none",
-        },
-        "about": {
-            "command": f"layerscope run --output-file {path.name}",
-            "folder": str(path.parent),
-            "order": " ".join(map(str, range(planned))),
-            "standin": False,
-            "neuronpedia": {layer: f"gemma-2-2b/{layer}-gemmascope-res-16k" for layer in layers},
-            "average_l0": dict.fromkeys(layers, 71),
-            "d_model": 2304,
-            "d_sae": spec.d_sae,
-            "tokens": {"shared": 0, "unshared": 0},
-        },
-        "progress": extent.note(),
-    }
+    run = identity(spec.layers, spec.top_k, planned)
+    run["questions"] = {"dataset": "synthetic"}
+    run["model"]["commit"], run["saes"]["commit"] = "c" * 40, "d" * 40
+    ids = {layer: f"gemma-2-2b/{layer}-gemmascope-res-16k" for layer in layers}
+    more = {"command": f"layerscope run --output-file {path.name}", "folder": str(path.parent)}
+    more |= {"neuronpedia": ids, "d_sae": spec.d_sae, "average_l0": dict.fromkeys(layers, 71)}
+    said = about(spec.layers, range(planned), **more)
+    return {"format": FORMAT, "identity": run, "about": said, "progress": msgspec.to_builtins(extent.note())}
 
 
 if __name__ == "__main__":

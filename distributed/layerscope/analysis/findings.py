@@ -15,7 +15,7 @@ from layerscope.analysis import contrast, overview, statistics
 from layerscope.analysis.censoring import LayerPairs, pair_up
 from layerscope.analysis.contrast import joined
 from layerscope.analysis.layer_tests import LayerTests, layer_tests
-from layerscope.analysis.reading import FeatureLists, Run, reading
+from layerscope.analysis.reading import Columns, FeatureLists, reading
 from layerscope.analysis.result import (
     Analysis,
     Bools,
@@ -74,7 +74,7 @@ def analyse(path: Path, options: Options | None = None, progress: Progress = lam
 
 
 def _first_pass(
-    run: Run, signs: Sequence[Floats], options: Options, progress: Progress
+    run: Columns, signs: Sequence[Floats], options: Options, progress: Progress
 ) -> tuple[Layers, list[LayerTests], dict[str, float]]:
     """Tests every layer; also the share of the pairs (of all layers) in each stratum."""
     flips = statistics.label_flips(len(run.questions.correct), options.permutations, options.seed)
@@ -119,7 +119,7 @@ def _features(layers: Sequence[int], tests: Sequence[LayerTests], n_questions: i
 
 
 def _second_pass(
-    run: Run, signs: Sequence[Floats], features: Features, tested: Sequence[Tested[Firing]], progress: Progress
+    run: Columns, signs: Sequence[Floats], features: Features, tested: Sequence[Tested[Firing]], progress: Progress
 ) -> list[HeldOut]:
     """Scores the validation half of every contrast with what was selected for it on the discovery half."""
     rows: list[list[tuple[float, ...]]] = [[] for _ in tested]

@@ -5,31 +5,31 @@ from pathlib import Path
 
 import numpy as np
 
-from layerscope.analysis.reading import Run
+from layerscope.analysis.reading import Columns
 from layerscope.analysis.result import Header, LengthBin, Questions, Sae
 from layerscope.analysis.statistics import proportion
 
 _LENGTH_BINS = 5
 
 
-def header(path: Path, run: Run, cut_share: float) -> Header:
+def header(path: Path, run: Columns, cut_share: float) -> Header:
     """What was run, and how far it is."""
-    identity, about, totals = run.manifest["identity"], run.manifest["about"], run.totals
-    top_k = identity["settings"]["top_k"]
+    identity, about, totals = run.manifest.identity, run.manifest.about, run.totals
+    top_k = identity.settings.top_k
     margin = run.questions.margin
     return Header(
         file=path.name,
         written=datetime.fromtimestamp(path.stat().st_mtime, UTC),
-        command=about["command"],
-        model=identity["model"]["repository"],
-        model_commit=identity["model"]["commit"],
-        sae_repository=identity["saes"]["repository"],
-        sae_commit=identity["saes"]["commit"],
+        command=about.command,
+        model=identity.model.repository,
+        model_commit=identity.model.commit,
+        sae_repository=identity.saes.repository,
+        sae_commit=identity.saes.commit,
         saes=tuple(_sae(run, layer) for layer in run.layers),
-        d_sae=about["d_sae"],
+        d_sae=about.d_sae,
         top_k=None if top_k == "all" else top_k,
-        standin=about["standin"],
-        planned=identity["plan"]["questions"],
+        standin=about.standin,
+        planned=identity.plan.questions,
         questions=totals.scored,
         errors=totals.errors,
         accuracy=proportion(totals.correct, totals.scored),
@@ -39,15 +39,15 @@ def header(path: Path, run: Run, cut_share: float) -> Header:
     )
 
 
-def _sae(run: Run, layer: int) -> Sae:
-    identity, about, key = run.manifest["identity"], run.manifest["about"], str(layer)
+def _sae(run: Columns, layer: int) -> Sae:
+    identity, about = run.manifest.identity, run.manifest.about
     return Sae(
         layer=layer,
-        path=identity["saes"]["layers"][key]["path"],
-        average_l0=about["average_l0"][key],
-        neuronpedia_id=about["neuronpedia"][key],
+        path=identity.saes.layers[layer].path,
+        average_l0=about.average_l0[layer],
+        neuronpedia_id=about.neuronpedia[layer],
         # Asked for by that name, or by a number that happens to be its average L0.
-        canonical=identity["settings"]["sae_l0"] == "canonical" or about["neuronpedia"][key] is not None,
+        canonical=identity.settings.sae_l0 == "canonical" or about.neuronpedia[layer] is not None,
     )
 
 

@@ -6,27 +6,26 @@ for. Knows nothing of statistics.
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from layerscope.analysis.result import Floats, Ints, Questions
-from layerscope.errors import LayerscopeError, UsageError
-from layerscope.records.journal import read_lines
-from layerscope.records.manifest import read_manifest
+from layerscope.errors import LayerscopeError
+from layerscope.records.manifest import Manifest
+from layerscope.records.record import Record, SolutionDetails
+from layerscope.records.run import Run
 from layerscope.records.totals import Totals
 
-_SIDES = ("positive_solution_details", "negative_solution_details")
 _HELD = 1 << 16  # numbers of a column that wait in memory
-_feature_id, _activation = itemgetter("feature_id"), itemgetter("activation")
+_feature_id, _activation = attrgetter("feature_id"), attrgetter("activation")
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,10 @@ class FeatureLists:
 
 
 @dataclass(frozen=True)
-class Run:
+class Columns:
     """What a file holds so far."""
 
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     layers: tuple[int, ...]
     totals: Totals
     questions: Questions
@@ -52,7 +51,7 @@ class Run:
 
 
 @contextmanager
-def reading(path: Path, progress: Callable[[float], None]) -> Iterator[Run]:
+def reading(path: Path, progress: Callable[[float], None]) -> Iterator[Columns]:
     """Reads a file; what it spills to temporary files (8 bytes a feature) is gone when the `with` block is left.
 
     Args:
@@ -62,30 +61,21 @@ def reading(path: Path, progress: Callable[[float], None]) -> Iterator[Run]:
         UsageError: there is no such file, or it has no manifest.
         LayerscopeError: a line is not a record, or there is no room for the temporary files.
     """
-    if not path.is_file():
-        raise UsageError(f"There is no file {path}. Name the .jsonl file of a run.")
-    manifest = read_manifest(path)
-    layers = tuple(map(int, manifest["about"]["average_l0"]))
-    totals, rows = Totals(), _QuestionRows()
-    size, done = path.stat().st_size, 0
+    run = Run.open(path)
+    layers = tuple(run.manifest.about.layers)
+    totals, rows, done = Totals(), _QuestionRows(), 0
     with ExitStack() as stack:
         columns = [_LayerColumns(layer, stack) for layer in layers]
-        for number, line in enumerate(read_lines(path), start=1):
-            try:
-                record = orjson.loads(line)
-                totals.add_record(record)
-                if "error" not in record:
-                    rows.add(record)
-                    for side in _SIDES:
-                        for column in columns:
-                            column.add(record[side])
-            except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
-                raise LayerscopeError(
-                    f"{path}, line {number} is not a record. `layerscope verify` says more."
-                ) from error
+        for line, record in run.records():
+            totals.add_record(record)
+            if isinstance(record, Record):
+                rows.add(record)
+                for details in record.solutions:
+                    for column in columns:
+                        column.add(details)
             done += len(line)
-            progress(min(1.0, done / size))  # it may have grown
-        yield Run(manifest, layers, totals, rows.columns(), lambda index: columns[index].feature_lists())
+            progress(min(1.0, done / run.size))  # it may have grown
+        yield Columns(run.manifest, layers, totals, rows.columns(), lambda index: columns[index].feature_lists())
 
 
 class _Column:
@@ -122,16 +112,16 @@ class _LayerColumns:
     """One layer's feature lists, list after list."""
 
     def __init__(self, layer: int, stack: ExitStack) -> None:
-        self._key = str(layer)
+        self._layer = layer
         self._feature_id, self._activation = _Column("i", stack), _Column("f", stack)
         self._listed, self._active = array("i"), array("i")
 
-    def add(self, details: Mapping[str, Any]) -> None:
-        features = details["active_features_by_layer"][self._key]
+    def add(self, details: SolutionDetails) -> None:
+        features = details.active_features_by_layer[self._layer]
         self._feature_id.extend(map(_feature_id, features))
         self._activation.extend(map(_activation, features))
         self._listed.append(len(features))
-        self._active.append(details["active_feature_count_by_layer"][self._key])
+        self._active.append(details.active_feature_count_by_layer[self._layer])
 
     def feature_lists(self) -> FeatureLists:
         return FeatureLists(
@@ -149,22 +139,19 @@ class _QuestionRows:
         self._numbers = array("q")
         self._margin = array("d")
 
-    def add(self, record: Mapping[str, Any]) -> None:
-        positive, negative = (record[side] for side in _SIDES)
-        # The float32 that were written, not the decimals that give them back.
-        self._margin.append(
-            float(np.float32(positive["log_likelihood"])) - float(np.float32(negative["log_likelihood"]))
-        )
-        finals = positive["final_token"], negative["final_token"]
+    def add(self, record: Record) -> None:
+        positive, negative = record.solutions
+        self._margin.append(record.margin)
+        finals = positive.final_token, negative.final_token
         self._numbers.extend(
             (
-                record["example_id"],
-                record["model_is_correct"],
-                positive["token_count"],
-                negative["token_count"],
+                record.example_id,
+                record.model_is_correct,
+                positive.token_count,
+                negative.token_count,
                 finals[0] == finals[1],
                 all(final.endswith(".") for final in finals),
-                in_discovery_half(record["question"]),
+                in_discovery_half(record.question),
             )
         )
 

@@ -7,9 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
-
-import orjson
 
 from layerscope.config import Config
 from layerscope.engine import cluster
@@ -21,7 +18,11 @@ from layerscope.planning.job import Job, check_space, download_bytes
 from layerscope.planning.prepare import in_ray_job, prepare
 from layerscope.questions.plan import Plan
 from layerscope.records import journal
+from layerscope.records.array import write_array
+from layerscope.records.manifest import RUNNING
 from layerscope.records.progress import Progress
+from layerscope.records.record import Record, Unscored
+from layerscope.records.run import Run
 from layerscope.records.totals import Totals
 from layerscope.records.write_behind import WriteBehind
 
@@ -34,7 +35,7 @@ def run_job(config: Config) -> int:
     with journal.open_journal(
         job.output.records, job.identity(), job.about(command_line()), job.output.overwrite
     ) as file:
-        totals, error_lines = _recover(job, file)
+        totals, error_lines = _recover(file)
         retried = error_lines if job.output.retry_errors else []
         if file.lines < job.n_questions or retried:
             totals, rate, stopped_by = _work(job, file, totals, retried)
@@ -46,7 +47,7 @@ def run_job(config: Config) -> int:
         print(f"To go on: {command_line()}")
         return 128 + stopped_by
     if job.output.array:
-        journal.write_array(job.output.records, job.output.array)
+        write_array(job.output.records, job.output.array, Run.open(job.output.records).lines())
     print(summarise(job, totals, rate))
     return 0
 
@@ -64,16 +65,16 @@ def _warn(job: Job) -> None:
         print(f"Warning: {warning}", file=sys.stderr)
 
 
-def _recover(job: Job, file: journal.Journal) -> tuple[Totals, list[int]]:
+def _recover(file: journal.Journal) -> tuple[Totals, list[int]]:
     """Reads what the file holds: its totals, and which of its lines are error lines."""
     totals, error_lines = Totals(), list[int]()
 
-    def count(record: dict[str, Any]) -> None:
-        if "error" in record:
+    def count(record: Record | Unscored) -> None:
+        if isinstance(record, Unscored):
             error_lines.append(totals.questions)
         totals.add_record(record)
 
-    file.recover(job.plan.order, count)
+    file.recover(count)
     return totals, error_lines
 
 
@@ -144,8 +145,8 @@ def _retry(plan: Plan, file: journal.Journal, error_lines: list[int], results: _
 
     file.rewrite(replacements())
     totals = Totals()
-    for line in journal.read_lines(file.path):
-        totals.add_record(orjson.loads(line))
+    for _, record in Run.open(file.path, RUNNING).records():
+        totals.add_record(record)
     return totals
 
 

@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import constants
 
-from layerscope.errors import LayerscopeError, UsageError, first_line
-from layerscope.files import remove_leftovers, replacing, user_path
+from layerscope.errors import LayerscopeError, first_line
+from layerscope.files import remove_leftovers, replacing
 from layerscope.formatting import ranges
 from layerscope.hub.cache import alone_with, cache_folder, make_room, touch
 from layerscope.neuronpedia.bulk_export import Export, Written
-from layerscope.records.journal import read_lines
-from layerscope.records.manifest import read_manifest
+from layerscope.records.manifest import Manifest
+from layerscope.records.run import Run
 from layerscope.records.targets import check_target
 
 _Kind = Literal["explanations", "densities"]
@@ -63,14 +63,11 @@ def explain(file: Path, density: bool = False, to: Path | None = None, overwrite
         LayerscopeError: there are no explanations for any layer, or `to` cannot be written.
         UsageError: `file` is not the output file of a run, or `to` may not be written.
     """
-    file = user_path(file)
-    if not file.is_file():
-        raise UsageError(f"There is no file {file}. Name the .jsonl file of a run.")
+    run = Run.open(file)
     if to is not None:
-        to = check_target("--to", to, (file,), overwrite=overwrite)
+        to = check_target("--to", to, (run.path,), overwrite=overwrite)
         remove_leftovers(to)
-    manifest = read_manifest(file)
-    ids = _neuronpedia_ids(manifest)
+    ids = _neuronpedia_ids(run.manifest)
     if not ids:
         raise LayerscopeError(
             f"None of the SAEs of {file} has pages on Neuronpedia, so nobody has explained its features.\n"
@@ -78,19 +75,15 @@ def explain(file: Path, density: bool = False, to: Path | None = None, overwrite
         )
     for reason, layers in _fetch_missing(ids, ("explanations", "densities") if density else ("explanations",)).items():
         print(f"Warning: layers {ranges(layers)}: {reason}", file=sys.stderr)
-    explanations = load_explanations(manifest)
+    explanations = load_explanations(run.manifest)
     if not explanations.by_layer:
         raise LayerscopeError(f"No explanations for any layer of {file}, for the reasons above.")
     told = _describe(ids, explanations)
-    return f"{told}\n{annotate(file, explanations, to)}" if to is not None else told
+    return f"{told}\n{annotate(run, explanations, to)}" if to is not None else told
 
 
-def load_explanations(manifest: Mapping[str, Any]) -> Explanations:
-    """The explanations of a run's features that the cache holds; makes no request.
-
-    Raises:
-        UsageError: the manifest holds a Neuronpedia id that is none.
-    """
+def load_explanations(manifest: Manifest) -> Explanations:
+    """The explanations of a run's features that the cache holds; makes no request."""
     by_layer = {}
     for layer, neuronpedia_id in _neuronpedia_ids(manifest).items():
         written = _read_cached(neuronpedia_id, "explanations")
@@ -100,11 +93,11 @@ def load_explanations(manifest: Mapping[str, Any]) -> Explanations:
                 feature: Explanation(description, sys.intern(explainer), density.get(feature))
                 for feature, description, explainer in written
             }
-    layers = manifest["about"]["neuronpedia"].items()
-    return Explanations(by_layer, tuple(int(layer) for layer, neuronpedia_id in layers if neuronpedia_id is None))
+    layers = manifest.about.neuronpedia.items()
+    return Explanations(by_layer, tuple(layer for layer, neuronpedia_id in layers if neuronpedia_id is None))
 
 
-def annotate(file: Path, explanations: Explanations, to: Path) -> str:
+def annotate(run: Run, explanations: Explanations, to: Path) -> str:
     """Writes the records with a `description` in each feature that has one, and says how many have.
 
     The descriptions go between the bytes of the records. Parsing a record and writing it anew would change numbers: the
@@ -125,12 +118,12 @@ def annotate(file: Path, explanations: Explanations, to: Path) -> str:
 
     try:
         with replacing(to) as temporary, temporary.open("wb") as stream:
-            for line in read_lines(file):
+            for line, _ in run.records():
                 annotated, count = _FEATURE.subn(with_description, line)
                 lines, features = lines + 1, features + count
                 if count != line.count(b'"feature_id":'):
                     raise LayerscopeError(
-                        f"{file}, line {lines}: the features are not written as layerscope writes them.\n"
+                        f"{run.path}, line {lines}: the features are not written as layerscope writes them.\n"
                         f"{to} was not written. `layerscope verify` tells whether the file was changed."
                     )
                 stream.write(annotated)
@@ -151,13 +144,9 @@ def choose_explanations(written: Sequence[Written]) -> list[tuple[int, str, str]
     return [(feature, row.description, row.explainer) for feature, row in sorted(chosen.items())]
 
 
-def _neuronpedia_ids(manifest: Mapping[str, Any]) -> dict[int, str]:
+def _neuronpedia_ids(manifest: Manifest) -> dict[int, str]:
     """The Neuronpedia ids of the layers' SAEs that have one, by layer."""
-    ids = {int(layer): name for layer, name in manifest["about"]["neuronpedia"].items() if name is not None}
-    for name in ids.values():  # it becomes a path in the cache
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-            raise UsageError(f"The manifest has the Neuronpedia id {name[:200]!r}, which is none (model/source).")
-    return ids
+    return {layer: name for layer, name in manifest.about.neuronpedia.items() if name is not None}
 
 
 def _fetch_missing(ids: Mapping[int, str], kinds: Iterable[_Kind]) -> dict[str, list[int]]:

@@ -4,8 +4,8 @@ from layerscope.formatting import size_text
 from layerscope.hub import cache
 from layerscope.planning.job import Job, download_bytes
 from layerscope.planning.placement import Placement
-from layerscope.records import journal
-from layerscope.records.manifest import differences, manifest_path, read_manifest
+from layerscope.records.manifest import RUNNING, manifest_path, settings_that_differ
+from layerscope.records.run import Run
 from layerscope.records.totals import Totals
 
 STANDIN_NOTE = "Stand-in weights: small, trained on generated text. Nothing here says anything about Gemma."
@@ -60,8 +60,9 @@ def _done(job: Job) -> str:
     path = job.output.records
     if not path.is_file() or not path.stat().st_size:
         return "nothing: the output file is not there yet"
-    told = f"{sum(1 for _ in journal.read_lines(path))} of {job.n_questions} questions"
-    differing = differences(read_manifest(path)["identity"], job.identity())
+    run = Run.open(path, RUNNING)
+    told = f"{sum(1 for _ in run.lines())} of {job.n_questions} questions"
+    differing = settings_that_differ(run.manifest, job.identity())
     return f"{told}, but with other settings: {'; '.join(differing)}" if differing else told
 
 

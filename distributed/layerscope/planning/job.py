@@ -3,7 +3,6 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import ranges, size_text
@@ -19,9 +18,9 @@ from layerscope.planning.settings import (
 from layerscope.questions.pairs import PROMPT
 from layerscope.questions.plan import Plan
 from layerscope.questions.sources import Selection
+from layerscope.records.manifest import About, Identity, ModelFiles, PlanSize, SaeFile, SaeFiles, Settings, Tokens
 from layerscope.saes.gemma_scope import SaeChoice
 
-_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts; the name is meant
 _BYTES_PER_FEATURE = 52  # of JSON: names, punctuation, an id of five digits, an activation of eight
 
 
@@ -82,60 +81,60 @@ class Job:
         features = sum(min(sae.l0, self.numerics.top_k or sae.l0) for sae in self.saes)
         return self.n_questions * 2 * (features * _BYTES_PER_FEATURE + 30 * len(self.saes) + 300)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Identity:
         """Whatever decides the bytes of the file; the manifest keeps it, and a resumed run must have the same.
 
         Hashing local weights reads them; that is done once per version of a file.
         """
-        return {
-            "settings": {
-                "prompt": f"{PROMPT} {{solution}}",
-                "strip_solutions": self.selection.strip_solutions,
-                "num_samples": len(self.selection),
-                "shard": "{}/{}".format(*self.shard) if self.shard[1] > 1 else None,
-                "seed": self.seed if len(self.selection) < len(self.selection.source) else None,
-                "layers": ranges(self.layers),
-                "sae_width": self.saes[0].width,
-                "sae_l0": self.sae_l0,
-                "top_k": self.numerics.top_k or "all",
-                "dtype": self.numerics.dtype,
-                "sae_dtype": self.numerics.sae_dtype,
-                "batch_tokens": self.numerics.batch_tokens,
-                "threads": self.numerics.threads,
-                "attention": "soft-capped, softmax in float32",
-            },
-            "model": {
-                "repository": _told(self.model),
-                "commit": self.model.commit,
-                "files": {path: hub.sha256(self.model, path) for path in self.spec.files},
-            },
-            "saes": {
-                "repository": _told(self.sae_repository),
-                "commit": self.sae_repository.commit,
-                "layers": {
-                    str(sae.layer): {"path": sae.path, "sha256": hub.sha256(self.sae_repository, sae.path)}
+        return Identity(
+            settings=Settings(
+                prompt=f"{PROMPT} {{solution}}",
+                strip_solutions=self.selection.strip_solutions,
+                num_samples=len(self.selection),
+                shard="{}/{}".format(*self.shard) if self.shard[1] > 1 else None,
+                seed=self.seed if len(self.selection) < len(self.selection.source) else None,
+                layers=ranges(self.layers),
+                sae_width=self.saes[0].width,
+                sae_l0=self.sae_l0,
+                top_k=self.numerics.top_k or "all",
+                dtype=self.numerics.dtype,
+                sae_dtype=self.numerics.sae_dtype,
+                batch_tokens=self.numerics.batch_tokens,
+                threads=self.numerics.threads,
+                attention="soft-capped, softmax in float32",
+            ),
+            model=ModelFiles(
+                repository=_told(self.model),
+                commit=self.model.commit,
+                files={path: hub.sha256(self.model, path) for path in self.spec.files},
+            ),
+            saes=SaeFiles(
+                repository=_told(self.sae_repository),
+                commit=self.sae_repository.commit,
+                layers={
+                    sae.layer: SaeFile(path=sae.path, sha256=hub.sha256(self.sae_repository, sae.path))
                     for sae in self.saes
                 },
-            },
-            "questions": self.selection.source.origin,
-            "plan": {"questions": self.n_questions, "batches": len(self.plan), "sha256": self.plan.digest},
-            "software": self.software,
-            "hardware": self.placement.hardware,
-        }
+            ),
+            questions=self.selection.source.origin,
+            plan=PlanSize(questions=self.n_questions, batches=len(self.plan), sha256=self.plan.digest),
+            software=self.software,
+            hardware=self.placement.hardware,
+        )
 
-    def about(self, command: str) -> dict[str, Any]:
+    def about(self, command: str) -> About:
         """What the manifest says besides, for readers of the records and for going on."""
-        return {
-            "command": command,
-            "folder": str(Path.cwd()),
-            "order": " ".join(map(str, self.plan.order.tolist())),
-            "standin": self.standin,
-            "neuronpedia": {str(sae.layer): sae.neuronpedia_id for sae in self.saes},
-            "average_l0": {str(sae.layer): sae.l0 for sae in self.saes},
-            "d_model": self.spec.d_model,
-            "d_sae": self.d_sae,
-            "tokens": {"shared": self.plan.shared_tokens, "unshared": self.plan.unshared_tokens},
-        }
+        return About(
+            command=command,
+            folder=str(Path.cwd()),
+            order=" ".join(map(str, self.plan.order.tolist())),
+            standin=self.standin,
+            neuronpedia={sae.layer: sae.neuronpedia_id for sae in self.saes},
+            average_l0={sae.layer: sae.l0 for sae in self.saes},
+            d_model=self.spec.d_model,
+            d_sae=self.d_sae,
+            tokens=Tokens(shared=self.plan.shared_tokens, unshared=self.plan.unshared_tokens),
+        )
 
 
 def check_space(job: Job) -> None:

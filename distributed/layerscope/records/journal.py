@@ -1,29 +1,37 @@
 """The output file: ordered, append-only, locked while a run is on it, and the manifest beside it.
 
 At every moment the file is a byte-prefix of the finished one, but for one torn last line after a crash, which the next
-run removes. Knows nothing of what a record means beyond its `example_id`.
+run removes. Makes no record: whole lines come in, and what is there is read by `run.py`.
 """
 
-import errno
-import fcntl
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import orjson
-from numpy.typing import NDArray
+from msgspec.structs import replace
 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import begin_sync, remove_leftovers, replacing, sync_data, sync_folder, user_path
-from layerscope.records.manifest import FORMAT, Extent, differences, manifest_path, read_manifest, write_manifest
+from layerscope.records.extent import Extent
+from layerscope.records.locking import open_locked
+from layerscope.records.manifest import (
+    FORMAT,
+    RUNNING,
+    About,
+    Identity,
+    Manifest,
+    Progress,
+    manifest_path,
+    settings_that_differ,
+    write_manifest,
+)
+from layerscope.records.overwriting import forget_aside, has_records, put_aside
+from layerscope.records.record import Record, Unscored
+from layerscope.records.run import Run, read_lines
 
 _CHECKPOINT_SECONDS = 5.0
-_LOCK_SECONDS = 0.5
-_READ_BYTES = 1 << 20
 _PIECES_AT_ONCE = 1024  # that one call writes: Linux's IOV_MAX
 _SYNC_BYTES = 4 << 20  # after which the disk begins on what was written
 
@@ -41,7 +49,7 @@ def records_path(output_file: str) -> Path:
 class Journal:
     """The open output file of a run; made by `open_journal`, closed by leaving its `with` block."""
 
-    def __init__(self, path: Path, descriptor: int, manifest: dict[str, Any], known: bool) -> None:
+    def __init__(self, path: Path, descriptor: int, manifest: Manifest, known: bool) -> None:
         self.path = path
         self._descriptor = descriptor
         self._manifest = manifest
@@ -77,7 +85,7 @@ class Journal:
                 "Make room (or mend the disk) and run the same command again; it goes on there."
             ) from error
         if more.lines and not self.lines:
-            _forget_aside(self.path)
+            forget_aside(self.path)
         self._extent.join(more)
         if time.monotonic() - self._checkpointed > _CHECKPOINT_SECONDS:
             self.checkpoint()
@@ -100,12 +108,12 @@ class Journal:
         """
         try:
             with replacing(self.path, locked=False) as temporary:
-                descriptor = _open_locked(temporary)
+                descriptor = open_locked(temporary)
                 try:
                     extent, unchanged = self._copy(descriptor, replacements)
                     os.fsync(descriptor)
                     # Until the new file's extent is noted, only what both have in common may be held against either.
-                    self._note({**self._manifest, "progress": unchanged})
+                    self._note(replace(self._manifest, progress=unchanged))
                 except BaseException:
                     os.close(descriptor)
                     raise
@@ -119,7 +127,7 @@ class Journal:
         except OSError as error:
             raise LayerscopeError(f"{self.path.parent} cannot be synced: {error.strerror}. Mend the disk.") from error
 
-    def _copy(self, descriptor: int, replacements: Iterable[tuple[int, bytes]]) -> tuple[Extent, dict[str, Any]]:
+    def _copy(self, descriptor: int, replacements: Iterable[tuple[int, bytes]]) -> tuple[Extent, Progress]:
         """Copies the file, some lines replaced: the copy's extent, and the note of what comes before the first one."""
         wanted = iter(replacements)
         number, replacement = next(wanted, (-1, b""))
@@ -136,14 +144,14 @@ class Journal:
 
     def note_halved(self, batch: int) -> None:
         """Notes that a batch did not fit the memory as a whole: its numbers may differ in the last digit."""
-        self._manifest = {**self._manifest, "halved_batches": [*self._manifest.get("halved_batches", []), batch]}
+        self._manifest = replace(self._manifest, halved_batches=[*self._manifest.halved_batches, batch])
 
     def checkpoint(self) -> None:
         """Notes in the manifest how far the file goes and what its bytes hash to."""
-        self._note({**self._manifest, "progress": self._extent.note()})
+        self._note(replace(self._manifest, progress=self._extent.note()))
         self._checkpointed = time.monotonic()
 
-    def _note(self, manifest: dict[str, Any]) -> None:
+    def _note(self, manifest: Manifest) -> None:
         write_manifest(self.path, manifest)
         self._manifest = manifest
 
@@ -157,32 +165,19 @@ class Journal:
                 os.close(self._descriptor)
                 self._descriptor = -1
 
-    def recover(self, order: NDArray[np.int64], on_record: Callable[[dict[str, Any]], None]) -> None:
-        """Reads what is there, removes a torn last line, and checks every record against the plan.
+    def recover(self, on_record: Callable[[Record | Unscored], None]) -> None:
+        """Reads what is there, and removes a torn last line.
 
         Args:
-            order: the `example_id` of every line of the finished file.
             on_record: gets every record.
 
         Raises:
             LayerscopeError: a line is not the record that belongs there, or was changed after it was written.
         """
-        noted = self._manifest.get("progress", {})
-        self._extent = Extent(noted)
-        for line in read_lines(self.path):
+        self._extent = Extent(self._manifest.progress)
+        for line, record in Run(self.path, self._manifest, RUNNING).records(to_go_on=True):
             self._extent.add(line)
-            try:
-                record = orjson.loads(line)
-                if self.lines > len(order) or record["example_id"] != order[self.lines - 1]:
-                    raise ValueError
-                if not self._extent.agrees(noted):
-                    raise ValueError
-                on_record(record)
-            except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-                raise LayerscopeError(
-                    f"{self.path}: line {self.lines} is not what this run wrote there, so it cannot go on.\n"
-                    "Restore the file, name another with --output-file, or start anew with --overwrite."
-                ) from error
+            on_record(record)
         try:
             self._cut()
             os.fsync(self._descriptor)
@@ -200,7 +195,7 @@ class Journal:
         os.lseek(self._descriptor, self._extent.size, os.SEEK_SET)
 
 
-def open_journal(path: Path, identity: dict[str, Any], about: dict[str, Any], overwrite: bool) -> Journal:
+def open_journal(path: Path, identity: Identity, about: About, overwrite: bool) -> Journal:
     """Opens and locks the output file, new or to go on with.
 
     Args:
@@ -211,24 +206,19 @@ def open_journal(path: Path, identity: dict[str, Any], about: dict[str, Any], ov
         UsageError: the file is there and was made with other settings, or was not made by layerscope.
         LayerscopeError: another run is on it, or it cannot be written.
     """
-    manifest: dict[str, Any] = {"format": FORMAT, "identity": identity, "about": about}
-    descriptor = _open_locked(path)
+    descriptor = open_locked(path)
     try:
         if os.fstat(descriptor).st_size and overwrite:
-            descriptor = _put_aside(path, descriptor)
+            descriptor = put_aside(path, descriptor)
         fresh = not os.fstat(descriptor).st_size
         if fresh:
+            manifest = Manifest(format=FORMAT, identity=identity, about=about)
             write_manifest(path, manifest)
             sync_folder(path.parent)
         else:
-            manifest = read_manifest(path)
-            if differing := differences(manifest["identity"], identity):
-                raise UsageError(
-                    f"{path} was made with other settings: {'; '.join(differing)}.\n"
-                    "Use the settings it was made with, name another --output-file, or start anew with --overwrite."
-                )
-            if _has_records(path):
-                _forget_aside(path)
+            manifest = _manifest_to_go_on_with(path, identity, about)
+            if has_records(path):
+                forget_aside(path)
         for file in (path, manifest_path(path)):
             remove_leftovers(file)
     except OSError as error:
@@ -240,84 +230,17 @@ def open_journal(path: Path, identity: dict[str, Any], about: dict[str, Any], ov
     return Journal(path, descriptor, manifest, known=fresh)
 
 
-def _put_aside(path: Path, descriptor: int) -> int:
-    """Moves records and manifest aside until the new file has its first record; gives the new, empty file, locked.
-
-    May be cut off anywhere and called again: the last file that had a record, and its manifest, are what stands aside.
-    """
-    aside, manifest_aside = _aside(path)
-    if aside.exists() and not aside.samefile(path):
-        if not _has_records(path):
-            os.ftruncate(descriptor, 0)
-            return descriptor
-        _forget_aside(path)
-    with replacing(path, locked=False) as new:  # never a moment in which somebody else could make the file
-        fresh = _open_locked(new)
-        try:
-            if not aside.exists():
-                if manifest_path(path).exists():
-                    manifest_path(path).replace(manifest_aside)  # first: without it nobody goes on with the records
-                os.link(path, aside)
-        except BaseException:
-            os.close(fresh)
-            raise
-    os.close(descriptor)
-    return fresh
-
-
-def _has_records(path: Path) -> bool:
-    return next(read_lines(path), None) is not None
-
-
-def _forget_aside(path: Path) -> None:
-    for aside in _aside(path):
-        aside.unlink(missing_ok=True)
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a run is on the file now."""
-    with path.open("rb") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def read_lines(path: Path) -> Iterator[bytes]:
-    """The whole lines of a file, each with its line end; a torn last one is left out."""
-    with path.open("rb", buffering=_READ_BYTES) as stream:
-        for line in stream:
-            if not line.endswith(b"\n"):
-                return  # a run may write the rest of it now, which is no line of its own
-            yield line
-
-
-def write_array(path: Path, array_path: Path, lines: Iterable[bytes] | None = None) -> None:
-    """Writes the records of a file as one JSON array, in one atomic step.
-
-    Args:
-        lines: of the file, from whoever looks at them on the way.
-    """
-    try:
-        with replacing(array_path) as temporary, temporary.open("wb") as stream:
-            separator = b"[\n"
-            for line in lines or read_lines(path):
-                stream.write(separator + line[:-1])
-                separator = b",\n"
-            stream.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as error:
-        raise LayerscopeError(
-            f"{array_path} cannot be written: {error.strerror or error}. All records are in {path.name}.\n"
-            "Make room and run the same command again; it only writes the array."
-        ) from error
-
-
-def _aside(path: Path) -> tuple[Path, Path]:
-    """Where `--overwrite` keeps the records and the manifest that were there, until the first new record."""
-    return path.with_name(path.name + ".overwritten"), path.with_name(path.name + ".overwritten.manifest.json")
+def _manifest_to_go_on_with(path: Path, identity: Identity, about: About) -> Manifest:
+    manifest = Run.open(path, RUNNING).manifest
+    differing = settings_that_differ(manifest, identity)
+    if about.order != manifest.about.order:
+        differing.append("the order of the questions was another")
+    if differing:
+        raise UsageError(
+            f"{path} was made with other settings: {'; '.join(differing)}.\n"
+            "Use the settings it was made with, name another --output-file, or start anew with --overwrite."
+        )
+    return manifest
 
 
 def _write(descriptor: int, pieces: Sequence[Piece]) -> None:
@@ -329,31 +252,3 @@ def _write(descriptor: int, pieces: Sequence[Piece]) -> None:
             written -= len(views.pop(0))
         if views:
             views[0] = views[0][written:]
-
-
-def _open_locked(path: Path) -> int:
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        except OSError as error:
-            reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-            raise UsageError(f"{path} cannot be written: {reason}. Name another --output-file.") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever replaced the file between opening and locking left us with the wrong one.
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        except BlockingIOError:
-            if time.monotonic() > deadline:  # `layerscope status` holds it for a moment
-                os.close(descriptor)
-                raise LayerscopeError(
-                    f"Another run is writing {path}. Wait for it, stop it, or name another --output-file."
-                ) from None
-            time.sleep(0.05)
-        except OSError as error:
-            os.close(descriptor)
-            raise LayerscopeError(
-                f"{path} cannot be locked ({error.strerror}), so two runs could spoil it. Use another file system."
-            ) from error
-        os.close(descriptor)

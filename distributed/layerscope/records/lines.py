@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 import orjson
 
-from layerscope.questions.sources import Question
+from layerscope.records.record import NEGATIVE, POSITIVE, choice
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from layerscope.questions.sources import Question
 
 _COUNTS = b'},"active_feature_count_by_layer":{'
 
@@ -96,8 +97,8 @@ def frame_record(question: Question, scores: tuple[SolutionScore, SolutionScore]
     correct = choice(scores[0].log_likelihood, scores[1].log_likelihood) == positive
     start = {"example_id": question.example_id, "question": question.goal, "model_is_correct": correct}
     pieces = (
-        _dumps(start)[:-1] + b',"positive_solution_details":' + _opening(texts[positive], scores[positive]),
-        _closing(scores[positive]) + b',"negative_solution_details":' + _opening(texts[negative], scores[negative]),
+        _dumps(start)[:-1] + _key(POSITIVE) + _opening(texts[positive], scores[positive]),
+        _closing(scores[positive]) + _key(NEGATIVE) + _opening(texts[negative], scores[negative]),
         _closing(scores[negative]) + b',"label":%d}\n' % question.label,
     )
     return Frame(
@@ -187,9 +188,8 @@ def _rows_with(marked: NDArray[np.bool_], starts: NDArray[np.int64]) -> NDArray[
     return np.unique(np.searchsorted(starts, np.flatnonzero(marked), side="right") - 1)
 
 
-def choice(first: float, second: float) -> int:
-    """Which solution the model prefers: 0 or 1; a tie goes to the first."""
-    return 0 if first >= second else 1
+def _key(name: str) -> bytes:
+    return b',"%s":' % name.encode()
 
 
 def _opening(text: str, score: SolutionScore) -> bytes:

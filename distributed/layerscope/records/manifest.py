@@ -1,18 +1,180 @@
-"""The manifest beside an output file: what decided its bytes, and how far they were written."""
+"""The manifest beside an output file: what decided its bytes, and how far they were written.
 
-import hashlib
+The one place that knows its fields, versions and defaults. What a later version adds under `identity` is a setting like
+any other: a run that does not know it refuses to go on with the file. What it adds elsewhere is passed over, and kept
+when the manifest is written anew.
+"""
+
 import os
+import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
+import msgspec
 import orjson
-import xxhash
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import replacing
 
-FORMAT = 1
+FORMAT: Final = 1
+
+Count = Annotated[int, Meta(ge=0)]
+NeuronpediaId = Annotated[  # it becomes a path in the cache, and a part of an address
+    str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+]
+
+
+class Advice(NamedTuple):
+    """What a person can do about a manifest or a line that is off: it is the command's own."""
+
+    no_manifest: str
+    broken: str
+
+
+READING = Advice("Name the .jsonl file of a run, or put its manifest back beside it.", "Restore it from a copy.")
+RUNNING = Advice(
+    "Name another --output-file, or start anew with --overwrite.",
+    "Restore it, name another --output-file, or start anew with --overwrite.",
+)
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """The settings that change numbers, with every `auto` decided."""
+
+    prompt: str
+    strip_solutions: bool
+    num_samples: Count
+    shard: str | None
+    """`2/8`; None for the whole."""
+    seed: int | None
+    """None where every question is taken."""
+    layers: str
+    sae_width: str
+    sae_l0: str
+    top_k: Annotated[int, Meta(ge=1)] | Literal["all"]
+    dtype: str
+    sae_dtype: str
+    batch_tokens: int
+    threads: int | None
+    attention: str
+
+
+class ModelFiles(Struct, frozen=True, kw_only=True):
+    """The model: SHA-256 of each of its files by path."""
+
+    repository: str
+    commit: str | None
+    """None for a folder."""
+    files: dict[str, str]
+
+
+class SaeFile(Struct, frozen=True, kw_only=True):
+    """The SAE of one layer."""
+
+    path: str
+    sha256: str
+
+
+class SaeFiles(Struct, frozen=True, kw_only=True):
+    """The SAEs, by layer."""
+
+    repository: str
+    commit: str | None
+    layers: dict[int, SaeFile]
+
+
+class PlanSize(Struct, frozen=True, kw_only=True):
+    """The plan of this file."""
+
+    questions: Count
+    batches: Count
+    sha256: str
+    """Over every question's content and the order, of all shards."""
+
+
+class Identity(Struct, frozen=True, kw_only=True):
+    """Whatever decides the bytes of the file; a run that goes on with it must have the same."""
+
+    settings: Settings
+    model: ModelFiles
+    saes: SaeFiles
+    questions: dict[str, str]
+    """Where they come from."""
+    plan: PlanSize
+    software: dict[str, str]
+    """Versions of the packages that compute."""
+    hardware: str
+
+
+class Tokens(Struct, frozen=True, kw_only=True):
+    """Of all pairs, with shared tokens once; and of all solutions one at a time."""
+
+    shared: Count
+    unshared: Count
+
+
+class About(Struct, frozen=True, kw_only=True, dict=True):
+    """What the manifest says besides, for readers of the records and for going on; layers in the file's order."""
+
+    command: str
+    folder: str
+    """Where `command` was given."""
+    order: str
+    """`example_id` of every line of the finished file."""
+    standin: bool
+    neuronpedia: dict[int, NeuronpediaId | None]
+    average_l0: dict[int, int]
+    d_model: Count
+    d_sae: Count
+    tokens: Tokens
+
+    @cached_property
+    def example_ids(self) -> list[int]:
+        """`order` as numbers."""
+        return [int(word) for word in self.order.split(" ")] if self.order else []
+
+    @property
+    def layers(self) -> list[int]:
+        return list(self.average_l0)
+
+
+class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far the file was written when this was noted."""
+
+    lines: Count
+    bytes: Count
+    xxh3_128: str | UnsetType = UNSET
+    """Of these bytes."""
+    sha256: str | UnsetType = UNSET
+    """In its stead, in the first files; they stay with it."""
+    running: str
+    """Eight digits of that digest after every line."""
+
+
+class Manifest(Struct, kw_only=True, omit_defaults=True):
+    """All that lies beside an output file."""
+
+    format: Literal[1]
+    identity: Identity
+    about: About
+    progress: Progress | UnsetType = UNSET
+    """Files of 0.1.0 have none until their first lines are noted."""
+    halved_batches: list[Count] = []
+    """Batches that did not fit the memory as a whole: their numbers may differ in the last digit."""
+    as_read: dict[str, Any] = {}
+    """What the file held, with what a later version added."""
+
+    def lines_noted(self) -> int:
+        """How many lines are known to have been written."""
+        return 0 if self.progress is UNSET else self.progress.lines
+
+    def identity_as_read(self) -> dict[str, Any]:
+        """The identity with what a later version added to it."""
+        identity: dict[str, Any] = _builtins(self)["identity"]
+        return identity
 
 
 def manifest_path(path: Path) -> Path:
@@ -20,7 +182,7 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(path.name + ".manifest.json")
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path, advice: Advice = READING) -> Manifest:
     """The manifest of an output file.
 
     Raises:
@@ -28,20 +190,25 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     beside = manifest_path(path)
     try:
-        manifest = orjson.loads(beside.read_bytes())
+        content = orjson.loads(beside.read_bytes())
+        _check_format(content)
+        manifest = msgspec.convert(content, Manifest, str_keys=True)
+        _check(manifest)
     except FileNotFoundError:
         raise UsageError(
             f"{path} has no manifest ({beside.name}) beside it: layerscope did not make it, or the manifest was lost.\n"
-            "Name another --output-file, or start anew with --overwrite."
+            f"{advice.no_manifest}"
         ) from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{beside} cannot be read: {error}. Start anew with --overwrite, or restore it.") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not {"identity", "about"} <= set(manifest):
-        raise UsageError(f"{beside} is not a manifest of this version of layerscope. Start anew with --overwrite.")
+    except OSError as error:
+        raise UsageError(f"{beside} cannot be read: {error.strerror}.\n{advice.broken}") from error
+    except ValueError as error:  # of which those of orjson and msgspec are
+        told = str(error).replace("`$.", "`")[:200]
+        raise UsageError(f"{beside} is not a whole manifest: {told}.\n{advice.broken}") from error
+    manifest.as_read = content
     return manifest
 
 
-def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+def write_manifest(path: Path, manifest: Manifest) -> None:
     """Replaces the manifest of an output file in one atomic step.
 
     Raises:
@@ -49,7 +216,7 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """
     try:
         with replacing(manifest_path(path)) as temporary, temporary.open("wb") as stream:
-            stream.write(orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
+            stream.write(orjson.dumps(_builtins(manifest), option=orjson.OPT_INDENT_2) + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
@@ -58,7 +225,12 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
         ) from error
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def settings_that_differ(manifest: Manifest, identity: Identity) -> list[str]:
+    """What keeps a run of this identity from going on with a file: see `differences`."""
+    return differences(manifest.identity_as_read(), msgspec.to_builtins(identity, str_keys=True))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """`name was …, is …` for every value that differs, nested names joined by dots."""
     found = []
     for key in [*old, *(key for key in new if key not in old)]:
@@ -70,63 +242,48 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
     return found
 
 
+def _check_format(content: object) -> None:
+    found = content.get("format") if isinstance(content, dict) else None
+    if type(found) is int and found > FORMAT:
+        raise ValueError(f"it has format {found}, of a later version of layerscope than this one, which reads {FORMAT}")
+
+
+def _check(manifest: Manifest) -> None:
+    """What types cannot say.
+
+    Raises:
+        ValueError: what is off.
+    """
+    identity, about, progress = manifest.identity, manifest.about, manifest.progress
+    if re.fullmatch(r"(\d+( \d+)*)?", about.order) is None:
+        raise ValueError("`about.order` is not numbers with a space between them")
+    if len(about.example_ids) != identity.plan.questions:
+        raise ValueError(f"`about.order` has {len(about.example_ids)} questions, the plan {identity.plan.questions}")
+    for name, layers in (("about.neuronpedia", about.neuronpedia), ("identity.saes.layers", identity.saes.layers)):
+        if list(layers) != about.layers:
+            raise ValueError(f"`{name}` has other layers than `about.average_l0`")
+    if progress is not UNSET:
+        if len(progress.running) != max(0, 9 * progress.lines - 1):
+            raise ValueError("`progress.running` has not as many marks as there are `progress.lines`")
+        if (progress.xxh3_128 is UNSET) == (progress.sha256 is UNSET):
+            raise ValueError("`progress` has no digest, or two")
+
+
+def _builtins(manifest: Manifest) -> dict[str, Any]:
+    known = msgspec.to_builtins(manifest, str_keys=True)
+    known.pop("as_read", None)
+    return _laid_over(manifest.as_read, known)
+
+
+def _laid_over(read: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """What is known now, and what else was read, in the order of what was read."""
+    both = {**read, **known}
+    for name, value in known.items():
+        if isinstance(value, dict) and isinstance(read.get(name), dict):
+            both[name] = _laid_over(read[name], value)
+    return both
+
+
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 80 else text[:77] + "…"
-
-
-class _Digest(Protocol):
-    """What hashlib and xxhash have in common."""
-
-    @property
-    def name(self) -> str: ...
-    def update(self, data: bytes | memoryview, /) -> None: ...
-    def digest(self) -> bytes: ...
-    def hexdigest(self) -> str: ...
-    def copy(self) -> Self: ...
-
-
-class Extent:
-    """How far a file goes: its lines, its bytes, and a running digest of which four bytes are kept after every line.
-
-    The kept bytes tell which line was changed later, at four bytes a line. The digest is XXH3: against damage, not
-    against somebody who would write the manifest anew as well, and at a thirtieth of SHA-256's time.
-    """
-
-    def __init__(self, noted: Mapping[str, Any] | None = None) -> None:
-        self.lines = 0
-        self.size = 0
-        # The first files had SHA-256, and stay with it.
-        self._digest: _Digest = hashlib.sha256() if "sha256" in (noted or {}) else xxhash.xxh3_128()
-        self._marks = bytearray()
-
-    def add(self, *pieces: bytes | memoryview) -> None:
-        """Counts one more line, its line end included, whole or in pieces that follow one another."""
-        self.lines += 1
-        for piece in pieces:
-            self.size += len(piece)
-            self._digest.update(piece)
-        self._marks += self._digest.digest()[:4]
-
-    def ahead(self) -> "Extent":
-        """An extent of what is about to follow, to be joined once it is sure to stay."""
-        more = Extent()
-        more._digest = self._digest.copy()
-        return more
-
-    def join(self, more: "Extent") -> None:
-        """Goes on with what `ahead` gave."""
-        self.lines += more.lines
-        self.size += more.size
-        self._digest = more._digest
-        self._marks += more._marks
-
-    def note(self) -> dict[str, Any]:
-        """What the manifest keeps."""
-        name, running = self._digest.name.lower(), self._marks.hex(" ", -4)
-        return {"lines": self.lines, "bytes": self.size, name: self._digest.hexdigest(), "running": running}
-
-    def agrees(self, noted: dict[str, Any]) -> bool:
-        """Whether the last line is what a manifest noted there; true behind what it noted."""
-        mark: str = noted["running"][9 * (self.lines - 1) : 9 * self.lines - 1] if noted else ""
-        return not mark or mark == self._marks[-4:].hex()

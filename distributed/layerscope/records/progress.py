@@ -2,15 +2,16 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TextIO
+from collections.abc import Iterable, Iterator
+from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
 from layerscope.formatting import size_text
-from layerscope.records.journal import read_lines
+from layerscope.records.run import RecordsFile
 from layerscope.records.totals import Totals
+
+T = TypeVar("T")
 
 _LINE_SECONDS = 10.0
 
@@ -63,16 +64,18 @@ class Progress:
         return f"{done}/{self._total} questions, {rate:.1f}/s, {left}, accuracy {self.totals.accuracy()}"
 
 
-def shown_lines(path: Path, stream: TextIO | None = None) -> Iterator[bytes]:
-    """The whole lines of a file; shows on standard error how much of it is read."""
+def shown(
+    lines: Iterable[tuple[bytes, T]], file: RecordsFile, stream: TextIO | None = None
+) -> Iterator[tuple[bytes, T]]:
+    """What is read of a file, line by line; shows on standard error how much of it is read."""
     stream = stream or sys.stderr
-    size, done, told = path.stat().st_size, 0, time.monotonic()
+    name, size, done, told = file.path.name, file.size, 0, time.monotonic()
     bar = {"unit": "B", "unit_scale": True, "dynamic_ncols": True, "leave": False}
-    with tqdm(total=size, desc=path.name, file=stream, disable=not stream.isatty(), **bar) as shown:
-        for line in read_lines(path):
-            yield line
+    with tqdm(total=size, desc=name, file=stream, disable=not stream.isatty(), **bar) as progress:
+        for line, what in lines:
+            yield line, what
             done += len(line)
-            shown.update(len(line))
-            if shown.disable and time.monotonic() - told >= _LINE_SECONDS:
+            progress.update(len(line))
+            if progress.disable and time.monotonic() - told >= _LINE_SECONDS:
                 told = time.monotonic()
-                print(f"{path.name}: {size_text(done)} of {size_text(size)} read", file=stream, flush=True)
+                print(f"{name}: {size_text(done)} of {size_text(size)} read", file=stream, flush=True)

@@ -1,12 +1,15 @@
 """What a run comes to: counts over records, from frames as they are made or from lines as they are read."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
+from layerscope.records.record import Record, Unscored
 
-from layerscope.records.lines import Frame, choice
+if TYPE_CHECKING:
+    from layerscope.records.lines import Frame
 
 
 @dataclass
@@ -33,20 +36,13 @@ class Totals:
         """Counts a record as it is made."""
         self._add(frame.correct, frame.correct_per_character, active_features, cells)
 
-    def add_record(self, record: dict[str, Any]) -> None:
-        """Counts a record as it stands in a file.
-
-        Raises:
-            KeyError, TypeError, ZeroDivisionError: it is not a record.
-        """
-        if "error" in record:
+    def add_record(self, record: Record | Unscored) -> None:
+        """Counts a record as it stands in a file."""
+        if isinstance(record, Unscored):
             self.add_error()
             return
-        counts = [
-            *record["positive_solution_details"]["active_feature_count_by_layer"].values(),
-            *record["negative_solution_details"]["active_feature_count_by_layer"].values(),
-        ]
-        self._add(bool(record["model_is_correct"]), correct_per_character(record), sum(counts), len(counts))
+        counts = [count for details in record.solutions for count in details.active_feature_count_by_layer.values()]
+        self._add(record.model_is_correct, record.correct_per_character(), sum(counts), len(counts))
 
     def _add(self, correct: bool, correct_per_character: bool, active_features: int, cells: int) -> None:
         self.questions += 1
@@ -65,20 +61,6 @@ class Totals:
 
     def mean_active_features(self) -> str:
         return f"{self.active_features / self.cells:.1f}" if self.cells else "none"
-
-
-def correct_per_character(record: dict[str, Any]) -> bool:
-    """Whether the right solution of a scored record has the higher log-likelihood per character.
-
-    Raises:
-        KeyError, TypeError, ZeroDivisionError: it is not such a record.
-    """
-    positive, negative = record["positive_solution_details"], record["negative_solution_details"]
-    solutions = (positive, negative) if record["label"] == 0 else (negative, positive)
-    # The float32 that was written, not the decimal that gives it back: a tie must stay one.
-    log_likelihoods = [float(np.float32(solution["log_likelihood"])) for solution in solutions]
-    preferred = choice(*(sum_ / len(s["text"]) for sum_, s in zip(log_likelihoods, solutions, strict=True)))
-    return bool(preferred == record["label"])
 
 
 def _share(count: int, total: int) -> str:

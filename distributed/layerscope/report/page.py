@@ -24,7 +24,7 @@ from layerscope.errors import LayerscopeError
 from layerscope.files import remove_leftovers, replacing, user_path
 from layerscope.formatting import size_text, visible
 from layerscope.neuronpedia.explanations import load_explanations
-from layerscope.records.manifest import read_manifest
+from layerscope.records.run import Run
 from layerscope.records.targets import begins_with, check_target
 from layerscope.report import confound_charts, feature_tables, sentences
 from layerscope.report.depth_axis import NARROW, WIDE
@@ -52,9 +52,10 @@ def report(file: Path, to: Path | None = None, show: bool = False) -> str:
     to = check_target("--to", to or file.with_suffix(".html"), (file,), own=begins_with(_BEGINNING))
     remove_leftovers(to)
     with _Stages() as stages:
+        run = Run.open(file)
         analysis = analyse(file, progress=stages.tell)
-        descriptions = load_explanations(read_manifest(file)).by_layer
-        pack = pack_questions(file, analysis, lambda share: stages.tell("packing questions", share))
+        descriptions = load_explanations(run.manifest).by_layer
+        pack = pack_questions(run, analysis, lambda share: stages.tell("packing questions", share))
     page = render(analysis, descriptions, pack)
     try:
         with replacing(to) as temporary, temporary.open("wb") as stream:

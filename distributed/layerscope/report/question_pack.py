@@ -9,8 +9,6 @@ from array import array
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -19,7 +17,8 @@ from numpy.typing import NDArray
 from layerscope.analysis.result import Analysis, Ints
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import visible
-from layerscope.records.journal import read_lines
+from layerscope.records.record import Record, parse
+from layerscope.records.run import Run
 from layerscope.report.feature_tables import neuronpedia_url, selected_rows
 
 QUESTIONS = 2000  # at most, in a page
@@ -30,7 +29,6 @@ _LONGEST = (6000, 2000, 600, 200)  # characters of one text: the most that fits;
 _SHOWN_PLAINLY = 40  # questions in the table that needs no JavaScript
 _LEVELS = 253  # of a rounded activation; 0 is at most the limit of the pair, 1 is unknown
 _EXAMPLE_ID = re.compile(rb'\{"example_id":(\d+),')
-_SIDES = ("positive_solution_details", "negative_solution_details")
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Pack:
     """What was kept and what was left out, in sentences."""
 
 
-def pack_questions(path: Path, analysis: Analysis, progress: Callable[[float], None]) -> Pack:
+def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], None]) -> Pack:
     """Reads the chosen questions again and packs them.
 
     Raises:
@@ -74,7 +72,7 @@ def pack_questions(path: Path, analysis: Analysis, progress: Callable[[float], N
     strongest = int(np.clip(_FEATURES // max(len(chosen) * len(analysis.layers.layer), 1), 1, 10))
     cells = _Cells(tuple(map(int, analysis.layers.layer)), strongest, tracked)
     questions = []
-    for index, record in _records(path, analysis, chosen, progress):
+    for index, record in _records(run, analysis, chosen, progress):
         questions.append(_question(analysis, index, record))
         cells.add(record)
     questions, longest, cut = _shortened(questions)
@@ -142,22 +140,24 @@ def _tracked(analysis: Analysis, questions: int) -> tuple[dict[int, set[int]], i
 
 
 def _records(
-    path: Path, analysis: Analysis, chosen: Ints, progress: Callable[[float], None]
-) -> Iterator[tuple[int, dict[str, Any]]]:
+    run: Run, analysis: Analysis, chosen: Ints, progress: Callable[[float], None]
+) -> Iterator[tuple[int, Record]]:
     """The records of the chosen questions with their index, in the file's order; parses no other."""
     wanted = dict(zip(analysis.questions.example_id[chosen].tolist(), chosen.tolist(), strict=True))
-    left, size, done = len(wanted), max(path.stat().st_size, 1), 0
-    for line in read_lines(path):
+    left, done = len(wanted), 0
+    for line in run.lines():
         if not left:
             return
         done += len(line)
         index = wanted.get(_example_id(line))
         if index is not None:
             left -= 1
-            progress(min(1.0, done / size))
-            yield index, orjson.loads(line)
+            progress(min(1.0, done / run.size))
+            record = parse(line)
+            if isinstance(record, Record):
+                yield index, record
     if left:
-        raise LayerscopeError(f"{path} was changed while its report was made. Make the report again.")
+        raise LayerscopeError(f"{run.path} was changed while its report was made. Make the report again.")
 
 
 def _example_id(line: bytes) -> int:
@@ -166,12 +166,10 @@ def _example_id(line: bytes) -> int:
     return int(found[1] if found else orjson.loads(line)["example_id"])
 
 
-def _question(analysis: Analysis, index: int, record: Mapping[str, Any]) -> Question:
-    positive, negative = (record[side] for side in _SIDES)
+def _question(analysis: Analysis, index: int, record: Record) -> Question:
+    positive, negative = record.solutions
     columns = analysis.questions
-    goal, right, wrong = (
-        visible(text[: _LONGEST[0] + 1]) for text in (record["question"], positive["text"], negative["text"])
-    )
+    goal, right, wrong = (visible(text[: _LONGEST[0] + 1]) for text in (record.question, positive.text, negative.text))
     return Question(
         int(columns.example_id[index]),
         round(float(columns.margin[index]), 3),
@@ -180,9 +178,9 @@ def _question(analysis: Analysis, index: int, record: Mapping[str, Any]) -> Ques
         goal,
         right,
         wrong,
-        (positive["log_likelihood"], negative["log_likelihood"]),
-        (positive["token_count"], negative["token_count"]),
-        (visible(positive["final_token"]), visible(negative["final_token"])),
+        (positive.log_likelihood, negative.log_likelihood),
+        (positive.token_count, negative.token_count),
+        (visible(positive.final_token), visible(negative.final_token)),
     )
 
 
@@ -222,20 +220,19 @@ class _Cells:
         self.scale = (0.0, 0.0)
         """An activation is exp(first + second * (level - 2))."""
 
-    def add(self, record: Mapping[str, Any]) -> None:
+    def add(self, record: Record) -> None:
         for layer in self._layers:
-            key = str(layer)
-            sides = [record[side]["active_features_by_layer"][key] for side in _SIDES]
-            active = [record[side]["active_feature_count_by_layer"][key] for side in _SIDES]
-            activations = [{each["feature_id"]: each["activation"] for each in side} for side in sides]
-            kept = {each["feature_id"] for side in sides for each in side[: self._strongest]}
+            sides = [details.active_features_by_layer[layer] for details in record.solutions]
+            active = [details.active_feature_count_by_layer[layer] for details in record.solutions]
+            activations = [{each.feature_id: each.activation for each in side} for side in sides]
+            kept = {each.feature_id for side in sides for each in side[: self._strongest]}
             kept |= self._tracked[layer] & (activations[0].keys() | activations[1].keys())
             self._lengths.append(len(kept))
             self._active.extend(min(count, 65535) for count in active)
             ordered = sorted(kept)
             self.feature_id.extend(ordered)
             limit = max(
-                (side[-1]["activation"] for side, n in zip(sides, active, strict=True) if n > len(side)), default=0
+                (side[-1].activation for side, n in zip(sides, active, strict=True) if n > len(side)), default=0
             )
             for column, own, other in zip(self._activations, activations, activations[::-1], strict=True):
                 for feature_id in ordered:

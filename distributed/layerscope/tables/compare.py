@@ -11,14 +11,15 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import orjson
 from scipy.stats import binomtest
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.records.manifest import differences, read_manifest
-from layerscope.records.totals import Totals, correct_per_character
-from layerscope.tables.rows import SOLUTIONS, read_records
+from layerscope.records.manifest import Manifest, differences
+from layerscope.records.progress import shown
+from layerscope.records.record import Feature, NotARecordError, Record, parse
+from layerscope.records.run import Run
+from layerscope.records.totals import Totals
 
 Json = dict[str, Any]
 
@@ -62,9 +63,9 @@ class Overlap:
     largest: float = 0.0
     """Absolute difference of the activations of a shared feature, the largest."""
 
-    def add(self, a: Sequence[Json], b: Sequence[Json]) -> None:
-        of_a = {feature["feature_id"]: feature["activation"] for feature in a}
-        of_b = {feature["feature_id"]: feature["activation"] for feature in b}
+    def add(self, a: Sequence[Feature], b: Sequence[Feature]) -> None:
+        of_a = {feature.feature_id: feature.activation for feature in a}
+        of_b = {feature.feature_id: feature.activation for feature in b}
         shared, either = of_a.keys() & of_b.keys(), of_a.keys() | of_b.keys()
         self.solutions += 1
         self.jaccard += len(shared) / len(either) if either else 1.0
@@ -78,7 +79,7 @@ class Overlap:
 class Comparison:
     """What two runs come to on the questions that both scored."""
 
-    layers: Sequence[str]
+    layers: Sequence[int]
     """Those with the same SAE in both."""
     top_k: int | None
     """Of the strongest features of each list only so many are compared: what the shorter lists of the two hold."""
@@ -89,21 +90,19 @@ class Comparison:
     largest: float = 0.0
     largest_example_id: int | None = None
     """Of the first run; None where no log-likelihood differs."""
-    overlaps: dict[str, Overlap] = field(default_factory=lambda: defaultdict(Overlap))
+    overlaps: dict[int, Overlap] = field(default_factory=lambda: defaultdict(Overlap))
 
-    def add(self, a: Json, b: Json) -> None:
+    def add(self, a: Record, b: Record) -> None:
         """Adds the records of one question."""
-        self.acc.add(a["model_is_correct"], b["model_is_correct"])
-        self.acc_norm.add(correct_per_character(a), correct_per_character(b))
-        for solution in SOLUTIONS:
-            of_a, of_b = (record[f"{solution}_solution_details"] for record in (a, b))
-            # Of the float32s that were written, not of the decimals that give them back.
-            difference = abs(float(np.float32(of_a["log_likelihood"])) - float(np.float32(of_b["log_likelihood"])))
+        self.acc.add(a.model_is_correct, b.model_is_correct)
+        self.acc_norm.add(a.correct_per_character(), b.correct_per_character())
+        for of_a, of_b in zip(a.solutions, b.solutions, strict=True):
+            difference = abs(of_a.score - of_b.score)
             self.difference += difference
             if difference > self.largest:
-                self.largest, self.largest_example_id = difference, a["example_id"]
+                self.largest, self.largest_example_id = difference, a.example_id
             for layer in self.layers:
-                lists = (details["active_features_by_layer"][layer][: self.top_k] for details in (of_a, of_b))
+                lists = (details.active_features_by_layer[layer][: self.top_k] for details in (of_a, of_b))
                 self.overlaps[layer].add(*lists)
 
     def result(self) -> Json:
@@ -116,7 +115,7 @@ class Comparison:
                 "largest_difference": self.largest,
                 "example_id": self.largest_example_id,
             },
-            "layers": {layer: overlap.result() for layer, overlap in self.overlaps.items()},
+            "layers": {str(layer): overlap.result() for layer, overlap in self.overlaps.items()},
         }
 
 
@@ -129,28 +128,20 @@ def compare(a: Path, b: Path) -> Json:
         UsageError: there is no such file, one has no manifest, or they have no question in common.
         LayerscopeError: a line is not a record.
     """
-    for path in (a, b):
-        if not path.is_file():
-            raise UsageError(f"There is no file {path}. Name the .jsonl file of a run.")
-    manifests = [read_manifest(path) for path in (a, b)]
+    runs = [Run.open(path) for path in (a, b)]
+    manifests = [run.manifest for run in runs]
     layers, left_out = _same_saes(*manifests)
-    top_k = [manifest["identity"]["settings"]["top_k"] for manifest in manifests]
+    top_k = [manifest.identity.settings.top_k for manifest in manifests]
     comparison = Comparison(layers, min((k for k in top_k if k != "all"), default=None))
-    totals_a, (totals_b, places) = Totals(), _index(b)
-
+    totals_a, (totals_b, places) = Totals(), _index(runs[1])
     with b.open("rb") as stream:
-
-        def add(line: bytes) -> None:
-            record = orjson.loads(line)
+        for _, record in shown(runs[0].records(), runs[0]):
             totals_a.add_record(record)
-            if "error" not in record and (found := places.get(key := _key(record))):
+            if isinstance(record, Record) and (found := places.get(key := _key(record))):
                 comparison.add(record, _record_at(stream, found.pop(0), key))
-
-        for _ in read_records(a, add):
-            pass
     common = comparison.acc.questions
     if not common:
-        origins = (" ".join(map(str, manifest["identity"]["questions"].values())) for manifest in manifests)
+        origins = (" ".join(manifest.identity.questions.values()) for manifest in manifests)
         scored = (f"{totals.scored} of {origin}" for totals, origin in zip((totals_a, totals_b), origins, strict=True))
         raise UsageError(
             f"{a} and {b} have no question in common by its text and solutions: they scored {' and '.join(scored)}.\n"
@@ -209,59 +200,57 @@ def as_text(comparison: Json) -> str:
     return "\n".join(lines)
 
 
-def _same_saes(a: Json, b: Json) -> tuple[list[str], dict[str, str]]:
+def _same_saes(a: Manifest, b: Manifest) -> tuple[list[int], dict[str, str]]:
     """The layers with the same SAE in both manifests, and why each other layer is left out."""
-    files_a, files_b = (manifest["identity"]["saes"]["layers"] for manifest in (a, b))
-    same, left_out = list[str](), dict[str, str]()
-    for layer in sorted(files_a.keys() | files_b.keys(), key=int):
-        pages = [manifest["about"]["neuronpedia"].get(layer) for manifest in (a, b)]
+    files_a, files_b = (manifest.identity.saes.layers for manifest in (a, b))
+    same, left_out = list[int](), dict[str, str]()
+    for layer in sorted(files_a.keys() | files_b.keys()):
+        pages = [manifest.about.neuronpedia.get(layer) for manifest in (a, b)]
         if layer not in files_a or layer not in files_b:
-            left_out[layer] = f"only in {'A' if layer in files_a else 'B'}"
-        elif files_a[layer] == files_b[layer] or (pages[0] and pages[0] == pages[1]):
+            left_out[str(layer)] = f"only in {'A' if layer in files_a else 'B'}"
+        elif files_a[layer].sha256 == files_b[layer].sha256 or (pages[0] and pages[0] == pages[1]):
             same.append(layer)
         else:
-            left_out[layer] = f"other SAEs ({files_a[layer]['path']}, {files_b[layer]['path']})"
+            left_out[str(layer)] = f"other SAEs ({files_a[layer].path}, {files_b[layer].path})"
     return same, left_out
 
 
-def _settings(manifest: Json) -> Json:
+def _settings(manifest: Manifest) -> Json:
     """The identity without the SAE of each layer, which `_same_saes` tells."""
-    identity = manifest["identity"]
+    identity = manifest.identity_as_read()
     saes = {name: value for name, value in identity["saes"].items() if name != "layers"}
     return {**identity, "saes": saes}
 
 
-def _about(path: Path, manifest: Json, totals: Totals) -> Json:
-    model = manifest["identity"]["model"]["repository"]
+def _about(path: Path, manifest: Manifest, totals: Totals) -> Json:
+    model = manifest.identity.model.repository
     return {"file": str(path), "model": model, "scored": totals.scored, "errors": totals.errors}
 
 
-def _index(path: Path) -> tuple[Totals, dict[bytes, list[int]]]:
+def _index(run: Run) -> tuple[Totals, dict[bytes, list[int]]]:
     """The totals of a file, and where the lines of each scored question begin, in bytes: about 250 bytes a question."""
     totals, places, place = Totals(), defaultdict[bytes, list[int]](list), 0
-
-    def read(line: bytes) -> tuple[bytes | None, int]:
-        record = orjson.loads(line)
+    for line, record in shown(run.records(), run):
         totals.add_record(record)
-        return None if "error" in record else _key(record), len(line)
-
-    for key, size in read_records(path, read):
-        if key is not None:
-            places[key].append(place)
-        place += size
+        if isinstance(record, Record):
+            places[_key(record)].append(place)
+        place += len(line)
     return totals, places
 
 
-def _key(record: Json) -> bytes:
+def _key(record: Record) -> bytes:
     """The same for the same question, whether or not its solutions were stripped."""
-    texts = [record["question"], *(record[f"{solution}_solution_details"]["text"].strip() for solution in SOLUTIONS)]
+    texts = [record.question, *(details.text.strip() for details in record.solutions)]
     return blake2b(orjson.dumps(texts), digest_size=16).digest()
 
 
-def _record_at(stream: BinaryIO, place: int, key: bytes) -> Json:
+def _record_at(stream: BinaryIO, place: int, key: bytes) -> Record:
     stream.seek(place)
-    record: Json = orjson.loads(stream.readline())
-    if _key(record) != key:
+    try:
+        record = parse(stream.readline())
+    except NotARecordError:
+        record = None
+    if not isinstance(record, Record) or _key(record) != key:
         raise LayerscopeError(f"{stream.name} was replaced while it was read. Run the same command again.")
     return record
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, parquet
@@ -16,7 +15,7 @@ from pyarrow import csv, parquet
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import remove_leftovers, replacing, user_path
 from layerscope.formatting import size_text
-from layerscope.records.journal import write_array
+from layerscope.records.array import write_array
 from layerscope.records.manifest import manifest_path
 from layerscope.records.targets import check_target
 from layerscope.tables.rows import (
@@ -59,15 +58,10 @@ def export(path: Path, target: Path, overwrite: bool) -> str:
         check_target("--to", file, inputs=(path, manifest_path(path)), overwrite=overwrite)
         remove_leftovers(file)
     if target.suffix == _ARRAY:
-        write_array(path, target, read_records(path, _line_of_record))
+        write_array(path, target, (line for line, _ in read_records(path)))
     else:
         _write_tables(path, *targets)
     return "\n".join(f"{target}  {size_text(target.stat().st_size)}" for target in targets)
-
-
-def _line_of_record(line: bytes) -> bytes:
-    orjson.loads(line)["example_id"]
-    return line
 
 
 def _write_tables(path: Path, features_target: Path, questions_target: Path) -> None:
@@ -79,19 +73,14 @@ def _write_tables(path: Path, features_target: Path, questions_target: Path) -> 
             _writing(questions_file, writer, QUESTIONS, QUESTION_ROWS) as questions,
             _writing(features_file, writer, FEATURES, FEATURE_ROWS) as features,
         ):
-            for of_question, of_features in read_records(path, _rows):
-                questions.add(of_question)
-                features.add(of_features)
+            for _, record in read_records(path):
+                questions.add(question_row(record))
+                features.add(feature_rows(record))
     except OSError as error:
         raise LayerscopeError(
             f"{features_target} cannot be written: {error.strerror or error}. What was there before is as it was.\n"
             "Make room, or name a file elsewhere, and run the same command again."
         ) from error
-
-
-def _rows(line: bytes) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-    record = orjson.loads(line)
-    return question_row(record), feature_rows(record)
 
 
 def _parquet_writer(stream: BinaryIO, schema: pa.Schema) -> parquet.ParquetWriter:

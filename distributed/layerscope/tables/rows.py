@@ -7,19 +7,15 @@ Together the two tables hold all that the records hold, but for which layers hav
 from collections.abc import Callable, Collection, Iterable, Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
-from layerscope.errors import LayerscopeError, UsageError
-from layerscope.records.progress import shown_lines
-from layerscope.records.totals import correct_per_character
-
-T = TypeVar("T")
-
-SOLUTIONS = ("positive", "negative")
+from layerscope.errors import UsageError
+from layerscope.records.progress import shown
+from layerscope.records.record import SOLUTIONS, Record, Unscored
+from layerscope.records.run import RecordsFile
 
 FEATURES = pa.schema(
     {
@@ -77,8 +73,7 @@ def read_features(
     if top_k is not None and top_k < 1:
         raise UsageError(f"top_k is {top_k}; it is the number of features to read of each list, from 1.")
     wanted = None if layers is None else frozenset(layers)
-    rows = read_records(Path(path), lambda line: feature_rows(orjson.loads(line), wanted, top_k))
-    return _gathered(rows, FEATURES)
+    return _gathered((feature_rows(record, wanted, top_k) for _, record in read_records(Path(path))), FEATURES)
 
 
 def read_questions(path: str | PathLike[str]) -> pa.Table:
@@ -91,62 +86,49 @@ def read_questions(path: str | PathLike[str]) -> pa.Table:
         UsageError: there is no such file.
         LayerscopeError: a line is not a record.
     """
-    return _gathered(read_records(Path(path), lambda line: question_row(orjson.loads(line))), QUESTIONS)
+    return _gathered((question_row(record) for _, record in read_records(Path(path))), QUESTIONS)
 
 
-def read_records(path: Path, read: Callable[[bytes], T]) -> Iterator[T]:
-    """What `read` makes of every line of a file, one after the other; shows how far it is.
+def read_records(path: Path) -> Iterator[tuple[bytes, Record | Unscored]]:
+    """Every line of a file and its record, one after the other; shows how far it is.
 
     Raises:
         UsageError: there is no such file.
-        LayerscopeError: a line is not a record (`read` raised one of Python's own errors), or the disk fails.
+        LayerscopeError: a line is not a record, or not the one that was written there, or the disk fails.
     """
-    if not path.is_file():
-        raise UsageError(f"There is no file {path}. Name the .jsonl file of a run.")
-    try:
-        for number, line in enumerate(shown_lines(path), start=1):
-            try:
-                result = read(line)
-            except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-                raise LayerscopeError(
-                    f"{path}, line {number} is not a record, so nothing behind it was read.\n"
-                    "`layerscope verify` says what is wrong; restore the file, or make it anew."
-                ) from error
-            yield result
-    except OSError as error:
-        raise LayerscopeError(f"{path} cannot be read: {error.strerror or error}.") from error
+    file = RecordsFile.open(path)
+    return shown(file.records(), file)
 
 
 def feature_rows(
-    record: dict[str, Any], layers: frozenset[int] | None = None, top_k: int | None = None
+    record: Record | Unscored, layers: frozenset[int] | None = None, top_k: int | None = None
 ) -> pa.RecordBatch:
     """The rows of one record in the table of features; none for an error line.
 
     Raises:
         UsageError: the record has not these layers.
-        ValueError, KeyError, TypeError, AttributeError, ArithmeticError: it is not a record.
     """
-    if "error" in record:
+    if isinstance(record, Unscored):
         return pa.RecordBatch.from_pylist([], schema=FEATURES)
     cells = list[tuple[int, int, int, int]]()  # solution, layer, active features, listed features
     ids, activations = list[int](), list[float]()
-    for solution, name in enumerate(SOLUTIONS):
-        details = record[f"{name}_solution_details"]
-        by_layer, counts = details["active_features_by_layer"], details["active_feature_count_by_layer"]
-        if layers and (missing := sorted(layers - {int(layer) for layer in by_layer})):
-            raise UsageError(f"The file has no layer {', '.join(map(str, missing))}; it has {', '.join(by_layer)}.")
+    for solution, details in enumerate(record.solutions):
+        by_layer, counts = details.active_features_by_layer, details.active_feature_count_by_layer
+        if layers and (missing := sorted(layers - by_layer.keys())):
+            there = ", ".join(map(str, by_layer))
+            raise UsageError(f"The file has no layer {', '.join(map(str, missing))}; it has {there}.")
         for layer in by_layer:
-            if layers is None or int(layer) in layers:
+            if layers is None or layer in layers:
                 features = by_layer[layer][:top_k]
-                ids += [feature["feature_id"] for feature in features]
-                activations += [feature["activation"] for feature in features]
-                cells.append((solution, int(layer), counts[layer], len(features)))
+                ids += [feature.feature_id for feature in features]
+                activations += [feature.activation for feature in features]
+                cells.append((solution, layer, counts[layer], len(features)))
     *of_cells, listed = np.array(cells, dtype=np.int64).reshape(-1, 4).T
     solutions, of_layer, active = (np.repeat(column, listed) for column in of_cells)
     firsts = np.repeat(np.cumsum(listed) - listed, listed)
-    n_rows, correct = len(ids), record["model_is_correct"]
+    n_rows, correct = len(ids), record.model_is_correct
     columns = [
-        pa.array([record["example_id"]] * n_rows, pa.int32()),
+        pa.array([record.example_id] * n_rows, pa.int32()),
         pa.DictionaryArray.from_arrays(solutions.astype(np.int8), list(SOLUTIONS)),
         pa.array(of_layer, pa.int16()),
         pa.array(np.arange(n_rows) - firsts + 1, pa.int32()),
@@ -159,21 +141,16 @@ def feature_rows(
     return pa.RecordBatch.from_arrays(columns, schema=FEATURES)
 
 
-def question_row(record: dict[str, Any]) -> pa.RecordBatch:
-    """The row of one record in the table of questions.
-
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError, ArithmeticError: it is not a record.
-    """
-    row = {"example_id": record["example_id"], "error": record.get("error")}
-    if "error" not in record:
-        row |= {name: record[name] for name in ("question", "label", "model_is_correct")}
-        for solution in SOLUTIONS:
-            details = record[f"{solution}_solution_details"]
+def question_row(record: Record | Unscored) -> pa.RecordBatch:
+    """The row of one record in the table of questions."""
+    row: dict[str, Any] = {"example_id": record.example_id, "error": record.error}
+    if isinstance(record, Record):
+        row |= {name: getattr(record, name) for name in ("question", "label", "model_is_correct")}
+        for solution, details in zip(SOLUTIONS, record.solutions, strict=True):
             for name in ("text", "log_likelihood", "token_count", "final_token"):
-                row[f"{solution}_{name}"] = details[name]
+                row[f"{solution}_{name}"] = getattr(details, name)
         row["margin"] = np.float32(row["positive_log_likelihood"]) - np.float32(row["negative_log_likelihood"])
-        row["model_is_correct_per_character"] = correct_per_character(record)
+        row["model_is_correct_per_character"] = record.correct_per_character()
     return pa.RecordBatch.from_pylist([row], schema=QUESTIONS)
 
 

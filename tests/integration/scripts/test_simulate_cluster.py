@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from layerscope.planning.node import Gpu, Node
-from layerscope.records.inspection import verify
 from layerscope.records.journal import open_journal
 from layerscope.records.lines import join_record
+from layerscope.records.verify import verify
 from paths import ROOT
 
 SCRIPT = ROOT / "scripts" / "simulate_cluster.py"

@@ -1,6 +1,7 @@
 """The whole analysis on files in the real format: what is planted is found, little else is, and odd files are read."""
 
 import resource
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -19,8 +20,9 @@ from layerscope.analysis.findings import analyse
 from layerscope.analysis.overview import length_bins
 from layerscope.analysis.result import Analysis, Contrast, Options, Questions, Survival
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.records.inspection import verify
-from layerscope.records.manifest import read_manifest, write_manifest
+from layerscope.records.manifest import manifest_path
+from layerscope.records.verify import verify
+from made_up import edit_manifest
 from synthetic_run import Effect, Spec, write_run
 
 OPTIONS = Options(permutations=199)
@@ -191,8 +193,8 @@ def test_a_small_stratum_leaves_findings_untested(tmp_path: Path) -> None:
     for number, record in enumerate(records):
         ends = (".", ".") if number % 20 == 0 else (".", "it")
         record["positive_solution_details"]["final_token"], record["negative_solution_details"]["final_token"] = ends
-    path.write_bytes(b"".join(orjson.dumps(record) + b"\n" for record in records))
-    found = analyse(path, OPTIONS)
+    other = other_order(path, path.with_name("other.jsonl"), [orjson.dumps(record) + b"\n" for record in records])
+    found = analyse(other, OPTIONS)
     stratum = found.right_wrong.strata[0]
     assert (stratum.name, stratum.pairs) == ("same final token", 0.05)
     assert found.right_wrong.firing.confirmed.sum() == 1
@@ -223,10 +225,8 @@ def test_the_header_is_the_manifests_and_the_counts(planted: Analysis, planted_f
 def test_an_sae_that_is_not_the_canonical_one_is_named(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     write_run(path, Spec(questions=3))
-    manifest = read_manifest(path)
-    manifest["identity"]["settings"]["sae_l0"] = "71"
-    manifest["about"]["neuronpedia"]["1"] = None
-    write_manifest(path, manifest)
+    edit_manifest(path, lambda manifest: manifest["identity"]["settings"].update(sae_l0="71"))
+    edit_manifest(path, lambda manifest: manifest["about"]["neuronpedia"].update({"1": None}))
     assert analyse(path).header.not_canonical == (1,)
 
 
@@ -276,8 +276,7 @@ def test_questions_with_one_goal_stay_in_one_half_whatever_the_order(planted: An
     assert 0.4 < np.mean(list(discovery.values())) < 0.6
 
     shuffled = planted_file.with_name("shuffled.jsonl")
-    shuffled.write_bytes(b"".join(lines[number] for number in np.random.default_rng(0).permutation(len(lines))))
-    write_manifest(shuffled, read_manifest(planted_file))
+    other_order(planted_file, shuffled, [lines[number] for number in np.random.default_rng(0).permutation(len(lines))])
     again = analyse(shuffled, OPTIONS)
     assert equal(again.features, planted.features)
     here, there = again.right_wrong.firing, planted.right_wrong.firing
@@ -292,18 +291,25 @@ def test_an_analysis_is_the_same_every_time(planted: Analysis, planted_file: Pat
     assert not equal(again.right_wrong, planted.chosen_rejected)
 
 
+def other_order(of: Path, path: Path, lines: list[bytes]) -> Path:
+    """A file of these lines, and the manifest of a run that wrote them instead."""
+    path.write_bytes(b"".join(lines))
+    shutil.copy(manifest_path(of), manifest_path(path))
+    order = " ".join(str(orjson.loads(line)["example_id"]) for line in lines)
+    edit_manifest(path, lambda manifest: (manifest.pop("progress"), manifest["about"].update(order=order)))
+    return path
+
+
 def swapped(planted_file: Path, which: Callable[[dict[str, Any]], bool]) -> Path:
     """The same run with right and wrong exchanged in some of its questions."""
-    path = planted_file.with_name("swapped.jsonl")
-    with path.open("wb") as stream:
-        for record in map(orjson.loads, planted_file.read_bytes().splitlines()):
-            if "error" not in record and which(record):
-                positive, negative = record["positive_solution_details"], record["negative_solution_details"]
-                record |= {"positive_solution_details": negative, "negative_solution_details": positive}
-                record |= {"label": 1 - record["label"], "model_is_correct": not record["model_is_correct"]}
-            stream.write(orjson.dumps(record) + b"\n")
-    write_manifest(path, read_manifest(planted_file))
-    return path
+    path, lines = planted_file.with_name("swapped.jsonl"), []
+    for record in map(orjson.loads, planted_file.read_bytes().splitlines()):
+        if "error" not in record and which(record):
+            positive, negative = record["positive_solution_details"], record["negative_solution_details"]
+            record |= {"positive_solution_details": negative, "negative_solution_details": positive}
+            record |= {"label": 1 - record["label"], "model_is_correct": not record["model_is_correct"]}
+        lines.append(orjson.dumps(record) + b"\n")
+    return other_order(planted_file, path, lines)
 
 
 def test_nothing_of_the_validation_half_leaks_into_the_scores(planted: Analysis, planted_file: Path) -> None:
@@ -420,7 +426,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: bytes) -> None:
     write_run(path, Spec(questions=4))
     with path.open("ab") as stream:
         stream.write(line)
-    with pytest.raises(LayerscopeError, match="line 5 is not a record"):
+    with pytest.raises(LayerscopeError, match="line 5: "):
         analyse(path)
 
 
@@ -431,7 +437,7 @@ def test_a_feature_that_is_no_number_is_named(tmp_path: Path) -> None:
     for broken in (b'"feature_id":null,', b'"feature_id":1.5,', b'"feature_id":99999999999,', b'"other":1,'):
         head, _, tail = lines[2].partition(b'"feature_id":')
         path.write_bytes(b"".join([*lines[:2], head + broken + tail.partition(b",")[2], lines[3]]))
-        with pytest.raises(LayerscopeError, match="line 3 is not a record"):
+        with pytest.raises(LayerscopeError, match="line 3: "):
             analyse(path)
 
 

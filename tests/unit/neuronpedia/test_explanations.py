@@ -41,8 +41,10 @@ from layerscope.neuronpedia.explanations import (
 )
 from layerscope.questions.sources import Question
 from layerscope.records.lines import SolutionScore, error_line, frame_record, join_record, serialise_block
-from layerscope.records.manifest import manifest_path, read_manifest, write_manifest
+from layerscope.records.manifest import manifest_path, read_manifest
+from layerscope.records.run import Run
 from layerscope.saes.encoder import TopK
+from made_up import edit_manifest, identity, write_run
 
 GPT, GEMINI = "gpt-4o-mini (oai_token-act-pair)", "gemini-2.0-flash (np_max-act-logits)"
 LAYERS = {7: "gemma-2-2b/7-gemmascope-res-16k", 8: "gemma-2-2b/8-gemmascope-res-16k"}
@@ -168,10 +170,8 @@ def records(path: Path, layers: tuple[int, ...] = (7, 8, 9), texts: tuple[str, s
         frame = frame_record(Question(number, f"carry {texts[0]}", *texts, label=1), scores, (0, 1))
         lines.append(b"".join(join_record(frame, [block])))
     lines.insert(1, error_line(1, 'no {"feature_id":3,"activation":1,"layer":7} here').line)
-    path.write_bytes(b"".join(lines) + b'{"torn')
     ids = {str(layer): LAYERS.get(layer) for layer in layers}
-    write_manifest(path, {"format": 1, "identity": {}, "about": {"neuronpedia": ids}})
-    return path
+    return write_run(path, [*lines, b'{"torn'], identity(layers), neuronpedia=ids)
 
 
 @pytest.fixture
@@ -390,7 +390,7 @@ def test_annotated_records_are_the_records_and_descriptions(
     folder = tmp_path_factory.mktemp("annotated")
     file, to = records(folder / "run.jsonl", texts=texts), folder / "annotated.jsonl"
     found = Explanation(description, GPT, 0.5)
-    told = annotate(file, Explanations({7: {3: found, 5: found, 9: found}, 9: {16383: found}}, ()), to)
+    told = annotate(Run.open(file), Explanations({7: {3: found, 5: found, 9: found}, 9: {16383: found}}, ()), to)
     assert "3 lines, 6 of 30 features" in told
     lines, annotated = file.read_bytes().splitlines(), to.read_bytes().splitlines()
     assert annotated[1] == lines[1]  # an error line
@@ -445,8 +445,8 @@ def test_what_cannot_be_done_is_said(export: ExportServer, run_file: Path, tmp_p
     with pytest.raises(LayerscopeError, match="None of the SAEs of"):
         explain(records(tmp_path / "none.jsonl", layers=(9,)))
     export.requests.clear()
-    write_manifest(run_file, {"format": 1, "identity": {}, "about": {"neuronpedia": {"7": "../../../home/x"}}})
-    with pytest.raises(UsageError, match="which is none"):
+    edit_manifest(run_file, lambda manifest: manifest["about"]["neuronpedia"].update({"7": "../../../home/x"}))
+    with pytest.raises(UsageError, match=r"is not a whole manifest: .* at `about.neuronpedia"):
         explain(run_file)
     assert export.requests == []
 

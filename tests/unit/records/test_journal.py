@@ -26,11 +26,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.records.journal import Journal, is_locked, open_journal, read_lines, records_path, write_array
-from layerscope.records.manifest import differences, manifest_path, read_manifest
+from layerscope.records.array import write_array
+from layerscope.records.journal import Journal, open_journal, records_path
+from layerscope.records.lines import error_line
+from layerscope.records.locking import is_locked
+from layerscope.records.manifest import About, Identity, Progress, differences, manifest_path, read_manifest
+from layerscope.records.record import Record, Unscored
+from layerscope.records.run import read_lines
+from made_up import about, edit_manifest, identity, typed
 
 ORDER = np.random.default_rng(0).permutation(24)
-IDENTITY: dict[str, Any] = {"settings": {"seed": 0, "dtype": "float32"}, "plan": {"questions": len(ORDER)}}
+LAYERS = (0, 8)
+IDENTITY: dict[str, Any] = identity(LAYERS, questions=len(ORDER), seed=0)
+ABOUT: dict[str, Any] = about(LAYERS, ORDER.tolist())
+PARTS = typed(IDENTITY, ABOUT)
+TOLD = json.dumps([IDENTITY, ABOUT])
 
 # Syncing costs nothing on a file system in memory, and nothing here cuts the power.
 _MEMORY = Path("/dev/shm")
@@ -40,7 +50,7 @@ FAST = _MEMORY if os.access(_MEMORY, os.W_OK) else None
 def line_of(index: int, version: int = 0) -> bytes:
     """A line of the finished file: of very different lengths, with all that JSON allows inside."""
     text = ["", "soap", 'a "quote" \\ and\nline end', "\u2028 ☃ \U0001f9fc", "x" * 200][index % 5]
-    return orjson.dumps({"example_id": int(ORDER[index]), "text": text, "version": version}) + b"\n"
+    return error_line(int(ORDER[index]), f"{version} {text}").line
 
 
 LINES = [line_of(index) for index in range(len(ORDER))]
@@ -66,12 +76,12 @@ def umask() -> Iterator[Callable[[int], int]]:
     os.umask(before)
 
 
-def resumed(path: Path, identity: dict[str, Any] = IDENTITY, overwrite: bool = False) -> Journal:
+def resumed(path: Path, parts: tuple[Identity, About] = PARTS, overwrite: bool = False) -> Journal:
     """The journal as a run has it when it has read what is there."""
-    journal = open_journal(path, identity, {}, overwrite)
+    journal = open_journal(path, *parts, overwrite)
     seen: list[int] = []
     try:
-        journal.recover(ORDER, lambda record: seen.append(record["example_id"]))
+        journal.recover(lambda record: seen.append(record.example_id))
     except BaseException:
         journal.close()
         raise
@@ -119,18 +129,20 @@ def contents(folder: Path) -> dict[str, bytes]:
 _CHILD = """
 import os, resource, sys, time
 from pathlib import Path
-import numpy as np, orjson
+import msgspec, orjson
 from layerscope.errors import LayerscopeError
-from layerscope.records.journal import open_journal, write_array
-from layerscope.records.manifest import manifest_path
+from layerscope.records.array import write_array
+from layerscope.records.journal import open_journal
+from layerscope.records.manifest import About, Identity, manifest_path
+from layerscope.records.run import read_lines
 
-path, identity = Path(sys.argv[1]), orjson.loads(sys.argv[2])
+path, parts = Path(sys.argv[1]), orjson.loads(sys.argv[2])
+parts = [msgspec.convert(part, kind, str_keys=True) for part, kind in zip(parts, (Identity, About))]
 lines = [line + b"\\n" for line in sys.stdin.buffer.read().split(b"\\n")[:-1]]
-order = np.array([orjson.loads(line)["example_id"] for line in lines])
 
-def resumed(overwrite=False, about=None):
-    journal = open_journal(path, identity, about or {}, overwrite)
-    journal.recover(order, lambda record: None)
+def resumed(overwrite=False):
+    journal = open_journal(path, *parts, overwrite)
+    journal.recover(lambda record: None)
     return journal
 
 def limit_file_size(size):
@@ -148,7 +160,7 @@ def refusal(call, *arguments):
 @contextmanager
 def another_process(code: str, path: Path, *before: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process that runs this code after `_CHILD`; it has said `ready`, and is killed in the end."""
-    command = [*before, sys.executable, "-c", _CHILD + code, str(path), json.dumps(IDENTITY)]
+    command = [*before, sys.executable, "-c", _CHILD + code, str(path), TOLD]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdin
@@ -163,7 +175,7 @@ def another_process(code: str, path: Path, *before: str) -> Iterator[subprocess.
 
 def told_by_another_process(code: str, path: Path, *before: str) -> str:
     """What a process prints that runs this code after `_CHILD` and ends well."""
-    command = [*before, sys.executable, "-c", _CHILD + code, str(path), json.dumps(IDENTITY)]
+    command = [*before, sys.executable, "-c", _CHILD + code, str(path), TOLD]
     done = subprocess.run(command, input=WHOLE, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
@@ -176,7 +188,7 @@ time.sleep(60)
 """
 
 _OPEN = """
-print(refusal(open_journal, path, identity, {}, len(sys.argv) > 3))
+print(refusal(open_journal, path, *parts, len(sys.argv) > 3))
 """
 
 
@@ -203,17 +215,21 @@ class JournalMachine(RuleBasedStateMachine):
         self.manifests: list[bytes] = []  # that were true of this file at some time
 
     @property
-    def identity(self) -> dict[str, Any]:
-        return {"settings": {"version": self.version}}
+    def parts(self) -> tuple[Identity, About]:
+        return self.parts_of(self.version)
+
+    def parts_of(self, version: int) -> tuple[Identity, About]:
+        order = ORDER[: len(self.lines)].tolist()
+        return typed(identity(LAYERS, questions=len(order), seed=version), about(LAYERS, order))
 
     @property
     def expected(self) -> bytes:
         return b"".join(self.lines[: self.whole]) + self.tail
 
     def open(self, overwrite: bool) -> Journal:
-        journal = open_journal(self.path, self.identity, {"command": "run"}, overwrite)
+        journal = open_journal(self.path, *self.parts, overwrite)
         seen: list[bytes] = []
-        journal.recover(ORDER[: len(self.lines)], lambda record: seen.append(orjson.dumps(record) + b"\n"))
+        journal.recover(lambda record: seen.append(error_line(record.example_id, str(record.error)).line))
         assert seen == self.lines[: self.whole]
         assert journal.lines == self.whole
         self.journal, self.tail = journal, b""
@@ -277,8 +293,8 @@ class JournalMachine(RuleBasedStateMachine):
     @rule()
     def resume_with_other_settings(self) -> None:
         before = contents(self.path.parent)
-        with pytest.raises(UsageError, match=rf"settings\.version was {self.version}, is -1"):
-            open_journal(self.path, {"settings": {"version": -1}}, {}, overwrite=False)
+        with pytest.raises(UsageError, match=rf"settings\.seed was {self.version}, is -1"):
+            open_journal(self.path, *self.parts_of(-1), overwrite=False)
         assert contents(self.path.parent) == before
 
     @rule(name=st.sampled_from(["out.jsonl", "out.jsonl.manifest.json"]), content=st.binary())
@@ -308,7 +324,7 @@ class JournalMachine(RuleBasedStateMachine):
         records, manifest = asides(self.path)
         if self.aside:
             assert records.read_bytes() == self.aside[0]
-            assert orjson.loads(manifest.read_bytes())["identity"]["settings"]["version"] == self.aside[1]
+            assert orjson.loads(manifest.read_bytes())["identity"]["settings"]["seed"] == self.aside[1]
         elif self.nothing_aside:
             assert not records.exists()
             assert not manifest.exists()
@@ -321,9 +337,10 @@ class JournalMachine(RuleBasedStateMachine):
                 journal.append(self.lines[self.whole :])
             finished = b"".join(self.lines)
             assert self.path.read_bytes() == finished
-            progress = read_manifest(self.path)["progress"]
-            assert progress["xxh3_128"] == xxhash.xxh3_128(finished).hexdigest()
-            assert (progress["lines"], progress["bytes"]) == (len(self.lines), len(finished))
+            progress = read_manifest(self.path).progress
+            assert isinstance(progress, Progress)
+            assert progress.xxh3_128 == xxhash.xxh3_128(finished).hexdigest()
+            assert (progress.lines, progress.bytes) == (len(self.lines), len(finished))
         finally:
             self.folder.cleanup()
 
@@ -427,7 +444,7 @@ DAMAGES = (changed, swapped, duplicated, inserted, blank, deleted, cut, merged, 
 def refused_at(path: Path, line: int) -> None:
     """The next run refuses the file, names this line and leaves everything as it is."""
     before = path.read_bytes()
-    with pytest.raises(LayerscopeError, match=rf"out\.jsonl: line {line} is not what this run wrote") as caught:
+    with pytest.raises(LayerscopeError, match=rf"out\.jsonl, line {line}: ") as caught:
         resumed(path)
     assert caught.value.exit_code == 1
     assert path.read_bytes() == before
@@ -463,12 +480,12 @@ def test_a_spoilt_line_is_refused_the_second_time_too(path: Path, damage: Damage
 def test_a_run_stopped_while_it_reads_its_file_forgets_nothing_about_the_lines_it_had_not_read(path: Path) -> None:
     written(path, LINES[:10])
 
-    def stop(record: dict[str, Any]) -> None:
-        if record["example_id"] == ORDER[2]:
+    def stop(record: Record | Unscored) -> None:
+        if record.example_id == ORDER[2]:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), open_journal(path, IDENTITY, {}, False) as journal:
-        journal.recover(ORDER, stop)
+    with pytest.raises(KeyboardInterrupt), open_journal(path, *PARTS, False) as journal:
+        journal.recover(stop)
     path.write_bytes(b"".join(changed(LINES[:10])))
     refused_at(path, 5)
 
@@ -489,12 +506,6 @@ def test_a_line_too_many_is_refused(path: Path) -> None:
     refused_at(path, len(LINES) + 1)
 
 
-def test_a_record_that_the_run_cannot_count_is_refused_by_its_number(path: Path) -> None:
-    written(path, LINES[:6], progress=2)
-    with pytest.raises(LayerscopeError, match="line 1 is not"), open_journal(path, IDENTITY, {}, False) as journal:
-        journal.recover(ORDER, lambda record: record["no such key"])
-
-
 # ---------------------------------------------------------------- the lock
 
 
@@ -508,7 +519,7 @@ def test_a_second_run_is_refused_while_the_first_is_alive_and_goes_on_once_it_is
         before = contents(path.parent)
         began = time.monotonic()
         with pytest.raises(LayerscopeError, match=r"Another run is writing .*out\.jsonl"):
-            open_journal(path, IDENTITY, {}, overwrite)
+            open_journal(path, *PARTS, overwrite)
         assert time.monotonic() - began < 3
         assert contents(path.parent) == before
         assert is_locked(path)
@@ -638,8 +649,9 @@ print("passed")
 
 def test_a_manifest_that_cannot_be_written_stops_the_run_and_the_lines_stay(path: Path) -> None:
     code = """
-journal = resumed(about={"order": "1 " * 2000})
-limit_file_size(2000)
+parts[1] = msgspec.structs.replace(parts[1], command="x" * 4000)
+journal = resumed()
+limit_file_size(3000)
 try:
     with journal:
         journal.append(lines[:2])
@@ -685,7 +697,7 @@ def test_an_array_that_does_not_fit_is_a_message_and_leaves_the_old_one(path: Pa
     """A full disk at the very end of a run must not be a traceback."""
     code = """
 limit_file_size(200)
-print(refusal(write_array, path, path.with_suffix(".json")))
+print(refusal(write_array, path, path.with_suffix(".json"), read_lines(path)))
 """
     written(path, LINES)
     path.with_suffix(".json").write_bytes(b"[1]\n")
@@ -725,7 +737,7 @@ with resumed() as journal:
     assert "No space left on device" in told and "as it was" in told, told
     assert path.read_bytes() == b"".join(long)
 assert sorted(file.name for file in path.parent.iterdir()) == ["ballast", path.name, path.name + ".manifest.json"]
-assert "No space" in refusal(write_array, path, path.with_suffix(".json"))
+assert "No space" in refusal(write_array, path, path.with_suffix(".json"), read_lines(path))
 print("passed")
 """
     assert told_by_another_process(code, disk / "out.jsonl", *_IN_A_SMALL_DISK, str(disk)) == "passed\n"
@@ -771,7 +783,7 @@ def rewrite_one(path: Path) -> None:
 
 
 def array_of(path: Path) -> None:
-    write_array(path, path.with_suffix(".json"))
+    write_array(path, path.with_suffix(".json"), read_lines(path))
 
 
 @pytest.mark.parametrize("step", [resumed, rewrite_one, array_of])
@@ -803,7 +815,7 @@ def test_a_rewritten_file_whose_folder_cannot_be_synced_can_be_gone_on_with(
 
 # ---------------------------------------------------------------- --overwrite
 
-OTHER = {**IDENTITY, "settings": {"seed": 1, "dtype": "float32"}}
+OTHER = typed(identity(LAYERS, questions=len(ORDER), seed=1), ABOUT)
 
 
 def test_an_overwritten_file_stands_aside_until_the_new_one_has_a_record(path: Path) -> None:
@@ -817,7 +829,7 @@ def test_an_overwritten_file_stands_aside_until_the_new_one_has_a_record(path: P
         assert [aside.read_bytes() for aside in asides(path)] == [old, manifest], "no record yet"
         journal.append(LINES[:1])
         assert contents(path.parent).keys() == {path.name, manifest_path(path).name}
-    assert read_manifest(path)["identity"] == OTHER
+    assert read_manifest(path).identity == OTHER[0]
 
 
 def test_a_file_overwritten_by_a_run_that_never_wrote_a_record_can_be_put_back(path: Path) -> None:
@@ -887,7 +899,14 @@ def killed_at_each_rename(code: str, path: Path, old: list[bytes]) -> Iterator[i
         for file in path.parent.iterdir():
             file.unlink()
         written(path, old)
-        command = [sys.executable, "-c", _CHILD + _KILL_AT_RENAME + code, str(path), json.dumps(IDENTITY), str(rename)]
+        command = [
+            sys.executable,
+            "-c",
+            _CHILD + _KILL_AT_RENAME + code,
+            str(path),
+            TOLD,
+            str(rename),
+        ]
         done = subprocess.run(command, input=WHOLE, capture_output=True, timeout=60, check=False)
         assert done.returncode in (0, 9), done.stderr.decode()
         yield rename
@@ -926,10 +945,11 @@ def test_rewriting_replaces_the_lines_and_the_run_goes_on_behind_them(path: Path
         assert journal.lines == 10
         journal.append(LINES[10:])
     assert path.read_bytes() == b"".join(expected)
-    assert read_manifest(path)["progress"]["xxh3_128"] == xxhash.xxh3_128(b"".join(expected)).hexdigest()
+    noted = orjson.loads(manifest_path(path).read_bytes())["progress"]
+    assert noted["xxh3_128"] == xxhash.xxh3_128(b"".join(expected)).hexdigest()
     resumed(path).close()
     path.write_bytes(b"".join(changed(expected)))
-    with pytest.raises(LayerscopeError, match="line 5 is not"):
+    with pytest.raises(LayerscopeError, match="line 5: it is not the line that was written"):
         resumed(path)
 
 
@@ -1022,7 +1042,7 @@ def test_every_file_has_the_permissions_that_the_umask_leaves(
 ) -> None:
     umask(mask)
     written(path, LINES[:3])
-    write_array(path, path.with_suffix(".json"))
+    write_array(path, path.with_suffix(".json"), read_lines(path))
     modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
     assert modes == {"out.jsonl": mode, "out.jsonl.manifest.json": mode, "out.json": mode}
     with resumed(path) as journal:
@@ -1038,7 +1058,7 @@ def test_an_output_file_that_is_a_link_is_refused(path: Path, overwrite: bool, t
         target.write_bytes(b"precious")
     path.symlink_to(target)
     with pytest.raises(UsageError, match=r"out\.jsonl cannot be written: it is a symbolic link"):
-        open_journal(path, IDENTITY, {}, overwrite)
+        open_journal(path, *PARTS, overwrite)
     assert contents(path.parent) == ({"precious": b"precious", "out.jsonl": b"precious"} if there else {})
 
 
@@ -1046,7 +1066,7 @@ def test_an_output_file_that_is_a_folder_or_in_none_is_refused(path: Path) -> No
     path.mkdir()
     for wrong in (path, path.with_name("nowhere") / "out.jsonl"):
         with pytest.raises(UsageError, match="cannot be written"):
-            open_journal(wrong, IDENTITY, {}, False)
+            open_journal(wrong, *PARTS, False)
 
 
 def test_links_planted_under_the_names_of_temporary_files_are_not_followed(path: Path) -> None:
@@ -1067,7 +1087,7 @@ def test_links_planted_under_the_names_of_temporary_files_are_not_followed(path:
         with resumed(path) as journal:
             journal.rewrite([(1, LINES[1])])
         plant(names)
-        write_array(path, array)
+        write_array(path, array, read_lines(path))
         plant([aside.name for aside in asides(path)])
         crash(resumed(path, overwrite=True))
         assert target.read_bytes() == b"precious"
@@ -1085,7 +1105,7 @@ def test_the_array_holds_the_records_of_the_lines(records: list[dict[str, Any]],
         lines, array = Path(name) / "out.jsonl", Path(name) / "out.json"
         array.write_bytes(b"older")
         lines.write_bytes(b"".join(json.dumps(record).encode() + b"\n" for record in records) + torn)
-        write_array(lines, array)
+        write_array(lines, array, read_lines(lines))
         assert json.loads(array.read_bytes()) == records
         assert contents(lines.parent).keys() == {"out.jsonl", "out.json"}
 
@@ -1095,7 +1115,7 @@ def test_an_array_that_cannot_take_its_place_leaves_no_rest(path: Path) -> None:
     written(path, LINES)
     path.with_suffix(".json").mkdir()
     with pytest.raises(LayerscopeError, match=r"out\.json"):
-        write_array(path, path.with_suffix(".json"))
+        write_array(path, path.with_suffix(".json"), read_lines(path))
     assert not list(path.parent.glob(".*"))
 
 
@@ -1136,7 +1156,7 @@ def test_a_manifest_that_is_none_is_named_and_the_records_stay(path: Path, manif
         beside.write_bytes(manifest)
     before = contents(path.parent)
     with pytest.raises(UsageError, match=r"out\.jsonl\.manifest\.json") as caught:
-        open_journal(path, IDENTITY, {}, False)
+        open_journal(path, *PARTS, False)
     assert len(str(caught.value).splitlines()) <= 3
     assert contents(path.parent) == before
     with pytest.raises(UsageError, match=r"out\.jsonl\.manifest\.json"):
@@ -1145,11 +1165,12 @@ def test_a_manifest_that_is_none_is_named_and_the_records_stay(path: Path, manif
 
 def test_a_refusal_names_every_setting_that_differs(path: Path) -> None:
     written(path, LINES[:3])
-    other = {"settings": {"seed": 7, "dtype": "float32", "new": True}, "plan": {"questions": 5}}
+    edit_manifest(path, lambda manifest: manifest["identity"]["settings"].update(new=True))
+    other = typed(identity(LAYERS, questions=5, seed=7), ABOUT)
     before = contents(path.parent)
     with pytest.raises(UsageError) as caught:
-        open_journal(path, other, {}, False)
-    for told in ("settings.seed was 0, is 7", "settings.new was None, is True", "plan.questions was 24, is 5"):
+        open_journal(path, *other, False)
+    for told in ("settings.seed was 0, is 7", "settings.new was True, is None", "plan.questions was 24, is 5"):
         assert told in str(caught.value)
     assert "dtype" not in str(caught.value)
     assert caught.value.exit_code == 2
@@ -1157,33 +1178,48 @@ def test_a_refusal_names_every_setting_that_differs(path: Path) -> None:
 
 
 def test_the_manifest_keeps_who_began_the_run_and_which_batches_were_halved(path: Path) -> None:
-    with open_journal(path, IDENTITY, {"command": "first"}, False) as journal:
-        journal.recover(ORDER, lambda _: None)
+    first, second = (typed(IDENTITY, ABOUT | {"command": command}) for command in ("first", "second"))
+    with open_journal(path, *first, False) as journal:
+        journal.recover(lambda _: None)
         journal.note_halved(3)
         journal.append(LINES[:2])
-    with open_journal(path, IDENTITY, {"command": "second"}, False) as journal:
-        journal.recover(ORDER, lambda _: None)
+    with open_journal(path, *second, False) as journal:
+        journal.recover(lambda _: None)
         journal.note_halved(5)
     manifest = read_manifest(path)
-    assert manifest["about"] == {"command": "first"}
-    assert manifest["halved_batches"] == [3, 5]
-    assert manifest["progress"]["lines"] == 2
+    assert manifest.about == first[1]
+    assert manifest.halved_batches == [3, 5]
+    assert manifest.lines_noted() == 2
+
+
+def test_what_a_later_version_adds_to_a_manifest_stays_there(path: Path) -> None:
+    """A run of this version must not forget what it cannot read."""
+    written(path, LINES[:2])
+    added = {"later": {"deep": [1]}}
+    edit_manifest(path, lambda manifest: (manifest.update(added), manifest["about"].update(added)))
+    finish(path)
+    manifest = orjson.loads(manifest_path(path).read_bytes())
+    assert manifest["later"] == manifest["about"]["later"] == added["later"]
+    assert manifest["progress"]["lines"] == len(LINES)
+    edit_manifest(path, lambda manifest: manifest["identity"]["settings"].update(added))
+    with pytest.raises(UsageError, match=r"settings\.later was {'deep': \[1\]}, is None"):
+        open_journal(path, *PARTS, False)
 
 
 def test_a_file_begun_with_sha256_goes_on_with_it(path: Path) -> None:
     """As the first files were."""
     written(path, LINES[:4])
     ends = [hashlib.sha256(b"".join(LINES[: n + 1])).hexdigest() for n in range(4)]
-    manifest = read_manifest(path)
-    size = manifest["progress"]["bytes"]
     running = " ".join(end[:8] for end in ends)
-    manifest["progress"] = {"lines": 4, "bytes": size, "sha256": ends[-1], "running": running}
-    manifest_path(path).write_bytes(orjson.dumps(manifest))
+    progress = {"lines": 4, "bytes": len(b"".join(LINES[:4])), "sha256": ends[-1], "running": running}
+    edit_manifest(path, lambda manifest: manifest.update(progress=progress))
     with resumed(path) as journal:
         journal.append(LINES[4:])
-    assert read_manifest(path)["progress"]["sha256"] == hashlib.sha256(b"".join(LINES)).hexdigest()
+    progress_now = read_manifest(path).progress
+    assert isinstance(progress_now, Progress)
+    assert progress_now.sha256 == hashlib.sha256(b"".join(LINES)).hexdigest()
     path.write_bytes(b"".join(changed(LINES)))
-    with pytest.raises(LayerscopeError, match=r"line \d+ is not"):
+    with pytest.raises(LayerscopeError, match=r"line \d+: it is not"):
         resumed(path)
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-import orjson
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from layerscope.questions.sources import Question
 from layerscope.records.lines import SolutionScore, error_line, frame_record, join_record, serialise_block
+from layerscope.records.record import Record, SolutionDetails, parse
 from layerscope.records.totals import Totals
 from layerscope.saes.encoder import TopK
 
@@ -40,30 +40,25 @@ def test_a_file_read_again_counts_as_it_was_written(rows: list[Scored | None]) -
     for index, row in enumerate(rows):
         if row is None:
             written.add_error()
-            read.add_record(orjson.loads(error_line(index, "sol1 is empty").line))
+            read.add_record(parse(error_line(index, "sol1 is empty").line))
             continue
         sol1, sol2, first, second, label, counts = row
         question = Question(index, "soap", sol1, sol2, label)
         frame = frame_record(question, (SolutionScore(first, 1, ""), SolutionScore(second, 1, "")), (0, 1))
         blocks = [serialise_block([3], [counts_only(counts)]), serialise_block([8], [counts_only(counts[::-1])])]
         written.add_frame(frame, 2 * sum(counts), 4)
-        read.add_record(orjson.loads(b"".join(join_record(frame, blocks))))
+        read.add_record(parse(b"".join(join_record(frame, blocks))))
     assert read == written
 
 
-def record(texts: tuple[str, str], log_likelihoods: tuple[float, float], label: int) -> dict[str, object]:
+def record(texts: tuple[str, str], log_likelihoods: tuple[float, float], label: int) -> Record:
     """A record as a file holds it, of a run over two layers; texts and log-likelihoods are of sol1 and sol2."""
     details = [
-        {"text": text, "log_likelihood": score, "active_feature_count_by_layer": {"3": 10, "8": 25}}
+        SolutionDetails(text, score, {}, {3: 10, 8: 25}, 1, "")
         for text, score in zip(texts, log_likelihoods, strict=True)
     ]
-    return {
-        "example_id": 0,
-        "model_is_correct": (log_likelihoods[0] >= log_likelihoods[1]) == (label == 0),
-        "positive_solution_details": details[label],
-        "negative_solution_details": details[1 - label],
-        "label": label,
-    }
+    correct = (log_likelihoods[0] >= log_likelihoods[1]) == (label == 0)
+    return Record(0, "soap", correct, details[label], details[1 - label], label)
 
 
 def test_accuracies_are_those_of_lm_evaluation_harness() -> None:

@@ -32,10 +32,12 @@ from layerscope.cli import main
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import visible
 from layerscope.neuronpedia.explanations import Explanation
-from layerscope.records.manifest import read_manifest, write_manifest
+from layerscope.records.manifest import manifest_path
+from layerscope.records.run import Run
 from layerscope.report import question_pack, sentences
 from layerscope.report.page import render, report
 from layerscope.report.question_pack import QUESTIONS, choose_questions, pack_questions
+from made_up import edit_manifest
 from synthetic_run import Effect, Spec, write_run
 
 SIDES = ("positive_solution_details", "negative_solution_details")
@@ -59,6 +61,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     for record in records:
         change(record)
     path.write_bytes(b"".join(orjson.dumps(record) + b"\n" for record in records))
+    edit_manifest(path, lambda manifest: manifest.pop("progress", None))  # which knows the lines that were there
 
 
 def hostile_texts(record: dict[str, Any]) -> None:
@@ -90,7 +93,7 @@ def page(run: Path, analysis: Analysis) -> Path:
     """The page, with a description of the planted feature."""
     descriptions = {FIRES[0]: {FIRES[1]: Explanation('<b>liquids</b> in "jars"', "somebody (method)", 0.02)}}
     path = run.with_name("page.html")
-    path.write_bytes(render(analysis, descriptions, pack_questions(run, analysis, lambda _: None)))
+    path.write_bytes(render(analysis, descriptions, pack_questions(Run.open(run), analysis, lambda _: None)))
     return path
 
 
@@ -212,7 +215,7 @@ def test_features_are_linked_only_where_their_sae_has_pages(run: Path, analysis:
         replace(sae, neuronpedia_id=None, canonical=False) if sae.layer == 1 else sae for sae in analysis.header.saes
     )
     partly = replace(analysis, header=replace(analysis.header, saes=saes))
-    source = render(partly, {}, pack_questions(run, partly, lambda _: None)).decode()
+    source = render(partly, {}, pack_questions(Run.open(run), partly, lambda _: None)).decode()
     links = set(re.findall(r'href="https://www\.neuronpedia\.org/gemma-2-2b/(\d+)-gemmascope-res-16k/\d+"', source))
     assert links == {"0", "2"}
     assert "Layers 1: not the canonical SAE" in text_of(source.encode())
@@ -239,7 +242,7 @@ def unpacked(packed: str) -> bytes:
 
 def test_the_packed_features_are_those_of_the_records(run: Path, analysis: Analysis) -> None:
     """Unpacked as the page does it: ids exact, activations to the rounding that the page names."""
-    pack = pack_questions(run, analysis, lambda _: None)
+    pack = pack_questions(Run.open(run), analysis, lambda _: None)
     content, columns = orjson.loads(unpacked(pack.questions)), np.frombuffer(unpacked(pack.features), np.uint8)
     layers, entries, (low, step) = content["layers"], content["entries"], content["scale"]
     cells = len(content["questions"]) * len(layers)
@@ -291,7 +294,7 @@ def test_long_texts_are_cut_and_the_page_says_so(
 ) -> None:
     monkeypatch.setattr(question_pack, "_CHARACTERS", 4000)
     monkeypatch.setattr(question_pack, "_LONGEST", (3000, 20))
-    pack = pack_questions(run, analysis, lambda _: None)
+    pack = pack_questions(Run.open(run), analysis, lambda _: None)
     texts = [text for question in orjson.loads(unpacked(pack.questions))["questions"] for text in question[4:7]]
     assert max(map(len, texts)) == 21
     assert any("longer than 20 characters" in sentence for sentence in pack.kept)
@@ -300,8 +303,10 @@ def test_long_texts_are_cut_and_the_page_says_so(
 def test_a_file_that_was_replaced_meanwhile_is_refused(run: Path, analysis: Analysis, tmp_path: Path) -> None:
     other = tmp_path / "run.jsonl"
     other.write_bytes(b"".join(run.read_bytes().splitlines(keepends=True)[:50]))
+    shutil.copy(manifest_path(run), manifest_path(other))
+    edit_manifest(other, lambda manifest: manifest.pop("progress", None))
     with pytest.raises(LayerscopeError, match="was changed while its report was made"):
-        pack_questions(other, analysis, lambda _: None)
+        pack_questions(Run.open(other), analysis, lambda _: None)
 
 
 # Any file
@@ -390,10 +395,8 @@ def test_a_page_that_cannot_be_written_is_a_known_error(tmp_path: Path) -> None:
 def test_the_models_own_text_in_the_manifest_is_text_too(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     write_run(path, Spec(questions=3))
-    manifest = read_manifest(path)
-    manifest["identity"]["model"]["repository"] = HOSTILE
-    manifest["about"]["command"] = HOSTILE
-    write_manifest(path, manifest)
+    edit_manifest(path, lambda manifest: manifest["identity"]["model"].update(repository=HOSTILE))
+    edit_manifest(path, lambda manifest: manifest["about"].update(command=HOSTILE))
     report(path)
     assert b"<script>alert" not in path.with_suffix(".html").read_bytes()
 

@@ -24,7 +24,7 @@ from layerscope.planning.prepare import prepare
 from layerscope.planning.settings import sae_width
 from layerscope.questions.pairs import PROMPT
 from layerscope.questions.sources import Question, select_questions
-from layerscope.records.manifest import FORMAT, write_manifest
+from layerscope.records.manifest import FORMAT, Manifest, write_manifest
 from layerscope.saes.cache import load_encoder
 from layerscope.saes.encoder import encode_top_k
 from layerscope.saes.gemma_scope import catalogue
@@ -82,7 +82,7 @@ def write(path: Path, records: list[dict]) -> Path:
     config = Config(standin=True, num_samples="all", output_file=str(path))
     job = prepare(config, [probe()])
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    write_manifest(path, {"format": FORMAT, "identity": job.identity(), "about": job.about("")})
+    write_manifest(path, Manifest(format=FORMAT, identity=job.identity(), about=job.about("")))
     return path
 
 

@@ -22,14 +22,16 @@ from numpy.typing import NDArray
 from conftest import Command
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
-from layerscope.records.inspection import status, verify
 from layerscope.records.journal import open_journal
 from layerscope.records.lines import SolutionScore, error_line, frame_record, join_record, serialise_block
-from layerscope.records.manifest import manifest_path
+from layerscope.records.manifest import About, Identity
+from layerscope.records.status import status
+from layerscope.records.verify import verify
 from layerscope.saes.encoder import TopK
+from made_up import about, edit_manifest, identity, typed
 
 BLOCKS = ((0, 8), (20,))
-LAYERS = {"0": 105, "8": 98, "20": 71}
+LAYERS = (0, 8, 20)
 ORDER = (7, 2, 40, 3, 11, 5, 0, 12)
 ERRORS = (40, 12)
 CORRECT = (2, 3, 11, 0)  # of the six that are scored; 0 by a tie
@@ -92,23 +94,19 @@ class Run:
 
     def forgets_progress(self) -> "Run":
         """Leaves a manifest as it is before the first checkpoint, so that no digest helps."""
-        manifest = orjson.loads(manifest_path(self.path).read_bytes())
-        del manifest["progress"]
-        manifest_path(self.path).write_bytes(orjson.dumps(manifest))
+        edit_manifest(self.path, lambda manifest: manifest.pop("progress", None))
         return self
+
+
+def parts(path: Path, top_k: int | str = 3, order: Sequence[int] = ORDER) -> tuple[Identity, About]:
+    """Of the manifest."""
+    return typed(identity(LAYERS, top_k, len(order)), about(LAYERS, order, command=COMMAND, folder=str(path.parent)))
 
 
 def run_of(path: Path, lines: Sequence[bytes] = LINES, top_k: int | str = 3) -> Run:
     """A file of these lines, left by a run that ended well."""
-    identity = {"settings": {"top_k": top_k, "seed": 0}, "plan": {"questions": len(ORDER)}}
-    about = {
-        "command": COMMAND,
-        "folder": str(path.parent),
-        "order": " ".join(map(str, ORDER)),
-        "average_l0": LAYERS,
-    }
-    with open_journal(path, identity, about, overwrite=False) as journal:
-        journal.recover(np.array(ORDER), lambda _: None)
+    with open_journal(path, *parts(path, top_k), overwrite=False) as journal:
+        journal.recover(lambda _: None)
         journal.append(lines)
     return Run(path, lines)
 
@@ -190,11 +188,9 @@ def test_status_of_a_run_without_a_line_yet(path: Path) -> None:
 
 
 def test_many_errors_are_counted_and_the_first_ten_named(path: Path) -> None:
-    identity = {"settings": {"top_k": 3}, "plan": {"questions": 30}}
     order = list(range(30))
-    about = {"command": COMMAND, "folder": "/", "order": " ".join(map(str, order)), "average_l0": LAYERS}
-    with open_journal(path, identity, about, False) as journal:
-        journal.recover(np.array(order), lambda _: None)
+    with open_journal(path, *parts(path, order=order), overwrite=False) as journal:
+        journal.recover(lambda _: None)
         journal.append([error_line(number, "too long").line for number in order])
     told = fields(status(path))
     assert told["errors"].startswith("30 (example_id 0, 1, 2, 3, 4, 5, 6, 7, 8, 9")
@@ -284,9 +280,8 @@ def test_a_file_with_every_active_feature_passes(path: Path) -> None:
 
 def test_a_file_whose_error_lines_were_retried_passes(path: Path) -> None:
     run_of(path, [LINES[0], LINES[1], error_line(40, "once").line, *LINES[3:5]])
-    manifest = orjson.loads(manifest_path(path).read_bytes())
-    with open_journal(path, manifest["identity"], {}, overwrite=False) as journal:
-        journal.recover(np.array(ORDER), lambda _: None)
+    with open_journal(path, *parts(path), overwrite=False) as journal:
+        journal.recover(lambda _: None)
         journal.rewrite([(2, LINES[2])])
         journal.append(LINES[5:])
     assert path.read_bytes() == b"".join(LINES)
@@ -452,17 +447,23 @@ def swap_likelihoods(record: Json) -> None:
 
 SPOILT: dict[str, tuple[Callable[[Json], object], str]] = {
     "another question": (put(outer, "example_id", 999), "example_id is 999; the plan has 3 there"),
-    "an endless id": (put(outer, "example_id", "9" * 5000), "example_id is 999"),
-    "no id": (drop(outer, "example_id"), "'example_id' is missing"),
-    "no goal": (drop(outer, "question"), "'question' is missing"),
-    "goal no text": (put(outer, "question", 5), "question must be a string"),
+    "an endless id": (put(outer, "example_id", "9" * 5000), "`int`, got `str` - at `example_id`"),
+    "no id": (drop(outer, "example_id"), "missing required field `example_id`"),
+    "no goal": (drop(outer, "question"), "missing required field `question`"),
+    "goal no text": (put(outer, "question", 5), "`str`, got `int` - at `question`"),
     "flipped": (lambda r: r.update(model_is_correct=not r["model_is_correct"]), "model_is_correct does not follow"),
-    "not a boolean": (lambda r: r.update(model_is_correct=int(r["model_is_correct"])), "a boolean"),
-    "no details": (drop(outer, "positive_solution_details"), "'positive_solution_details' is missing"),
-    "details no object": (put(outer, "negative_solution_details", []), "."),
-    "no text": (drop(details, "text"), "'text' is missing"),
-    "text a number": (put(details, "text", 1), "text must be a string"),
-    "no likelihood": (drop(details, "log_likelihood"), "'log_likelihood' is missing"),
+    "not a boolean": (
+        lambda r: r.update(model_is_correct=int(r["model_is_correct"])),
+        "`bool`, got `int` - at `model_is_correct`",
+    ),
+    "no details": (drop(outer, "positive_solution_details"), "missing required field `positive_solution_details`"),
+    "details no object": (
+        put(outer, "negative_solution_details", []),
+        "`object`, got `array` - at `negative_solution_details`",
+    ),
+    "no text": (drop(details, "text"), "missing required field `text` - at `negative_solution_details`"),
+    "text a number": (put(details, "text", 1), "`str`, got `int` - at `negative_solution_details.text`"),
+    "no likelihood": (drop(details, "log_likelihood"), "missing required field `log_likelihood`"),
     "likelihood null": (put(details, "log_likelihood", None), "."),
     "likelihood text": (put(details, "log_likelihood", "-24.5"), "."),
     "likelihoods swapped": (swap_likelihoods, "model_is_correct does not follow"),
@@ -472,22 +473,25 @@ SPOILT: dict[str, tuple[Callable[[Json], object], str]] = {
     "counts in another order": (lambda r: reorder(counts(r)), "the layers are"),
     "a layer more": (one_layer_more, "the layers are 0, 8, 20, 21"),
     "a count missing": (lambda r: counts(r).pop("8"), "the layers are"),
-    "no counts": (drop(details, "active_feature_count_by_layer"), "is missing"),
+    "no counts": (
+        drop(details, "active_feature_count_by_layer"),
+        "missing required field `active_feature_count_by_layer`",
+    ),
     "features no list": (lambda r: by_layer(r).update({"8": None}), "."),
     "out of order": (swap_features, "strongest first"),
     "tie by higher id": (swap_a_tie, "strongest first"),
-    "twice": (repeat_a_feature, "strongest first"),
-    "of another layer": (put(lambda r: features(r)[0], "layer", 5), "strongest first"),
-    "not active": (put(lambda r: features(r)[-1], "activation", 0), "strongest first"),
-    "negative activation": (put(lambda r: features(r)[-1], "activation", -1.5), "strongest first"),
+    "twice": (repeat_a_feature, "a feature of layer \\d+ is listed twice"),
+    "of another layer": (put(lambda r: features(r)[0], "layer", 5), "not its own"),
+    "not active": (put(lambda r: features(r)[-1], "activation", 0), "`float` > 0"),
+    "negative activation": (put(lambda r: features(r)[-1], "activation", -1.5), "`float` > 0"),
     "activation text": (put(lambda r: features(r)[0], "activation", "1.5"), "."),
-    "no activation": (drop(lambda r: features(r)[0], "activation"), "'activation' is missing"),
-    "no feature id": (drop(lambda r: features(r)[0], "feature_id"), "'feature_id' is missing"),
+    "no activation": (drop(lambda r: features(r)[0], "activation"), "missing required field `activation`"),
+    "no feature id": (drop(lambda r: features(r)[0], "feature_id"), "missing required field `feature_id`"),
     "one feature too few": (lambda r: features(r).pop(), r"lists \d features of \d active ones"),
     "count too low": (lambda r: counts(r).update({listed(r): 1}), r"lists \d features of 1 active ones"),
     "count too high": (lambda r: counts(r).update({listed(r): 99}) or features(r).pop(), r"lists \d features of 99"),
     "count text": (lambda r: counts(r).update({listed(r): "3"}), "."),
-    "error and record": (put(outer, "error", "too long"), "an error line has example_id and error, and nothing else"),
+    "error and record": (put(outer, "error", "too long"), "`null`, got `str` - at `question`"),
     # What the record also promises, and scripts read.
     "no label": (drop(outer, "label"), "label"),
     "label of no solution": (put(outer, "label", 2), "label"),
@@ -546,7 +550,7 @@ def test_a_tie_counts_for_the_first_solution(path: Path) -> None:
 def test_an_error_line_says_why_and_nothing_else(path: Path, error: bytes) -> None:
     number = ORDER.index(40)
     run = run_of(path).holds([*LINES[:number], error + b"\n"]).forgets_progress()
-    assert "an error line has" in found_at(run, number + 1)
+    assert re.search("got `int` - at `error`|got `str` - at `question`", found_at(run, number + 1))
 
 
 # ---------------------------------------------------------------- the commands

@@ -1,0 +1,72 @@
+"""How far a file goes, and a mark after every line that tells which one was changed later."""
+
+import hashlib
+from typing import Protocol, Self
+
+import xxhash
+from msgspec import UNSET, UnsetType
+
+from layerscope.records.manifest import Progress
+
+
+class _Digest(Protocol):
+    """What hashlib and xxhash have in common."""
+
+    @property
+    def name(self) -> str: ...
+    def update(self, data: bytes | memoryview, /) -> None: ...
+    def digest(self) -> bytes: ...
+    def hexdigest(self) -> str: ...
+    def copy(self) -> Self: ...
+
+
+class Extent:
+    """How far a file goes: its lines, its bytes, and a running digest of which four bytes are kept after every line.
+
+    The kept bytes tell which line was changed later, at four bytes a line. The digest is XXH3: against damage, not
+    against somebody who would write the manifest anew as well, and at a thirtieth of SHA-256's time.
+    """
+
+    def __init__(self, noted: Progress | UnsetType = UNSET) -> None:
+        self.lines = 0
+        self.size = 0
+        # The first files had SHA-256, and stay with it.
+        first_kind = noted is not UNSET and noted.sha256 is not UNSET
+        self._digest: _Digest = hashlib.sha256() if first_kind else xxhash.xxh3_128()
+        self._marks = bytearray()
+
+    def add(self, *pieces: bytes | memoryview) -> None:
+        """Counts one more line, its line end included, whole or in pieces that follow one another."""
+        self.lines += 1
+        for piece in pieces:
+            self.size += len(piece)
+            self._digest.update(piece)
+        self._marks += self._digest.digest()[:4]
+
+    def ahead(self) -> "Extent":
+        """An extent of what is about to follow, to be joined once it is sure to stay."""
+        more = Extent()
+        more._digest = self._digest.copy()
+        return more
+
+    def join(self, more: "Extent") -> None:
+        """Goes on with what `ahead` gave."""
+        self.lines += more.lines
+        self.size += more.size
+        self._digest = more._digest
+        self._marks += more._marks
+
+    def note(self) -> Progress:
+        """What the manifest keeps."""
+        return Progress(
+            lines=self.lines,
+            bytes=self.size,
+            running=self._marks.hex(" ", -4),
+            **{self._digest.name.lower(): self._digest.hexdigest()},
+        )
+
+    def agrees(self, noted: Progress | UnsetType) -> bool:
+        """Whether the last line is what a manifest noted there; true behind what it noted."""
+        if noted is UNSET or self.lines > noted.lines:
+            return True
+        return noted.running[9 * (self.lines - 1) : 9 * self.lines - 1] == self._marks[-4:].hex()

@@ -1,0 +1,50 @@
+"""What `--overwrite` does with the records that are there: they stand aside until the new file has its first record."""
+
+import os
+from pathlib import Path
+
+from layerscope.files import replacing
+from layerscope.records.locking import open_locked
+from layerscope.records.manifest import manifest_path
+from layerscope.records.run import read_lines
+
+
+def put_aside(path: Path, descriptor: int) -> int:
+    """Moves records and manifest aside: a descriptor of the new, empty file, locked, for that of the old one.
+
+    May be cut off anywhere and called again: the last file that had a record, and its manifest, are what stands aside.
+    """
+    aside, manifest_aside = _aside(path)
+    if aside.exists() and not aside.samefile(path):
+        if not has_records(path):
+            os.ftruncate(descriptor, 0)
+            return descriptor
+        forget_aside(path)
+    with replacing(path, locked=False) as new:  # never a moment in which somebody else could make the file
+        fresh = open_locked(new)
+        try:
+            if not aside.exists():
+                if manifest_path(path).exists():
+                    manifest_path(path).replace(manifest_aside)  # first: without it nobody goes on with the records
+                os.link(path, aside)
+        except BaseException:
+            os.close(fresh)
+            raise
+    os.close(descriptor)
+    return fresh
+
+
+def forget_aside(path: Path) -> None:
+    """Removes what stands aside."""
+    for aside in _aside(path):
+        aside.unlink(missing_ok=True)
+
+
+def has_records(path: Path) -> bool:
+    """Whether a file has a whole line."""
+    return next(read_lines(path), None) is not None
+
+
+def _aside(path: Path) -> tuple[Path, Path]:
+    """Where the records and the manifest that were there are kept."""
+    return path.with_name(path.name + ".overwritten"), path.with_name(path.name + ".overwritten.manifest.json")

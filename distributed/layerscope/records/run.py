@@ -1,0 +1,155 @@
+"""A run as whoever reads it sees it: its manifest, its lines, whether it is alive. One reader for every command.
+
+Every line that is read is held against the manifest: it must be a record, the one that the plan has there, and the very
+one that was written. Looking changes nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Self
+
+from layerscope.errors import LayerscopeError, UsageError
+from layerscope.files import user_path
+from layerscope.records import locking
+from layerscope.records.extent import Extent
+from layerscope.records.manifest import READING, Advice, Manifest, manifest_path, read_manifest
+from layerscope.records.record import NotARecordError, Record, Unscored, check_layers, parse
+
+_READ_BYTES = 1 << 20
+
+
+class RecordsFile:
+    """A file of records, with its manifest or without one."""
+
+    def __init__(self, path: Path, manifest: Manifest | None, advice: Advice = READING) -> None:
+        self.path = path
+        self.size = path.stat().st_size
+        """When it was opened, in bytes."""
+        self._known, self._advice = manifest, advice
+
+    @classmethod
+    def open(cls, path: Path) -> "RecordsFile":
+        """
+        Raises:
+            UsageError: there is no such file, or its manifest is none.
+        """
+        path = _existing(path)
+        return Run.open(path) if manifest_path(path).exists() else RecordsFile(path, None)
+
+    def records(
+        self, check: Callable[[Record], None] = lambda _: None, to_go_on: bool = False
+    ) -> Iterator[tuple[bytes, Record | Unscored]]:
+        """Every whole line, its line end included, and the record that it holds.
+
+        Args:
+            check: looks closer at each record; raises NotARecordError.
+            to_go_on: lines that were written and are gone (a disk may lie) are no fault: they are written again.
+
+        Raises:
+            LayerscopeError: the first line that is off, and what is; or the file cannot be read.
+        """
+        extent = Extent(self._known.progress) if self._known else Extent()
+        for line in self._whole_lines():
+            extent.add(line)
+            try:
+                record = parse(line)
+                self._hold_against_plan(record, extent.lines)
+                if isinstance(record, Record):
+                    check(record)
+                self._hold_against_mark(extent)
+            except NotARecordError as error:
+                raise self._refused(extent.lines, str(error)) from error
+            yield line, record
+        if not to_go_on:
+            self._expect_all(extent)
+
+    def lines(self) -> Iterator[bytes]:
+        """Every whole line, its line end included; parses none.
+
+        Raises:
+            LayerscopeError: a line is not the one that was written there, or the file cannot be read.
+        """
+        extent = Extent(self._known.progress) if self._known else Extent()
+        for line in self._whole_lines():
+            extent.add(line)
+            try:
+                self._hold_against_mark(extent)
+            except NotARecordError as error:
+                raise self._refused(extent.lines, str(error)) from error
+            yield line
+        self._expect_all(extent)
+
+    def _whole_lines(self) -> Iterator[bytes]:
+        try:
+            yield from read_lines(self.path)
+        except OSError as error:
+            raise LayerscopeError(f"{self.path} cannot be read: {error.strerror or error}.") from error
+
+    def _hold_against_plan(self, record: Record | Unscored, number: int) -> None:
+        if self._known is not None:
+            order = self._known.about.example_ids
+            if number > len(order):
+                raise NotARecordError(f"the plan ends after {len(order)} lines")
+            if record.example_id != order[number - 1]:
+                raise NotARecordError(f"example_id is {record.example_id}; the plan has {order[number - 1]} there")
+        if isinstance(record, Record):
+            own = list(record.positive.active_features_by_layer)
+            check_layers(record, self._known.about.layers if self._known is not None else own)
+
+    def _hold_against_mark(self, extent: Extent) -> None:
+        if self._known is not None and not extent.agrees(self._known.progress):
+            raise NotARecordError("it is not the line that was written there")
+
+    def _expect_all(self, extent: Extent) -> None:
+        if self._known is not None and extent.lines < self._known.lines_noted():
+            raise self._refused(extent.lines + 1, f"missing; {self._known.lines_noted()} lines were written")
+
+    def _refused(self, number: int, what: str) -> LayerscopeError:
+        return LayerscopeError(
+            f"{self.path}, line {number}: {what[:300]}.\nNothing behind it can be trusted. {self._advice.broken}"
+        )
+
+
+class Run(RecordsFile):
+    """The output file of a run, and its manifest."""
+
+    def __init__(self, path: Path, manifest: Manifest, advice: Advice = READING) -> None:
+        super().__init__(path, manifest, advice)
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: Path, advice: Advice = READING) -> Self:
+        """
+        Args:
+            advice: what a person can do where something is off.
+
+        Raises:
+            UsageError: there is no such file, or it has no manifest, or one that is none.
+        """
+        path = _existing(path)
+        return cls(path, read_manifest(path, advice), advice)
+
+    @property
+    def planned(self) -> int:
+        """Lines of the finished file."""
+        return self.manifest.identity.plan.questions
+
+    def alive(self) -> bool:
+        """Whether somebody is writing it now."""
+        return locking.is_locked(self.path)
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The whole lines of a file, each with its line end; a torn last one is left out. Checks nothing."""
+    with path.open("rb", buffering=_READ_BYTES) as stream:
+        for line in stream:
+            if not line.endswith(b"\n"):
+                return  # a run may write the rest of it now, which is no line of its own
+            yield line
+
+
+def _existing(path: Path) -> Path:
+    path = user_path(path)
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}. Name the .jsonl file of a run.")
+    return path

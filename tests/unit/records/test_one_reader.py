@@ -1,0 +1,212 @@
+"""There is one reader: a file or a manifest that is broken is told in the same words by every command."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layerscope.errors import LayerscopeError, UsageError
+from layerscope.neuronpedia.explanations import explain
+from layerscope.questions.sources import Question
+from layerscope.records.journal import open_journal
+from layerscope.records.lines import SolutionScore, error_line
+from layerscope.records.manifest import manifest_path
+from layerscope.records.status import status
+from layerscope.records.verify import verify
+from layerscope.report.page import report
+from layerscope.tables.compare import compare
+from layerscope.tables.export import export
+from layerscope.tables.rows import read_features, read_questions
+from made_up import about, edit_manifest, identity, record_line, typed
+
+LAYERS = (0, 8)
+ORDER = (4, 2, 7, 0)
+PAGES = {str(layer): f"gemma-2-2b/{layer}-gemmascope-res-16k" for layer in LAYERS}
+PARTS = typed(identity(LAYERS, questions=len(ORDER)), about(LAYERS, ORDER, neuronpedia=PAGES))
+
+
+def line_of(number: int) -> bytes:
+    if number == ORDER[2]:
+        return error_line(number, "sol1 is empty").line
+    question = Question(number, f"goal {number}", f"do {number}", "leave it", 0)
+    scores = (SolutionScore(-2.5, 2, "a"), SolutionScore(-3.0, 2, "b"))
+    return record_line(question, scores, dict.fromkeys(LAYERS, ([(7, 4.0), (9, 1.5)], [(9, 0.25)])))
+
+
+LINES = [line_of(number) for number in ORDER]
+
+
+def resume(path: Path) -> None:
+    with open_journal(path, *PARTS, overwrite=False) as journal:
+        journal.recover(lambda _: None)
+
+
+COMMANDS: dict[str, Callable[[Path], object]] = {
+    "status": status,
+    "verify": verify,
+    "report": lambda path: report(path),
+    "export": lambda path: export(path, path.with_suffix(".parquet"), overwrite=True),
+    "export to json": lambda path: export(path, path.with_suffix(".json"), overwrite=True),
+    "compare, first": lambda path: compare(path, path.with_name("sound.jsonl")),
+    "compare, second": lambda path: compare(path.with_name("sound.jsonl"), path),
+    "read_features": read_features,
+    "read_questions": read_questions,
+    "resume": resume,
+}
+
+
+def written(path: Path) -> Path:
+    with open_journal(path, *PARTS, overwrite=False) as journal:
+        journal.recover(lambda _: None)
+        journal.append(LINES)
+    return path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    written(tmp_path / "sound.jsonl")
+    return written(tmp_path / "run.jsonl")
+
+
+def first_line_of(command: Callable[[Path], object], path: Path) -> str:
+    with pytest.raises(LayerscopeError) as caught:
+        command(path)
+    told = str(caught.value).splitlines()
+    assert 2 <= len(told) <= 3
+    advises_overwriting = "--overwrite" in told[-1]
+    assert advises_overwriting == (command is resume), "advice that this command cannot follow, or none"
+    return told[0]
+
+
+def put(number: int, before: bytes, after: bytes) -> Callable[[list[bytes]], None]:
+    def change(lines: list[bytes]) -> None:
+        assert before in lines[number]
+        lines[number] = lines[number].replace(before, after, 1)
+
+    return change
+
+
+BROKEN: dict[str, tuple[Callable[[list[bytes]], object], str]] = {
+    "a digit": (put(1, b"4.0", b"5.0"), "line 2: it is not the line that was written there"),
+    "a likelihood": (put(0, b"-2.5", b"-2.6"), "line 1: it is not the line that was written there"),
+    "a reason": (put(2, b"sol1", b"sol2"), "line 3: it is not the line that was written there"),
+    "no JSON": (put(1, b"{", b"["), "line 2: JSON is malformed"),
+    "no text": (put(3, b"leave", b"\xff\xff"), "line 4: "),
+    "half a line": (lambda lines: lines.__setitem__(1, lines[1][:50] + b"\n"), "line 2: JSON is malformed"),
+    "an empty line": (lambda lines: lines.insert(1, b"\n"), "line 2: Input data was truncated"),
+    "a number": (lambda lines: lines.__setitem__(1, b"7\n"), "line 2: Expected `object`, got `int`"),
+    "no question": (put(0, b'"question"', b'"q"'), "line 1: Object missing required field `question`"),
+    "an endless activation": (put(0, b"4.0", b"1e999"), "line 1: "),
+    "an activation of nothing": (put(0, b"4.0", b"0"), "line 1: Expected `float` > 0"),
+    "a layer of another name": (put(0, b'"8":', b'"last":'), "line 1: Expected `int`, got `str`"),
+    "another layer": (put(0, b'"8":', b'"9":'), "line 1: the layers are 0, 9, the run's are 0, 8"),
+    "a line less": (lambda lines: lines.pop(1), "line 2: example_id is 7; the plan has 2 there"),
+    "lines exchanged": (lambda lines: lines.insert(0, lines.pop()), "line 1: example_id is 0; the plan has 4 there"),
+    "a line more": (lambda lines: lines.append(lines[0]), "line 5: the plan ends after 4 lines"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "told"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_line_is_told_alike_by_every_command(
+    path: Path, spoil: Callable[[list[bytes]], object], told: str
+) -> None:
+    lines = list(LINES)
+    spoil(lines)
+    path.write_bytes(b"".join(lines))
+    messages = {first_line_of(command, path) for command in COMMANDS.values()}
+    assert len(messages) == 1, messages
+    assert messages.pop().startswith(f"{path}, {told}")
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "resume"])
+def test_lines_that_are_gone_are_missed(path: Path, name: str) -> None:
+    """All but a run say so; a run writes them again."""
+    path.write_bytes(b"".join(LINES[:2]))
+    assert first_line_of(COMMANDS[name], path) == f"{path}, line 3: missing; 4 lines were written."
+    resume(path)
+
+
+MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "a key less": (lambda m: m["identity"].pop("plan"), "Object missing required field `plan` - at `identity`"),
+    "another type": (lambda m: m["about"].update(order=7), "Expected `str`, got `int` - at `about.order`"),
+    "an order of words": (lambda m: m["about"].update(order="4 b 7 0"), "`about.order` is not numbers"),
+    "an order too short": (lambda m: m["about"].update(order="4 2 7"), "`about.order` has 3 questions, the plan 4"),
+    "no layer": (lambda m: m["about"]["average_l0"].pop("8"), "`about.neuronpedia` has other layers"),
+    "no digest": (lambda m: m["progress"].pop("xxh3_128"), "`progress` has no digest"),
+    "no size": (lambda m: m["progress"].pop("bytes"), "Object missing required field `bytes` - at `progress`"),
+    "marks too few": (lambda m: m["progress"].update(running="0"), "`progress.running` has not as many marks"),
+    "progress no object": (lambda m: m.update(progress=[]), "Expected `object`, got `array` - at `progress`"),
+    "a later format": (lambda m: m.update(format=9), "it has format 9, of a later version"),
+    "a page outside": (lambda m: m["about"]["neuronpedia"].update({"8": "../../x"}), "Expected `str` matching"),
+}
+
+
+@pytest.mark.parametrize(("change", "told"), MANIFESTS.values(), ids=MANIFESTS.keys())
+def test_a_broken_manifest_is_told_alike_by_every_command(
+    path: Path, change: Callable[[dict[str, Any]], object], told: str
+) -> None:
+    edit_manifest(path, change)
+    messages = {first_line_of(command, path) for command in [*COMMANDS.values(), explain]}
+    assert len(messages) == 1, messages
+    assert messages.pop().startswith(f"{manifest_path(path)} is not a whole manifest: {told}")
+
+
+def places(value: object, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Where each value of a manifest is."""
+    if not isinstance(value, dict):
+        return [prefix]
+    return [prefix, *(place for key, inner in value.items() for place in places(inner, (*prefix, key)))]
+
+
+WRONG = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text() | st.floats() | st.lists(st.integers())
+WRONG |= st.dictionaries(st.text(max_size=3), st.integers())
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), drop=st.booleans(), wrong=WRONG)
+def test_no_mutation_of_a_manifest_ends_in_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, drop: bool, wrong: object
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "mutations"
+    folder.mkdir(exist_ok=True)
+    path, sound = folder / "run.jsonl", folder / "sound.jsonl"
+    for file in (path, sound):
+        file.unlink(missing_ok=True)
+        written(file)
+    manifest = orjson.loads(manifest_path(path).read_bytes())
+    place = data.draw(st.sampled_from(places(manifest)[1:]), label="place")
+    *outer, key = place
+    inside = manifest
+    for name in outer:
+        inside = inside[name]
+    inside.pop(key) if drop else inside.update({key: wrong})
+    manifest_path(path).write_text(json.dumps(manifest), encoding="utf-8")
+    for name in ("status", "verify", "export", "compare, first", "compare, second", "resume"):
+        with suppress(LayerscopeError):  # or it passes: some values may be any
+            COMMANDS[name](path)
+
+
+def test_a_manifest_that_is_lost_is_told_with_what_the_command_can_do(path: Path) -> None:
+    manifest_path(path).unlink()
+    for name in ("status", "verify", "report", "compare, first", "resume"):
+        with pytest.raises(UsageError, match="has no manifest") as caught:
+            COMMANDS[name](path)
+        assert ("--overwrite" in str(caught.value)) == (name == "resume")
+    assert read_questions(path).num_rows == len(LINES), "the records alone are read as far as they can be checked"
+
+
+@pytest.mark.parametrize(
+    "module", ["records.status", "records.verify", "report.page", "tables.export", "tables.compare"]
+)
+def test_looking_at_a_file_starts_without_torch_and_ray(module: str) -> None:
+    heavy = "{'torch', 'ray', 'transformers'}"
+    code = f"import sys, layerscope.cli, layerscope.{module}; print({heavy} & {{*sys.modules}})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
