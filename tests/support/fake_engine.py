@@ -15,7 +15,7 @@ import numpy as np
 
 from layerscope.config import Config
 from layerscope.engine.answers import Arrival, Encoded, Scores
-from layerscope.engine.interface import ActorLost, AnswerLost
+from layerscope.engine.interface import ActorLost, AnswerLost, EngineLost
 from layerscope.engine.logs import Span
 from layerscope.planning.needs import Needs
 from layerscope.planning.node import Gpu, Node
@@ -37,6 +37,8 @@ BATCHES = ((4, 0), (2,), (1, 3), (5, 6), (7,))
 """The plan: the questions of every batch."""
 UNSCORABLE = {1, 3, 6}
 LAYERS = (0, 1, 2)
+LEAP = 9.0
+"""Seconds that pass at once while nothing can be answered any more."""
 SOFTWARE = (("layerscope", "0"), ("torch", "2"))
 
 
@@ -120,8 +122,15 @@ class FakeEngine:
     measured: Counter[str] = field(default_factory=Counter)
     most_held: int = 0
     seconds: float = 0.0
-    silent: bool = False
-    """Nothing is answered any more."""
+    waits: int = 0
+    lost_at_wait: int = -1
+    """The wait at which the engine is gone."""
+    hangs: int = 0
+    """Forward passes that never end."""
+    kills_its_actor: int = -1
+    """The batch that does."""
+    sleeps: float = 0.0
+    """Seconds for which everybody is stopped in mid-run, once."""
     error: Exception | None = None
     """What the next forward pass raises."""
 
@@ -151,17 +160,18 @@ class FakeEngine:
         return answers
 
     def wait(self, references: Sequence[Reference], seconds: float) -> list[Reference]:
+        self.waits += 1
+        if self.waits == self.lost_at_wait + 1:
+            raise EngineLost("gone")
         self._disturb()
-        waiting = [call for call in self.calls if call.actor.node_id and not call.hung and not self.silent]
-        for _ in range(6 - self.tape() % 6 if waiting else 0):
-            if waiting:
-                # An actor works in order: it is its first call that can be answered.
-                call = waiting.pop(self.tape() % len(waiting))
-                call = next(first for first in self.calls if first.actor is call.actor)
-                waiting = [other for other in waiting if other is not call]
-                self._answer(call)
+        self._misbehave()
+        # An actor works in order: it is its first call that can be answered.
+        ready = [call for call in self._at_work() if call.actor.node_id and not call.hung]
+        for _ in range(6 - self.tape() % 6):
+            if ready:
+                self._answer(ready.pop(self.tape() % len(ready)))
         there = [reference for reference in references if reference in self.answered]
-        self.seconds += 0.01 if there else seconds
+        self.seconds += 0.01 if there else seconds if self.calls and not self.calls[0].hung else LEAP
         for index in range(len(there) - 1, 0, -1):
             other = self.tape() % (index + 1)
             other = index if not other else other - 1
@@ -213,8 +223,17 @@ class FakeEngine:
                 return node.identity
         return ""
 
+    def _at_work(self) -> list[Call]:
+        """The first call of every actor that has any."""
+        first: dict[Actor, Call] = {}
+        for call in self.calls:
+            first.setdefault(call.actor, call)
+        return list(first.values())
+
     def _disturb(self) -> None:
-        kind, which = self.tape() % 8, self.tape()
+        kind, which = self.tape() % 16, self.tape()
+        if not kind:
+            return
         at_work = [call.actor for call in self.calls if call.method in ("score", "encode")]
         if kind == 1 and at_work:
             self._die(at_work[which % len(at_work)])
@@ -230,6 +249,19 @@ class FakeEngine:
         elif kind == 6:
             for reference in list(self.answered)[which % 4 :: 4]:
                 self.answered[reference] = AnswerLost("lost on its way")
+
+    def _misbehave(self) -> None:
+        """What a test asked for by name."""
+        if self.kills_its_actor < 0 and not self.hangs and not self.sleeps:
+            return
+        scoring = [call for call in self._at_work() if call.method == "score"]
+        for call in scoring:
+            if call.arguments[0] == self.kills_its_actor:
+                self._die(call.actor)
+            elif self.hangs and not call.hung:
+                self.hangs, call.hung = self.hangs - 1, True
+        if scoring and self.sleeps:
+            self.seconds, self.sleeps = self.seconds + self.sleeps, 0.0
 
     def _die(self, actor: Actor) -> None:
         actor.dead, actor.loaded = True, False
