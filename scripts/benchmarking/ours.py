@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from benchmarking.measure import Answers, largest_memory, synchronise
-from layerscope.engine.actors import TorchSettings
+from layerscope.engine.answers import TorchSettings
 from layerscope.models import language_model
 from layerscope.models.loading import load_language_model
 from layerscope.models.pair_attention import lay_out

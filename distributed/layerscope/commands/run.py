@@ -9,8 +9,12 @@ from pathlib import Path
 from types import FrameType
 
 from layerscope.config import Config
-from layerscope.engine import cluster
-from layerscope.engine.driver import BatchLines, Driver
+from layerscope.engine import nodes
+from layerscope.engine.budget import Budget
+from layerscope.engine.cluster import Cluster
+from layerscope.engine.crew import Crew
+from layerscope.engine.driver import Driver
+from layerscope.engine.lines import BatchLines
 from layerscope.engine.timeline import Timeline
 from layerscope.formatting import size_text
 from layerscope.planning.describe import describe, summarise
@@ -29,7 +33,8 @@ from layerscope.records.write_behind import WriteBehind
 
 def run_job(config: Config) -> int:
     """Runs a job, or goes on with it, and prints the summary: 0 when the file is complete, 128 + n after signal n."""
-    job = prepare(config, cluster.nodes(config))
+    cluster = Cluster(config, add_nodes=True)
+    job = prepare(config, cluster.nodes)
     _warn(job)
     check_space(job)
     with journal.open_journal(
@@ -38,7 +43,7 @@ def run_job(config: Config) -> int:
         totals, error_lines = _recover(file)
         retried = error_lines if job.output.retry_errors else []
         if file.lines < job.n_questions or retried:
-            totals, rate, stopped_by = _work(job, file, totals, retried)
+            totals, rate, stopped_by = _work(job, cluster, file, totals, retried)
         else:
             print(f"{file.path} is complete already.")
             rate, stopped_by = 0.0, None
@@ -54,7 +59,7 @@ def run_job(config: Config) -> int:
 
 def print_plan(config: Config) -> int:
     """Describes what a run would do."""
-    job = prepare(config, cluster.nodes(config))
+    job = prepare(config, Cluster(config, add_nodes=False).nodes)
     _warn(job)
     print(describe(job))
     return 0
@@ -79,16 +84,16 @@ def _recover(file: journal.Journal) -> tuple[Totals, list[int]]:
 
 
 def _work(
-    job: Job, file: journal.Journal, totals: Totals, retried: list[int]
+    job: Job, cluster: Cluster, file: journal.Journal, totals: Totals, retried: list[int]
 ) -> tuple[Totals, float, signal.Signals | None]:
     """Starts Ray and computes what the file lacks: the new totals, questions per second, and what stopped it early."""
     if file.lines:
         print(f"Going on after {file.lines} of {job.n_questions} questions.", file=sys.stderr)
     with (
-        cluster.started(job.placement.gemma_actors * job.placement.gemma.num_cpus),
-        Timeline(job.output.timeline) as timeline,
-        _stop_signals() as caught,
         Progress(job.n_questions, totals) as progress,
+        Timeline(job.output.timeline) as timeline,
+        cluster.engine(job.placement.gemma_actors * job.placement.gemma.num_cpus, progress.note) as engine,
+        _stop_signals() as caught,
     ):
         for line in job.placement.lines:
             progress.note(line)
@@ -96,7 +101,9 @@ def _work(
             progress.note(f"Up to {size_text(missing)} come from the hub first, to every node that lacks them.")
 
         def results(batches: Sequence[int]) -> Iterator[BatchLines]:
-            return Driver(job, batches, progress.note, timeline).results(lambda: bool(caught))
+            budget = Budget(job, nodes.object_store_bytes())
+            driver = Driver(job, batches, Crew(job, engine, progress.note), budget, progress.note, timeline)
+            return driver.results(lambda: bool(caught))
 
         if retried:
             progress.note(f"Retrying {len(retried)} questions with an error line.")

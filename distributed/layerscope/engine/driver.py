@@ -1,7 +1,7 @@
 """The run: batches to Gemma actors, activations to encoders, records to the file, in the order of the plan.
 
-The one place where a death is answered for its batch. The driver owns every object reference and touches no tensor; a
-batch whose actor or node dies is run again, whole, on any healthy actor.
+The one place where a death is answered for its batch. The driver owns every reference and touches no tensor; a batch
+whose actor or node dies is run again, whole, on any healthy actor. Knows no Ray: `interface.py` is all it sees of it.
 """
 
 import gc
@@ -12,27 +12,29 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
-import ray
-from ray.exceptions import ObjectLostError
-
-from layerscope.engine import cluster
 from layerscope.engine.answers import Encoded, Scores
-from layerscope.engine.crew import CALLS_PER_GEMMA_ACTOR, MACHINE_FAULTS, Crew, Member, Reference
+from layerscope.engine.budget import Budget
+from layerscope.engine.crew import CALLS_PER_GEMMA_ACTOR, Crew
+from layerscope.engine.interface import ActorLost, AnswerLost, Handle, MachineFault, Reference
+from layerscope.engine.lines import BatchLines, Scored, batch_lines, scored
 from layerscope.engine.logs import Span
+from layerscope.engine.member import Member
 from layerscope.engine.timeline import Timeline
 from layerscope.errors import LayerscopeError, first_line
 from layerscope.planning.job import Job
-from layerscope.records.lines import ErrorLine, Frame, LayerBlock, Outcome, join_record, settle
 
 MAX_ATTEMPTS = 5  # of one batch
-_CALLS_PER_ENCODER = 4  # few, so that a batch that is run again does not wait behind all the others
-_BATCHES_PER_GEMMA_ACTOR = 4  # begun and not written: a slow batch holds the others up no sooner
-_STORE_SHARE = 0.3  # of the object store for what is begun and not written; the rest is for copies and for others
+CALLS_PER_ENCODER = 4  # few, so that a batch that is run again does not wait behind all the others
+BATCHES_PER_GEMMA_ACTOR = 4  # begun and not written: a slow batch holds the others up no sooner
+BATCHES_MORE = 4  # begun and not written, however few Gemma actors there are
 _WAIT_SECONDS = 0.5
 _TEND_SECONDS = 2.0
-_SILENCE_SECONDS = 60.0
+_SILENCE_SECONDS = 60.0  # before a person is told; twice as long before the next time
+_HUNG_SECONDS = 600.0  # without an answer of one at work; more where its longest call says so
+_FIRST_HUNG_SECONDS = 1800.0  # the same before there was any answer
+_HUNG_TIMES = 20  # the longest call so far
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Call:
     """What an awaited reference stands for."""
 
     member: Member
-    handle: Any
+    handle: Handle
     batch: int
     block: int | None
     """None for a forward pass."""
@@ -48,70 +50,37 @@ class Call:
     """Calls are numbered as they are made; an actor works on them in this order."""
 
 
-@dataclass
-class Scored:
-    """A batch between its forward pass and the file."""
-
-    scores: Scores
-    activations: list[Reference | None]
-    """By block; dropped as soon as they are encoded."""
-    blocks: list[LayerBlock | None]
-    """By block; mapped from the object store, not copied."""
-    complete_since: float = 0.0
-
-    @property
-    def complete(self) -> bool:
-        return all(block is not None for block in self.blocks)
-
-
-class Line(NamedTuple):
-    """One line of the file, and what the summary counts of it."""
-
-    pieces: list[bytes | memoryview]
-    frame: Frame | None
-    """None for an error line."""
-    active_features: int = 0
-    cells: int = 0
-
-
-class BatchLines(NamedTuple):
-    """The lines of a batch, in the order of the plan."""
-
-    batch: int
-    lines: list[Line]
-    halved: bool
-    tokens: int
-
-
 class Driver:
-    """Runs batches of a job on a Ray that is there; `results` hands out their lines in the order of the plan.
+    """Runs batches of a job on a crew; `results` hands out their lines in the order of the plan.
 
     Args:
         batches: which, ascending.
         tell: is told what a person should know meanwhile.
         timeline: of the run; none by default.
-        crew: the actors, if not the job's own.
     """
 
     def __init__(
         self,
         job: Job,
         batches: Sequence[int],
+        crew: Crew,
+        budget: Budget,
         tell: Callable[[str], None],
         timeline: Timeline | None = None,
-        crew: Crew | None = None,
     ) -> None:
-        self._job, self._tell, self._timeline = job, tell, timeline or Timeline("")
-        self._crew = crew or Crew(job, tell)
+        self._job, self._crew, self._budget, self._tell = job, crew, budget, tell
+        self._engine, self._timeline = crew.engine, timeline or Timeline("")
         self._turn = deque(batches)  # what is still to be handed out
         self._todo = sorted(batches)  # a heap of what is still to be given to a Gemma actor
-        self._budget = _Budget(job)
         self._pending: dict[Reference, Call] = {}
         self._activations: dict[int, list[Reference | None]] = {}  # by block, of batches at a Gemma actor
         self._scored: dict[int, Scored] = {}
         self._to_encode: list[tuple[int, int]] = []  # a heap of batch and block: the first in line first
         self._failures: Counter[int] = Counter()
         self._call_numbers = count()
+        self._longest: dict[bool, float] = {}  # call so far in seconds, of encoders or not
+        self._heard = self._tended = self._engine.now()
+        self._silence = _SILENCE_SECONDS
 
     def results(self, stopped: Callable[[], bool]) -> Iterator[BatchLines]:
         """The lines of every batch in its turn, until all are out or `stopped` says so.
@@ -121,80 +90,95 @@ class Driver:
         """
         gc.freeze()  # what is here stays: to look through it again and again took an eighth of this thread's time
         try:
-            heard = tended = time.monotonic()
             while self._turn and not stopped():
-                if time.monotonic() - tended > _TEND_SECONDS:
-                    tended = time.monotonic()
-                    self._crew.tend()
-                    self._measure()
+                self._look_after()
                 self._dispatch()
-                if answered := self._answered():
-                    heard = time.monotonic()
-                elif time.monotonic() - heard > _SILENCE_SECONDS:
-                    heard = time.monotonic()
-                    self._tell(f"Nothing came back for {_SILENCE_SECONDS:.0f} s: {self._crew.describe()}")
-                for reference in answered:
+                for reference in self._answered():
                     self._collect(reference)
-                while self._turn and (scored := self._scored.get(self._turn[0])) and scored.complete:
-                    lines, begun = self._hand_out(self._turn[0], scored), time.time()
+                while self._turn and (first := self._scored.get(self._turn[0])) and first.complete:
+                    lines, begun = self._hand_out(self._turn[0], first), time.time()
                     yield lines
                     self._count_written(lines, Span(begun, time.time()))
         finally:
             gc.unfreeze()
             self._crew.dismiss()
 
-    def _hand_out(self, batch: int, scored: Scored) -> BatchLines:
+    def _look_after(self) -> None:
+        """Every few seconds: the crew, the metrics, and what a person should know when nothing comes back."""
+        now = self._engine.now()
+        if now - self._tended > _TEND_SECONDS:
+            self._tended = now
+            self._crew.tend()
+            self._give_up_on_the_hung()
+            self._measure()
+        if now - self._heard > self._silence:
+            self._tell(f"Nothing came back for {now - self._heard:.0f} s: {self._crew.describe()}")
+            self._silence *= 2
+
+    def _give_up_on_the_hung(self) -> None:
+        """A kernel that never ends (or a process that was stopped) is a death like any other, but slower to be seen."""
+        for member in self._crew.members:
+            longest = self._longest.get(member.seat.block is not None)
+            limit = max(_HUNG_SECONDS, _HUNG_TIMES * longest) if longest is not None else _FIRST_HUNG_SECONDS
+            if not member.calls or member.silent <= limit:
+                continue
+            fault = ActorLost(f"{member.name} on {member.node_name} gave no answer for {member.silent:.0f} s")
+            self._tell(f"{fault}: it is replaced.")
+            at_work = [(call.number, ref) for ref, call in self._pending.items() if call.handle is member.handle]
+            call = self._pending.pop(min(at_work)[1])
+            member.answered()
+            self._blame(call, fault)
+            self._send_back(call.batch, fault)
+
+    def _hand_out(self, batch: int, first: Scored) -> BatchLines:
         del self._scored[batch]
         self._turn.popleft()
         self._budget.free(batch)
-        self._crew.metrics.batch_seconds.observe(time.monotonic() - scored.complete_since, {"stage": "turn"})
-        return _batch_lines(batch, scored)
+        self._engine.measure("batch_seconds", self._engine.now() - first.complete_since, stage="turn")
+        return batch_lines(batch, first)
 
     def _dispatch(self) -> None:
         """Gives out what can be worked on: activations first, because they fill the object store."""
         waiting = []
         while self._to_encode:
             batch, block = heappop(self._to_encode)
-            member = self._crew.encoder_with_room(block, _CALLS_PER_ENCODER)
+            member = self._crew.encoder_with_room(block, CALLS_PER_ENCODER)
             if member is None:
                 waiting.append((batch, block))
                 continue
-            activations = self._scored[batch].activations[block]
-            encoding = member.handle.encode.remote(batch, activations, self._job.numerics.top_k)
-            self._await(member, batch, block, encoding)
+            arguments = batch, self._scored[batch].activations[block], self._job.numerics.top_k
+            self._submit(member, batch, block, "encode", arguments)
         self._to_encode = waiting  # in order, so a heap
         while self._may_begin() and (member := self._crew.gemma_with_room(CALLS_PER_GEMMA_ACTOR)):
             batch = heappop(self._todo)
             self._budget.take(batch)
             questions = [self._job.selection[int(example_id)] for example_id in self._job.plan.batch(batch)]
             returns = 1 + len(self._crew.placement.blocks)
-            outcomes, *activations = member.handle.score.options(num_returns=returns).remote(batch, questions)
-            self._activations[batch] = activations
-            self._await(member, batch, None, outcomes)
+            self._activations[batch] = self._submit(member, batch, None, "score", (batch, questions), returns)
 
     def _may_begin(self) -> bool:
         """What is begun and not handed out is bounded in batches and bytes; the batch whose turn it is always may."""
         if not self._todo:
             return False
         begun = len(self._turn) - len(self._todo)
-        window = _BATCHES_PER_GEMMA_ACTOR * max(1, len(self._crew.gemma)) + 4
+        window = BATCHES_PER_GEMMA_ACTOR * max(1, len(self._crew.gemma)) + BATCHES_MORE
         return self._todo[0] == self._turn[0] or (begun < window and self._budget.has_room(self._todo[0]))
 
-    def _await(self, member: Member, batch: int, block: int | None, reference: Reference) -> None:
-        self._pending[reference] = Call(member, member.handle, batch, block, next(self._call_numbers))
+    def _submit(
+        self, member: Member, batch: int, block: int | None, method: str, arguments: Sequence[Any], returns: int = 1
+    ) -> list[Reference | None]:
+        """Calls an actor and awaits its first value; gives the others."""
+        answer, *others = self._engine.submit(member.handle, method, arguments, returns)
+        self._pending[answer] = Call(member, member.handle, batch, block, next(self._call_numbers))
         member.calls += 1
+        return others
 
     def _answered(self) -> list[Reference]:
         """Waits a moment for an answer, and takes all that are there."""
-        references = [*self._crew.starting, *self._pending]
-        if not references:
-            time.sleep(_WAIT_SECONDS)  # every actor is left out; the crew will say so
-            return []
-        # Records are fetched to this node while others are waited for; activations are not waited for, and stay.
-        answered, _ = ray.wait(references, num_returns=len(references), timeout=0)
-        if not answered:
-            answered, _ = ray.wait(references, num_returns=1, timeout=_WAIT_SECONDS)
-        return list(answered)
+        answered = self._engine.wait([*self._crew.starting, *self._pending], _WAIT_SECONDS)
+        if answered:
+            self._heard, self._silence = self._engine.now(), _SILENCE_SECONDS
+        return answered
 
     def _collect(self, reference: Reference) -> None:
         """Takes one answer; a fault of the machine sends its batch back, a known error ends the run."""
@@ -206,46 +190,45 @@ class Driver:
             return  # its batch was given up a moment ago
         member = call.member
         present = call.handle is member.handle
-        if present:
-            member.calls -= 1
         try:
-            answer: Scores | Encoded = ray.get(reference)
-        except MACHINE_FAULTS as fault:
+            answer: Any = self._engine.fetch(reference)
+        except MachineFault as fault:
             if present:
+                member.answered()
                 self._blame(call, fault)
             self._send_back(call.batch, fault)
             return
-        except LayerscopeError as error:
-            raise getattr(error, "cause", error) from None  # Ray's wrapper adds the actor's traceback to the message
-        member.deaths = 0
-        self._draw("score" if call.block is None else "encode", member, answer.span, call.batch)
-        if isinstance(answer, Encoded):
-            scored = self._scored[call.batch]
-            scored.blocks[call.block or 0], scored.activations[call.block or 0] = answer.block, None
-            if scored.complete:
-                scored.complete_since = time.monotonic()
-                self._budget.learn(call.batch, [block for block in scored.blocks if block is not None])
-        else:
+        if present:
+            member.answered()
+            member.deaths = 0
+        if call.block is None:
             self._take_scores(call.batch, answer)
+        else:
+            self._take_block(call.batch, call.block, answer)
+        self._count_call(call, answer.span)
 
     def _take_scores(self, batch: int, scores: Scores) -> None:
-        activations = self._activations.pop(batch)
-        nothing_to_encode = all(isinstance(outcome, ErrorLine) for outcome in scores.outcomes)
-        blocks: list[LayerBlock | None] = [] if nothing_to_encode else [None] * len(activations)
-        self._scored[batch] = Scored(scores, activations, blocks, time.monotonic())
-        for block in range(len(blocks)):
+        of = self._scored[batch] = scored(scores, self._activations.pop(batch), self._engine.now())
+        for block in range(len(of.blocks)):
             heappush(self._to_encode, (batch, block))
 
-    def _blame(self, call: Call, fault: Exception) -> None:
+    def _take_block(self, batch: int, block: int, encoded: Encoded) -> None:
+        of = self._scored[batch]
+        of.blocks[block], of.activations[block] = encoded.block, None
+        if of.complete:
+            of.complete_since = self._engine.now()
+            self._budget.learn(batch, [block for block in of.blocks if block is not None])
+
+    def _blame(self, call: Call, fault: MachineFault) -> None:
         """Counts a fault against the batch that was at work: of the calls to a dead actor the oldest; others waited."""
         batch = call.batch
-        if not isinstance(fault, ObjectLostError):
+        if not isinstance(fault, AnswerLost):
             calls = [call, *(other for other in self._pending.values() if other.handle is call.handle)]
             batch = min(calls, key=lambda other: other.number).batch
             self._crew.lost(call.member)
         self._failures[batch] += 1
 
-    def _send_back(self, batch: int, fault: Exception) -> None:
+    def _send_back(self, batch: int, fault: MachineFault) -> None:
         """Forgets what there is of a batch and puts it in line again."""
         if self._failures[batch] >= MAX_ATTEMPTS:
             ids = self._job.plan.batch(batch)
@@ -253,12 +236,12 @@ class Driver:
                 f"Batch {batch} (questions {_some(ids)}) failed {MAX_ATTEMPTS} times: {first_line(fault)}\n"
                 "Everything before it is in the file. Smaller --batch-tokens need less memory; run again to go on."
             )
-        self._crew.metrics.retries.inc()
+        self._engine.measure("batch_retries", 1)
         for reference, call in list(self._pending.items()):
             if call.batch == batch:
                 del self._pending[reference]
                 if call.handle is call.member.handle:
-                    call.member.calls -= 1
+                    call.member.answered()
         self._activations.pop(batch, None)
         self._scored.pop(batch, None)
         self._budget.free(batch)
@@ -266,82 +249,25 @@ class Driver:
         heappush(self._todo, batch)
 
     def _count_written(self, written: BatchLines, span: Span) -> None:
-        metrics = self._crew.metrics
-        metrics.batch_seconds.observe(span.end - span.start, {"stage": "write"})
+        self._engine.measure("batch_seconds", span.end - span.start, stage="write")
         self._timeline.add("write", socket.gethostname(), "driver", span, written.batch)
-        for counter, amount in (
-            (metrics.questions, len(written.lines)),
-            (metrics.errors, sum(line.frame is None for line in written.lines)),
-            (metrics.tokens, written.tokens),
-            (metrics.bytes, sum(len(piece) for line in written.lines for piece in line.pieces)),
-        ):
-            if amount:  # Ray's counters refuse a zero
-                counter.inc(amount)
+        self._engine.measure("questions", len(written.lines))
+        self._engine.measure("error_lines", sum(line.frame is None for line in written.lines))
+        self._engine.measure("tokens", written.tokens)
+        self._engine.measure("bytes", sum(len(piece) for line in written.lines for piece in line.pieces))
 
-    def _draw(self, stage: str, member: Member, span: Span, batch: int) -> None:
-        self._crew.metrics.batch_seconds.observe(span.end - span.start, {"stage": stage})
-        self._timeline.add(stage, member.node_name, member.name, span, batch)
+    def _count_call(self, call: Call, span: Span) -> None:
+        stage, seconds = "score" if call.block is None else "encode", span.end - span.start
+        self._longest[call.block is not None] = max(self._longest.get(call.block is not None, 0.0), seconds)
+        self._engine.measure("batch_seconds", seconds, stage=stage)
+        self._timeline.add(stage, call.member.node_name, call.member.name, span, call.batch)
 
     def _measure(self) -> None:
-        metrics = self._crew.metrics
-        metrics.queue.set(len(self._activations), {"stage": "score"})
-        metrics.queue.set(sum(not scored.complete for scored in self._scored.values()), {"stage": "encode"})
-        metrics.queue.set(sum(scored.complete for scored in self._scored.values()), {"stage": "turn"})
-        metrics.in_flight.set(self._budget.taken)
-
-
-class _Budget:
-    """Bytes of what is begun and not written, so that the object store holds it without spilling to disk.
-
-    Every finished record comes to lie in the store of the driver's node. What a batch will take is foretold from the
-    largest question so far; before there is one, from the SAEs' average L0.
-    """
-
-    def __init__(self, job: Job) -> None:
-        self._plan = job.plan
-        width = 2 if job.numerics.dtype == "bfloat16" else 4
-        self._activations = 2 * len(job.layers) * job.spec.d_model * width  # of a question
-        self._record = job.estimated_bytes() / max(1, job.n_questions)
-        self._taken: dict[int, float] = {}
-        self._limit = _STORE_SHARE * cluster.object_store_bytes()
-        self.taken = 0.0
-
-    def has_room(self, batch: int) -> bool:
-        return self.taken + self._size(batch) <= self._limit
-
-    def take(self, batch: int) -> None:
-        self._taken[batch] = self._size(batch)
-        self.taken += self._taken[batch]
-
-    def free(self, batch: int) -> None:
-        self.taken -= self._taken.pop(batch, 0.0)
-
-    def learn(self, batch: int, blocks: Sequence[LayerBlock]) -> None:
-        """Notes what a batch took in fact."""
-        size = float(sum(block.json.nbytes for block in blocks))
-        self._record = max(self._record, size / len(self._plan.batch(batch)))
-        self.free(batch)
-        self._taken[batch] = size
-        self.taken += size
-
-    def _size(self, batch: int) -> float:
-        return len(self._plan.batch(batch)) * (self._activations + self._record)
-
-
-def _batch_lines(batch: int, scored: Scored) -> BatchLines:
-    blocks = [block for block in scored.blocks if block is not None]
-    lines = [_line(outcome, blocks) for outcome in scored.scores.outcomes]
-    halved = scored.scores.halved or any(block.halved for block in blocks)
-    return BatchLines(batch, lines, halved, scored.scores.tokens)
-
-
-def _line(outcome: Outcome, blocks: list[LayerBlock]) -> Line:
-    outcome = settle(outcome, blocks)
-    if isinstance(outcome, ErrorLine):
-        return Line([outcome.line], None)
-    counts = [block.active_counts[:, list(outcome.rows)] for block in blocks]
-    cells = sum(count.size for count in counts)
-    return Line(join_record(outcome, blocks), outcome, sum(int(count.sum()) for count in counts), cells)
+        at_encoders = sum(not scored.complete for scored in self._scored.values())
+        self._engine.measure("queue_depth", len(self._activations), stage="score")
+        self._engine.measure("queue_depth", at_encoders, stage="encode")
+        self._engine.measure("queue_depth", len(self._scored) - at_encoders, stage="turn")
+        self._engine.measure("in_flight_bytes", self._budget.taken)
 
 
 def _some(ids: Any) -> str:

@@ -6,17 +6,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
 from background import Start, actors_on, ray_cluster, say
-from layerscope.engine import driver
 
 STORE = 100 << 20
 
@@ -149,32 +146,3 @@ def test_a_node_with_other_software_is_refused_by_name(cluster: Cluster, start: 
     assert code == 1
     assert "has numpy 1.0 and" in errors
     assert "same versions on every node" in errors
-
-
-def test_what_is_begun_and_not_written_is_bounded_by_a_share_of_the_object_store(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Batches of ten questions, foretold at 100 bytes each, then learnt to be larger; the store has 1,000 bytes."""
-    monkeypatch.setattr(driver.cluster, "object_store_bytes", lambda: 1000)
-    job = SimpleNamespace(
-        plan=SimpleNamespace(batch=lambda _: range(10)),
-        layers=[0],
-        spec=SimpleNamespace(d_model=1),
-        numerics=SimpleNamespace(dtype="float32"),
-        n_questions=10,
-        estimated_bytes=lambda: 20,
-    )
-    budget = driver._Budget(job)  # type: ignore[arg-type]
-    begun = 0
-    while budget.has_room(begun):
-        budget.take(begun)
-        begun += 1
-    assert (begun, budget.taken) == (3, 300)
-    budget.learn(0, [SimpleNamespace(json=np.zeros(150, np.uint8))])  # type: ignore[list-item]
-    assert budget.taken == 350
-    budget.free(1)
-    budget.free(2)
-    assert not budget.has_room(3), "a batch is now foretold at 230 bytes, beside the 150 of the first"
-    budget.free(0)
-    assert budget.taken == 0
-    assert budget.has_room(3)

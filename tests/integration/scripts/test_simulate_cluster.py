@@ -1,15 +1,16 @@
 """The simulation of a cluster, small: it survives its own deaths, and a wrong file does not pass for a right one."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from simulation.checking import check
+from simulation.options import parse
+from simulation.workload import first_rows, make_frame, make_job, manifest
 
 from layerscope.planning.node import Gpu, Node
 from layerscope.records.journal import open_journal
@@ -53,32 +54,22 @@ def test_every_line_is_written_in_order_under_deaths_stragglers_and_a_late_node(
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("simulate_cluster", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_its_records_are_records_and_any_other_file_is_refused(script: ModuleType, tmp_path: Path) -> None:
+def test_its_records_are_records_and_any_other_file_is_refused(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["simulate_cluster.py", *words(SMALL | {"batch-tokens": 500})])
-        options = script.parse()
+        options = parse("")
     gpus = (Gpu("simulated", 80 << 30),) * 4
-    job, features = script.make_job(3, options, [Node("node", 8, 1 << 38, gpus)], tmp_path)
+    job, features = make_job(3, options, [Node("node", 8, 1 << 38, gpus)], tmp_path)
     assert len(job.plan) > 5
     path = tmp_path / "records.jsonl"
-    with open_journal(path, *script.manifest(job), overwrite=False) as file:
+    with open_journal(path, *manifest(job), overwrite=False) as file:
         for batch in range(len(job.plan)):
             questions = [job.selection[int(example_id)] for example_id in job.plan.batch(batch)]
-            blocks = [script.first_rows(block, 2 * len(questions)) for block in features.values()]
-            frames = [script.make_frame(question, index) for index, question in enumerate(questions)]
+            blocks = [first_rows(block, 2 * len(questions)) for block in features.values()]
+            frames = [make_frame(question, index) for index, question in enumerate(questions)]
             file.append([b"".join(join_record(frame, blocks)) for frame in frames])
     assert f"{len(job.selection)} of {len(job.selection)} lines" in verify(path)
-    script.check(path, job, features)
+    check(path, job, features)
 
     lines = path.read_bytes().splitlines(keepends=True)
     wrong: list[Callable[[list[bytes]], list[bytes]]] = [
@@ -90,4 +81,4 @@ def test_its_records_are_records_and_any_other_file_is_refused(script: ModuleTyp
     for spoil in wrong:
         path.write_bytes(b"".join(spoil(lines)))
         with pytest.raises(SystemExit):
-            script.check(path, job, features)
+            check(path, job, features)

@@ -1,0 +1,65 @@
+"""From what actors answered of a batch to the lines of the file."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from layerscope.engine.answers import Scores
+from layerscope.engine.interface import Reference
+from layerscope.records.lines import ErrorLine, Frame, LayerBlock, Outcome, join_record, settle
+
+
+@dataclass
+class Scored:
+    """A batch between its forward pass and the file."""
+
+    scores: Scores
+    activations: list[Reference | None]
+    """By block; dropped as soon as they are encoded."""
+    blocks: list[LayerBlock | None]
+    """By block; mapped from the object store, not copied. None at all where no question can be scored."""
+    complete_since: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        return all(block is not None for block in self.blocks)
+
+
+class Line(NamedTuple):
+    """One line of the file, and what the summary counts of it."""
+
+    pieces: list[bytes | memoryview]
+    frame: Frame | None
+    """None for an error line."""
+    active_features: int = 0
+    cells: int = 0
+
+
+class BatchLines(NamedTuple):
+    """The lines of a batch, in the order of the plan."""
+
+    batch: int
+    lines: list[Line]
+    halved: bool
+    tokens: int
+
+
+def scored(scores: Scores, activations: list[Reference | None], now: float) -> Scored:
+    """A batch that was scored a moment ago."""
+    nothing_to_encode = all(isinstance(outcome, ErrorLine) for outcome in scores.outcomes)
+    return Scored(scores, activations, [] if nothing_to_encode else [None] * len(activations), now)
+
+
+def batch_lines(batch: int, of: Scored) -> BatchLines:
+    """The lines of a complete batch."""
+    blocks = [block for block in of.blocks if block is not None]
+    lines = [_line(outcome, blocks) for outcome in of.scores.outcomes]
+    return BatchLines(batch, lines, of.scores.halved or any(block.halved for block in blocks), of.scores.tokens)
+
+
+def _line(outcome: Outcome, blocks: list[LayerBlock]) -> Line:
+    outcome = settle(outcome, blocks)
+    if isinstance(outcome, ErrorLine):
+        return Line([outcome.line], None)
+    counts = [block.active_counts[:, list(outcome.rows)] for block in blocks]
+    cells = sum(count.size for count in counts)
+    return Line(join_record(outcome, blocks), outcome, sum(int(count.sum()) for count in counts), cells)
