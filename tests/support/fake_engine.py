@@ -52,7 +52,7 @@ def job(config: Config, nodes: Sequence[Node], batches: Sequence[Sequence[int]] 
     crew = settle_crew(config, nodes, 64)
     needs = Needs(1 << 30, dict.fromkeys(LAYERS, 1 << 20), 64)
     return SimpleNamespace(
-        config=config,
+        patience=config.patience,
         crew=crew,
         placement=place(crew, nodes, needs),
         needs=needs,

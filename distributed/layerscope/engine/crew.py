@@ -47,7 +47,7 @@ class Crew:
         self._tended = engine.now()
         self._told = float("-inf")
         self._stuck = 0.0  # seconds for which there has been no way on
-        for seat in job.placement.seats:
+        for seat in _seated_first(job.placement):
             self._add(seat)
 
     @property
@@ -258,7 +258,7 @@ class Crew:
         self._known |= {node.identity for node in nodes}
         self._built_on = self._there
         self._stuck = 0.0
-        for seat in placement.seats:
+        for seat in _seated_first(placement):
             self._add(seat)
         return True
 
@@ -266,3 +266,8 @@ class Crew:
         job = self._job
         # The layer blocks stay: batches are under way that are cut into them.
         return place(replace(job.crew, layer_blocks=len(self.placement.blocks)), nodes, job.needs)
+
+
+def _seated_first(placement: Placement) -> list[Seat]:
+    """Those that wait for a node come last: Ray would give them the room of an actor that is started after them."""
+    return sorted(placement.seats, key=lambda seat: seat.node is None)
