@@ -34,6 +34,20 @@ def linear(rows: Tensor, weight: Tensor) -> Tensor:
     return nn.functional.linear(rows, weight)
 
 
+def product_in_float32(rows: Tensor, weight: Tensor) -> Tensor:
+    """`rows @ weight.T` on a GPU, in float32 whatever the format of both.
+
+    Args:
+        rows: [R, D]; weight: [F, D].
+
+    Returns:
+        [R, F] float32
+    """
+    if rows.dtype == torch.float32:
+        return rows @ weight.T
+    return torch.mm(rows, weight.T, out_dtype=torch.float32)
+
+
 class PackedLinear(nn.Module):
     """A linear layer without bias whose weight lies as oneDNN multiplies with it, 5 % faster, and nowhere else."""
 

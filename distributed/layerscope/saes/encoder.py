@@ -21,6 +21,7 @@ from layerscope.files import replacing
 from layerscope.hub import repository as hub
 from layerscope.hub.repository import Repository
 from layerscope.numerics.matrix_products import linear, read_in
+from layerscope.numerics.split_weight import SplitWeight
 from layerscope.saes.params_npz import ENCODER_ARRAYS, read_encoder
 
 _MAX_PRE_ACTIVATIONS = 1 << 26  # elements of one [rows, F] product: 256 MiB
@@ -32,9 +33,13 @@ _ID_BITS = 32
 class SaeEncoder:
     """What encoding one layer needs."""
 
-    w_enc: Tensor  # [D, F] float32 or bfloat16
+    w_enc: Tensor | SplitWeight  # [D, F] float32 or bfloat16, on a GPU float32 in parts
     b_enc: Tensor  # [F] float32
     threshold: Tensor  # [F] float32
+
+    @property
+    def d_sae(self) -> int:
+        return len(self.b_enc)
 
 
 class TopK(NamedTuple):
@@ -55,13 +60,16 @@ def encode_top_k(residual: Tensor, sae: SaeEncoder, k: int | None) -> TopK:
     Args:
         residual: [R, D], any float dtype, on the SAE's device.
     """
-    chunk = max(1, _MAX_PRE_ACTIVATIONS // sae.w_enc.shape[1])
+    chunk = max(1, _MAX_PRE_ACTIVATIONS // sae.d_sae)
     return concatenate([_strongest(_active_features(rows, sae), len(rows), k) for rows in torch.split(residual, chunk)])
 
 
 def _active_features(residual: Tensor, sae: SaeEncoder) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, feature ids and activations of everything that fires, row by row: [N] each."""
-    pre = linear(residual.to(sae.w_enc.dtype), sae.w_enc.T).float() + sae.b_enc  # [R, F]
+    if isinstance(sae.w_enc, SplitWeight):
+        pre = sae.w_enc.product(residual).add_(sae.b_enc)  # [R, F]
+    else:
+        pre = linear(residual.to(sae.w_enc.dtype), sae.w_enc.T).float() + sae.b_enc
     # Not "pre > threshold", which would drop a NaN in silence.
     rows, ids = torch.nonzero(~(pre <= sae.threshold.clamp(min=0)), as_tuple=True)
     return rows, ids, pre[rows, ids]
@@ -115,7 +123,8 @@ def load_encoder(
     with safe_open(str(file), framework="pt", device=str(device)) as tensors:
         w_enc, b_enc, threshold = (tensors.get_tensor(name) for name in ENCODER_ARRAYS)
     read_in(w_enc)
-    return SaeEncoder(w_enc, b_enc, threshold)
+    split = SplitWeight.of(w_enc) if device.type == "cuda" and dtype == torch.float32 else None
+    return SaeEncoder(split or w_enc, b_enc, threshold)
 
 
 def cached_encoder(repository: Repository, path: str, d_model: int, dtype: torch.dtype = torch.float32) -> Path:
