@@ -1,12 +1,14 @@
 """What is measured: a model, SAEs, a tokeniser and questions of a given shape, made on the spot from a seed."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers.models.gemma2.modeling_gemma2 import Gemma2RotaryEmbedding
 
 from layerscope.models.loading import load_language_model
 from layerscope.questions.pairs import PROMPT, Pair, PairTokenizer
@@ -52,21 +54,22 @@ SHAPES = {
 }
 
 
-def make(shape: Shape, dataset: Path, folder: Path) -> None:
-    """Writes `folder/model` and `folder/saes` in their public layouts, if they are not there."""
+def make(shape: Shape, dataset: Path, folder: Path, device: str = "cpu") -> None:
+    """Writes `folder/model` and `folder/saes` in their public layouts, if they are not there; drawn on a device."""
     if (folder / "done").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
     questions, _ = select_questions(str(dataset))
     texts = [f"{PROMPT.format(goal=q.goal)} {solution}" for q in questions for solution in (q.sol1, q.sol2)]
     # Learned from the questions, so about as many tokens as Gemma's: 49 and 70 a pair of PIQA, against 48 and 70.
-    tokenizer = make_tokenizer(texts, min(16384, shape.vocabulary - _EXTRA_TOKENS))
-    save_model(_make_model(shape), tokenizer, folder / "model")
-    _make_saes(shape, [question for question, _ in zip(questions, range(_CALIBRATION), strict=False)], folder)
+    tokenizer = make_tokenizer(sorted(set(texts)), min(16384, shape.vocabulary - _EXTRA_TOKENS))
+    save_model(make_model(shape, device), tokenizer, folder / "model")
+    _make_saes(shape, [question for question, _ in zip(questions, range(_CALIBRATION), strict=False)], folder, device)
     (folder / "done").touch()
 
 
-def _make_model(shape: Shape) -> Gemma2ForCausalLM:
+def make_model(shape: Shape, device: str) -> Gemma2ForCausalLM:
+    """A Gemma 2 with random weights in bfloat16."""
     config = Gemma2Config(
         vocab_size=shape.vocabulary,
         hidden_size=shape.d_model,
@@ -83,8 +86,10 @@ def _make_model(shape: Shape) -> Gemma2ForCausalLM:
     )
     with torch.device("meta"):
         model = Gemma2ForCausalLM(config).to(torch.bfloat16)
-    model.to_empty(device="cpu").tie_weights()
-    noise = torch.from_numpy(np.random.default_rng(0).standard_normal(_BLOCK + 64, dtype=np.float32))
+    model.to_empty(device=device).tie_weights()
+    model.model.rotary_emb = Gemma2RotaryEmbedding(config).to(device)  # its numbers are computed, not drawn
+    model.model.embed_tokens.embed_scale = torch.tensor(shape.d_model**0.5, device=device)
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal(_BLOCK + 64, dtype=np.float32)).to(device)
     for number, (name, parameter) in enumerate(sorted(model.named_parameters())):
         flat = parameter.data.view(-1)
         if parameter.dim() == 2:
@@ -98,19 +103,25 @@ def _make_model(shape: Shape) -> Gemma2ForCausalLM:
 
 
 @torch.inference_mode()
-def _make_saes(shape: Shape, questions: list[Question], folder: Path) -> None:
+def _make_saes(shape: Shape, questions: list[Question], folder: Path, device: str) -> None:
     """Random JumpReLU SAEs, the encoder half alone, with one threshold under which `l0` features fire on average."""
-    model = load_language_model(folder / "model", torch.bfloat16, torch.device("cpu"))
+    model = load_language_model(folder / "model", torch.bfloat16, torch.device(device))
     tokenizer = PairTokenizer(folder / "model" / "tokenizer.json", 8192)
     pairs = [pair for pair in tokenizer.pairs(questions) if isinstance(pair, Pair)]
     residuals = model.forward(pairs, range(shape.n_layers)).residuals.float()
-    dice = np.random.default_rng(1)
-    for layer, states in enumerate(residuals):
-        w_enc = dice.standard_normal((shape.d_model, shape.d_sae), dtype=np.float32) * shape.d_model**-0.5
-        b_enc = dice.standard_normal(shape.d_sae, dtype=np.float32) * 0.1
-        pre = states @ torch.from_numpy(w_enc) + torch.from_numpy(b_enc)
-        silent = pre.numel() - shape.l0 * len(states)
-        threshold = np.full(shape.d_sae, float(pre.flatten().kthvalue(silent).values), dtype=np.float32)
-        path = folder / "saes" / f"layer_{layer}" / "width_16k" / f"average_l0_{shape.l0}" / "params.npz"
-        path.parent.mkdir(parents=True)
-        np.savez(path, W_enc=w_enc, b_enc=b_enc, threshold=threshold)
+    dice = torch.Generator(device).manual_seed(1)
+    with ThreadPoolExecutor() as writers:
+        for layer, states in enumerate(residuals):
+            path = folder / "saes" / f"layer_{layer}" / "width_16k" / f"average_l0_{shape.l0}" / "params.npz"
+            path.parent.mkdir(parents=True)
+            writers.submit(np.savez, path, **_sae(shape, states, dice, device))
+
+
+def _sae(shape: Shape, states: torch.Tensor, dice: torch.Generator, device: str) -> dict[str, np.ndarray]:
+    """The arrays of one SAE, set by the residual stream [R, D] of some questions."""
+    w_enc = torch.randn(shape.d_model, shape.d_sae, generator=dice, device=device) * shape.d_model**-0.5
+    b_enc = torch.randn(shape.d_sae, generator=dice, device=device) * 0.1
+    pre = (states.to(device) @ w_enc + b_enc).flatten()
+    threshold = float(pre.topk(shape.l0 * len(states) + 1).values[-1])
+    arrays = {"W_enc": w_enc, "b_enc": b_enc, "threshold": torch.full((shape.d_sae,), threshold)}
+    return {name: array.cpu().numpy() for name, array in arrays.items()}

@@ -27,7 +27,8 @@ def matrix_rate(shape: Shape, dtype: str, device: str) -> float:
     number_format: Any = getattr(torch, dtype)
     wide = 8192 if device == "cuda" else 2048
     sizes = [(wide, wide, wide), (1024, shape.d_model, shape.d_mlp), (1024, shape.d_mlp, shape.d_model)]
-    return max(_rate(layer, *size, number_format, device) for size in sizes for layer in (_plain, _mapped, _packed))
+    ways = (_plain,) if device == "cuda" else (_plain, _mapped, _packed)  # there they are the same
+    return max(_rate(way, *size, number_format, device) for size in sizes for way in ways)
 
 
 def _plain(layer: nn.Linear) -> Product:

@@ -104,7 +104,7 @@ def parts(job: Job, device: str, output: Path) -> Parts:
         with clock("join and write"):
             lines = [join_record(frame, [block]) for frame in frames]
             file.append(lines)
-        layout = lay_out(pairs, place)
+        layout = lay_out(pairs, model.transfers)
         counts.update(
             questions=len(pairs),
             tokens=len(layout.tokens),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerscope.engine.logs import Span
+from layerscope.numerics import precision
 from layerscope.numerics.memory import keep_freed_memory
 from layerscope.planning.node import Node
 from layerscope.records.lines import LayerBlock, Outcome
@@ -26,6 +27,7 @@ class TorchSettings:
         """Sets this process up and gives the device and the number format."""
         import torch
 
+        precision.apply()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         if self.device == "cpu":

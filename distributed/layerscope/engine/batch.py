@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from layerscope.errors import LayerscopeError
+from layerscope.numerics.out_of_memory import give_back, is_out_of_memory
 from layerscope.questions.pairs import Pair, PairTokenizer, UnscorableError
 from layerscope.questions.sources import Question
 from layerscope.records.lines import LayerBlock, Outcome, SolutionScore, error_line, frame_record, serialise_block
@@ -68,13 +69,16 @@ def _forward(
 ) -> tuple[list[PairScore], Tensor, bool]:
     try:
         return (*model.forward(pairs, layers), False)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         if len(pairs) == 1:
             raise LayerscopeError(
                 f"Question {ids[0]} ({len(pairs[0].tokens)} tokens) does not fit the memory even alone.\n"
                 "Use a GPU with more memory, --dtype bfloat16 or fewer --gemma-actors on it, and run again to go on."
             ) from error
-    half = len(pairs) // 2  # outside the handler, which keeps the failed pass's tensors alive
+    give_back()  # outside the handler, which keeps the failed pass's tensors alive
+    half = len(pairs) // 2
     first_scores, first, _ = _forward(model, pairs[:half], ids[:half], layers)
     second_scores, second, _ = _forward(model, pairs[half:], ids[half:], layers)
     return first_scores + second_scores, torch.cat([first, second], dim=1), True
@@ -113,12 +117,15 @@ def encode_block(residuals: Tensor, layers: Sequence[int], encoders: Sequence[Sa
 def _encode(rows: Tensor, sae: SaeEncoder, k: int | None) -> tuple[TopK, bool]:
     try:
         return encode_top_k(rows, sae, k), False
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         if len(rows) == 1:
             raise LayerscopeError(
-                f"One row does not fit the memory beside an SAE of {sae.w_enc.shape[1]} features.\n"
+                f"One row does not fit the memory beside an SAE of {sae.d_sae} features.\n"
                 "Use a GPU with more memory, --sae-dtype bfloat16 or more --layer-blocks, and run again to go on."
             ) from error
+    give_back()
     half = len(rows) // 2
     return concatenate([_encode(part, sae, k)[0] for part in (rows[:half], rows[half:])]), True
 

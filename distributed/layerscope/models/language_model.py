@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import Gemma2ForCausalLM
 
 from layerscope.models.pair_attention import PairLayout, lay_out, pair_masks
-from layerscope.numerics.matrix_products import linear
+from layerscope.numerics.matrix_products import linear, product_in_float32
+from layerscope.numerics.transfers import Download, Transfers
 from layerscope.questions.pairs import Pair
 
 _VOCABULARY_CHUNK = 4096  # columns of the output projection taken at once
@@ -43,11 +44,25 @@ class BatchResult(NamedTuple):
     residuals: Tensor  # [L, 2 B, D] in the model's dtype, on the CPU; rows 2 b and 2 b + 1 are pair b's solutions
 
 
+class Decoder(Protocol):
+    """Another way through the decoder layers than transformers' own modules."""
+
+    def forward(self, layout: PairLayout, layers: Sequence[int], rows: Tensor) -> tuple[Tensor, Tensor]:
+        """[T, D] after the final norm, and [L, R, D] of the residual stream at chosen rows after chosen layers."""
+
+
 @dataclass(frozen=True)
 class LanguageModel:
-    """A loaded Gemma 2, which several threads may use: each makes ready for its turn while another's pass runs."""
+    """A loaded Gemma 2, which several threads may use: each makes ready for its turn while another's pass runs.
+
+    A turn ends when the device has been given all its work, not when that is done: a GPU goes from one pass to the next
+    without a pause.
+    """
 
     model: Gemma2ForCausalLM
+    decoder: Decoder | None = None
+    """None is transformers' modules."""
+    transfers: Transfers = field(default_factory=lambda: Transfers(None))
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
@@ -57,32 +72,31 @@ class LanguageModel:
     @torch.inference_mode()
     def forward(self, pairs: Sequence[Pair], layers: Sequence[int]) -> BatchResult:
         """Scores both solutions of every pair and captures their final tokens' residual stream after some layers."""
-        layout = lay_out(pairs, self.device)
+        layout = lay_out(pairs, self.transfers)
         with self._turn:
-            return self._forward(layout, layers)
+            download = self._begin(layout, layers)
+        residuals, finite, log_probs = download.wait()
+        return BatchResult(_scores(log_probs.numpy(), layout.target_starts, finite.numpy(), layers), residuals)
 
-    def _forward(self, layout: PairLayout, layers: Sequence[int]) -> BatchResult:
+    def _begin(self, layout: PairLayout, layers: Sequence[int]) -> Download:
+        """Gives the device all work of a batch, and waits for none of it."""
+        through = self._through_modules if self.decoder is None else self.decoder.forward
+        hidden, residuals = through(layout, layers, layout.final_tokens)
+        finite = torch.isfinite(residuals).all(dim=-1)  # [L, 2 B]
+        softcap = self.model.config.final_logit_softcapping
+        log_probs = target_log_probs(hidden, self.model.lm_head.weight, layout, softcap)
+        return self.transfers.download(residuals, finite, log_probs)
+
+    def _through_modules(self, layout: PairLayout, layers: Sequence[int], rows: Tensor) -> tuple[Tensor, Tensor]:
         config = self.model.config
-        with capture_rows(self.model.model.layers, layers, layout.final_tokens) as captured:
+        with capture_rows(self.model.model.layers, layers, rows) as captured:
             hidden = self.model.model(
                 input_ids=layout.tokens[None],
                 position_ids=layout.positions[None],
                 attention_mask=pair_masks(layout, config.sliding_window),
                 use_cache=False,
-            ).last_hidden_state[0]  # [T, D], after the final norm
-        residuals = torch.stack([captured[layer] for layer in layers])
-        finite = torch.isfinite(residuals).all(dim=-1)  # [L, 2 B]
-        on_cpu = _begin_copy(residuals)
-        log_probs = target_log_probs(hidden, self.model.lm_head.weight, layout, config.final_logit_softcapping)
-        log_probs, finite = log_probs.cpu(), finite.cpu()  # which waits until the device has done all of it
-        return BatchResult(_scores(log_probs.numpy(), layout.target_starts, finite.numpy(), layers), on_cpu)
-
-
-def _begin_copy(tensor: Tensor) -> Tensor:
-    """A copy on the CPU that a GPU makes in its turn, while it is given more to do; a tensor of the CPU's as it is."""
-    if tensor.device.type == "cpu":
-        return tensor
-    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+            ).last_hidden_state[0]
+        return hidden, torch.stack([captured[layer] for layer in layers])
 
 
 @contextmanager
@@ -137,16 +151,15 @@ def _log_sum_exp(rows: Tensor, output_weight: Tensor, softcap: float | None) -> 
     Args:
         rows: [P, D] after the final norm.
     """
-    rounded = rows.dtype != torch.float32 and rows.device.type == "cpu"
+    if rows.device.type != "cpu":
+        return _log_sum_exp_on_gpu(rows, output_weight, softcap)
+    rounded = rows.dtype != torch.float32
     total = torch.zeros(len(rows), device=rows.device)
     likely: list[tuple[Tensor, Tensor, Tensor]] = []
     for start in range(0, len(output_weight), _VOCABULARY_CHUNK):
         weight = output_weight[start : start + _VOCABULARY_CHUNK]
-        if rows.dtype == torch.float32 or rounded:
-            # Weights times rows is 8 % faster than rows times weights, which come from memory.
-            logits = linear(weight, rows).float()  # [chunk, P]
-        else:
-            logits = torch.mm(weight, rows.T, out_dtype=torch.float32)
+        # Weights times rows is 8 % faster than rows times weights, which come from memory.
+        logits = linear(weight, rows).float()  # [chunk, P]
         exponentials = _exp(logits, softcap)
         total = total + exponentials.sum(dim=0)
         if rounded:
@@ -160,6 +173,17 @@ def _log_sum_exp(rows: Tensor, output_weight: Tensor, softcap: float | None) -> 
         exact = _exp(_logits_at(rows, output_weight, row, token, None), softcap)
         total = total.index_add(0, row, exact - value)
     return (total.log() + _shift(softcap)).float()
+
+
+def _log_sum_exp_on_gpu(rows: Tensor, output_weight: Tensor, softcap: float | None) -> Tensor:
+    """`_log_sum_exp` where products give float32 from whatever they take, and one kernel does the rest."""
+    from layerscope.numerics.kernels import add_exponentials
+
+    peak = torch.full((len(rows),), -torch.inf, device=rows.device)
+    total = torch.zeros_like(peak)
+    for weight in torch.split(output_weight, _VOCABULARY_CHUNK):
+        add_exponentials(product_in_float32(rows, weight), peak, total, softcap)
+    return peak + total.log()
 
 
 def _shift(softcap: float | None) -> float:

@@ -15,6 +15,7 @@ from layerscope.errors import LayerscopeError, first_line
 from layerscope.models.language_model import LanguageModel
 from layerscope.models.pair_attention import ATTENTION
 from layerscope.numerics.matrix_products import PackedLinear, converted, pack, read_in
+from layerscope.numerics.transfers import Cuda, Transfers
 
 _FORMATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -60,7 +61,15 @@ def load_language_model(folder: Path, dtype: torch.dtype, device: torch.device) 
     if first_dtype != dtype:
         _convert(model, dtype)
     read_in(*model.parameters())
-    return LanguageModel(model.eval().requires_grad_(False))
+    return _on_device(model.eval().requires_grad_(False))
+
+
+def _on_device(model: Gemma2ForCausalLM) -> LanguageModel:
+    if model.device.type != "cuda":
+        return LanguageModel(model)
+    from layerscope.models.fused_decoder import FusedDecoder  # Triton comes with torch for GPUs alone
+
+    return LanguageModel(model, FusedDecoder(model), Transfers(Cuda(model.device)))
 
 
 def _stored_format(folder: Path) -> torch.dtype | None:

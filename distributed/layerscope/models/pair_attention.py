@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from layerscope.numerics.transfers import Transfers
 from layerscope.questions.pairs import Pair
 
 ATTENTION = "layerscope_pairs"
@@ -31,6 +32,8 @@ class PairLayout:
     positions: Tensor  # [T] int64; of each token in its own text
     gather: Tensor  # [B, W] int64; where in T each place of the rows comes from (0 for padding)
     scatter: Tensor  # [T] int64; where in B * W each token lies
+    row_starts: Tensor  # [T] int32 into T; where the row of each token begins
+    segments: Tensor  # [T] int32, as in `row_segments`
     row_positions: Tensor  # [B, W] int32
     row_segments: Tensor  # [B, W] int8; 0 shared, 1 rest of solution 1, 2 rest of solution 2, 3 padding
     final_tokens: Tensor  # [2 B] int64 into T
@@ -40,8 +43,8 @@ class PairLayout:
     target_starts: NDArray[np.int64]  # [2 B + 1]; where each solution's tokens begin
 
 
-def lay_out(pairs: Sequence[Pair], device: torch.device) -> PairLayout:
-    """The index arithmetic of a batch."""
+def lay_out(pairs: Sequence[Pair], transfers: Transfers) -> PairLayout:
+    """The index arithmetic of a batch, on the device of `transfers`."""
     widths = [len(pair.tokens) for pair in pairs]
     offsets = np.concatenate([[0], np.cumsum(widths)])
     width = max(widths)
@@ -65,15 +68,15 @@ def lay_out(pairs: Sequence[Pair], device: torch.device) -> PairLayout:
             target_starts.append(len(targets))
     real = row_segments != 3
     unique_predictors, target_predictors = np.unique(np.array(predictors), return_inverse=True)
-
-    def tensor(array: Any, dtype: Any = np.int64) -> Tensor:
-        return torch.as_tensor(np.asarray(array, dtype=dtype)).to(device, non_blocking=True)
+    tensor = transfers.upload
 
     return PairLayout(
         tokens=tensor(np.concatenate([pair.tokens for pair in pairs])),
         positions=tensor(row_positions[real]),
         gather=tensor(gather),
         scatter=tensor(np.flatnonzero(real)),
+        row_starts=tensor(np.repeat(offsets[:-1], widths), np.int32),
+        segments=tensor(row_segments[real], np.int32),
         row_positions=tensor(row_positions, np.int32),
         row_segments=tensor(row_segments, np.int8),
         final_tokens=tensor(final_tokens),
@@ -153,7 +156,9 @@ def pair_attention(
     outputs = []
     for start in range(0, width, chunk):
         rows = query[:, :, :, start : start + chunk]  # [B, K, H / K, chunk, d]
-        scores = torch.unflatten((rows.flatten(2, 3) @ key.transpose(2, 3)).float(), 2, rows.shape[2:4])
+        # In float32, because bfloat16 has no digits to spare for a score of 50 and its exponential.
+        products = rows.flatten(2, 3).float() @ key.transpose(2, 3).float()
+        scores = torch.unflatten(products, 2, rows.shape[2:4])
         if softcap is None:
             scores.mul_(scaling)
         else:

@@ -18,6 +18,7 @@ from layerscope.hub import repository as hub
 from layerscope.hub.cache import alone_with, cached, make_room, touch
 from layerscope.hub.repository import Repository
 from layerscope.numerics.matrix_products import read_in
+from layerscope.numerics.split_weight import SplitWeight
 from layerscope.saes.encoder import SaeEncoder
 from layerscope.saes.params_npz import ENCODER_ARRAYS, read_encoder
 
@@ -45,7 +46,8 @@ def load_encoder(
     touch(file)
     w_enc, b_enc, threshold = (tensors[name].to(device) for name in ENCODER_ARRAYS)
     read_in(w_enc)
-    return SaeEncoder(w_enc, b_enc, threshold)
+    split = SplitWeight.of(w_enc) if device.type == "cuda" and dtype == torch.float32 else None
+    return SaeEncoder(split or w_enc, b_enc, threshold)
 
 
 def _make(repository: Repository, path: str, d_model: int, dtype: torch.dtype, file: Path | None) -> dict[str, Tensor]:

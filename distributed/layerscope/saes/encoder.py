@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from layerscope.numerics.matrix_products import linear
+from layerscope.numerics.split_weight import SplitWeight
 
 _MAX_PRE_ACTIVATIONS = 1 << 26  # elements of one [rows, F] product: 256 MiB
 _LARGEST_BITS = np.uint32(0x7FFFFFFF)  # of a float32 without its sign
@@ -23,9 +24,13 @@ _ID_BITS = 32
 class SaeEncoder:
     """What encoding one layer needs."""
 
-    w_enc: Tensor  # [D, F] float32 or bfloat16
+    w_enc: Tensor | SplitWeight  # [D, F] float32 or bfloat16, on a GPU float32 in parts
     b_enc: Tensor  # [F] float32
     threshold: Tensor  # [F] float32
+
+    @property
+    def d_sae(self) -> int:
+        return len(self.b_enc)
 
 
 class TopK(NamedTuple):
@@ -46,13 +51,16 @@ def encode_top_k(residual: Tensor, sae: SaeEncoder, k: int | None) -> TopK:
     Args:
         residual: [R, D], any float dtype, on the SAE's device.
     """
-    chunk = max(1, _MAX_PRE_ACTIVATIONS // sae.w_enc.shape[1])
+    chunk = max(1, _MAX_PRE_ACTIVATIONS // sae.d_sae)
     return concatenate([_strongest(_active_features(rows, sae), len(rows), k) for rows in torch.split(residual, chunk)])
 
 
 def _active_features(residual: Tensor, sae: SaeEncoder) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, feature ids and activations of everything that fires, row by row: [N] each."""
-    pre = linear(residual.to(sae.w_enc.dtype), sae.w_enc.T).float() + sae.b_enc  # [R, F]
+    if isinstance(sae.w_enc, SplitWeight):
+        pre = sae.w_enc.product(residual).add_(sae.b_enc)  # [R, F]
+    else:
+        pre = linear(residual.to(sae.w_enc.dtype), sae.w_enc.T).float() + sae.b_enc
     # Not "pre > threshold", which would drop a NaN in silence.
     rows, ids = torch.nonzero(~(pre <= sae.threshold.clamp(min=0)), as_tuple=True)
     return rows, ids, pre[rows, ids]

@@ -145,13 +145,17 @@ def test_a_process_on_this_machine_that_never_comes_ends_the_run_too(monkeypatch
 
 def test_an_actor_that_dies_again_and_again_while_it_starts_ends_the_run() -> None:
     crew, engine, _ = crew_on([node("a")], device="cpu")
-    with pytest.raises(LayerscopeError, match="died 5 times while it was starting"):
+
+    def all_die() -> None:
         for _ in range(20):
             for actor in engine.actors[-2:]:
                 engine.end(actor)
             for reference in engine.wait(list(crew.starting), 0.5):
                 if reference in crew.starting:
                     crew.take(reference)
+
+    with pytest.raises(LayerscopeError, match="died 5 times while it was starting"):
+        all_die()
 
 
 def test_a_run_goes_on_over_nodes_that_are_lost_and_join() -> None:

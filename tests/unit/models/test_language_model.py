@@ -149,7 +149,7 @@ def test_chunks_of_queries_and_vocabulary_do_not_change_the_result(
 
 def test_log_probs_sum_to_one(model: LanguageModel, tokenizer: PairTokenizer) -> None:
     pair = tokenizer.pair(Question(0, "a", "b", "c", 0))
-    layout = lay_out([pair], model.device)
+    layout = lay_out([pair], model.transfers)
     hidden = torch.randn(len(pair.tokens), model.model.config.hidden_size, device=model.device)
     vocabulary = model.model.config.vocab_size
     every = layout.__class__(

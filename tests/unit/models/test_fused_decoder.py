@@ -1,0 +1,119 @@
+"""The decoder for GPUs gives what transformers' modules give, in the same number format, by Triton's interpreter."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+
+interpreter = pytest.importorskip("triton.runtime.interpreter")
+
+from layerscope.models.fused_decoder import FusedDecoder  # noqa: E402
+from layerscope.models.language_model import LanguageModel  # noqa: E402
+from layerscope.models.loading import load_language_model  # noqa: E402
+from layerscope.models.pair_attention import lay_out  # noqa: E402
+from layerscope.numerics import kernels  # noqa: E402
+from layerscope.questions.pairs import PairTokenizer  # noqa: E402
+from layerscope.questions.sources import Question  # noqa: E402
+from plain import DEVICES  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # infinite as on a GPU, and meant
+DEVICE = DEVICES[-1]
+LAYERS = [0, 2]
+QUESTIONS = [
+    ("Cut bread", "Use a sharp knife.", "Use a blunt spoon for it, and wait."),
+    ("Keep soup warm", "ice " * 30, "ice " * 20 + "melts " * 25),  # several blocks, several times the window of 12
+    ("Make ice", "Freeze water.", "Freeze water."),  # nothing but shared tokens
+    ("a", "b", "c"),
+]
+
+
+_patch_tensor = interpreter._patch_lang_tensor
+
+
+def _patch_tensor_for_numpy(tensor: Any, scope: Any) -> None:
+    """Numpy since 2.4 makes no whole number of an array that is not 0-dimensional, which Triton 3.6 asks of it."""
+    _patch_tensor(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+
+@pytest.fixture(autouse=True)
+def _numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", _patch_tensor_for_numpy)
+
+
+def plain_and_fused(tiny: Path, dtype: torch.dtype) -> tuple[LanguageModel, FusedDecoder]:
+    """Transformers' modules, and the decoder over a copy of their weights that no CPU's library has packed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("layerscope.models.loading.pack", lambda *_: None)
+        model = load_language_model(tiny / "model", dtype, DEVICE).model
+    return LanguageModel(model), FusedDecoder(model)
+
+
+# Triton's interpreter multiplies bfloat16 by its bits, so that is left to a GPU.
+FORMATS = [(torch.float32, 2e-5), (torch.bfloat16, 4e-2)] if DEVICE.type == "cuda" else [(torch.float32, 2e-5)]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), FORMATS)
+@torch.inference_mode()
+def test_the_decoder_gives_what_the_modules_give(tiny: Path, dtype: torch.dtype, tolerance: float) -> None:
+    model, decoder = plain_and_fused(tiny, dtype)
+    tokenizer = PairTokenizer(tiny / "model" / "tokenizer.json", 8192)
+    layout = lay_out([tokenizer.pair(Question(i, *texts, 0)) for i, texts in enumerate(QUESTIONS)], model.transfers)
+    rows = torch.arange(len(layout.tokens))
+    expected = model._through_modules(layout, LAYERS, rows)
+    got = decoder.forward(layout, LAYERS, rows)
+    for mine, theirs in zip(got, expected, strict=True):
+        assert mine.dtype == dtype
+        assert mine.shape == theirs.shape
+        distance = float((mine.float() - theirs.float()).norm() / theirs.float().norm())
+        assert distance < tolerance
+
+
+def test_the_modules_keep_working_on_the_weights_that_the_decoder_has(tiny: Path) -> None:
+    model, decoder = plain_and_fused(tiny, torch.float32)
+    layer = model.model.model.layers[1]
+    joined = decoder._layers[1].attention_in
+    assert layer.self_attn.q_proj.weight.data_ptr() == joined.data_ptr()
+    assert torch.equal(torch.cat([getattr(layer.self_attn, f"{name}_proj").weight for name in "qkv"]), joined)
+
+
+@pytest.mark.parametrize("softcap", [30.0, 50.0, None])
+def test_exponentials_are_summed_over_chunks_whatever_the_cap(softcap: float | None) -> None:
+    logits = torch.randn(7, 3000, generator=torch.Generator().manual_seed(0)) * 40
+    logits[2] += 200  # whose exponentials float32 does not have
+    peak, total = torch.full((7,), -torch.inf), torch.zeros(7)
+    for chunk in logits.split(1100, dim=1):
+        kernels.add_exponentials(chunk.contiguous(), peak, total, softcap)
+    capped = logits.double() if softcap is None else torch.tanh(logits.double() / softcap) * softcap
+    np.testing.assert_allclose((peak + total.log()).numpy(), capped.logsumexp(dim=1).numpy(), rtol=1e-6, atol=1e-5)
+
+
+def test_a_gate_far_below_zero_keeps_its_digits() -> None:
+    gate = torch.linspace(-12, 12, 500)[None]
+    got = kernels.gelu_product(torch.cat([gate, torch.ones_like(gate)], dim=1))
+    wide = gate.double()
+    expected = wide * torch.sigmoid(2 * np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3))  # tanh has none left at -12
+    np.testing.assert_allclose(got.numpy(), expected.numpy(), rtol=2e-5, atol=1e-30)
+
+
+def test_every_step_is_rounded_where_transformers_rounds() -> None:
+    """The norm before it is added, the sum before it is normed again, GELU before it is multiplied.
+
+    In float16, because the interpreter cuts bfloat16 off.
+    """
+    generator = torch.Generator().manual_seed(0)
+    stream, branch = torch.randn(2, 5, 48, generator=generator).half()
+    after, before = (Gemma2RMSNorm(48) for _ in range(2))
+    for each in (after, before):
+        each.weight.data = torch.randn(48, generator=generator)
+    total = stream + after(branch)
+    expected = before(total)
+    got = kernels.add_norm(stream, branch, 1 + after.weight.detach(), 1 + before.weight.detach(), 1e-6)
+    assert float((stream != total).float().mean()) < 0.02  # but for ties that a float32's last digit decides
+    assert float((got != expected).float().mean()) < 0.02
+    gate, up = torch.randn(2, 5, 48, generator=generator).half()
+    expected = torch.nn.functional.gelu(gate, approximate="tanh") * up
+    assert float((kernels.gelu_product(torch.cat([gate, up], dim=1)) != expected).float().mean()) < 0.02
