@@ -24,10 +24,12 @@ from layerscope.models.language_model import LanguageModel
 from layerscope.models.loading import load_language_model
 from layerscope.models.pair_attention import lay_out
 from layerscope.models.spec import tokenizer_path
-from layerscope.planning.job import Job, prepare
+from layerscope.planning.job import Job
 from layerscope.planning.machine import probe
+from layerscope.planning.prepare import prepare
 from layerscope.questions.pairs import Pair, PairTokenizer
-from layerscope.saes.encoder import SaeEncoder, TopK, encode_top_k, load_encoder
+from layerscope.saes.cache import load_encoder
+from layerscope.saes.encoder import SaeEncoder, TopK, encode_top_k
 
 _TOLERANCE = 2e-3  # of a log-likelihood in float32
 
