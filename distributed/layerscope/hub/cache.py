@@ -56,7 +56,8 @@ def touch(file: Path) -> None:
 def alone_with(file: Path) -> Iterator[bool]:
     """Of all processes that want to make a file of the cache, one at a time; gives whether the cache can be written.
 
-    The locks are few and shared by many files, so that they do not grow in number; none is to be taken within another.
+    The locks are few and shared by many files of a kind, so that they do not grow in number; none is to be taken within
+    another of its kind.
     """
     lock = _locked(file)
     try:
@@ -67,8 +68,8 @@ def alone_with(file: Path) -> Iterator[bool]:
 
 
 def _locked(file: Path) -> BaseFileLock | None:
-    name = hashlib.sha256(os.fsencode(file.name)).hexdigest()[:2]
-    lock = FileLock(cache_folder() / _LOCKS / f"{name}.lock")
+    kind, share = file.relative_to(cache_folder()).parts[0], hashlib.sha256(os.fsencode(file.name)).hexdigest()[:2]
+    lock = FileLock(cache_folder() / _LOCKS / f"{kind}-{share}.lock")
     with suppress(OSError):
         for folder in (Path(lock.lock_file).parent, file.parent):
             folder.mkdir(parents=True, exist_ok=True)

@@ -499,7 +499,9 @@ def made_with(tiny: Path, output: Path) -> Callable[..., None]:
             "output_file": str(output / "records.jsonl"),
         }
         job = prepare(Config(**config | changes), [probe()])  # type: ignore[arg-type]
-        with journal.open_journal(job.output.records, job.identity(), {}, overwrite=False) as file:
+        with journal.open_journal(
+            job.output.records, job.identity(), job.about("layerscope run"), overwrite=False
+        ) as file:
             file.append([b'{"example_id": 0}\n'])
 
     return make

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ray.util.metrics import Metric
 
 from background import OUTPUT, SharedRay, Start
 from conftest import Command, words
@@ -27,7 +26,7 @@ DRAWN = {**EXPORTED, "Histogram": "_bucket"}
 
 def exported_names(suffixes: dict[str, str]) -> set[str]:
     """Every metric of a run, under the name that Ray's exporter gives it."""
-    metrics = [one for one in vars(Metrics()).values() if isinstance(one, Metric)]
+    metrics = Metrics()._metrics.values()
     return {metric.info["name"] + suffixes[type(metric).__name__] for metric in metrics}
 
 
