@@ -51,6 +51,7 @@ class GemmaActor(_Actor):
         self, repository: Repository, spec: GemmaSpec, blocks: Sequence[Sequence[int]], settings: TorchSettings
     ) -> None:
         """Loads the model; not done in the constructor, whose errors Ray flattens to text."""
+        from layerscope.engine.batch import warm_up_model
         from layerscope.models.loading import load_language_model
 
         device, dtype = settings.apply()
@@ -61,6 +62,8 @@ class GemmaActor(_Actor):
         with self._log.timed("load"):
             self._tokenizer = PairTokenizer(tokenizer_path(repository), spec.context)
             self._model = load_language_model(fetch_model(repository, spec), dtype, device)
+            if device.type == "cuda":
+                warm_up_model(self._model, self._tokenizer, self._layers)
 
     def score(self, batch: int, questions: Sequence[Question]) -> tuple[Scores | NDArray[np.generic], ...]:
         """One batch. May be called in several threads: one batch is tokenised while a GPU computes another.
@@ -84,6 +87,7 @@ class EncoderActor(_Actor):
 
     def load(self, repository: Repository, saes: Sequence[SaeChoice], d_model: int, settings: TorchSettings) -> None:
         """Loads the encoders."""
+        from layerscope.engine.batch import warm_up_encoders
         from layerscope.saes.cache import load_encoder
 
         self._device, dtype = settings.apply()
@@ -92,6 +96,8 @@ class EncoderActor(_Actor):
         self._log = ActorLog(f"encoder {ranges(self._layers)}")
         with self._log.timed("load"):
             self._encoders = [load_encoder(repository, sae.path, d_model, dtype, self._device) for sae in saes]
+            if self._device.type == "cuda":
+                warm_up_encoders(self._encoders, d_model)
 
     def encode(self, batch: int, residuals: NDArray[np.generic], k: int | None) -> Encoded:
         """Encodes a block of a batch.

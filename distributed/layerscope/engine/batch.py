@@ -21,7 +21,7 @@ from layerscope.numerics.out_of_memory import give_back, is_out_of_memory
 from layerscope.questions.pairs import Pair, PairTokenizer, UnscorableError
 from layerscope.questions.sources import Question
 from layerscope.records.lines import LayerBlock, Outcome, SolutionScore, error_line, frame_record, serialise_block
-from layerscope.saes.encoder import SaeEncoder, TopK, concatenate, encode_top_k
+from layerscope.saes.encoder import SaeEncoder, TopK, concatenate, encode_layers, encode_top_k
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and encoders do without it
     from layerscope.models.language_model import LanguageModel, PairScore
@@ -110,6 +110,13 @@ def encode_block(residuals: Tensor, layers: Sequence[int], encoders: Sequence[Sa
     Raises:
         LayerscopeError: a single row does not fit the memory.
     """
+    if residuals.device.type == "cuda":
+        try:
+            return serialise_block(layers, encode_layers(residuals, encoders, k))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        give_back()  # outside the handler, which keeps the failed try's tensors alive
     found, halved = zip(*(_encode(rows, sae, k) for rows, sae in zip(residuals, encoders, strict=True)), strict=True)
     return replace(serialise_block(layers, found), halved=any(halved))
 
@@ -128,6 +135,17 @@ def _encode(rows: Tensor, sae: SaeEncoder, k: int | None) -> tuple[TopK, bool]:
     give_back()
     half = len(rows) // 2
     return concatenate([_encode(part, sae, k)[0] for part in (rows[:half], rows[half:])]), True
+
+
+def warm_up_model(model: LanguageModel, tokenizer: PairTokenizer, layers: Sequence[int]) -> None:
+    """Has a GPU load its libraries and compile its kernels, which takes seconds, before the first batch."""
+    score_batch(model, tokenizer, [Question(0, "a", "b", "c d", 0)] * 8, layers)
+
+
+def warm_up_encoders(encoders: Sequence[SaeEncoder], d_model: int) -> None:
+    """The same for encoders."""
+    threshold = encoders[0].threshold
+    encode_layers(torch.ones(len(encoders), 2, d_model, dtype=torch.bfloat16, device=threshold.device), encoders, 1)
 
 
 def to_array(tensor: Tensor) -> NDArray[np.generic]:

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError
-from layerscope.saes.encoder import SaeEncoder, TopK, concatenate, encode_top_k
+from layerscope.saes import encoder
+from layerscope.saes.encoder import SaeEncoder, TopK, concatenate, encode_layers, encode_top_k
 from layerscope.saes.params_npz import ENCODER_ARRAYS, read_encoder, read_shapes
 from plain import DEVICES
 
@@ -90,6 +91,29 @@ def test_features_are_those_of_the_formula_strongest_first_and_ties_by_lower_id(
     assert by_row(found) == strongest(expected, k)
     assert found.active_counts.tolist() == np.count_nonzero(expected, axis=1).tolist()
     assert [part.dtype for part in found] == [np.int64, np.float32, np.int64, np.int64]
+
+
+@given(st.lists(encodings(), min_size=1, max_size=3), st.none() | st.integers(1, 14), st.sampled_from([1, 192]))
+@settings(deadline=None, max_examples=100)
+def test_layers_encoded_together_are_those_encoded_one_by_one(
+    layers: list[tuple[NDArray[Any], ...]], k: int | None, room: int
+) -> None:
+    """On a GPU that is shared; with room for one feature a row most layers do not fit and are encoded again."""
+    n_rows, d_model = (min(arrays[0].shape[axis] for arrays in layers) for axis in (0, 1))
+    for device in DEVICES:
+        saes, rows = [], []
+        for arrays in layers:
+            x, w_enc, b_enc, threshold = (torch.from_numpy(array).to(device) for array in arrays)
+            rows.append(x[:n_rows, :d_model])
+            saes.append(SaeEncoder(w_enc[:d_model].contiguous(), b_enc, threshold))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(encoder, "_FEATURES_OF_A_ROW", room)
+            together = encode_layers(torch.stack(rows), saes, k)
+        for found, x, sae in zip(together, rows, saes, strict=True):
+            alone = encode_top_k(x, sae, k)
+            assert by_row(found) == by_row(alone)
+            assert found.active_counts.tolist() == alone.active_counts.tolist()
+            assert [part.dtype for part in found] == [part.dtype for part in alone]
 
 
 def random_sae(d_model: int, d_sae: int) -> tuple[SaeEncoder, torch.Tensor]:
