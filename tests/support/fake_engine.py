@@ -15,6 +15,7 @@ import numpy as np
 
 from layerscope.config import Config
 from layerscope.engine.answers import Arrival, Encoded, Scores
+from layerscope.engine.crew import CALLS_PER_GEMMA_ACTOR
 from layerscope.engine.interface import ActorLost, AnswerLost, EngineLost
 from layerscope.engine.logs import Span
 from layerscope.planning.needs import Needs
@@ -138,7 +139,7 @@ class FakeEngine:
         return self.seconds
 
     def start(self, seat: Seat, node_id: str, accelerator: str, calls_at_once: int) -> Actor:
-        assert calls_at_once in (1, 2)
+        assert calls_at_once in (1, CALLS_PER_GEMMA_ACTOR)
         here = node_id if node_id in self.node_ids() else self._room_for(seat, accelerator)
         self.actors.append(Actor(seat, here))
         return self.actors[-1]

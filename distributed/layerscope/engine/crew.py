@@ -18,7 +18,7 @@ from layerscope.planning.node import Node
 from layerscope.planning.placement import Placement, Seat
 from layerscope.planning.placing import place
 
-CALLS_PER_GEMMA_ACTOR = 2  # one at work and one waiting, so that the GPU never does
+CALLS_PER_GEMMA_ACTOR = 3  # one at work and two made ready: with one an H100 waited a tenth of its time
 MAX_DEATHS = 5  # of one actor while it starts
 _REBUILD_SECONDS = 15.0  # without a way on, once nodes have come or gone
 _OWN_PATIENCE = 300.0  # for a process on this machine, in a Ray of our own, which has room for all

@@ -70,13 +70,15 @@ def encode_layers(residuals: Tensor, encoders: Sequence[SaeEncoder], k: int | No
         return [encode_top_k(rows, sae, k) for rows, sae in zip(residuals, encoders, strict=True)]
     room = n_rows * _FEATURES_OF_A_ROW
     begun = [_begin(rows, sae, room) for rows, sae in zip(residuals, encoders, strict=True)]
-    places, activations, counts = (torch.stack(column).cpu() for column in zip(*begun, strict=True))
-    return [
-        _strongest(*places[layer, :count].T.numpy(), activations[layer, :count].numpy(), n_rows, k)
-        if count <= room
-        else encode_top_k(residuals[layer], sae, k)
-        for layer, (sae, count) in enumerate(zip(encoders, counts.tolist(), strict=True))
-    ]
+    places, activations, counts = (torch.stack(column).cpu().numpy() for column in zip(*begun, strict=True))
+    found = []
+    for layer, (sae, count) in enumerate(zip(encoders, counts.tolist(), strict=True)):
+        if count > room:
+            found.append(encode_top_k(residuals[layer], sae, k))
+        else:
+            row, feature_id = places[layer, :count].T
+            found.append(_strongest(row, feature_id, activations[layer, :count], n_rows, k))
+    return found
 
 
 def _rows_at_once(sae: SaeEncoder) -> int:
