@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 from make_docs import DOCS, generated
 
+from conftest import Command
 from paths import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / ".github/CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
@@ -40,6 +41,11 @@ COMMANDS = [
     if block.language == "bash"
     for line in block.text.strip().splitlines()
 ]
+OPTIONS: dict[str, set[str]] = {}
+"""Of each command of ours, the options that some page or form gives it."""
+for _text in (path.read_text(encoding="utf-8") for path in (*PAGES, *ROOT.glob(".github/ISSUE_TEMPLATE/*.yml"))):
+    for _name, _words in re.findall(r"(?:layerscope (\w+)|_all_layers\.py)\b((?: [^ `#\n][^ `\n]*)*)", _text):
+        OPTIONS.setdefault(_name or "run", set()).update(re.findall(r"--[a-z-]+", _words))
 EXAMPLES = [pytest.param(block.text, id=block.page.stem) for block in BLOCKS if block.language == "python"]
 
 
@@ -136,8 +142,18 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_file_that_is_named_exists(page: Path) -> None:
     """As it stands in the checkout, or in the package: a module that moves takes its name on the pages with it."""
-    named = re.findall(r"`((?:[\w.-]+/)*[\w.-]+(?:/|\.py|\.yaml|\.md))`", page.read_text(encoding="utf-8"))
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:[\w.-]+/)*[\w.-]+(?:/|\.py|\.yaml|\.md))`", text)
+    named += re.findall(r"(?<![\w/.])(?:scripts|distributed|tests)/[\w./-]*\w", text)
     assert [name for name in named if not ((ROOT / name).exists() or (PACKAGE / name).exists())] == []
+
+
+@pytest.mark.parametrize("command", sorted(name for name in OPTIONS if OPTIONS[name] and name.islower()))
+def test_every_option_that_is_named_exists(command: str, layerscope: Command) -> None:
+    """To run it may take the hub, a cloud or an hour; to see that its options are there takes a moment."""
+    known = layerscope(command, "--help", env={"COLUMNS": "300"}).stdout
+    assert "usage" in known
+    assert {option for option in OPTIONS[command] if f" {option}" not in known} == set()
 
 
 def test_every_page_is_in_the_index_and_in_the_readme() -> None:
