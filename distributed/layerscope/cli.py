@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from layerscope import __version__
 from layerscope.config import Config
 from layerscope.errors import LayerscopeError
 from layerscope.files import user_path
@@ -36,11 +37,15 @@ def plan(config: _Options) -> int:
 
 
 @_app.command
-def status(file: tyro.conf.Positional[Path]) -> int:
-    """Say how far the run of an output file is, whether it is alive, and how to go on."""
-    from layerscope.records.status import status
+def status(file: tyro.conf.Positional[Path], json: bool = False) -> int:
+    """Say how far the run of an output file is, whether it is alive, and how to go on.
 
-    print(status(file))
+    Args:
+        json: Print it for programs, with the versions that it was made with.
+    """
+    from layerscope.records.status import as_json, as_text, status
+
+    print((as_json if json else as_text)(status(file)))
     return 0
 
 
@@ -137,6 +142,9 @@ def _outlive_terminals() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process with its exit code: 0 done, 1 failed, 2 usage, 128 + n for signal n."""
     _outlive_terminals()
+    if (sys.argv[1:] if arguments is None else arguments) == ["--version"]:
+        print(f"layerscope {__version__}")
+        sys.exit(0)
     try:
         code = _app.cli(args=arguments, prog="layerscope", config=(tyro.conf.FlagCreatePairsOff,))
     except LayerscopeError as error:

@@ -1,9 +1,12 @@
 """How far a run is, from its file alone."""
 
 import shlex
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from layerscope.formatting import size_text
+import orjson
+
+from layerscope.formatting import size_text, visible
 from layerscope.records.record import Unscored
 from layerscope.records.run import Run
 from layerscope.records.totals import Totals
@@ -11,8 +14,29 @@ from layerscope.records.totals import Totals
 _ERRORS_NAMED = 10
 
 
-def status(path: Path) -> str:
-    """What a person wants to know of a run: done, errors, accuracy so far, alive or not, how to go on.
+@dataclass(frozen=True)
+class Status:
+    """What a person wants to know of a run."""
+
+    file: str
+    bytes: int
+    state: str
+    """`a run is writing it`, `complete` or `stopped`."""
+    done: int
+    """Lines so far, error lines among them."""
+    planned: int
+    errors: tuple[int, ...]
+    """The `example_id` of every error line."""
+    accuracy: str
+    accuracy_per_character: str
+    to_go_on: str | None
+    """The command, where there is something left to do and nobody does it."""
+    software: dict[str, str]
+    hardware: str
+
+
+def status(path: Path) -> Status:
+    """Reads every line of a file, finished or growing.
 
     Raises:
         UsageError: there is no such file, or it has no manifest.
@@ -24,17 +48,43 @@ def status(path: Path) -> str:
         totals.add_record(record)
         if isinstance(record, Unscored):
             errors.append(record.example_id)
-    alive, about = run.alive(), run.manifest.about
-    state = "a run is writing it" if alive else "complete" if totals.questions == run.planned else "stopped"
-    named = f" (example_id {', '.join(map(str, errors[:_ERRORS_NAMED]))})" if errors else ""
+    alive, identity = run.alive(), run.manifest.identity
+    complete = totals.questions == run.planned
+    return Status(
+        file=str(path),
+        bytes=path.stat().st_size,
+        state="a run is writing it" if alive else "complete" if complete else "stopped",
+        done=totals.questions,
+        planned=run.planned,
+        errors=tuple(errors),
+        accuracy=totals.accuracy(),
+        accuracy_per_character=totals.accuracy_per_character(),
+        to_go_on=None if alive or complete else _to_go_on(run),
+        software=identity.software,
+        hardware=identity.hardware,
+    )
+
+
+def as_text(found: Status) -> str:
+    """For people; what the manifest says is made visible before a terminal gets it."""
+    named = f" (example_id {', '.join(map(str, found.errors[:_ERRORS_NAMED]))})" if found.errors else ""
     lines = [
-        f"file      {path} ({size_text(path.stat().st_size)})",
-        f"state     {state}",
-        f"done      {totals.questions} of {run.planned} questions",
-        f"errors    {totals.errors}{named}",
-        f"accuracy  {totals.accuracy()} (acc), {totals.accuracy_per_character()} (acc_norm)",
+        f"file      {found.file} ({size_text(found.bytes)})",
+        f"state     {found.state}",
+        f"done      {found.done} of {found.planned} questions",
+        f"errors    {len(found.errors)}{named}",
+        f"accuracy  {found.accuracy} (acc), {found.accuracy_per_character} (acc_norm)",
+        *([f"to go on  {visible(found.to_go_on)}"] if found.to_go_on else []),
     ]
-    if not alive and totals.questions < run.planned:
-        there = f"cd {shlex.quote(about.folder)} && " if Path(about.folder).is_dir() else ""
-        lines.append(f"to go on  {there}{about.command}")
     return "\n".join(lines)
+
+
+def as_json(found: Status) -> str:
+    """For programs, and for whoever reports a fault."""
+    return orjson.dumps(asdict(found), option=orjson.OPT_INDENT_2).decode()
+
+
+def _to_go_on(run: Run) -> str:
+    about = run.manifest.about
+    there = f"cd {shlex.quote(about.folder)} && " if Path(about.folder).is_dir() else ""
+    return there + about.command

@@ -24,8 +24,8 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
 from layerscope.records.journal import open_journal
 from layerscope.records.lines import SolutionScore, error_line, frame_record, join_record, serialise_block
-from layerscope.records.manifest import About, Identity
-from layerscope.records.status import status
+from layerscope.records.manifest import About, Identity, manifest_path, read_manifest
+from layerscope.records.status import as_json, as_text, status
 from layerscope.records.verify import verify
 from layerscope.saes.encoder import TopK
 from made_up import about, edit_manifest, identity, typed
@@ -136,7 +136,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def test_status_of_a_finished_file_has_the_counts_and_nothing_to_go_on_with(path: Path) -> None:
-    told = fields(status(run_of(path).path))
+    told = fields(as_text(status(run_of(path).path)))
     assert told["file"].startswith(str(path))
     assert told["state"] == "complete"
     assert told["done"] == "8 of 8 questions"
@@ -159,13 +159,13 @@ def test_status_counts_the_likelihood_per_character_for_acc_norm(path: Path) -> 
             share["positive"] == share["negative"] and record["label"] == 0
         )
     assert 0 < right < len(records)
-    assert f", {right / len(records):.2%} ± " in status(run_of(path).path)
+    assert f", {right / len(records):.2%} ± " in as_text(status(run_of(path).path))
 
 
 def test_status_of_a_stopped_run_gives_the_command_that_goes_on(path: Path) -> None:
     run_of(path, LINES[:3])
     path.write_bytes(path.read_bytes() + LINES[3][:50])
-    told = fields(status(path))
+    told = fields(as_text(status(path)))
     assert told["state"] == "stopped"
     assert told["done"] == "3 of 8 questions"
     assert told["errors"] == "1 (example_id 40)"
@@ -175,12 +175,12 @@ def test_status_of_a_stopped_run_gives_the_command_that_goes_on(path: Path) -> N
 def test_the_command_that_goes_on_survives_a_folder_with_a_space(tmp_path: Path) -> None:
     folder = tmp_path / "it's my folder"
     folder.mkdir()
-    told = fields(status(run_of(folder / "out.jsonl", LINES[:3]).path))
+    told = fields(as_text(status(run_of(folder / "out.jsonl", LINES[:3]).path)))
     assert shlex.split(told["to go on"])[:3] == ["cd", str(folder), "&&"]
 
 
 def test_status_of_a_run_without_a_line_yet(path: Path) -> None:
-    told = fields(status(run_of(path, []).path))
+    told = fields(as_text(status(run_of(path, []).path)))
     assert told["state"] == "stopped"
     assert told["done"] == "0 of 8 questions"
     assert told["errors"] == "0"
@@ -192,7 +192,7 @@ def test_many_errors_are_counted_and_the_first_ten_named(path: Path) -> None:
     with open_journal(path, *parts(path, order=order), overwrite=False) as journal:
         journal.recover(lambda _: None)
         journal.append([error_line(number, "too long").line for number in order])
-    told = fields(status(path))
+    told = fields(as_text(status(path)))
     assert told["errors"].startswith("30 (example_id 0, 1, 2, 3, 4, 5, 6, 7, 8, 9")
     assert "10" not in told["errors"]
     assert told["accuracy"] == "no question scored (acc), no question scored (acc_norm)"
@@ -215,13 +215,13 @@ sys.stdin.read()
         assert process.stdout
         assert process.stdin
         assert process.stdout.readline() == b"ready\n"
-        told = fields(status(path))
+        told = fields(as_text(status(path)))
         assert f"{len(lines)} of 8 lines" in verify(path)
         process.stdin.close()
     assert told["state"] == "a run is writing it"
     assert told["done"] == f"{len(lines)} of 8 questions"
     assert "to go on" not in told
-    assert fields(status(path))["state"] == ("complete" if lines == LINES else "stopped")
+    assert fields(as_text(status(path)))["state"] == ("complete" if lines == LINES else "stopped")
 
 
 def test_looking_changes_nothing(path: Path) -> None:
@@ -560,7 +560,7 @@ def test_the_commands_end_with_zero_on_a_sound_file(path: Path, layerscope: Comm
     run_of(path, LINES[:5])
     told = layerscope("status", str(path))
     assert (told.returncode, told.stderr) == (0, "")
-    assert told.stdout == status(path) + "\n"
+    assert told.stdout == as_text(status(path)) + "\n"
     told = layerscope("verify", path.name, cwd=path.parent)
     assert (told.returncode, told.stderr) == (0, "")
     assert "5 of 8 lines" in told.stdout
@@ -606,3 +606,24 @@ def test_the_status_command_on_a_spoilt_file_prints_no_traceback(path: Path, lay
     assert told.returncode == 1
     assert "line 5" in told.stderr
     assert "Traceback" not in told.stderr
+
+
+def test_what_programs_are_told_of_a_run_names_what_it_was_made_with(tmp_path: Path) -> None:
+    """Whoever reports a fault sends this; without versions and hardware nobody can repeat it."""
+    run = run_of(tmp_path / "out.jsonl", LINES[:3])
+    told = orjson.loads(as_json(status(run.path)))
+    assert (told["done"], told["planned"], told["state"]) == (3, len(LINES), "stopped")
+    manifest = read_manifest(run.path)
+    assert told["software"] == manifest.identity.software
+    assert told["hardware"] == manifest.identity.hardware
+    assert told["to_go_on"].endswith(manifest.about.command)
+
+
+def test_a_command_from_a_manifest_reaches_a_terminal_as_text(tmp_path: Path) -> None:
+    """A manifest of somebody else's would clear the screen, or write a command that looks like another."""
+    path = run_of(tmp_path / "out.jsonl", LINES[:3]).path
+    beside = manifest_path(path)
+    beside.write_bytes(beside.read_bytes().replace(b'"command": "', b'"command": "\\u001b[2J'))
+    assert "\x1b" in status(path).to_go_on  # type: ignore[operator]
+    assert "\x1b" not in as_text(status(path))
+    assert "[U+001B][2J" in as_text(status(path))
