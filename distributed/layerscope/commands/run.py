@@ -177,8 +177,10 @@ def _stop_signals() -> Iterator[list[signal.Signals]]:
         yield caught
     finally:
         for number, handler in zip(numbers, before, strict=True):
-            if number not in caught:  # else the second hang-up would end the process while Ray is shut down
+            if number not in caught:
                 signal.signal(number, handler)
+            elif number == signal.SIGHUP:  # the second would end the process while Ray is shut down, or Python itself
+                signal.signal(number, signal.SIG_IGN)
 
 
 def command_line() -> str:

@@ -126,7 +126,9 @@ def test_a_full_cluster_ends_the_run_with_what_was_asked_for_and_what_there_is(c
         assert other.stdin is not None
         other.stdin.close()
     assert code == 1
-    assert re.search(r"no actor of gemma could start: each asks for 1 CPU and 0 GPU; .* 1 CPU \(0 free\)", errors)
+    assert re.search(
+        r"no actor of gemma(, encoder 0-2)? could start: each asks for 1 CPU and 0 GPU; .* 1 CPU \(0 free\)", errors
+    )
     assert "--patience" in errors
     assert "Traceback" not in errors
 
