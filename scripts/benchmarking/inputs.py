@@ -12,7 +12,8 @@ from transformers.models.gemma2.modeling_gemma2 import Gemma2RotaryEmbedding
 
 from layerscope.models.loading import load_language_model
 from layerscope.questions.pairs import PROMPT, Pair, PairTokenizer
-from layerscope.questions.sources import Question, select_questions
+from layerscope.questions.selection import select_questions
+from layerscope.questions.sources import Question
 from layerscope.standin.build import make_tokenizer, save_model
 
 _BLOCK = (1 << 24) - 7  # random numbers that fill the weights again and again, shifted, because drawing takes longer

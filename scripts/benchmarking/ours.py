@@ -28,7 +28,7 @@ from layerscope.questions.sources import Question
 from layerscope.records.journal import open_journal
 from layerscope.records.lines import Frame, SolutionScore, frame_record, join_record, serialise_block
 from layerscope.saes.cache import load_encoder
-from layerscope.saes.encoder import TopK, encode_top_k
+from layerscope.saes.encoder import SaeEncoder, TopK, encode_top_k
 
 STAGES = ("tokenise", "body", "projection and scores", "encode and top k", "JSON", "join and write")
 
@@ -68,10 +68,7 @@ class Clock:
 def parts(job: Job, device: str, output: Path) -> Parts:
     """Every part over every batch of the plan, without Ray."""
     place, dtype = TorchSettings(device, job.numerics.dtype, job.numerics.threads).apply()
-    tokenizer = PairTokenizer(tokenizer_path(job.model), job.spec.context)
-    model = load_language_model(Path(job.model.name), dtype, place)
-    sae_dtype = getattr(torch, job.numerics.sae_dtype)
-    saes = [load_encoder(job.sae_repository, sae.path, job.spec.d_model, sae_dtype, place) for sae in job.saes]
+    model, tokenizer, saes = _loaded(job, dtype, place)
     clock = Clock()
     project = language_model.target_log_probs
 
@@ -82,8 +79,6 @@ def parts(job: Job, device: str, output: Path) -> Parts:
     language_model.target_log_probs = timed_projection
     answers: Answers = {}
     counts: Counter[str] = Counter()
-    identity = {"settings": {"top_k": job.numerics.top_k}, "plan": {"questions": job.n_questions}}
-    about = {"order": " ".join(map(str, job.plan.order.tolist())), "average_l0": {}}
 
     def solve(batch: int, file: Any) -> None:
         questions = [job.selection[int(example_id)] for example_id in job.plan.batch(batch)]
@@ -122,12 +117,22 @@ def parts(job: Job, device: str, output: Path) -> Parts:
     for batches in ([0], range(len(job.plan))):  # the first time to warm up
         clock.seconds.clear()
         counts.clear()
-        with open_journal(output, identity, about, overwrite=True) as file:
+        with open_journal(output, job.identity(), job.about("benchmark"), overwrite=True) as file:
             for batch in batches:
                 solve(batch, file)
     seconds = {part: float(clock.seconds[part]) for part in STAGES}
     seconds["body"] -= seconds["projection and scores"]
     return Parts(seconds, **counts, dict_json=float(clock.seconds["dicts and orjson"]), answers=answers)
+
+
+def _loaded(
+    job: Job, dtype: torch.dtype, place: torch.device
+) -> tuple[language_model.LanguageModel, PairTokenizer, list[SaeEncoder]]:
+    tokenizer = PairTokenizer(tokenizer_path(job.model), job.spec.context)
+    model = load_language_model(Path(job.model.name), dtype, place)
+    sae_dtype = getattr(torch, job.numerics.sae_dtype)
+    saes = [load_encoder(job.sae_repository, sae.path, job.spec.d_model, sae_dtype, place) for sae in job.saes]
+    return model, tokenizer, saes
 
 
 def _row_ids(found: TopK, row: int) -> set[int]:

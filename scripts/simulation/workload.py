@@ -21,7 +21,8 @@ from layerscope.planning.placing import place
 from layerscope.planning.settings import Numerics, settle_crew
 from layerscope.questions.pairs import Pair
 from layerscope.questions.plan import make_plan
-from layerscope.questions.sources import Question, select_questions
+from layerscope.questions.selection import select_questions
+from layerscope.questions.sources import Question
 from layerscope.records.lines import Frame, LayerBlock, SolutionScore, frame_record, serialise_block
 from layerscope.records.manifest import About, Identity, ModelFiles, PlanSize, SaeFile, SaeFiles, Settings, Tokens
 from layerscope.saes.gemma_scope import SaeChoice

@@ -17,7 +17,7 @@ from layerscope.planning.settings import (
 )
 from layerscope.questions.pairs import PROMPT
 from layerscope.questions.plan import Plan
-from layerscope.questions.sources import Selection
+from layerscope.questions.selection import Selection
 from layerscope.records.manifest import About, Identity, ModelFiles, PlanSize, SaeFile, SaeFiles, Settings, Tokens
 from layerscope.saes.gemma_scope import SaeChoice
 

@@ -21,7 +21,8 @@ from layerscope.planning.placing import place
 from layerscope.planning.settings import dataset, numeric, sae_width, settle_crew, settle_numerics
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.plan import make_plan
-from layerscope.questions.sources import question_files, select_questions
+from layerscope.questions.selection import select_questions
+from layerscope.questions.sources import question_files
 from layerscope.records import journal
 from layerscope.records.manifest import manifest_path
 from layerscope.records.targets import TIMELINE, begins_with, check_output, check_target

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.questions.pairs import PairTokenizer, UnscorableError
-from layerscope.questions.sources import Selection
+from layerscope.questions.selection import Selection
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Questions with two solutions: where they come from, whether they are well-formed, and which of them a run takes.
+"""Questions with two solutions: where they come from, and whether they are well-formed.
 
 Nothing here holds more than one question in memory: a source knows where its rows lie and reads one when asked.
 """
@@ -13,9 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import user_path
@@ -52,45 +50,6 @@ class Source(Protocol):
     def __getitem__(self, example_id: int) -> Question: ...
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The questions of a run: some rows of a source, as the settings ask for them."""
-
-    source: Source
-    example_ids: NDArray[np.int64]
-    strip_solutions: bool = False
-
-    def __len__(self) -> int:
-        return len(self.example_ids)
-
-    def __getitem__(self, example_id: int) -> Question:
-        question = self.source[example_id]
-        return question.stripped() if self.strip_solutions else question
-
-    def __iter__(self) -> Iterator[Question]:
-        return (self[int(example_id)] for example_id in self.example_ids)
-
-
-def select_questions(
-    dataset: str, split: str = "validation", count: int | None = None, seed: int = 0, strip_solutions: bool = False
-) -> tuple[Selection, list[str]]:
-    """A sample of a data set's questions, in ascending order of their ids, and warnings for the user.
-
-    Args:
-        dataset: `piqa`, `bundled`, or a file of questions.
-        split: of PIQA.
-        count: how many; None takes them all.
-
-    Raises:
-        UsageError: an unknown data set, or a question file that cannot be read.
-    """
-    source = open_source(dataset, split)
-    warnings = []
-    if count is not None and count > len(source):
-        warnings.append(f"{count} questions were asked for; there are {len(source)}: taking them all.")
-    return Selection(source, draw(len(source), count, seed), strip_solutions), warnings
-
-
 def open_source(dataset: str, split: str = "validation") -> Source:
     """The source that `--dataset` names."""
     if dataset == "piqa":
@@ -110,21 +69,6 @@ def question_files(dataset: str) -> list[Path]:
         return []
     path = user_path(dataset)
     return [path, _labels_path(path)]
-
-
-def draw(population: int, count: int | None, seed: int) -> NDArray[np.int64]:
-    """The row indices of a sample, ascending: those whose hash with the seed is smallest, or all.
-
-    A hash instead of a random generator: the same seed draws the same rows in every version of everything, and a
-    larger sample holds the smaller one.
-    """
-    if count is None or count >= population:
-        return np.arange(population, dtype=np.int64)
-    keys = np.empty(population, dtype=np.uint64)
-    for index in range(population):
-        digest = hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
-        keys[index] = int.from_bytes(digest, "big")
-    return np.sort(np.argsort(keys, kind="stable")[:count]).astype(np.int64)
 
 
 class QuestionFile:

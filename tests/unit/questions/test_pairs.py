@@ -18,7 +18,8 @@ from transformers import AutoTokenizer
 from layerscope.errors import UsageError
 from layerscope.questions.pairs import PROMPT, Pair, PairTokenizer, UnscorableError
 from layerscope.questions.plan import Plan, cut, make_plan
-from layerscope.questions.sources import Question, Selection, select_questions
+from layerscope.questions.selection import Selection, select_questions
+from layerscope.questions.sources import Question
 
 CONTEXT = 8192
 CONTROL = re.compile(r"<(pad|eos|bos|unk|mask|unused\d+|start_of_turn|end_of_turn)>")

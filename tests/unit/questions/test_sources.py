@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerscope.errors import UsageError
-from layerscope.questions.sources import MAX_LINE_BYTES, Question, QuestionFile, draw, open_source, select_questions
+from layerscope.questions.selection import draw, select_questions
+from layerscope.questions.sources import MAX_LINE_BYTES, Question, QuestionFile, open_source
 
 ROW: dict[str, Any] = {"goal": "soap", "sol1": "wash", "sol2": "eat", "label": 0}
 UNLABELLED = {key: value for key, value in ROW.items() if key != "label"}

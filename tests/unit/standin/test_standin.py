@@ -23,7 +23,8 @@ from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
 from layerscope.planning.settings import sae_width
 from layerscope.questions.pairs import PROMPT
-from layerscope.questions.sources import Question, select_questions
+from layerscope.questions.selection import select_questions
+from layerscope.questions.sources import Question
 from layerscope.records.manifest import FORMAT, Manifest, write_manifest
 from layerscope.saes.cache import load_encoder
 from layerscope.saes.encoder import encode_top_k
