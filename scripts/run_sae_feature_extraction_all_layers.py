@@ -8,7 +8,7 @@ be installed there, and a value with blanks arrives as several words.
 import sys
 
 try:
-    from layerscope.cli import main
+    from layerscope.__main__ import main
 except ModuleNotFoundError as error:
     if error.name != "layerscope":
         raise

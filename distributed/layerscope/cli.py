@@ -3,11 +3,9 @@
 Imports nothing heavy before it knows what to do.
 """
 
-import errno
-import io
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -15,6 +13,7 @@ from layerscope import __version__
 from layerscope.config import Config
 from layerscope.errors import LayerscopeError
 from layerscope.files import user_path
+from layerscope.streams import lost_output, outlive_readers
 
 _app = tyro.extras.SubcommandApp()
 _Options = Annotated[Config, tyro.conf.arg(name="")]
@@ -118,38 +117,23 @@ def report(
     return 0
 
 
-class _Terminal(io.FileIO):
-    """A terminal. Once it has hung up, what is written to it goes nowhere, so that a run still ends as it should."""
-
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            return len(data)
-
-
-def _outlive_terminals() -> None:
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream.isatty():
-            raw = _Terminal(stream.fileno(), "w", closefd=False)
-            text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=True)
-            setattr(sys, name, text)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process with its exit code: 0 done, 1 failed, 2 usage, 128 + n for signal n."""
-    _outlive_terminals()
-    if (sys.argv[1:] if arguments is None else arguments) == ["--version"]:
-        print(f"layerscope {__version__}")
-        sys.exit(0)
+    outlive_readers()
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        code = _app.cli(args=arguments, prog="layerscope", config=(tyro.conf.FlagCreatePairsOff,))
+        if words == ["--version"]:
+            print(f"layerscope {__version__}")
+            code = 0
+        else:
+            code = _app.cli(args=words, prog="layerscope", config=(tyro.conf.FlagCreatePairsOff,))
     except LayerscopeError as error:
         print(f"layerscope: {error}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130
+    # The work of a run lies in its file, whatever becomes of what it prints.
+    if (lost := lost_output()) is not None and not code and words[:1] != ["run"]:
+        print(f"layerscope: Not all could be printed: {lost.strerror}.", file=sys.stderr)
+        code = 1
     sys.exit(code)

@@ -7,7 +7,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "distributed/layerscope"
 TOP = {
-    "cli.py": ("The command line: reads it, calls, and turns known errors into lines and an exit code.", ("__main__",)),
+    "cli.py": (
+        "The command line: reads it, calls, and turns known errors into lines and an exit code.",
+        ("__main__", "imports", "streams"),
+    ),
     "config.py": (
         "The settings, known errors, files and numbers for people: what everything speaks with.",
         ("errors", "files", "formatting"),

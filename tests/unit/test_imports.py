@@ -26,6 +26,8 @@ MAY_IMPORT = {
     "errors": set[str](),
     "files": {"errors"},
     "formatting": set[str](),
+    "streams": set[str](),
+    "imports": set[str](),
     "config": {"errors"},
     "hub": _WORDS,
     "questions": {*_WORDS, "hub"},
@@ -35,14 +37,14 @@ MAY_IMPORT = {
     "records": {*_WORDS, "questions"},
     "standin": {*_INPUTS, "numerics", "models", "saes"},
     "planning": _RUN - {"numerics", "planning"},
-    "engine": _RUN,
+    "engine": {*_RUN, "imports"},
     "analysis": _READING,
     "tables": _READING,
     "neuronpedia": _READING,
     "report": {*_READING, "analysis", "neuronpedia"},
     "commands": {*_RUN, "engine", "analysis", "tables", "neuronpedia", "report"},
-    "cli": {*_WORDS, "records", "analysis", "tables", "neuronpedia", "report", "commands"},
-    "__main__": {"cli"},
+    "cli": {*_WORDS, "streams", "records", "analysis", "tables", "neuronpedia", "report", "commands"},
+    "__main__": {"cli", "imports"},
     "__init__": {"tables"},
 }
 # The package's face: what it shows to notebooks comes from `tables`, but its version is a word that all may say.
@@ -54,7 +56,20 @@ COMPUTING_FILES = {"engine/batch.py"}
 # What actors call imports torch in their own processes; the driver imports these files as well, and must not.
 IN_FUNCTIONS_ONLY = {"engine/actors.py", "engine/answers.py"}
 # What the reading commands and the planning import, which start in a moment and run where there is no torch.
-LIGHT = ("errors", "files", "formatting", "config", "cli", "hub", "questions", "records", "planning", "analysis")
+LIGHT = (
+    "errors",
+    "files",
+    "formatting",
+    "streams",
+    "imports",
+    "config",
+    "cli",
+    "hub",
+    "questions",
+    "records",
+    "planning",
+    "analysis",
+)
 LIGHT += ("tables", "neuronpedia", "report")
 LIGHT_MODULES = ("models.spec", "saes.gemma_scope", "saes.params_npz", "standin")
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray._private import ray_constants
@@ -18,6 +17,7 @@ from ray.exceptions import AuthenticationError, RayError
 
 from layerscope.config import Config
 from layerscope.engine import nodes
+from layerscope.engine.connecting import connect
 from layerscope.engine.nodes import Nodes
 from layerscope.engine.ray_engine import RayEngine
 from layerscope.errors import LayerscopeError, UsageError, first_line
@@ -28,7 +28,6 @@ _OBJECT_STORE_BYTES = 2 << 30
 _CONNECT_SECONDS = 5.0
 _PROBE_SECONDS = 60.0  # for the nodes that are there at the start to say what they have
 _POLL_SECONDS = 2.0
-_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 # What Ray prints of an object whose batch was given up is no news: the driver runs the batch again.
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 # An actor that asks for no GPU sees none, so that a run on CPUs leaves the GPUs of its nodes alone.
@@ -118,7 +117,7 @@ def _join(address: str) -> None:
     _check_reachable(address)
     _show_token(address)
     try:
-        ray.init(address=address, **_QUIET)
+        connect(address=address)
     except (ConnectionError, RuntimeError, OSError) as error:
         raise LayerscopeError(
             f"The Ray cluster at {address} cannot be joined: {first_line(error)}\n"
@@ -200,12 +199,11 @@ def _start_local(cpus: int) -> None:
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
-        ray.init(
+        connect(
             address="local",
             num_cpus=cpus,
             include_dashboard=False,
             object_store_memory=min(_OBJECT_STORE_BYTES, probe().memory // 4),
-            **_QUIET,
         )
     except OSError as error:
         raise LayerscopeError(
