@@ -14,6 +14,8 @@ from pathlib import Path
 
 from layerscope.errors import UsageError
 
+COMPRESSED = frozenset((".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".br", ".zip", ".7z", ".z"))
+"""Suffixes of names that promise compressed content."""
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 _NAME_BYTES = 200  # of a name that a temporary one repeats; file systems take 255 in all
 _ABANDONED_SECONDS = 60.0

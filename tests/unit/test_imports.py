@@ -18,7 +18,7 @@ from paths import ROOT
 
 PACKAGE = ROOT / "distributed" / "layerscope"
 
-_WORDS = {"errors", "files", "formatting", "config"}
+_WORDS = {"errors", "files", "formatting", "config", "strict_json"}
 _INPUTS = {*_WORDS, "hub", "questions"}
 _RUN = {*_INPUTS, "numerics", "models", "saes", "records", "standin", "planning"}
 _READING = {*_WORDS, "hub", "records"}
@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "streams": set[str](),
     "imports": set[str](),
     "config": {"errors"},
+    "strict_json": set[str](),
     "hub": _WORDS,
     "questions": {*_WORDS, "hub"},
     "numerics": _WORDS,
@@ -63,6 +64,7 @@ LIGHT = (
     "streams",
     "imports",
     "config",
+    "strict_json",
     "cli",
     "hub",
     "questions",

@@ -4,7 +4,9 @@ Nothing here holds more than one question in memory: a source knows where its ro
 """
 
 import hashlib
+import json
 import re
+import stat
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +15,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import orjson
-
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.files import user_path
+from layerscope.files import COMPRESSED, user_path
+from layerscope.formatting import visible
 from layerscope.hub.repository import fetch, open_repository
+from layerscope.strict_json import RepeatedKeyError, parse_object
 
 PIQA = "baber/piqa"  # PIQA as parquet; the authors' own repository is a script, which `datasets` no longer runs
 MAX_LINE_BYTES = 16 << 20
+_LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,33 @@ def open_source(dataset: str, split: str = "validation") -> Source:
         path = Path(str(resources.files("layerscope") / "standin" / "questions.jsonl"))
         return QuestionFile(path, origin={"dataset": "bundled"})
     path = user_path(dataset)
-    if not path.is_file():
-        raise UsageError(f"--dataset {dataset}: no such file. It is piqa, bundled, or a JSON-lines file of questions.")
-    return QuestionFile(path, origin={"dataset": path.name})  # a file may be moved: the plan has its content's hash
+    _check_kind(path, dataset)
+    return QuestionFile(path, origin={"dataset": visible(path.name)})  # may be moved: the plan has its content's hash
+
+
+def _check_kind(path: Path, dataset: str) -> None:
+    """Refuses what is no file of questions by what it is.
+
+    Raises:
+        UsageError: there is nothing, or a folder, a pipe, a device, or something compressed.
+    """
+    told = f"--dataset {visible(dataset)}"
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        kinds = "It is piqa, bundled, or a JSON-lines file of questions."
+        raise UsageError(f"{told}: no such file ({error.strerror}). {kinds}") from error
+    if dataset.endswith("/") and not stat.S_ISDIR(mode):
+        raise UsageError(f"{told} is a folder's name, and {path} a file. Leave out the / at its end.")
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{told} is a folder. Name the JSON-lines file of questions in it.")
+    if not stat.S_ISREG(mode):
+        raise UsageError(
+            f"{told} is a pipe or a device; questions are read more than once, also by the run that goes on later.\n"
+            "Write them to a file, and name that."
+        )
+    if path.suffix.lower() in COMPRESSED:
+        raise UsageError(f"{told} is compressed; questions are read in any order. Unpack it, and name the plain file.")
 
 
 def question_files(dataset: str) -> list[Path]:
@@ -120,8 +147,10 @@ class QuestionFile:
     @staticmethod
     def _parse(line: bytes, where: str) -> dict[str, Any]:
         try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
+            row = parse_object(line)
+        except RepeatedKeyError as error:
+            raise UsageError(f"{where}: {error}, and nobody can say which value counts. Keep one.") from error
+        except (ValueError, RecursionError) as error:
             raise UsageError(
                 f"{where} is not JSON: {str(error)[:200]}.\nEvery line must be one JSON object."
             ) from error
@@ -187,17 +216,28 @@ class HubQuestions:
 
 
 def parse_label(value: object, where: str) -> int:
-    """0 or 1 from a label as JSON or a text file holds it.
+    """0 or 1 from a label as JSON or a text file holds it: a number, also as data frames write it, or its text.
+
+    True and false are refused: they may say "sol1 is right" as well as "1".
 
     Raises:
         UsageError: for anything else.
     """
-    text = str(value).strip() if isinstance(value, int | str) else ""
-    if text in ("0", "1"):
-        return int(text)
-    told = repr(value)[:80] if text else _json_type(value)
-    hint = " (-1 stands in PIQA's test split, which has no labels)" if text == "-1" else ""
-    raise UsageError(f"{where} has the label {told}{hint}; a label is 0 (sol1 is right) or 1 (sol2 is right).")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    text = str(value).strip() if is_number or isinstance(value, str) else ""
+    if text in _LABELS:
+        return _LABELS[text]
+    hint = " (-1 stands in PIQA's test split, which has no labels)" if text in ("-1", "-1.0") else ""
+    raise UsageError(f"{where} has the label {_shown(value)}{hint}; a label is 0 (sol1 is right) or 1 (sol2 is right).")
+
+
+def _shown(value: object) -> str:
+    """A value as it stands in JSON, what is long cut short."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        text = repr(type(value))
+    return visible(text if len(text) <= 80 else text[:77] + "…")
 
 
 def _hash(line: bytes) -> int:

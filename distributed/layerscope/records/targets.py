@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from layerscope.errors import UsageError
-from layerscope.files import user_path
+from layerscope.files import COMPRESSED, user_path
 from layerscope.records.manifest import manifest_path
 
 _MANIFEST = manifest_path(Path("x")).name.removeprefix("x")
 _FIRST_RECORD = b'{"example_id":'
+_OF_EXPORTS = (".parquet", ".csv", ".html")
 TIMELINE = b'[\n{"name":"process_name",'
 """How a timeline begins; an empty one is `[]`."""
 LONGEST_NAME = 255 - len(f".overwritten{_MANIFEST}")
@@ -49,6 +50,11 @@ def check_output(records: Path, array: Path | None, inputs: Iterable[Path], over
     option = "--output-file"
     for path, own in ((records, holds_records), (array, begins_with(b"[\n" + _FIRST_RECORD, b"[]"))):
         if path is not None:
+            if path.suffix.lower() in _OF_EXPORTS:
+                raise UsageError(
+                    f"{option}: {path.name} would hold lines of JSON. Name a .jsonl file, and make {path.suffix} of it "
+                    "with `layerscope export` or `layerscope report`."
+                )
             _check_place(option, path, inputs)
             if _is_there(option, path) and not own(path):
                 raise UsageError(f"{option}: {path} was not made by a run. Move it away, or name another file.")
@@ -96,6 +102,11 @@ def check_target(
 
 def _check_place(option: str, path: Path, inputs: Iterable[Path]) -> None:
     folder = path.parent
+    if path.suffix.lower() in COMPRESSED:
+        raise UsageError(
+            f"{option}: {path.name} promises compressed content, and what is written is not. Leave out {path.suffix}; "
+            "a finished file can be compressed by itself."
+        )
     if not folder.is_dir():
         raise UsageError(f"{option}: there is no folder {folder}. Make it, or name another file.")
     if path.is_dir():
@@ -125,6 +136,7 @@ def _is_there(option: str, path: Path) -> bool:
 
 def _same(path: Path, other: Path) -> bool:
     """Whether two paths are one file, by whatever links, or would be."""
-    if path.exists() and other.exists():
+    try:
         return path.samefile(other)
-    return path.resolve() == other.resolve()
+    except OSError:  # one is not there (or has a longer name than any file's): what is named may be the same yet
+        return path.resolve() == other.resolve()

@@ -7,7 +7,7 @@ import errno
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,24 +15,41 @@ from numpy.typing import NDArray
 from layerscope.errors import LayerscopeError
 
 ENCODER_ARRAYS = ("W_enc", "b_enc", "threshold")
+_DIMENSIONS = {"W_enc": 2, "b_enc": 1, "threshold": 1}
+_FLOAT_BYTES = (2, 4, 8)
 _DEFLATE_RATIO = 1032  # no deflated data unpacks to more
 MAX_D_SAE = 1 << 21  # twice the widest SAE there is: a header that claims more is broken, not wide
+
+
+class _Header(NamedTuple):
+    """What an array's header says."""
+
+    member: str
+    """The array's name in the archive."""
+    stored: tuple[int, ...]
+    """Its shape in the file."""
+    fortran_order: bool
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    """That shape without dimensions of size 1 beyond those that the array has by right."""
 
 
 def read_encoder(stream: IO[bytes], d_model: int, name: str) -> dict[str, NDArray[np.float32]]:
     """The encoder's arrays of a `params.npz`: W_enc [D, F], b_enc [F], threshold [F], float32.
 
-    Reads only these, never pickles, and no more than the shapes allow.
+    Reads only these, never pickles, and no more than the shapes allow. Arrays in Fortran order, of any end first, as
+    float16 or float64, or with further dimensions of size 1 are read as what they mean.
 
     Raises:
         LayerscopeError: what is wrong with the file.
     """
     with _open_zip(stream, name) as archive:
-        shapes = check_shapes(_headers(archive, name), d_model, name)
-        arrays = {key: _read_array(archive, key, shapes[key], name) for key in ENCODER_ARRAYS}
+        headers = _headers(archive, name)
+        shapes = check_shapes({key: header.shape for key, header in headers.items()}, d_model, name)
+        arrays = {key: _read_array(archive, headers[key], name).reshape(shapes[key]) for key in ENCODER_ARRAYS}
     for key, array in arrays.items():
         if not np.isfinite(array).all():
-            raise LayerscopeError(f"{name} is broken: {key} holds NaN or infinity. Get the file again.")
+            raise LayerscopeError(f"{name} is broken: {key} holds NaN or infinity (as float32). Get the file again.")
     return arrays
 
 
@@ -43,7 +60,7 @@ def read_shapes(stream: IO[bytes], d_model: int, name: str) -> dict[str, tuple[i
         LayerscopeError: the file is broken, or not an SAE of a model with this d_model.
     """
     with _open_zip(stream, name) as archive:
-        return check_shapes(_headers(archive, name), d_model, name)
+        return check_shapes({key: header.shape for key, header in _headers(archive, name).items()}, d_model, name)
 
 
 def check_shapes(headers: Mapping[str, tuple[int, ...]], d_model: int, name: str) -> dict[str, tuple[int, ...]]:
@@ -52,19 +69,23 @@ def check_shapes(headers: Mapping[str, tuple[int, ...]], d_model: int, name: str
     if missing:
         raise LayerscopeError(
             f"{name} has no {' and no '.join(missing)}: not a JumpReLU SAE as Gemma Scope stores it. "
-            f"It holds {', '.join(sorted(headers)) or 'nothing'}."
+            f"It holds {', '.join(sorted(headers)) or 'nothing of one'}."
         )
     w_enc = headers["W_enc"]
     if len(w_enc) == 2 and w_enc[0] != d_model:
+        turned = " It may be stored the other way round: W_enc is [d_model, d_sae]." if w_enc[1] == d_model else ""
         raise LayerscopeError(
             f"{name} encodes vectors of {w_enc[0]} numbers; the model's residual stream has {d_model} (d_model).\n"
-            "Take the SAEs that were trained on this model: --model and --sae-repo must belong together."
+            f"Take the SAEs that were trained on this model: --model and --sae-repo must belong together.{turned}"
         )
     expected = {"W_enc": (d_model, w_enc[-1]), "b_enc": (w_enc[-1],), "threshold": (w_enc[-1],)} if w_enc else {}
     shapes = {key: headers[key] for key in ENCODER_ARRAYS}
     if shapes != expected or not 1 <= w_enc[-1] <= MAX_D_SAE:
         told = ", ".join(f"{key} {list(shape)}" for key, shape in shapes.items())
-        raise LayerscopeError(f"{name} is broken: the shapes {told} do not make an encoder. Get the file again.")
+        raise LayerscopeError(
+            f"{name} has the shapes {told}, which do not make an encoder.\n"
+            f"Expected are W_enc [{d_model}, F], b_enc [F] and threshold [F], F from 1 to {MAX_D_SAE}."
+        )
     return shapes
 
 
@@ -73,24 +94,40 @@ def _open_zip(stream: IO[bytes], name: str) -> zipfile.ZipFile:
         return zipfile.ZipFile(stream)
 
 
-def _headers(archive: zipfile.ZipFile, name: str) -> dict[str, tuple[int, ...]]:
-    """Shape of every float32 array that the encoder needs, after checking that the archive's sizes agree with it."""
-    shapes = {}
+def _headers(archive: zipfile.ZipFile, name: str) -> dict[str, _Header]:
+    """The header of every array that the encoder needs, after checking that the archive's sizes agree with it."""
+    headers: dict[str, _Header] = {}
     for info in archive.infolist():
         key = info.filename.removesuffix(".npy")
         if key not in ENCODER_ARRAYS:
             continue
+        if key in headers:
+            raise LayerscopeError(
+                f"{name} holds {key} twice, and nobody can say which one counts. Save it with each array once."
+            )
         with _broken(name, key), archive.open(info) as member:
             shape, fortran_order, dtype = _read_header(member)
-            if dtype != np.dtype("<f4") or fortran_order:
-                raise ValueError(f"it is {dtype}{' in Fortran order' if fortran_order else ''}, not plain float32")
             data_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
             if info.file_size > _DEFLATE_RATIO * info.compress_size:
                 raise ValueError(f"{info.compress_size} bytes cannot unpack to {info.file_size}")
-            if info.file_size != member.tell() + data_bytes:
+            if not dtype.hasobject and info.file_size != member.tell() + data_bytes:
                 raise ValueError(f"{info.file_size} bytes do not hold the shape {list(shape)}")
-        shapes[key] = shape
-    return shapes
+        if dtype.kind != "f" or dtype.itemsize not in _FLOAT_BYTES:
+            raise LayerscopeError(
+                f"{name} stores {key} as {dtype.str if dtype.kind == 'V' else dtype}; expected is float32 "
+                "(float16 and float64 are read too).\nSave the array as float32."
+            )
+        wanted = _DIMENSIONS[key]
+        headers[key] = _Header(info.filename, shape, fortran_order, dtype, _without_ones(shape, wanted))
+    return headers
+
+
+def _without_ones(shape: tuple[int, ...], wanted: int) -> tuple[int, ...]:
+    """A shape of more dimensions than are wanted without as many of those of size 1, which hold nothing."""
+    sizes = list(shape)
+    while len(sizes) > wanted and 1 in sizes:
+        sizes.remove(1)
+    return tuple(sizes)
 
 
 def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
@@ -102,10 +139,11 @@ def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.
     raise ValueError(f"npy format version {version}")
 
 
-def _read_array(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...], name: str) -> NDArray[np.float32]:
-    array = np.empty(shape, dtype=np.float32)
-    view = array.data.cast("B")
-    with _broken(name, key), archive.open(f"{key}.npy") as member:
+def _read_array(archive: zipfile.ZipFile, header: _Header, name: str) -> NDArray[np.float32]:
+    """An array as float32 in C order; what is stored so is not copied."""
+    array = np.empty(header.stored[::-1] if header.fortran_order else header.stored, dtype=header.dtype)
+    view = array.reshape(-1).view(np.uint8).data
+    with _broken(name, header.member.removesuffix(".npy")), archive.open(header.member) as member:
         _read_header(member)
         filled = 0
         while filled < len(view):
@@ -115,7 +153,8 @@ def _read_array(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...], name
             filled += count
         if member.read(1):  # reaches the end, where zipfile checks the CRC
             raise ValueError("there is more data than the shape says")
-    return array
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+        return np.ascontiguousarray(array.T if header.fortran_order else array, dtype=np.float32)
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """Questions are read as they stand or refused with the place and the reason, and the same seed draws the same ones."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -170,16 +172,49 @@ def test_labels_are_read_from_the_file_beside(write: Write) -> None:
     assert labels_of(write([UNLABELLED] * 4, labels=b"\xef\xbb\xbf1\r\n\n0\n 1 \n0")) == [1, 0, 1, 0]
 
 
-@pytest.mark.parametrize("value", [0, 1, "0", "1"])
-def test_a_label_is_a_number_or_its_digit(write: Write, value: object) -> None:
-    assert labels_of(write([{**ROW, "label": value}])) == [int(str(value))]
+@pytest.mark.parametrize("value", [0, 1, "0", "1", 0.0, 1.0, "0.0", " 1.0 "])
+def test_a_label_is_a_number_or_its_text_also_as_a_data_frame_writes_it(write: Write, value: Any) -> None:
+    assert labels_of(write([{**ROW, "label": value}])) == [int(float(value))]
 
 
-@pytest.mark.parametrize("value", [2, -1, True, False, None, 1.0, "", "sol1", "٢", [1], {"label": 1}, 2**63])
-def test_any_other_label_is_refused_with_its_line(write: Write, value: object) -> None:
+def test_a_labels_file_may_hold_a_data_frames_numbers(write: Write) -> None:
+    assert labels_of(write([UNLABELLED] * 2, labels=b"1.0\n0.0\n")) == [1, 0]
+
+
+OTHERS = [2, -1, True, False, None, 0.5, -1.0, 1e300, "", "sol1", "٢", "true", "NaN", [1], {"label": 1}, 2**63]
+
+
+@pytest.mark.parametrize("value", OTHERS)
+def test_any_other_label_is_refused_with_its_value_and_line(write: Write, value: object) -> None:
     told = refusal(write([ROW, {**ROW, "label": value}]))
-    assert "set.jsonl, line 2 has the label" in told
+    assert f"set.jsonl, line 2 has the label {json.dumps(value, ensure_ascii=False)}" in told
     assert ("test split" in told) == (value == -1)
+
+
+def test_a_label_of_hidden_characters_is_shown_without_them(write: Write) -> None:
+    assert 'has the label "[U+202E]0"' in refusal(write([{**ROW, "label": "\u202e0"}]))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b'{"goal": "a", "sol1": "b", "sol2": "c", "label": 0, "label": 1}',
+        b'{"goal": "a", "sol1": "b", "sol2": "c", "label": 0, "g\\u006fal" : "d"}',
+        b'{"goal": "\\":", "sol1": "b", "sol2": "c", "label": 0, "sol2": "c"}',
+        b'{"goal": "a", "sol1": "b", "sol2": "c", "label": 0, "source": {"page": 1, "page": 2}}',
+    ],
+    ids=["label", "escaped", "beside a text with a colon", "within another"],
+)
+def test_a_key_that_stands_twice_is_refused_by_name(write: Write, row: bytes) -> None:
+    """The last would win in silence, and with it perhaps the other label."""
+    told = refusal(write(LINE * 3 + row + b"\n"))
+    assert "set.jsonl, line 4: it has the key" in told
+    assert "twice" in told
+
+
+def test_a_text_like_a_key_is_no_key(write: Write) -> None:
+    row = {**ROW, "goal": '"label": 1, "goal":', "source": {"goal": [{"goal": 1}, {"goal": 2}]}}
+    assert read(write([row]))[0].goal == row["goal"]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +224,7 @@ def test_any_other_label_is_refused_with_its_line(write: Write, value: object) -
         (b"0\n1\n", "2 labels for the 3 questions"),
         (b"", "0 labels for the 3 questions"),
         (b"0\n1\n1\n0\n", "4 labels for the 3 questions"),
-        (b"0\n\n2\n1\n", "set-labels.lst, line 3 has the label '2'"),
+        (b"0\n\n2\n1\n", 'set-labels.lst, line 3 has the label "2"'),
         (b"-1\n-1\n-1\n", "test split"),
         (b"0 1 0\n", "set-labels.lst, line 1"),
         (b"0\n\xff\n1\n", "set-labels.lst, line 2"),
@@ -250,16 +285,54 @@ def test_an_endless_line_is_refused_before_it_fills_the_memory(write: Write) -> 
 @pytest.mark.parametrize("label", [b"[" * 1010 + b"]" * 1010, b'"' + b"x" * 100_000 + b'"'], ids=["deep", "long"])
 def test_an_absurd_label_is_refused_in_a_message_that_can_be_read(write: Write, label: bytes) -> None:
     told = refusal(write(b'{"goal":"a","sol1":"b","sol2":"c","label":' + label + b"}"))
-    assert "line 1 has the label" in told
+    assert "line 1 has the label" in told or "line 1 is not JSON" in told
     assert len(told) < 1000
 
 
-@pytest.mark.parametrize("name", ["missing.jsonl", "folder", "x" * 300, "~nobody_here/questions.jsonl"])
-def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(UsageError, match=r"no such file|cannot be a path"):
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("missing.jsonl", "no such file"),
+        ("set.jsonl/", "a folder's name"),
+        ("set.jsonl/more", "no such file"),
+        ("folder", "is a folder"),
+        ("", "is a folder"),
+        ("pipe", "is a pipe or a device"),
+        ("/dev/null", "is a pipe or a device"),
+        ("set.jsonl.gz", "is compressed"),
+        ("x" * 300, "cannot be a path"),
+        ("~nobody_here/questions.jsonl", "cannot be a path"),
+    ],
+)
+def test_what_is_no_file_is_refused_by_what_it_is(
+    write: Write, monkeypatch: pytest.MonkeyPatch, name: str, told: str
+) -> None:
+    folder = write([ROW]).parent
+    monkeypatch.chdir(folder)
+    (folder / "folder").mkdir()
+    os.mkfifo(folder / "pipe")  # to open it would wait for ever
+    (folder / "set.jsonl.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(UsageError, match=told):
         open_source(name)
+
+
+NAMES = [b"with blank", b'it\'s "so"', b"-dash", b"\xfc\xff", "日本".encode(), b"x" * 250, b"[*]", b"a\nb"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_a_file_of_questions_may_have_any_name(write: Write, monkeypatch: pytest.MonkeyPatch, name: bytes) -> None:
+    path = write([ROW])
+    monkeypatch.chdir(path.parent)
+    named = os.fsdecode(name)
+    path.rename(named)
+    source = open_source(named)
+    assert source[0].goal == "soap"
+    orjson.dumps(source.origin)  # goes into the manifest
+
+
+def test_a_home_is_found_for_questions(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(write([ROW]).parent))
+    assert len(open_source("~/set.jsonl")) == 1
 
 
 def test_stripping_frees_the_solutions_of_blanks_and_leaves_the_goal(write: Write) -> None:

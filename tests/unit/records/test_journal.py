@@ -1163,6 +1163,25 @@ def test_a_manifest_that_is_none_is_named_and_the_records_stay(path: Path, manif
         read_manifest(path)
 
 
+def test_questions_are_known_by_their_content_whatever_their_file_is_called(path: Path) -> None:
+    """A renamed or moved file of questions ends an unfinished run; the hub's may still not be taken for a file's."""
+    first, *others = (
+        typed(IDENTITY | {"questions": origin}, ABOUT)
+        for origin in ({"dataset": "a.jsonl"}, {"dataset": "b.jsonl"}, {"dataset": "b.jsonl", "revision": "0" * 40})
+    )
+    with resumed(path, first) as journal:
+        journal.append(LINES[:2])
+    noted = manifest_path(path).read_bytes()
+    with resumed(path, others[0]) as journal:
+        assert journal.lines == 2
+    assert orjson.loads(manifest_path(path).read_bytes())["identity"] == orjson.loads(noted)["identity"]
+    with pytest.raises(UsageError, match=r"questions\.dataset was a\.jsonl, is b\.jsonl"):
+        resumed(path, others[1])
+    other_content = {"questions": {"dataset": "a.jsonl"}, "plan": IDENTITY["plan"] | {"sha256": "1" * 64}}
+    with pytest.raises(UsageError, match=r"settings: plan\.sha256 was 0+, is 1+\."):
+        resumed(path, typed(IDENTITY | other_content, ABOUT))
+
+
 def test_a_refusal_names_every_setting_that_differs(path: Path) -> None:
     written(path, LINES[:3])
     edit_manifest(path, lambda manifest: manifest["identity"]["settings"].update(new=True))

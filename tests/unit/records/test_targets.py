@@ -106,3 +106,23 @@ def test_a_name_that_leaves_no_room_for_the_manifests_is_refused(tmp_path: Path)
     check_output(tmp_path / ("ü" * (LONGEST_NAME // 2)), None, [], overwrite=False)
     message = refused(lambda: check_output(tmp_path / ("ü" * 125), None, [], overwrite=False))
     assert f"250 bytes; with those that its manifest's has besides, {LONGEST_NAME}" in message
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".GZ", ".zst", ".bz2", ".xz", ".zip"])
+def test_a_name_that_promises_compressed_content_is_refused(suffix: str, tmp_path: Path) -> None:
+    """Plain text under it is taken for a broken archive by whatever opens it."""
+    for check in (
+        lambda: check_output(tmp_path / f"x.jsonl{suffix}", None, [], overwrite=True),
+        lambda: check_target("--to", tmp_path / f"x.html{suffix}", overwrite=True),
+    ):
+        assert "promises compressed content" in refused(check)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".html"])
+def test_records_do_not_go_to_a_file_of_another_format(suffix: str, tmp_path: Path) -> None:
+    assert "would hold lines of JSON" in refused(lambda: check_output(tmp_path / f"x{suffix}", None, [], False))
+
+
+def test_the_longest_name_of_an_input_is_compared_too(tmp_path: Path) -> None:
+    """The labels beside a file of questions have a longer name, which no file can have."""
+    check_output(tmp_path / "x.jsonl", None, [tmp_path / ("x" * 250), tmp_path / ("x" * 261)], overwrite=False)

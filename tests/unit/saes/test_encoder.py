@@ -6,6 +6,7 @@ import os
 import struct
 import time
 import tracemalloc
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -227,6 +228,15 @@ def listed(data: bytes, member: str, offset: int, field: bytes) -> bytes:
 FLAGS, METHOD, UNPACKED_SIZE = 8, 10, 24  # offsets in an entry of the central directory
 
 
+def twice(member: str) -> bytes:
+    """The archive with one member twice; the second holds other numbers."""
+    stream = io.BytesIO(npz())
+    with warnings.catch_warnings(), zipfile.ZipFile(stream, "a") as archive:
+        warnings.simplefilter("ignore")  # zipfile's, of the very thing
+        archive.writestr(member, npy(WHOLE[member.removesuffix(".npy")] + 1))
+    return stream.getvalue()
+
+
 def claims_gigabytes() -> bytes:
     """Headers and directory entries that agree with one another on 2**28 - 16 features, of which nothing is there."""
     shapes = {"W_enc": (D_MODEL, 2**28 - 16), "b_enc": (2**28 - 16,), "threshold": (2**28 - 16,)}
@@ -269,13 +279,53 @@ def is_right(arrays: Mapping[str, NDArray[Any]]) -> bool:
         npz(save=np.savez_compressed),
         npz({"W_dec": None}),
         zipped({"W_enc.npy": npy(WHOLE["W_enc"], None, (2, 0))}),
+        npz({name: np.asfortranarray(array) for name, array in WHOLE.items()}),
+        npz({name: array.astype(">f4") for name, array in WHOLE.items()}),
+        npz({name: array.astype(np.float64) for name, array in WHOLE.items()}),
+        npz({"W_enc": np.asfortranarray(WHOLE["W_enc"].astype(">f8"))}, np.savez_compressed),
+        npz({"threshold": WHOLE["threshold"][None], "b_enc": WHOLE["b_enc"][:, None, None]}),
+        npz({"W_enc": np.asfortranarray(WHOLE["W_enc"][None, :, None])}),
+        npz({"scale": np.ones(3, dtype=np.int8), "notes": np.array(["made by hand"], dtype=object)}),
     ],
-    ids=["stored", "compressed", "encoder half", "npy version 2"],
+    ids=[
+        "stored",
+        "compressed",
+        "encoder half",
+        "npy version 2",
+        "Fortran order",
+        "big end first",
+        "float64",
+        "big float64 in Fortran order, compressed",
+        "one dimension too many",
+        "two too many, in Fortran order",
+        "extra arrays, one of them a pickle",
+    ],
 )
 def test_the_encoder_half_is_read_as_it_was_saved(data: bytes) -> None:
     assert is_right(read(data))
     shapes = {"W_enc": (D_MODEL, D_SAE), "b_enc": (D_SAE,), "threshold": (D_SAE,)}
     assert read_shapes(io.BytesIO(data), D_MODEL, NAME) == shapes
+
+
+def test_half_precision_is_read_as_the_numbers_it_holds() -> None:
+    halves = {name: array.astype(np.float16) for name, array in WHOLE.items()}
+    for name, array in read(npz(halves)).items():
+        assert array.dtype == np.float32
+        assert np.array_equal(array, halves[name].astype(np.float32))
+
+
+def test_what_does_not_fit_is_not_told_as_broken() -> None:
+    """Nothing helps against a file of another maker that somebody is told to download again."""
+    for changes in (
+        {"W_enc": WHOLE["W_enc"].T.copy()},
+        {"b_enc": np.ones(5, dtype=np.float32)},
+        {"b_enc": np.ones(6, int)},
+    ):
+        with pytest.raises(LayerscopeError, match=NAME) as caught:
+            read(npz(changes))
+        assert "broken" not in str(caught.value)
+    with pytest.raises(LayerscopeError, match="the other way round"):
+        read(npz({"W_enc": np.zeros((D_SAE, D_MODEL), dtype=np.float32)}))
 
 
 W, B = WHOLE["W_enc"], WHOLE["b_enc"]
@@ -292,20 +342,22 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "another d_model": (lambda: npz({"W_enc": np.ones((5, D_SAE), dtype=np.float32)}), "vectors of 5 numbers"),
     "transposed": (lambda: npz({"W_enc": np.ascontiguousarray(W.T)}), "vectors of 6 numbers"),
     "b_enc too long": (lambda: npz({"b_enc": np.ones(D_SAE + 1, dtype=np.float32)}), "b_enc [7]"),
-    "threshold in two dimensions": (lambda: npz({"threshold": B[None]}), "threshold [1, 6]"),
+    "threshold in two dimensions": (lambda: npz({"threshold": np.stack([B, B])}), "threshold [2, 6]"),
     "one number as threshold": (lambda: npz({"threshold": B[0]}), "threshold []"),
     "W_enc in one dimension": (lambda: npz({"W_enc": B}), "W_enc [6]"),
-    "W_enc in three dimensions": (lambda: npz({"W_enc": W[:, None]}), "W_enc [4, 1, 6]"),
+    "W_enc in three dimensions": (lambda: npz({"W_enc": np.stack([W, W])}), "W_enc [2, 4, 6]"),
     "W_enc without dimensions": (lambda: npz({"W_enc": B[0]}), "W_enc []"),
     "no features": (
         lambda: npz({"W_enc": W[:, :0], "b_enc": B[:0], "threshold": B[:0]}),
         "the shapes W_enc [4, 0], b_enc [0], threshold [0]",
     ),
-    "float64": (lambda: npz({"W_enc": W.astype(np.float64)}), "W_enc: it is float64"),
-    "float16": (lambda: npz({"b_enc": B.astype(np.float16)}), "b_enc: it is float16"),
-    "whole numbers": (lambda: npz({"threshold": B.astype(np.int32)}), "threshold: it is int32"),
-    "big end first": (lambda: npz({"W_enc": W.astype(">f4")}), "W_enc: it is >f4"),
-    "Fortran order": (lambda: npz({"W_enc": np.asfortranarray(W)}), "in Fortran order"),
+    "whole numbers": (lambda: npz({"threshold": B.astype(np.int32)}), "stores threshold as int32; expected is float32"),
+    "bfloat16": (lambda: npz({"W_enc": W.astype(np.float16).view("V2")}), "stores W_enc as |V2; expected is float32"),
+    "complex numbers": (lambda: npz({"b_enc": B.astype(np.complex64)}), "stores b_enc as complex64"),
+    "objects": (lambda: npz({"b_enc": B.astype(object)}), "stores b_enc as object"),
+    "too large for float32": (lambda: npz(changed("b_enc", 1) | {"b_enc": B * np.float64(1e300)}), "infinity"),
+    "W_enc twice": (lambda: twice("W_enc.npy"), "holds W_enc twice"),
+    "threshold under two names": (lambda: zipped({"threshold": npy(WHOLE["threshold"])}), "holds threshold twice"),
     "npy version 3": (lambda: zipped({"b_enc.npy": npy(B, None, (3, 0))}), "b_enc: npy format version (3, 0)"),
     "no npy": (lambda: zipped({"b_enc.npy": b"[0, 0, 0]"}), "b_enc"),
     "NaN in W_enc": (lambda: npz(changed("W_enc", np.nan)), "W_enc holds NaN or infinity"),
@@ -357,7 +409,7 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     np.load(io.BytesIO(armed), allow_pickle=True)["W_enc"]
     assert trace.exists()  # it does go off
     trace.unlink()
-    with pytest.raises(LayerscopeError, match="W_enc: it is object"):
+    with pytest.raises(LayerscopeError, match="stores W_enc as object"):
         read(armed)
     assert is_right(read(npz({"W_dec": objects})))  # not the encoder's, so not even looked at
     assert not trace.exists()
