@@ -2,7 +2,17 @@
 
 __version__ = "0.1.0"
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Set to nothing means not set. The hub's client, which reads them when it is imported, takes "" for the working folder,
+# or for an address.
+for _name in (
+    *("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN_PATH", "HF_ENDPOINT", "XDG_CACHE_HOME"),
+    *("HF_XET_CACHE", "HF_ASSETS_CACHE", "HUGGINGFACE_ASSETS_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE"),
+):
+    if os.environ.get(_name) == "":
+        del os.environ[_name]
 
 if TYPE_CHECKING:
     from layerscope.tables.rows import read_features, read_questions

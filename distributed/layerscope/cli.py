@@ -3,6 +3,7 @@
 Imports nothing heavy before it knows what to do.
 """
 
+import difflib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +12,15 @@ import tyro
 
 from layerscope import __version__
 from layerscope.config import Config
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import user_path
 from layerscope.streams import lost_output, outlive_readers
 
 _app = tyro.extras.SubcommandApp()
 _Options = Annotated[Config, tyro.conf.arg(name="")]
+_RunFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+_A, _B = tyro.conf.arg(metavar="A"), tyro.conf.arg(metavar="B")
+_FlagPath = tyro.conf.arg(metavar="PATH")
 
 
 @_app.command
@@ -36,10 +40,11 @@ def plan(config: _Options) -> int:
 
 
 @_app.command
-def status(file: tyro.conf.Positional[Path], json: bool = False) -> int:
+def status(file: _RunFile, json: bool = False) -> int:
     """Say how far the run of an output file is, whether it is alive, and how to go on.
 
     Args:
+        file: The .jsonl file of a run, finished or growing.
         json: Print it for programs, with the versions that it was made with.
     """
     from layerscope.records.status import as_json, as_text, status
@@ -49,8 +54,12 @@ def status(file: tyro.conf.Positional[Path], json: bool = False) -> int:
 
 
 @_app.command
-def verify(file: tyro.conf.Positional[Path]) -> int:
-    """Read every line of an output file and check schema, order, ids and digest."""
+def verify(file: _RunFile) -> int:
+    """Read every line of an output file and check schema, order, ids and digest.
+
+    Args:
+        file: The .jsonl file of a run, finished or growing.
+    """
     from layerscope.records.verify import verify
 
     print(verify(file))
@@ -58,10 +67,11 @@ def verify(file: tyro.conf.Positional[Path]) -> int:
 
 
 @_app.command
-def export(file: tyro.conf.Positional[Path], to: str, overwrite: bool = False) -> int:
+def export(file: _RunFile, to: Annotated[str, _FlagPath], overwrite: bool = False) -> int:
     """Write a run's records in another format: as tables of features and of questions, or as one JSON array.
 
     Args:
+        file: The .jsonl file of a run, finished or growing.
         to: The file to write, x.parquet, x.csv or x.json; the table of questions goes to x.questions.parquet or .csv.
         overwrite: Replace what is there.
     """
@@ -72,10 +82,12 @@ def export(file: tyro.conf.Positional[Path], to: str, overwrite: bool = False) -
 
 
 @_app.command
-def compare(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], json: bool = False) -> int:
+def compare(a: Annotated[_RunFile, _A], b: Annotated[_RunFile, _B], json: bool = False) -> int:
     """Compare two runs over the same questions: accuracy, log-likelihoods, features.
 
     Args:
+        a: The .jsonl file of a run.
+        b: That of another one, over the same questions.
         json: Print it for programs.
     """
     from layerscope.tables.compare import as_json, as_text, compare
@@ -86,11 +98,15 @@ def compare(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], json: 
 
 @_app.command
 def explain(
-    file: tyro.conf.Positional[Path], density: bool = False, to: Path | None = None, overwrite: bool = False
+    file: _RunFile,
+    density: bool = False,
+    to: Annotated[Path | None, _FlagPath, tyro.conf.arg(help_behavior_hint="(default: no file)")] = None,
+    overwrite: bool = False,
 ) -> int:
     """Load Neuronpedia's explanations of a run's features into the cache, once, and say what there is.
 
     Args:
+        file: The .jsonl file of a run, finished or growing.
         density: Load how often each feature fires too; a larger download.
         to: Write the records to this file, with a description in each feature that has one.
         overwrite: Replace what is there.
@@ -103,11 +119,14 @@ def explain(
 
 @_app.command
 def report(
-    file: tyro.conf.Positional[Path], to: Path | None = None, show: Annotated[bool, tyro.conf.arg(name="open")] = False
+    file: _RunFile,
+    to: Annotated[Path | None, _FlagPath, tyro.conf.arg(help_behavior_hint="(default: beside FILE)")] = None,
+    show: Annotated[bool, tyro.conf.arg(name="open")] = False,
 ) -> int:
     """Make one web page of what a file says so far: which features tell the solutions apart, and at which depth.
 
     Args:
+        file: The .jsonl file of a run, finished or growing.
         to: The page; FILE with .html by default. A report that is there is replaced, anything else is not.
         show: Open the page in the browser.
     """
@@ -115,6 +134,20 @@ def report(
 
     print(report(file, to, show))
     return 0
+
+
+def _check_command(words: list[str]) -> None:
+    """
+    Raises:
+        UsageError: the first word is no command; which was meant, perhaps.
+    """
+    known = list(_app._subcommands)
+    if words and not words[0].startswith("-") and words[0] not in known:
+        meant = difflib.get_close_matches(words[0], known, n=1)
+        hint = f" Did you mean {meant[0]}?" if meant else ""
+        raise UsageError(
+            f"{words[0]!r} is no command.{hint}\nThere are {', '.join(known)}; `layerscope --help` says what each does."
+        )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -126,6 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"layerscope {__version__}")
             code = 0
         else:
+            _check_command(words)
             code = _app.cli(args=words, prog="layerscope", config=(tyro.conf.FlagCreatePairsOff,))
     except LayerscopeError as error:
         print(f"layerscope: {error}", file=sys.stderr)

@@ -63,9 +63,10 @@ class Config:
     """Torch threads of each actor on a CPU; they change rounding. auto is every core, or one for a tiny model."""
     strip_solutions: bool = False
     """Score and record the solutions without surrounding white space."""
-    output_file: str = "piqa_sae_top100_all_layers.jsonl"
+    output_file: str = "auto"
     """Where the records go, a line each. With a name that ends in .json the lines go to .jsonl beside it, and the
-    finished run writes the array too."""
+    finished run writes the array too. auto is a name in the working folder that says what is asked for:
+    piqa_sae_top100_all_layers.jsonl."""
     overwrite: bool = False
     """Start anew where the output file holds a run already."""
     retry_errors: bool = False

@@ -13,11 +13,18 @@ _HIDDEN = re.compile(
 
 def size_text(size: float) -> str:
     """A number of bytes for people, in powers of 1000."""
+    if size == 1:
+        return "1 byte"
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def count_of(count: int, noun: str) -> str:
+    """`1 question`, `2,000 questions`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def ranges(numbers: Iterable[int]) -> str:

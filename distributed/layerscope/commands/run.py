@@ -16,7 +16,7 @@ from layerscope.engine.crew import Crew
 from layerscope.engine.driver import Driver
 from layerscope.engine.lines import BatchLines
 from layerscope.engine.timeline import Timeline
-from layerscope.formatting import size_text
+from layerscope.formatting import count_of, size_text
 from layerscope.planning.describe import describe, summarise
 from layerscope.planning.job import Job, check_space, download_bytes
 from layerscope.planning.prepare import in_ray_job, prepare
@@ -48,7 +48,7 @@ def run_job(config: Config) -> int:
             print(f"{file.path} is complete already.")
             rate, stopped_by = 0.0, None
     if stopped_by:
-        print(f"Stopped by {stopped_by.name} after {file.lines} of {job.n_questions} questions.")
+        print(f"Stopped by {stopped_by.name} after {file.lines} of {count_of(job.n_questions, 'question')}.")
         print(f"To go on: {command_line()}")
         return 128 + stopped_by
     if job.output.array:
@@ -88,7 +88,7 @@ def _work(
 ) -> tuple[Totals, float, signal.Signals | None]:
     """Starts Ray and computes what the file lacks: the new totals, questions per second, and what stopped it early."""
     if file.lines:
-        print(f"Going on after {file.lines} of {job.n_questions} questions.", file=sys.stderr)
+        print(f"Going on after {file.lines} of {count_of(job.n_questions, 'question')}.", file=sys.stderr)
     with (
         Progress(job.n_questions, totals) as progress,
         Timeline(job.output.timeline) as timeline,
@@ -102,11 +102,13 @@ def _work(
 
         def results(batches: Sequence[int]) -> Iterator[BatchLines]:
             budget = Budget(job, nodes.object_store_bytes())
-            driver = Driver(job, batches, Crew(job, engine, progress.note), budget, progress.note, timeline)
+            driver = Driver(
+                job, batches, Crew(job, engine, progress.note), budget, progress.note, timeline, progress.begin
+            )
             return driver.results(lambda: bool(caught))
 
         if retried:
-            progress.note(f"Retrying {len(retried)} questions with an error line.")
+            progress.note(f"Retrying {count_of(len(retried), 'question')} with an error line.")
             totals = progress.totals = _retry(job.plan, file, retried, results)
         _go_on(job.plan, file, progress, results)
         stopped_by = caught[0] if caught and file.lines < job.n_questions else None

@@ -12,7 +12,7 @@ from layerscope.engine.growth import more_seats
 from layerscope.engine.interface import Engine, Handle, MachineFault, Reference
 from layerscope.engine.member import Member, least_loaded
 from layerscope.errors import LayerscopeError, first_line
-from layerscope.formatting import ranges
+from layerscope.formatting import count_of, ranges
 from layerscope.planning.job import Job
 from layerscope.planning.node import Node
 from layerscope.planning.placement import Placement, Seat
@@ -128,7 +128,8 @@ class Crew:
         """Who is ready, and what there is left."""
         gemma, encoders = (sum(member.ready for member in group) for group in (self.gemma, self.encoders))
         return (
-            f"{gemma} of {len(self.gemma)} Gemma actors and {encoders} of {len(self.encoders)} encoders are ready. "
+            f"Ready are {gemma} of {count_of(len(self.gemma), 'Gemma actor')} and {encoders} of "
+            f"{count_of(len(self.encoders), 'encoder')}. "
             f"The cluster has {self.engine.resources()}."
         )
 

@@ -57,6 +57,7 @@ class Driver:
         batches: which, ascending.
         tell: is told what a person should know meanwhile.
         timeline: of the run; none by default.
+        at_work: is told at every call of an actor; the first one is when work begins.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class Driver:
         budget: Budget,
         tell: Callable[[str], None],
         timeline: Timeline | None = None,
+        at_work: Callable[[], None] = lambda: None,
     ) -> None:
         self._job, self._crew, self._budget, self._tell = job, crew, budget, tell
-        self._engine, self._timeline = crew.engine, timeline or Timeline("")
+        self._engine, self._timeline, self._at_work = crew.engine, timeline or Timeline(""), at_work
         self._turn = deque(batches)  # what is still to be handed out
         self._todo = sorted(batches)  # a heap of what is still to be given to a Gemma actor
         self._pending: dict[Reference, Call] = {}
@@ -168,6 +170,7 @@ class Driver:
         self, member: Member, batch: int, block: int | None, method: str, arguments: Sequence[Any], returns: int = 1
     ) -> list[Reference | None]:
         """Calls an actor and awaits its first value; gives the others."""
+        self._at_work()
         answer, *others = self._engine.submit(member.handle, method, arguments, returns)
         self._pending[answer] = Call(member, member.handle, batch, block, next(self._call_numbers))
         member.calls += 1

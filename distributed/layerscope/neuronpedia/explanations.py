@@ -18,7 +18,7 @@ from huggingface_hub import constants
 
 from layerscope.errors import LayerscopeError, first_line
 from layerscope.files import remove_leftovers, replacing
-from layerscope.formatting import ranges
+from layerscope.formatting import count_of, ranges
 from layerscope.hub.cache import alone_with, cache_folder, make_room, touch
 from layerscope.neuronpedia.bulk_export import Export, Written
 from layerscope.records.manifest import Manifest
@@ -129,7 +129,8 @@ def annotate(run: Run, explanations: Explanations, to: Path) -> str:
                 stream.write(annotated)
     except OSError as error:
         raise LayerscopeError(f"{to} cannot be written: {error.strerror or error}.") from error
-    return f"annotated   {to}: {lines:,} lines, {described:,} of {features:,} features with a description"
+    found = f"{described:,} of {count_of(features, 'feature')} with a description"
+    return f"annotated   {to}: {count_of(lines, 'line')}, {found}"
 
 
 def choose_explanations(written: Sequence[Written]) -> list[tuple[int, str, str]]:

@@ -1,6 +1,6 @@
 """What the commands print: a job before it is run, and what it came to."""
 
-from layerscope.formatting import size_text
+from layerscope.formatting import count_of, size_text
 from layerscope.hub import cache
 from layerscope.planning.job import Job, download_bytes
 from layerscope.planning.placement import Placement
@@ -16,10 +16,10 @@ def describe(job: Job) -> str:
     plan, placement = job.plan, job.placement
     lines = [STANDIN_NOTE] if job.standin else []
     lines += [
-        f"model      {job.model.name} {job.model.commit or '(folder)'}: {job.spec.n_layers} layers, "
+        f"model      {job.model.name} {job.model.commit or '(folder)'}: {count_of(job.spec.n_layers, 'layer')}, "
         f"d_model {job.spec.d_model}, {job.spec.n_parameters / 1e6:,.1f} M parameters, {job.numerics.dtype}",
         f"SAEs       {job.sae_repository.name} {job.sae_repository.commit or '(folder)'}: "
-        f"width {job.saes[0].width} ({job.d_sae} features), {job.numerics.sae_dtype}",
+        f"width {job.saes[0].width} ({count_of(job.d_sae, 'feature')}), {job.numerics.sae_dtype}",
     ]
     lines += [
         f"  layer {sae.layer:>2}  {sae.path.removesuffix('/params.npz')}  L0 {sae.l0}  "
@@ -36,7 +36,7 @@ def describe(job: Job) -> str:
         )
         + (f", {plan.unscorable} of them cannot be scored" if plan.unscorable else ""),
         f"tokens     {plan.shared_tokens:,} with shared prefixes, {plan.unshared_tokens:,} without ({saved:.0%} saved)",
-        f"batches    {len(plan)} of up to {job.numerics.batch_tokens} tokens",
+        f"batches    {len(plan)} of up to {count_of(job.numerics.batch_tokens, 'token')}",
         *_describe_placement(placement, job.numerics.threads),
         f"output     {job.output.records}: about {size_text(job.estimated_bytes())}",
         f"download   {size_text(download_bytes(job))} to this machine",
@@ -47,10 +47,12 @@ def describe(job: Job) -> str:
 
 
 def _describe_placement(placement: Placement, threads: int | None) -> list[str]:
-    where = f"{placement.device} ({placement.hardware})" + (f", {threads} torch threads each" if threads else "")
+    where = f"{placement.device} ({placement.hardware})" + (
+        f", {count_of(threads, 'torch thread')} each" if threads else ""
+    )
     return [
-        f"actors     {placement.gemma_actors} Gemma, {len(placement.blocks)} layer block(s) x "
-        f"{placement.encoders_per_block} encoder(s) on {where}",
+        f"actors     {placement.gemma_actors} Gemma, {count_of(len(placement.blocks), 'layer block')} x "
+        f"{count_of(placement.encoders_per_block, 'encoder')} on {where}",
         *(f"  {line}" for line in placement.lines),
         *([f"  pinned to GPUs of type {placement.accelerator}"] if placement.accelerator else []),
     ]
@@ -61,7 +63,7 @@ def _done(job: Job) -> str:
     if not path.is_file() or not path.stat().st_size:
         return "nothing: the output file is not there yet"
     run = Run.open(path, RUNNING)
-    told = f"{sum(1 for _ in run.lines())} of {job.n_questions} questions"
+    told = f"{sum(1 for _ in run.lines())} of {count_of(job.n_questions, 'question')}"
     differing = settings_that_differ(run.manifest, job.identity())
     return f"{told}, but with other settings: {'; '.join(differing)}" if differing else told
 

@@ -9,7 +9,7 @@ import numpy as np
 from layerscope.config import Config, parse_layers, parse_shard
 from layerscope.errors import UsageError
 from layerscope.files import user_path
-from layerscope.formatting import ranges
+from layerscope.formatting import count_of, ranges
 from layerscope.hub import repository as hub
 from layerscope.hub.repository import Repository, open_repository
 from layerscope.models.spec import GemmaSpec, read_spec, tokenizer_path
@@ -18,7 +18,7 @@ from layerscope.planning.needs import estimate
 from layerscope.planning.node import Node, gpu_types
 from layerscope.planning.placement import Placement
 from layerscope.planning.placing import place
-from layerscope.planning.settings import dataset, numeric, sae_width, settle_crew, settle_numerics
+from layerscope.planning.settings import dataset, numeric, output_file, sae_width, settle_crew, settle_numerics
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.plan import make_plan
 from layerscope.questions.selection import select_questions
@@ -59,7 +59,7 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
         told = f"{sae_repository.name} has no SAE of width {saes[0].width} for the layers {ranges(missing)}: left out."
         warnings.append(told)
     if plan.unscorable:
-        warnings.append(f"{plan.unscorable} questions cannot be scored; their lines will say why.")
+        warnings.append(f"{count_of(plan.unscorable, 'question')} cannot be scored; the error lines will say why.")
     return Job(
         standin=config.standin,
         model=model,
@@ -127,16 +127,17 @@ def _settle_output(config: Config) -> Output:
     Raises:
         UsageError: it could not, or must not.
     """
-    for name, named in (("output-file", config.output_file), ("timeline", config.timeline)):
+    named_file = output_file(config)
+    for name, named in (("output-file", named_file), ("timeline", config.timeline)):
         if in_ray_job() and named and not user_path(named).is_absolute():
             raise UsageError(
                 f"--{name}: {named} would lie in this Ray job's own folder, which Ray deletes after it.\n"
                 f"Name it by an absolute path that outlives the job, such as /shared/{Path(named).name}."
             )
-    records, array = journal.records_path(config.output_file), user_path(config.output_file).absolute()
+    records, array = journal.records_path(named_file), user_path(named_file).absolute()
     inputs = question_files(config.dataset)
-    if config.output_file.endswith("/"):
-        raise UsageError(f"--output-file: {config.output_file} is a folder's name. Name a file.")
+    if named_file.endswith("/"):
+        raise UsageError(f"--output-file: {named_file} is a folder's name. Name a file.")
     check_output(records, array if array != records else None, inputs, config.overwrite)
     if config.timeline:
         written = (records, array, manifest_path(records))

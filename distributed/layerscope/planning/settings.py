@@ -5,14 +5,18 @@ is what is settled here. What depends on the nodes that are there just now, and 
 go (how many actors, and where), is the placement's; it starts from `Crew`, in which None means as many as suit.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from layerscope.config import Config, option
+from layerscope.config import Config, option, parse_layers, parse_shard
 from layerscope.errors import LayerscopeError
+from layerscope.formatting import ranges
 from layerscope.planning.node import FIRST_WITH_BFLOAT16, Node
 from layerscope.standin import STANDIN_WIDTH
 
+_NAME_OF_QUESTIONS, _NAME_OF_LAYERS = 60, 60  # characters in a file's name
 _TINY_D_MODEL = 256  # below this a matrix product is too small to be worth a second thread
 
 
@@ -51,6 +55,23 @@ def dataset(config: Config) -> str:
     if config.dataset != "auto":
         return config.dataset
     return "bundled" if config.standin else "piqa"
+
+
+def output_file(config: Config) -> str:
+    """Where the records go: by default into the working folder, under a name that says what is asked for."""
+    if config.output_file != "auto":
+        return config.output_file
+    questions = dataset(config)
+    if questions not in ("piqa", "bundled"):
+        questions = (
+            re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(questions).stem)[:_NAME_OF_QUESTIONS].lstrip("-.") or "questions"
+        )
+    layers = parse_layers(config.layers)
+    told = "all_layers" if layers is None else f"layers_{ranges(layers)}"[:_NAME_OF_LAYERS]
+    shard, shards = parse_shard(config.shard)
+    part = f"_shard_{shard}_of_{shards}" if shards > 1 else ""
+    top = "all" if config.top_k == "all" else f"top{config.top_k}"
+    return f"{questions}_sae_{top}_{told}{part}.jsonl"
 
 
 def sae_width(config: Config) -> str:

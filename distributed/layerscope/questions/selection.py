@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from layerscope.formatting import count_of
 from layerscope.questions.sources import Question, Source, open_source
 
 
@@ -45,7 +46,7 @@ def select_questions(
     source = open_source(dataset, split)
     warnings = []
     if count is not None and count > len(source):
-        warnings.append(f"{count} questions were asked for; there are {len(source)}: taking them all.")
+        warnings.append(f"{count_of(count, 'question')} asked for; the source has {len(source)}: taking all.")
     return Selection(source, draw(len(source), count, seed), strip_solutions), warnings
 
 

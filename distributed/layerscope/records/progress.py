@@ -7,7 +7,7 @@ from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
-from layerscope.formatting import size_text
+from layerscope.formatting import count_of, size_text
 from layerscope.records.run import RecordsFile
 from layerscope.records.totals import Totals
 
@@ -24,7 +24,8 @@ class Progress:
         self._total = total
         self.totals = totals
         self._already = totals.questions
-        self._started = self._told = time.monotonic()
+        self._began: float | None = None
+        self._told = time.monotonic()
         self._bar = (
             tqdm(total=total, initial=totals.questions, unit="question", file=self._stream, dynamic_ncols=True)
             if self._stream.isatty()
@@ -37,6 +38,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def begin(self) -> None:
+        """Notes that work begins, unless it has: what comes before it (Ray's start, loading) is no part of a rate."""
+        if self._began is None:
+            self._began = time.monotonic()
 
     def update(self) -> None:
         """Shows the totals as they are now."""
@@ -55,13 +61,15 @@ class Progress:
             print(text, file=self._stream, flush=True)
 
     def rate(self) -> float:
-        """Questions per second since this run began."""
-        return (self.totals.questions - self._already) / max(time.monotonic() - self._started, 1e-9)
+        """Questions per second since work began."""
+        if self._began is None:
+            return 0.0
+        return (self.totals.questions - self._already) / max(time.monotonic() - self._began, 1e-9)
 
     def _line(self) -> str:
         done, rate = self.totals.questions, self.rate()
         left = f"{(self._total - done) / rate:.0f} s left" if rate else "no question done yet"
-        return f"{done}/{self._total} questions, {rate:.1f}/s, {left}, accuracy {self.totals.accuracy()}"
+        return f"{done}/{count_of(self._total, 'question')}, {rate:.1f}/s, {left}, accuracy {self.totals.accuracy()}"
 
 
 def shown(

@@ -10,6 +10,7 @@ from typing import Self
 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import user_path
+from layerscope.formatting import count_of
 from layerscope.records import locking
 from layerscope.records.extent import Extent
 from layerscope.records.manifest import READING, Advice, Manifest, manifest_path, read_manifest
@@ -89,7 +90,7 @@ class RecordsFile:
         if self._known is not None:
             order = self._known.about.example_ids
             if number > len(order):
-                raise NotARecordError(f"the plan ends after {len(order)} lines")
+                raise NotARecordError(f"the plan ends after {count_of(len(order), 'line')}")
             if record.example_id != order[number - 1]:
                 raise NotARecordError(f"example_id is {record.example_id}; the plan has {order[number - 1]} there")
         if isinstance(record, Record):

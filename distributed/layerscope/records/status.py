@@ -6,7 +6,7 @@ from pathlib import Path
 
 import orjson
 
-from layerscope.formatting import size_text, visible
+from layerscope.formatting import count_of, size_text, visible
 from layerscope.records.record import Unscored
 from layerscope.records.run import Run
 from layerscope.records.totals import Totals
@@ -71,7 +71,7 @@ def as_text(found: Status) -> str:
     lines = [
         f"file      {found.file} ({size_text(found.bytes)})",
         f"state     {found.state}",
-        f"done      {found.done} of {found.planned} questions",
+        f"done      {found.done} of {count_of(found.planned, 'question')}",
         f"errors    {len(found.errors)}{named}",
         f"accuracy  {found.accuracy} (acc), {found.accuracy_per_character} (acc_norm)",
         *([f"to go on  {visible(found.to_go_on)}"] if found.to_go_on else []),

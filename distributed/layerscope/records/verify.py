@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from layerscope.formatting import count_of
 from layerscope.records.record import Record, check
 from layerscope.records.run import Run
 
@@ -24,5 +25,5 @@ def verify(path: Path) -> str:
         lines += 1
         size += len(line)
     torn = path.stat().st_size - size
-    tail = f"; behind them a torn line of {torn} bytes, which the next run removes" if torn else ""
-    return f"{path}: {lines} of {run.planned} lines, all whole, in order and as they were written{tail}."
+    tail = f"; behind them a torn line of {count_of(torn, 'byte')}, which the next run removes" if torn else ""
+    return f"{path}: {lines} of {count_of(run.planned, 'line')}, all whole, in order and as they were written{tail}."

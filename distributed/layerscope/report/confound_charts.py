@@ -4,6 +4,7 @@ import numpy as np
 from markupsafe import Markup
 
 from layerscope.analysis.result import Analysis
+from layerscope.formatting import count_of
 from layerscope.report.sentences import number, percent
 from layerscope.report.svg import Scale, dot, drawing, element, line, rectangle, text, ticks
 
@@ -24,7 +25,7 @@ def margin_histogram(analysis: Analysis, width: int, kind: str) -> Markup:
     marks = []
     for low, high, count in zip(edges, edges[1:], counts, strict=False):
         side = "first" if low >= 0 else "second"
-        said = f"{number(float(low), 1)} to {number(float(high), 1)} nats: {count:,} questions"
+        said = f"{number(float(low), 1)} to {number(float(high), 1)} nats: {count_of(count, 'question')}"
         bar = rectangle(
             x(float(low)) + 0.5,
             y(int(count)),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from layerscope.analysis.result import Analysis, Ints
 from layerscope.errors import LayerscopeError
-from layerscope.formatting import visible
+from layerscope.formatting import count_of, visible
 from layerscope.records.record import Record, parse
 from layerscope.records.run import Run
 from layerscope.report.feature_tables import neuronpedia_url, selected_rows
@@ -91,7 +91,7 @@ def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], Non
         f"Of every solution and layer the {strongest} strongest features are kept"
         + (f", and every firing of {tracked_total:,} selected features." if tracked_total else "."),
         f"Activations are rounded to {rounding:.1%}." if rounding else "",
-        f"{cut:,} questions have a text longer than {longest:,} characters, which is cut." if cut else "",
+        f"{count_of(cut, 'question')} with a text longer than {longest:,} characters, which is cut." if cut else "",
     ]
     return Pack(
         _packed(orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)),
@@ -110,7 +110,9 @@ def choose_questions(analysis: Analysis) -> tuple[Ints, str]:
     margin = analysis.questions.margin
     total = len(margin)
     if total <= QUESTIONS:
-        return np.arange(total), f"All {total:,} scored questions are here."
+        return np.arange(
+            total
+        ), f"All {total:,} scored questions are here." if total != 1 else "The one scored question is here."
     closest = np.argsort(np.abs(margin), kind="stable")[: QUESTIONS // 2]
     wrong = np.argsort(margin, kind="stable")[: QUESTIONS // 4]
     chosen = np.union1d(closest, wrong)

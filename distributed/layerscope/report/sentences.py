@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 from layerscope.analysis.result import Analysis, Contrast, Header, LengthBin, Proportion
-from layerscope.formatting import ranges
+from layerscope.formatting import count_of, ranges
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -31,10 +31,6 @@ def odds(log_odds: float) -> str:
 
 def interval(proportion: Proportion) -> str:
     return f"{percent(proportion.low)[:-2]} to {percent(proportion.high)}" if proportion.total else "no question scored"
-
-
-def count_of(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def verdict(analysis: Analysis) -> str:
@@ -154,8 +150,8 @@ def warnings(header: Header) -> Iterator[str]:
     if not header.finished:
         done = header.questions + header.errors
         yield (
-            f"Unfinished run: {done:,} of {header.planned:,} questions. Every number is of these alone; they are no "
-            f"random sample, because a run goes from long questions to short ones."
+            f"Unfinished run: {done:,} of {count_of(header.planned, 'question')}. Every number is of these alone; they "
+            f"are no random sample, because a run goes from long questions to short ones."
         )
     if header.errors:
         left_out = "is" if header.errors == 1 else "are"

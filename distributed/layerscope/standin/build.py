@@ -6,9 +6,12 @@ ships is one of these in layout and beginning, which `scripts/train_standin.py` 
 Shapes: T tokens, D d_model, F d_sae.
 """
 
+import argparse
 import json
+import secrets
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from layerscope.errors import LayerscopeError, UsageError
+from layerscope.files import user_path
 from layerscope.questions.pairs import PROMPT
 
 _SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")  # Gemma's ids 0 to 3
@@ -43,15 +48,34 @@ class StandinSpec:
 
 
 def build(spec: StandinSpec, folder: Path) -> None:
-    """Writes `folder/model` in Hugging Face format and `folder/saes` in Gemma Scope's layout; all or nothing."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    texts = _texts()
-    tokenizer = make_tokenizer(texts, spec.vocabulary)
-    model = make_model(spec, tokenizer.get_vocab_size())
-    save_model(model, tokenizer, temporary / "model")
-    make_saes(spec, residual_stream(model, tokenizer, texts), temporary / "saes")
-    temporary.replace(folder)
+    """Writes `folder/model` in Hugging Face format and `folder/saes` in Gemma Scope's layout; all or nothing.
+
+    Raises:
+        UsageError: the folder is there and not empty, or cannot be made.
+    """
+    temporary = _new_folder_for(folder)
+    try:
+        texts = _texts()
+        tokenizer = make_tokenizer(texts, spec.vocabulary)
+        model = make_model(spec, tokenizer.get_vocab_size())
+        save_model(model, tokenizer, temporary / "model")
+        make_saes(spec, residual_stream(model, tokenizer, texts), temporary / "saes")
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # gone where all went well
+
+
+def _new_folder_for(folder: Path) -> Path:
+    """A new folder beside one that is to be made, once it is sure that it can take its place."""
+    try:
+        if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+            raise UsageError(f"{folder} is there already, and is no empty folder. Name a new one.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = folder.with_name(f".standin-{secrets.token_hex(8)}.tmp")
+        temporary.mkdir()
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be made: {error.strerror or error}. Name another one.") from error
+    return temporary
 
 
 def save_model(model: Gemma2ForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
@@ -164,5 +188,16 @@ def _texts() -> list[str]:
     return [f"{PROMPT.format(goal=row['goal'])} {row[name]}" for row in rows for name in ("sol1", "sol2")]
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command: `python -m layerscope.standin.build FOLDER`."""
+    parser = argparse.ArgumentParser(prog="python -m layerscope.standin.build", description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", metavar="FOLDER", help="where model/ and saes/ go; made, and to be new or empty")
+    try:
+        build(StandinSpec(), user_path(parser.parse_args(arguments).folder))
+    except LayerscopeError as error:
+        print(f"standin.build: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
 if __name__ == "__main__":
-    build(StandinSpec(), Path(sys.argv[1]))
+    main()

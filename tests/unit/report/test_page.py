@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import orjson
@@ -219,9 +220,13 @@ def test_features_are_linked_only_where_their_sae_has_pages(run: Path, analysis:
     links = set(re.findall(r'href="https://www\.neuronpedia\.org/gemma-2-2b/(\d+)-gemmascope-res-16k/\d+"', source))
     assert links == {"0", "2"}
     assert "Layers 1: not the canonical SAE" in text_of(source.encode())
-    quick = re.search(r'href="https://neuronpedia\.org/quick-list/\?name=[^"&]+&amp;features=([^"]+)"', source)
-    assert quick is not None
-    assert "1-gemmascope" not in quick[1]
+    lists = re.findall(
+        r'href="https://neuronpedia\.org/quick-list/\?name=[^"&]+&amp;features=([^"]+)"[^>]*>Open (\d+) in', source
+    )
+    assert lists
+    for features, told in lists:
+        assert "1-gemmascope" not in features
+        assert unquote(features).count('"index"') == int(told), "rows without a page are counted"
 
 
 def test_every_warning_is_said_in_words(analysis: Analysis) -> None:

@@ -149,6 +149,44 @@ def test_every_file_of_it_is_in_the_package() -> None:
     assert sum(path.stat().st_size for path in there) < 6e6
 
 
+@pytest.mark.parametrize("there", ["a folder with a file", "a file", "a link to nothing"])
+def test_no_stand_in_is_made_where_something_is(
+    there: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was found out at the end, after minutes of work."""
+    from layerscope.standin import build
+
+    monkeypatch.setattr(build, "make_model", lambda *_: pytest.fail("work was begun"))
+    folder = tmp_path / "standin"
+    if there == "a folder with a file":
+        folder.mkdir()
+        (folder / "mine.txt").write_text("mine")
+    elif there == "a file":
+        folder.write_text("mine")
+    else:
+        folder.symlink_to("nowhere")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as ended:
+        build.main([str(folder)])
+    assert ended.value.code == 2
+    assert f"{folder} is there already" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["--seed", "3"], ["one", "two"]])
+def test_the_command_that_makes_one_takes_no_option_for_a_folder(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from layerscope.standin.build import main
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == (0 if words == ["--help"] else 2)
+    assert "FOLDER" in "".join(capsys.readouterr())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_it_is_found_without_torch_and_its_width_is_its_own() -> None:
     code = "import sys; from layerscope.standin import standin_folder; assert (standin_folder() / 'model').is_dir()"
     subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], check=True)

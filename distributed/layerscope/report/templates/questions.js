@@ -121,7 +121,7 @@ function browser(data) {
     matches.sort(orders[order.value]);
     const whole = id === null || data.tracked[layers[layer.value]]?.includes(id);
     note.textContent = whole ? "" : "Only where it is among the strongest: this feature’s other firings are not in the page.";
-    counted.textContent = `${matches.length.toLocaleString("en")} of ${questions.length.toLocaleString("en")} questions`;
+    counted.textContent = `${matches.length.toLocaleString("en")} of ${questions.length.toLocaleString("en")} question${questions.length === 1 ? "" : "s"}`;
     const pages = Math.max(Math.ceil(matches.length / PAGE), 1);
     page = Math.min(Math.max(page, 0), pages - 1);
     previous.disabled = page === 0;
@@ -157,7 +157,7 @@ function browser(data) {
     return make("div", { className: `solution ${SIDES[side]}` },
       make("small", {}, `${SIDES[side]} solution`, ...(chosen ? [make("span", { className: "tag" }, "chosen by the model")] : [])),
       make("p", { dir: "auto" }, ...marked(...(side === 0 ? [question.positive, question.negative] : [question.negative, question.positive]))),
-      make("small", {}, `log-likelihood ${signed(question.log_likelihoods[side], 2)} nats over ${question.token_counts[side]} tokens, the last “${question.final_tokens[side]}”`));
+      make("small", {}, `log-likelihood ${signed(question.log_likelihoods[side], 2)} nats over ${question.token_counts[side]} token${question.token_counts[side] === 1 ? "" : "s"}, the last “${question.final_tokens[side]}”`));
   }
 
   function chip(layerValue, found, kind) {
@@ -187,7 +187,7 @@ function browser(data) {
       ["only-wrong", found.filter(({ levels }) => levels[0] < 2 && levels[1] > 1)],
     ];
     return make("div", { className: `lane ${layerValue === markedLayer ? "marked" : ""}`, data: { lane: layerValue } },
-      make("b", { title: `${active[0]} features are active for the right solution, ${active[1]} for the wrong one` }, String(layerValue)),
+      make("b", { title: `features that are active: ${active[0]} for the right solution, ${active[1]} for the wrong one` }, String(layerValue)),
       ...groups.map(([kind, features]) => make("div", { className: kind }, ...features.map((each) => chip(layerValue, each, kind)))));
   }
 
