@@ -17,9 +17,10 @@ from layerscope.files import user_path
 from layerscope.streams import lost_output, outlive_readers
 
 _app = tyro.extras.SubcommandApp()
+_Several = tyro.conf.arg(metavar="FILE [FILE ...]", help_behavior_hint="(required)")
+_Files = Annotated[tuple[Path, ...], tyro.conf.Positional, _Several]
 _Options = Annotated[Config, tyro.conf.arg(name="")]
 _RunFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-_A, _B = tyro.conf.arg(metavar="A"), tyro.conf.arg(metavar="B")
 _FlagPath = tyro.conf.arg(metavar="PATH")
 
 
@@ -54,45 +55,45 @@ def status(file: _RunFile, json: bool = False) -> int:
 
 
 @_app.command
-def verify(file: _RunFile) -> int:
+def verify(files: _Files) -> int:
     """Read every line of an output file and check schema, order, ids and digest.
 
     Args:
-        file: The .jsonl file of a run, finished or growing.
+        files: The .jsonl file of a run, finished or growing, or those of the shards of one job.
     """
     from layerscope.records.verify import verify
 
-    print(verify(file))
+    print(verify(files))
     return 0
 
 
 @_app.command
-def export(file: _RunFile, to: Annotated[str, _FlagPath], overwrite: bool = False) -> int:
+def export(files: _Files, to: Annotated[str, _FlagPath], overwrite: bool = False) -> int:
     """Write a run's records in another format: as tables of features and of questions, or as one JSON array.
 
     Args:
-        file: The .jsonl file of a run, finished or growing.
+        files: The .jsonl file of a run, finished or growing, or those of the shards of one job.
         to: The file to write, x.parquet, x.csv or x.json; the table of questions goes to x.questions.parquet or .csv.
         overwrite: Replace what is there.
     """
     from layerscope.tables.export import export
 
-    print(export(file, user_path(to), overwrite))
+    print(export(files, user_path(to), overwrite))
     return 0
 
 
 @_app.command
-def compare(a: Annotated[_RunFile, _A], b: Annotated[_RunFile, _B], json: bool = False) -> int:
+def compare(files: _Files, json: bool = False) -> int:
     """Compare two runs over the same questions: accuracy, log-likelihoods, features.
 
     Args:
-        a: The .jsonl file of a run.
-        b: That of another one, over the same questions.
+        files: The .jsonl files of two runs, or those of the shards of two jobs.
         json: Print it for programs.
     """
+    from layerscope.records.shards import two_runs
     from layerscope.tables.compare import as_json, as_text, compare
 
-    print((as_json if json else as_text)(compare(a, b)))
+    print((as_json if json else as_text)(compare(*two_runs(files))))
     return 0
 
 
@@ -119,20 +120,20 @@ def explain(
 
 @_app.command
 def report(
-    file: _RunFile,
-    to: Annotated[Path | None, _FlagPath, tyro.conf.arg(help_behavior_hint="(default: beside FILE)")] = None,
+    files: _Files,
+    to: Annotated[Path | None, _FlagPath, tyro.conf.arg(help_behavior_hint="(default: beside the first FILE)")] = None,
     show: Annotated[bool, tyro.conf.arg(name="open")] = False,
 ) -> int:
     """Make one web page of what a file says so far: which features tell the solutions apart, and at which depth.
 
     Args:
-        file: The .jsonl file of a run, finished or growing.
-        to: The page; FILE with .html by default. A report that is there is replaced, anything else is not.
+        files: The .jsonl file of a run, finished or growing, or those of the shards of one job.
+        to: The page; the (first) FILE with .html by default. A report that is there is replaced, anything else is not.
         show: Open the page in the browser.
     """
     from layerscope.report.page import report
 
-    print(report(file, to, show))
+    print(report(files, to, show))
     return 0
 
 

@@ -5,7 +5,6 @@ are taken over all layers together and features are selected; the second scores 
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from layerscope.analysis.result import (
     Questions,
     Tested,
 )
+from layerscope.records.shards import Files
 
 Progress = Callable[[str, float], None]
 """Gets what is being done, and which share of it is done, from 0 to 1."""
@@ -37,15 +37,15 @@ _CONTRASTS = (("right vs wrong", "right", "wrong"), ("chosen vs rejected", "chos
 _DENSE = 0.1
 
 
-def analyse(path: Path, options: Options | None = None, progress: Progress = lambda *_: None) -> Analysis:
-    """Analyses a file, finished or still growing: its whole lines, read once, as a stream.
+def analyse(files: Files, options: Options | None = None, progress: Progress = lambda *_: None) -> Analysis:
+    """Analyses a file, or the shards of one job, finished or still growing: whole lines, read once, as a stream.
 
     Raises:
-        UsageError: there is no such file, or it has no manifest.
+        UsageError: there is no such file, it has no manifest, or several are not shards of one job.
         LayerscopeError: a line is not a record.
     """
     options = options or Options()
-    with reading(path, lambda share: progress("reading", share)) as run:
+    with reading(files, lambda share: progress("reading", share)) as run:
         questions = run.questions
         signs = np.ones(len(questions.correct)), np.where(questions.correct, 1.0, -1.0)  # as in _CONTRASTS
         layers, tests, stratum_shares = _first_pass(run, signs, options, progress)
@@ -63,7 +63,7 @@ def analyse(path: Path, options: Options | None = None, progress: Progress = lam
     )
     return Analysis(
         options,
-        overview.header(path, run, _mean(layers.cut_share)),
+        overview.header(run, _mean(layers.cut_share)),
         questions,
         layers,
         features,

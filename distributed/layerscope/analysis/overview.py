@@ -1,8 +1,5 @@
 """What there is to say before any feature: the run, its accuracy, and accuracy by difference in length."""
 
-from datetime import UTC, datetime
-from pathlib import Path
-
 import numpy as np
 
 from layerscope.analysis.reading import Columns
@@ -12,14 +9,14 @@ from layerscope.analysis.statistics import proportion
 _LENGTH_BINS = 5
 
 
-def header(path: Path, run: Columns, cut_share: float) -> Header:
+def header(run: Columns, cut_share: float) -> Header:
     """What was run, and how far it is."""
     identity, about, totals = run.manifest.identity, run.manifest.about, run.totals
     top_k = identity.settings.top_k
     margin = run.questions.margin
     return Header(
-        file=path.name,
-        written=datetime.fromtimestamp(path.stat().st_mtime, UTC),
+        file=run.file,
+        written=run.written,
         command=about.command,
         model=identity.model.repository,
         model_commit=identity.model.commit,

@@ -9,8 +9,8 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from operator import attrgetter
-from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
@@ -22,6 +22,7 @@ from layerscope.errors import LayerscopeError
 from layerscope.records.manifest import Manifest
 from layerscope.records.record import Record, SolutionDetails
 from layerscope.records.run import Run
+from layerscope.records.shards import Files, open_run
 from layerscope.records.totals import Totals
 
 _HELD = 1 << 16  # numbers of a column that wait in memory
@@ -42,6 +43,9 @@ class FeatureLists:
 class Columns:
     """What a file holds so far."""
 
+    file: str
+    written: datetime
+    """When it was last written to, UTC."""
     manifest: Manifest
     layers: tuple[int, ...]
     totals: Totals
@@ -51,17 +55,19 @@ class Columns:
 
 
 @contextmanager
-def reading(path: Path, progress: Callable[[float], None]) -> Iterator[Columns]:
-    """Reads a file; what it spills to temporary files (8 bytes a feature) is gone when the `with` block is left.
+def reading(files: Files, progress: Callable[[float], None]) -> Iterator[Columns]:
+    """Reads a file, or the shards of one job.
+
+    What it spills to temporary files (8 bytes a feature) is gone when the `with` block is left.
 
     Args:
         progress: gets which share of the file is read.
 
     Raises:
-        UsageError: there is no such file, or it has no manifest.
+        UsageError: there is no such file, it has no manifest, or several are not shards of one job.
         LayerscopeError: a line is not a record, or there is no room for the temporary files.
     """
-    run = Run.open(path)
+    run = open_run(files)
     layers = tuple(run.manifest.about.layers)
     totals, rows, done = Totals(), _QuestionRows(), 0
     with ExitStack() as stack:
@@ -75,7 +81,19 @@ def reading(path: Path, progress: Callable[[float], None]) -> Iterator[Columns]:
                         column.add(details)
             done += len(line)
             progress(min(1.0, done / run.size))  # it may have grown
-        yield Columns(run.manifest, layers, totals, rows.columns(), lambda index: columns[index].feature_lists())
+        yield Columns(
+            run.path.name + run.others,
+            _written(run),
+            run.manifest,
+            layers,
+            totals,
+            rows.columns(),
+            lambda index: columns[index].feature_lists(),
+        )
+
+
+def _written(run: Run) -> datetime:
+    return datetime.fromtimestamp(max(part.path.stat().st_mtime for part in run.parts), UTC)
 
 
 class _Column:

@@ -47,7 +47,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     prompt: str
     strip_solutions: bool
     num_samples: Count
-    shard: str | None
+    shard: Annotated[str, Meta(pattern=r"\A[1-9][0-9]{0,5}/[1-9][0-9]{0,5}\Z")] | None
     """`2/8`; None for the whole."""
     seed: int | None
     """None where every question is taken."""

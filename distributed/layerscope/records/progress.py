@@ -77,7 +77,7 @@ def shown(
 ) -> Iterator[tuple[bytes, T]]:
     """What is read of a file, line by line; shows on standard error how much of it is read."""
     stream = stream or sys.stderr
-    name, size, done, told = file.path.name, file.size, 0, time.monotonic()
+    name, size, done, told = file.path.name + file.others, file.size, 0, time.monotonic()
     bar = {"unit": "B", "unit_scale": True, "dynamic_ncols": True, "leave": False}
     with tqdm(total=size, desc=name, file=stream, disable=not stream.isatty(), **bar) as progress:
         for line, what in lines:

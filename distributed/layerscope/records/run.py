@@ -37,6 +37,21 @@ class RecordsFile:
         path = _existing(path)
         return Run.open(path) if manifest_path(path).exists() else RecordsFile(path, None)
 
+    @property
+    def others(self) -> str:
+        """What follows the file's name where it stands for several."""
+        return f" and {len(self.parts) - 1} more" if len(self.parts) > 1 else ""
+
+    @property
+    def parts(self) -> "tuple[RecordsFile, ...]":
+        """One for each file: more than one where a job's shards are read together."""
+        return (self,)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever reads several files must know of them."""
+        return ()
+
     def records(
         self, check: Callable[[Record], None] = lambda _: None, to_go_on: bool = False
     ) -> Iterator[tuple[bytes, Record | Unscored]]:

@@ -1,20 +1,18 @@
 """Whether a file is sound: every line of it, against the manifest and in itself."""
 
-from pathlib import Path
-
 from layerscope.formatting import count_of
 from layerscope.records.record import Record, check
-from layerscope.records.run import Run
+from layerscope.records.shards import Files, open_run
 
 
-def verify(path: Path) -> str:
-    """Reads every line of a file and checks schema, order, ids and digest.
+def verify(files: Files) -> str:
+    """Reads every line of a file, or of the shards of one job, and checks schema, order, ids and digest.
 
     Raises:
         LayerscopeError: the first line that is off, and what is.
-        UsageError: there is no such file, or it has no manifest.
+        UsageError: there is no such file, it has no manifest, or several are not shards of one job.
     """
-    run = Run.open(path)
+    run = open_run(files)
     top_k, d_sae = run.manifest.identity.settings.top_k, run.manifest.about.d_sae
 
     def look_closer(record: Record) -> None:
@@ -24,6 +22,7 @@ def verify(path: Path) -> str:
     for line, _ in run.records(look_closer):
         lines += 1
         size += len(line)
-    torn = path.stat().st_size - size
+    torn = sum(part.path.stat().st_size for part in run.parts) - size
     tail = f"; behind them a torn line of {count_of(torn, 'byte')}, which the next run removes" if torn else ""
-    return f"{path}: {lines} of {count_of(run.planned, 'line')}, all whole, in order and as they were written{tail}."
+    said = f"{lines} of {count_of(run.planned, 'line')}, all whole, in order and as they were written{tail}."
+    return "\n".join([f"{run.path}{run.others}: {said}", *run.notes])

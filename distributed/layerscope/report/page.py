@@ -21,10 +21,10 @@ from tqdm import tqdm
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Contrast
 from layerscope.errors import LayerscopeError
-from layerscope.files import remove_leftovers, replacing, user_path
+from layerscope.files import remove_leftovers, replacing
 from layerscope.formatting import size_text, visible
 from layerscope.neuronpedia.explanations import load_explanations
-from layerscope.records.run import Run
+from layerscope.records.shards import Files, open_run
 from layerscope.records.targets import begins_with, check_target
 from layerscope.report import confound_charts, feature_tables, sentences
 from layerscope.report.depth_axis import NARROW, WIDE
@@ -37,23 +37,23 @@ _SCRIPT = ("page.js", "questions.js", "addresses.js")
 _BEGINNING = b"<!doctype html>\n<!-- layerscope report -->\n"
 
 
-def report(file: Path, to: Path | None = None, show: bool = False) -> str:
-    """Writes the page of a file, finished or still growing, and says where it is.
+def report(files: Files, to: Path | None = None, show: bool = False) -> str:
+    """Writes the page of a file, or of the shards of one job, finished or still growing, and says where it is.
 
     Args:
-        to: the page; FILE with `.html` if None. Replaced if it is a report, refused if it is anything else.
+        to: the page; the (first) file with `.html` if None. Replaced if it is a report, refused if it is anything else.
         show: open it in the browser.
 
     Raises:
-        UsageError: `file` is not a run's file, or `to` is there and no report.
+        UsageError: a file is not a run's, several are not shards of one job, or `to` is there and no report.
         LayerscopeError: a line is not a record, or the page cannot be written.
     """
-    file = user_path(file)
-    to = check_target("--to", to or file.with_suffix(".html"), (file,), own=begins_with(_BEGINNING))
+    run = open_run(files)
+    inputs = [part.path for part in run.parts]
+    to = check_target("--to", to or run.path.with_suffix(".html"), inputs, own=begins_with(_BEGINNING))
     remove_leftovers(to)
     with _Stages() as stages:
-        run = Run.open(file)
-        analysis = analyse(file, progress=stages.tell)
+        analysis = analyse(inputs, progress=stages.tell)
         descriptions = load_explanations(run.manifest).by_layer
         pack = pack_questions(run, analysis, lambda share: stages.tell("packing questions", share))
     page = render(analysis, descriptions, pack)
@@ -66,7 +66,7 @@ def report(file: Path, to: Path | None = None, show: bool = False) -> str:
         ) from error
     if show:
         webbrowser.open(to.resolve().as_uri())
-    return f"report      {to} ({size_text(len(page))})"
+    return "\n".join([f"report      {to} ({size_text(len(page))})", *run.notes])
 
 
 def render(analysis: Analysis, descriptions: Descriptions, pack: Pack) -> bytes:

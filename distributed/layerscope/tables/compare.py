@@ -5,11 +5,11 @@ first file is read in its order, the second by the places of its lines, so that 
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 from scipy.stats import binomtest
@@ -17,8 +17,9 @@ from scipy.stats import binomtest
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.records.manifest import Manifest, differences
 from layerscope.records.progress import shown
-from layerscope.records.record import Feature, NotARecordError, Record, parse
+from layerscope.records.record import Feature, NotARecordError, Record, Unscored, parse
 from layerscope.records.run import Run
+from layerscope.records.shards import Files, open_run
 from layerscope.records.totals import Totals
 
 Json = dict[str, Any]
@@ -119,37 +120,38 @@ class Comparison:
         }
 
 
-def compare(a: Path, b: Path) -> Json:
-    """Compares two output files, finished or growing.
+def compare(a: Files, b: Files) -> Json:
+    """Compares two output files, or those of the shards of two jobs, finished or growing.
 
     Features are compared where both runs had the same SAE: the same file by its hash, or the same Neuronpedia id.
 
     Raises:
-        UsageError: there is no such file, one has no manifest, or they have no question in common.
+        UsageError: there is no such file, one has no manifest, several are not shards of one job, or the runs have no
+            question in common.
         LayerscopeError: a line is not a record.
     """
-    runs = [Run.open(path) for path in (a, b)]
+    runs = [open_run(files) for files in (a, b)]
     manifests = [run.manifest for run in runs]
     layers, left_out = _same_saes(*manifests)
     top_k = [manifest.identity.settings.top_k for manifest in manifests]
     comparison = Comparison(layers, min((k for k in top_k if k != "all"), default=None))
     totals_a, (totals_b, places) = Totals(), _index(runs[1])
-    with b.open("rb") as stream:
-        for _, record in shown(runs[0].records(), runs[0]):
-            totals_a.add_record(record)
-            if isinstance(record, Record) and (found := places.get(key := _key(record))):
-                comparison.add(record, _record_at(stream, found.pop(0), key))
+    for _, record in shown(runs[0].records(), runs[0]):
+        totals_a.add_record(record)
+        if isinstance(record, Record) and (found := places.get(key := _key(record))):
+            comparison.add(record, _record_at(*found.pop(0), key))
     common = comparison.acc.questions
     if not common:
         origins = (" ".join(manifest.identity.questions.values()) for manifest in manifests)
         scored = (f"{totals.scored} of {origin}" for totals, origin in zip((totals_a, totals_b), origins, strict=True))
         raise UsageError(
-            f"{a} and {b} have no question in common by its text and solutions: they scored {' and '.join(scored)}.\n"
+            f"{runs[0].path} and {runs[1].path} have no question in common by its text and solutions: "
+            f"they scored {' and '.join(scored)}.\n"
             "Compare runs over the same data set."
         )
     return {
-        "a": _about(a, manifests[0], totals_a),
-        "b": _about(b, manifests[1], totals_b),
+        "a": _about(runs[0], totals_a),
+        "b": _about(runs[1], totals_b),
         "questions": {
             "common": common,
             "scored_only_by_a": totals_a.scored - common,
@@ -179,6 +181,7 @@ def as_text(comparison: Json) -> str:
     lines = [
         f"A  {_run_text(a)}",
         f"B  {_run_text(b)}",
+        *(note for run in (a, b) for note in run.get("notes", ())),
         "",
         f"questions       {common} scored by both (all figures are over these), "
         f"{questions['scored_only_by_a']} only by A, {questions['scored_only_by_b']} only by B",
@@ -222,20 +225,28 @@ def _settings(manifest: Manifest) -> Json:
     return {**identity, "saes": saes}
 
 
-def _about(path: Path, manifest: Manifest, totals: Totals) -> Json:
-    model = manifest.identity.model.repository
-    return {"file": str(path), "model": model, "scored": totals.scored, "errors": totals.errors}
+def _about(run: Run, totals: Totals) -> Json:
+    model = run.manifest.identity.model.repository
+    said = {"file": f"{run.path}{run.others}", "model": model, "scored": totals.scored, "errors": totals.errors}
+    return {**said, **({"notes": run.notes} if run.notes else {})}
 
 
-def _index(run: Run) -> tuple[Totals, dict[bytes, list[int]]]:
-    """The totals of a file, and where the lines of each scored question begin, in bytes: about 250 bytes a question."""
-    totals, places, place = Totals(), defaultdict[bytes, list[int]](list), 0
-    for line, record in shown(run.records(), run):
+def _index(run: Run) -> tuple[Totals, dict[bytes, list[tuple[Path, int]]]]:
+    """The totals of a run, and where the lines of each scored question begin, in bytes: about 300 bytes a question."""
+    totals, places = Totals(), defaultdict[bytes, list[tuple[Path, int]]](list)
+    for path, place, record in _placed(run):
         totals.add_record(record)
         if isinstance(record, Record):
-            places[_key(record)].append(place)
-        place += len(line)
+            places[_key(record)].append((path, place))
     return totals, places
+
+
+def _placed(run: Run) -> Iterator[tuple[Path, int, Record | Unscored]]:
+    for part in run.parts:
+        place = 0
+        for line, record in shown(part.records(), part):
+            yield part.path, place, record
+            place += len(line)
 
 
 def _key(record: Record) -> bytes:
@@ -244,14 +255,16 @@ def _key(record: Record) -> bytes:
     return blake2b(orjson.dumps(texts), digest_size=16).digest()
 
 
-def _record_at(stream: BinaryIO, place: int, key: bytes) -> Record:
-    stream.seek(place)
+def _record_at(path: Path, place: int, key: bytes) -> Record:
+    with path.open("rb") as stream:
+        stream.seek(place)
+        line = stream.readline()
     try:
-        record = parse(stream.readline())
+        record = parse(line)
     except NotARecordError:
         record = None
     if not isinstance(record, Record) or _key(record) != key:
-        raise LayerscopeError(f"{stream.name} was replaced while it was read. Run the same command again.")
+        raise LayerscopeError(f"{path} was replaced while it was read. Run the same command again.")
     return record
 
 

@@ -17,6 +17,8 @@ from layerscope.files import remove_leftovers, replacing, user_path
 from layerscope.formatting import size_text
 from layerscope.records.array import write_array
 from layerscope.records.manifest import manifest_path
+from layerscope.records.run import RecordsFile
+from layerscope.records.shards import Files, open_run
 from layerscope.records.targets import check_target
 from layerscope.tables.rows import (
     FEATURE_ROWS,
@@ -34,37 +36,45 @@ _TABLES = (".parquet", ".csv")
 _FORMULA = r"^[\x00-\x20]*[=+\-@＝＋－＠]"  # spreadsheets pass over white space, and East Asian ones take wide signs
 
 
-def export(path: Path, target: Path, overwrite: bool) -> str:
-    """Writes the records of an output file, finished or growing, in the format that the target's suffix names.
+def export(files: Files, target: Path, overwrite: bool) -> str:
+    """Writes the records of a run, finished or growing, in the format that the target's suffix names.
 
     In CSV, texts that a spreadsheet would run get an apostrophe in front; the other formats hold every text as it is.
     `x.parquet` and `x.csv` get the table of features, and `x.questions.parquet` or `x.questions.csv` beside them the
     table of questions; `x.json` gets the array of records.
 
+    Args:
+        files: the output file, or those of the shards of one job.
+
     Returns:
         What was written, for people.
 
     Raises:
-        UsageError: there is no such file, or the target cannot be meant.
+        UsageError: there is no such file, several are not shards of one job, or the target cannot be meant.
         LayerscopeError: a line is not a record, or the disk is full or fails; what stood there before stands there yet.
     """
-    path, targets = user_path(path), [user_path(target)]
+    paths = [files] if isinstance(files, Path) else list(files)
+    # The records of one file can be read without a manifest; which files are shards of one job, only manifests tell.
+    file = RecordsFile.open(paths[0]) if len(paths) == 1 else open_run(paths)
+    inputs = [beside for part in file.parts for beside in (part.path, manifest_path(part.path))]
+    targets = [user_path(target)]
     target = targets[0]
     if target.suffix in _TABLES:
         targets.append(target.with_suffix(f".questions{target.suffix}"))
     elif target.suffix != _ARRAY:
         raise UsageError(f"--to {target}: the suffix says the format; take {', '.join(_TABLES)} or {_ARRAY}.")
-    for file in targets:
-        check_target("--to", file, inputs=(path, manifest_path(path)), overwrite=overwrite)
-        remove_leftovers(file)
+    for each in targets:
+        check_target("--to", each, inputs=inputs, overwrite=overwrite)
+        remove_leftovers(each)
     if target.suffix == _ARRAY:
-        write_array(path, target, (line for line, _ in read_records(path)))
+        write_array(file.path, target, (line for line, _ in read_records(file)))
     else:
-        _write_tables(path, *targets)
-    return "\n".join(f"{target}  {size_text(target.stat().st_size)}" for target in targets)
+        _write_tables(file, *targets)
+    told = [f"{target}  {size_text(target.stat().st_size)}" for target in targets]
+    return "\n".join([*told, *file.notes])
 
 
-def _write_tables(path: Path, features_target: Path, questions_target: Path) -> None:
+def _write_tables(file: RecordsFile, features_target: Path, questions_target: Path) -> None:
     writer = _parquet_writer if features_target.suffix == ".parquet" else _CsvWriter
     try:
         with (  # left from the last to the first: both files are whole before either takes its place
@@ -73,7 +83,7 @@ def _write_tables(path: Path, features_target: Path, questions_target: Path) -> 
             _writing(questions_file, writer, QUESTIONS, QUESTION_ROWS) as questions,
             _writing(features_file, writer, FEATURES, FEATURE_ROWS) as features,
         ):
-            for _, record in read_records(path):
+            for _, record in read_records(file):
                 questions.add(question_row(record))
                 features.add(feature_rows(record))
     except OSError as error:

@@ -73,7 +73,9 @@ def read_features(
     if top_k is not None and top_k < 1:
         raise UsageError(f"top_k is {top_k}; it is the number of features to read of each list, from 1.")
     wanted = None if layers is None else frozenset(layers)
-    return _gathered((feature_rows(record, wanted, top_k) for _, record in read_records(Path(path))), FEATURES)
+    return _gathered(
+        (feature_rows(record, wanted, top_k) for _, record in read_records(RecordsFile.open(Path(path)))), FEATURES
+    )
 
 
 def read_questions(path: str | PathLike[str]) -> pa.Table:
@@ -86,17 +88,15 @@ def read_questions(path: str | PathLike[str]) -> pa.Table:
         UsageError: there is no such file.
         LayerscopeError: a line is not a record.
     """
-    return _gathered((question_row(record) for _, record in read_records(Path(path))), QUESTIONS)
+    return _gathered((question_row(record) for _, record in read_records(RecordsFile.open(Path(path)))), QUESTIONS)
 
 
-def read_records(path: Path) -> Iterator[tuple[bytes, Record | Unscored]]:
+def read_records(file: RecordsFile) -> Iterator[tuple[bytes, Record | Unscored]]:
     """Every line of a file and its record, one after the other; shows how far it is.
 
     Raises:
-        UsageError: there is no such file.
         LayerscopeError: a line is not a record, or not the one that was written there, or the disk fails.
     """
-    file = RecordsFile.open(path)
     return shown(file.records(), file)
 
 

@@ -1,0 +1,147 @@
+"""The shards of one job, read as the run that they are parts of.
+
+Their files may be named in any order. Together they are read in the order of the plan, so that what is made of them is
+what would be made of the file of a run without shards.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+from msgspec.structs import replace
+
+from layerscope.errors import UsageError
+from layerscope.formatting import ranges
+from layerscope.records.manifest import Manifest, differences
+from layerscope.records.record import Record, Unscored
+from layerscope.records.run import Run
+
+Files = Path | Sequence[Path]
+"""The file of a run, or those of the shards of one job."""
+
+_DECIDES = ("settings", "model", "saes", "questions", "plan")
+"""Parts of the identity that make a job. The rest says on what it was computed, which only last digits depend on."""
+
+
+class Shards(Run):
+    """Several files of one job."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        """
+        Args:
+            runs: of one job, in the order of their shards, each once.
+        """
+        super().__init__(runs[0].path, _whole(runs))
+        self._runs, self._count = tuple(runs), _shard(runs[0])[1]
+        self.size = sum(run.size for run in runs)
+
+    @property
+    def parts(self) -> tuple[Run, ...]:
+        return self._runs
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        present = {_shard(run)[0] for run in self._runs}
+        missing = [index for index in range(1, self._count + 1) if index not in present]
+        lacking = f"Not among these files: shard{'s' if len(missing) > 1 else ''} {ranges(missing)} of {self._count}."
+        elsewhere = [differences(_computed_on(self._runs[0]), _computed_on(run)) for run in self._runs[1:]]
+        differing = sorted({told for each in elsewhere for told in each})
+        return (
+            *([lacking] if missing else []),
+            *([f"The shards were not computed alike: {'; '.join(differing)}."] if differing else []),
+        )
+
+    def alive(self) -> bool:
+        return any(run.alive() for run in self._runs)
+
+    def records(
+        self, check: Callable[[Record], None] = lambda _: None, to_go_on: bool = False
+    ) -> Iterator[tuple[bytes, Record | Unscored]]:
+        for run in self._runs:
+            yield from run.records(check, to_go_on)
+
+    def lines(self) -> Iterator[bytes]:
+        for run in self._runs:
+            yield from run.lines()
+
+
+def open_run(files: Files) -> Run:
+    """The run of one file, or of the shards of one job, named in any order.
+
+    Raises:
+        UsageError: there is no such file, it has no manifest, or the files are not shards of one job, each once.
+    """
+    paths = [files] if isinstance(files, Path) else list(files)
+    runs = [Run.open(path) for path in paths]
+    if len(runs) == 1:
+        return runs[0]
+    if not runs:
+        raise UsageError("No file is named. Name the .jsonl file of a run, or those of the shards of one job.")
+    by_shard: dict[tuple[int, int], Run] = {}
+    for run in runs:
+        if differing := differences(_job(runs[0]), _job(run)):
+            raise UsageError(
+                f"{runs[0].path} and {run.path} are not of one job: {'; '.join(differing)}.\n"
+                "Several files are read together where they are the shards of one job. Name those, or one file alone."
+            )
+        if twin := by_shard.get(_shard(run)):
+            which = "shard {} of {}".format(*_shard(run)) if _shard(run)[1] > 1 else "the whole run"
+            raise UsageError(
+                f"{twin.path} and {run.path} are both {which}, which would count twice.\nName each shard once."
+            )
+        by_shard[_shard(run)] = run
+    return Shards([by_shard[shard] for shard in sorted(by_shard)])
+
+
+def two_runs(files: Sequence[Path]) -> tuple[Files, Files]:
+    """The files of two runs apart: two files, or the shards of two jobs, named in any order.
+
+    Raises:
+        UsageError: there is no such file, or they are not of two jobs.
+    """
+    if len(files) == 2:
+        return files[0], files[1]
+    jobs: dict[bytes, list[Path]] = {}
+    for path in files:
+        jobs.setdefault(orjson.dumps(_job(Run.open(path))), []).append(path)
+    if len(jobs) != 2:
+        named = ", ".join(str(paths[0]) for paths in jobs.values())
+        raise UsageError(
+            f"Two runs are compared; these files are of {len(jobs)} ({named or 'none is named'}).\n"
+            "Name two files, or the shards of two jobs; a shard has the settings of its job."
+        )
+    a, b = jobs.values()
+    return a, b
+
+
+def _shard(run: Run) -> tuple[int, int]:
+    """Which part it is, from 1, and of how many."""
+    index, count = (run.manifest.identity.settings.shard or "1/1").split("/")
+    return int(index), int(count)
+
+
+def _job(run: Run) -> dict[str, Any]:
+    """What all shards of a job share."""
+    identity = run.manifest.identity_as_read()
+    job = {name: identity[name] for name in _DECIDES}
+    job["settings"] = {**job["settings"], "shard": f"one of {_shard(run)[1]}"}
+    job["plan"] = {name: value for name, value in job["plan"].items() if name not in ("questions", "batches")}
+    return job
+
+
+def _computed_on(run: Run) -> dict[str, Any]:
+    return {name: value for name, value in run.manifest.identity_as_read().items() if name not in _DECIDES}
+
+
+def _whole(runs: Sequence[Run]) -> Manifest:
+    """The manifest of the run that the shards are parts of; its lines are each shard's own to hold against theirs."""
+    first, count = runs[0].manifest, _shard(runs[0])[1]
+    present = [_shard(run)[0] for run in runs]
+    settings = replace(first.identity.settings, shard=None if len(present) == count else f"{ranges(present)}/{count}")
+    plan = replace(
+        first.identity.plan,
+        questions=settings.num_samples,
+        batches=sum(run.manifest.identity.plan.batches for run in runs),
+    )
+    return replace(first, identity=replace(first.identity, settings=settings, plan=plan))

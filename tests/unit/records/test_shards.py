@@ -1,0 +1,184 @@
+"""The shards of one job, named in any order, are read as the one run that they are parts of."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+
+from layerscope.analysis.findings import analyse
+from layerscope.analysis.result import Options
+from layerscope.errors import LayerscopeError, UsageError
+from layerscope.questions.sources import Question
+from layerscope.records.journal import open_journal
+from layerscope.records.lines import SolutionScore, error_line
+from layerscope.records.shards import open_run, two_runs
+from layerscope.records.verify import verify
+from layerscope.report.page import report
+from layerscope.tables.compare import as_text, compare
+from layerscope.tables.export import export
+from made_up import about, edit_manifest, identity, record_line, typed
+
+LAYERS = (0, 8)
+ORDER = (4, 2, 7, 0, 5, 1, 3)
+PARTS = (ORDER[:3], ORDER[3:5], ORDER[5:])
+
+
+def line_of(number: int, score: float = -2.5) -> bytes:
+    if number == ORDER[2]:
+        return error_line(number, "sol1 is empty").line
+    question = Question(number, f"goal {number}", f"do {number}", "leave it", number % 2)
+    scores = (SolutionScore(score, 2, "a"), SolutionScore(-3.0, 2, "b"))
+    return record_line(question, scores, dict.fromkeys(LAYERS, ([(7, 4.0), (9, 1.5 + number / 10)], [(9, 0.25)])))
+
+
+def run(path: Path, order: Sequence[int], shard: str | None = None, written: int = 99, **settings: Any) -> Path:
+    """The file of a run or of a shard, as its run leaves it."""
+    score = settings.pop("score", -2.5)
+    made = identity(LAYERS, questions=len(order), shard=shard, **{"num_samples": len(ORDER), **settings})
+    with open_journal(path, *typed(made, about(LAYERS, order)), overwrite=False) as journal:
+        journal.recover(lambda _: None)
+        journal.append([line_of(number, score) for number in order[:written]])
+    return path
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    return run(tmp_path / "whole.jsonl", ORDER)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[Path]:
+    return [run(tmp_path / f"part-{index}.jsonl", part, f"{index}/3") for index, part in enumerate(PARTS, start=1)]
+
+
+ORDERS = [(0, 1, 2), (2, 0, 1), (1, 2, 0)]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_shards_in_any_order_export_as_the_whole_run(
+    whole: Path, shards: list[Path], order: tuple[int, ...], tmp_path: Path
+) -> None:
+    named = [shards[index] for index in order]
+    for name in ("x.parquet", "x.json", "x.csv"):
+        export(whole, tmp_path / f"whole.{name}", overwrite=True)
+        told = export(named, tmp_path / f"shards.{name}", overwrite=True)
+        assert "Not among" not in told
+    for name in ("x.json", "x.csv", "x.questions.csv"):
+        assert (tmp_path / f"shards.{name}").read_bytes() == (tmp_path / f"whole.{name}").read_bytes()
+    for name in ("x.parquet", "x.questions.parquet"):
+        assert pq.read_table(tmp_path / f"shards.{name}") == pq.read_table(tmp_path / f"whole.{name}")
+
+
+def test_shards_are_analysed_as_the_whole_run(whole: Path, shards: list[Path]) -> None:
+    of_whole, of_shards = (analyse(files, Options(permutations=20)) for files in (whole, shards[::-1]))
+    assert of_shards.questions.example_id.tolist() == of_whole.questions.example_id.tolist()
+    assert of_shards.features.listed.tolist() == of_whole.features.listed.tolist()
+    assert of_shards.header.median_margin == of_whole.header.median_margin
+    assert (of_shards.header.planned, of_shards.header.finished) == (len(ORDER), True)
+    assert of_shards.header.file == "part-1.jsonl and 2 more"
+
+
+def test_a_report_of_some_shards_is_of_an_unfinished_run(shards: list[Path], tmp_path: Path) -> None:
+    """Else a page about a part of the questions would pass for one about all of them."""
+    told = report([shards[2], shards[0]], tmp_path / "page.html")
+    assert told.splitlines()[-1] == "Not among these files: shard 2 of 3."
+    assert f"5 of {len(ORDER)} questions" in (tmp_path / "page.html").read_text("utf-8")
+    assert report([shards[2], shards[0], shards[1]]).startswith(f"report      {shards[0].with_suffix('.html')}")
+
+
+def test_verify_names_the_shards_that_are_missing(shards: list[Path]) -> None:
+    assert verify(shards).endswith(
+        "part-1.jsonl and 2 more: 7 of 7 lines, all whole, in order and as they were written."
+    )
+    assert verify([shards[1], shards[0]]).splitlines()[1:] == ["Not among these files: shard 3 of 3."]
+    assert "2 of 2 lines" in verify(shards[1]), "one shard alone is a file like any other"
+
+
+def test_a_bad_line_is_named_with_its_own_file(shards: list[Path]) -> None:
+    content = shards[1].read_bytes()
+    shards[1].write_bytes(content.replace(b"4.0", b"4.5", 1))
+    for command in (verify, lambda files: export(files, shards[0].with_name("x.csv"), True), report):
+        with pytest.raises(LayerscopeError, match=r"part-2\.jsonl, line 1: it is not the line"):
+            command(shards)
+
+
+def test_an_unfinished_shard_counts_what_it_has(tmp_path: Path, shards: list[Path]) -> None:
+    short = run(tmp_path / "short.jsonl", PARTS[2], "3/3", written=1)
+    assert "6 of 7 lines" in verify([short, *shards[:2]])
+
+
+OTHERS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "another model": (lambda m: m["identity"]["model"].update(commit="1" * 40), "model.commit was 0000"),
+    "other questions": (lambda m: m["identity"]["plan"].update(sha256="1" * 64), "plan.sha256 was 0000"),
+    "another precision": (lambda m: m["identity"]["settings"].update(dtype="bfloat16"), "settings.dtype was float32"),
+    "another number of shards": (lambda m: m["identity"]["settings"].update(shard="2/4"), "one of 3, is one of 4"),
+    "no shard": (lambda m: m["identity"]["settings"].update(shard=None), "one of 3, is one of 1"),
+}
+
+
+@pytest.mark.parametrize(("change", "told"), OTHERS.values(), ids=OTHERS.keys())
+def test_files_of_other_jobs_are_not_mixed(
+    shards: list[Path], change: Callable[[dict[str, Any]], object], told: str
+) -> None:
+    edit_manifest(shards[1], change)
+    for files in (shards, shards[::-1]):
+        with pytest.raises(UsageError, match="not of one job") as caught:
+            verify(files)
+        assert str(shards[1]) in str(caught.value)
+    with pytest.raises(UsageError, match=told):
+        verify(shards)
+
+
+def test_a_shard_named_twice_would_count_twice(whole: Path, shards: list[Path], tmp_path: Path) -> None:
+    copy = run(tmp_path / "copy.jsonl", PARTS[1], "2/3")
+    with pytest.raises(UsageError, match=r"part-2\.jsonl and .*copy\.jsonl are both shard 2 of 3"):
+        open_run([*shards, copy])
+    with pytest.raises(UsageError, match="are both the whole run"):
+        open_run([whole, whole])
+    with pytest.raises(UsageError, match="No file is named"):
+        open_run([])
+
+
+def test_other_hardware_is_told(shards: list[Path]) -> None:
+    """It changes last digits, which no shard's own manifest can say of the others."""
+    edit_manifest(shards[2], lambda manifest: manifest["identity"].update(hardware="another one"))
+    assert verify(shards).splitlines()[1:] == ["The shards were not computed alike: hardware was none, is another one."]
+
+
+@pytest.mark.parametrize("shard", ["", "2", "0/3", "a/b", "2/3/4", "1/" + "9" * 5000])
+def test_a_shard_that_is_none_is_no_traceback(shards: list[Path], shard: str) -> None:
+    edit_manifest(shards[1], lambda manifest: manifest["identity"]["settings"].update(shard=shard))
+    with pytest.raises(UsageError, match="not a whole manifest: Expected `str` matching"):
+        verify(shards)
+
+
+def test_two_jobs_are_compared_by_their_shards(tmp_path: Path, whole: Path, shards: list[Path]) -> None:
+    (tmp_path / "b").mkdir()
+    cuts = (ORDER[:4], ORDER[4:])
+    other = [
+        run(tmp_path / "b" / f"{index}.jsonl", part, f"{index}/2", dtype="bfloat16", score=-3.5)
+        for index, part in enumerate(cuts, start=1)
+    ]
+    alone = run(tmp_path / "alone.jsonl", ORDER, dtype="bfloat16", score=-3.5)
+    expected = compare(whole, alone)
+    found = compare(*two_runs([other[1], shards[2], other[0], shards[0], shards[1]]))
+    assert found["a"]["file"] == f"{other[0]} and 1 more", "the first file says which run is A"
+    found = compare(*two_runs([shards[2], *other, *shards[:2]]))
+    for name in ("questions", "acc", "acc_norm", "log_likelihood", "layers", "same_choice"):
+        assert found[name] == expected[name], name
+    partly = compare(*two_runs([*shards[:2], alone]))
+    assert partly["a"]["notes"] == ("Not among these files: shard 3 of 3.",)
+    assert orjson.dumps(partly)
+    assert "Not among these files: shard 3 of 3." in as_text(partly)
+
+
+def test_files_of_more_jobs_than_two_or_of_one_are_not_compared(whole: Path, shards: list[Path]) -> None:
+    with pytest.raises(UsageError, match="these files are of 1 "):
+        two_runs(shards)
+    edit_manifest(shards[1], lambda manifest: manifest["identity"]["settings"].update(dtype="bfloat16"))
+    with pytest.raises(UsageError, match="these files are of 3 "):
+        two_runs([*shards, whole])
+    assert two_runs([whole, whole]) == (whole, whole)
