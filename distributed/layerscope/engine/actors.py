@@ -22,6 +22,7 @@ from layerscope.planning.machine import probe
 from layerscope.planning.node import Node
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.sources import Question
+from layerscope.records.fingerprints import Fingerprint
 from layerscope.saes.gemma_scope import SaeChoice
 from layerscope.standin import on_this_node
 
@@ -49,9 +50,9 @@ class GemmaActor(_Actor):
 
     def load(
         self, repository: Repository, spec: GemmaSpec, blocks: Sequence[Sequence[int]], settings: TorchSettings
-    ) -> None:
+    ) -> Fingerprint:
         """Loads the model; not done in the constructor, whose errors Ray flattens to text."""
-        from layerscope.engine.batch import warm_up_model
+        from layerscope.engine.batch import model_fingerprint, warm_up_model
         from layerscope.models.loading import load_language_model
 
         device, dtype = settings.apply()
@@ -64,6 +65,8 @@ class GemmaActor(_Actor):
             self._model = load_language_model(fetch_model(repository, spec), dtype, device)
             if device.type == "cuda":
                 warm_up_model(self._model, self._tokenizer, self._layers)
+        with self._log.timed("fingerprint"):
+            return model_fingerprint(self._model, sorted(self._layers))
 
     def score(self, batch: int, questions: Sequence[Question]) -> tuple[Scores | NDArray[np.generic], ...]:
         """One batch. May be called in several threads: one batch is tokenised while a GPU computes another.
@@ -85,9 +88,17 @@ class GemmaActor(_Actor):
 class EncoderActor(_Actor):
     """The SAE encoders of one layer block: activations in, features as JSON out."""
 
-    def load(self, repository: Repository, saes: Sequence[SaeChoice], d_model: int, settings: TorchSettings) -> None:
-        """Loads the encoders."""
-        from layerscope.engine.batch import warm_up_encoders
+    def load(
+        self, repository: Repository, saes: Sequence[SaeChoice], d_model: int, residuals: str, settings: TorchSettings
+    ) -> Fingerprint:
+        """Loads the encoders.
+
+        Args:
+            residuals: number format of what they will get.
+        """
+        import torch
+
+        from layerscope.engine.batch import encoder_fingerprint, warm_up_encoders
         from layerscope.saes.cache import load_encoder
 
         self._device, dtype = settings.apply()
@@ -98,6 +109,8 @@ class EncoderActor(_Actor):
             self._encoders = [load_encoder(repository, sae.path, d_model, dtype, self._device) for sae in saes]
             if self._device.type == "cuda":
                 warm_up_encoders(self._encoders, d_model)
+        with self._log.timed("fingerprint"):
+            return encoder_fingerprint(self._encoders, self._layers, d_model, getattr(torch, residuals))
 
     def encode(self, batch: int, residuals: NDArray[np.generic], k: int | None) -> Encoded:
         """Encodes a block of a batch.

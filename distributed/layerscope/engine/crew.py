@@ -17,6 +17,7 @@ from layerscope.planning.job import Job
 from layerscope.planning.node import Node
 from layerscope.planning.placement import Placement, Seat
 from layerscope.planning.placing import place
+from layerscope.records.fingerprints import Fingerprint, Fingerprints
 
 CALLS_PER_GEMMA_ACTOR = 3  # one at work and two made ready: with one an H100 waited a tenth of its time
 MAX_DEATHS = 5  # of one actor while it starts
@@ -32,10 +33,14 @@ class Crew:
 
     Args:
         tell: is told what a person should know.
+        fingerprints: of whoever computed what is in the file, and from now on of these actors.
     """
 
-    def __init__(self, job: Job, engine: Engine, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, job: Job, engine: Engine, tell: Callable[[str], None], fingerprints: Fingerprints | None = None
+    ) -> None:
         self.engine = engine
+        self._fingerprints = fingerprints or Fingerprints()
         self._job, self._tell = job, tell
         self.placement = job.placement
         self.gemma: list[Member] = []
@@ -88,7 +93,7 @@ class Crew:
         if isinstance(answer, Arrival):
             self._welcome(member, answer)
         else:
-            member.ready, member.deaths = True, 0
+            self._admit(member, answer)
 
     def lost(self, member: Member) -> None:
         """Replaces an actor that died."""
@@ -166,7 +171,9 @@ class Crew:
         """An actor's process is there: it may load, if its numbers will be those of the others."""
         member.node_id, member.node_name = arrival.node_id, arrival.node.name
         job, placement = self._job, self.placement
-        strange = arrival.node.kinds(placement.device) - set(placement.kinds)
+        kinds = arrival.node.kinds(placement.device)
+        member.kind = " and ".join(sorted(kinds))
+        strange = kinds - set(placement.kinds)
         changed = [f"{name} {version}" for name, version in arrival.node.software if job.software[name] != version]
         if unlike := [*sorted(strange), *changed]:
             self._tell(
@@ -182,7 +189,28 @@ class Crew:
             self._await(member, "load", job.model, job.spec, placement.blocks, settings)
         else:
             saes = [sae for sae in job.saes if sae.layer in placement.blocks[member.seat.block]]
-            self._await(member, "load", job.sae_repository, saes, job.spec.d_model, settings)
+            self._await(member, "load", job.sae_repository, saes, job.spec.d_model, numerics.dtype, settings)
+
+    def _admit(self, member: Member, fingerprint: Fingerprint) -> None:
+        """An actor has loaded: it may compute if it gets the bits that those before it got.
+
+        Raises:
+            LayerscopeError: it does not, and there is no other of its kind.
+        """
+        if self._fingerprints.admit(member.kind, fingerprint):
+            member.ready, member.deaths = True, 0
+            return
+        differences = self._fingerprints.differences(member.kind, fingerprint)
+        told = f"{member.name} on {member.node_name} computes other last digits than what is in the file"
+        self._end(member)
+        if not any(other.handle for other in self.members if other.seat.block == member.seat.block):
+            raise LayerscopeError(
+                f"{told}: {differences}.
+"
+                "One file's numbers must all be computed alike. Go on where it was begun and with its variables, or "
+                "name another --output-file."
+            )
+        self._tell(f"{told}, and is left out: {differences}.")
 
     def _leave_draining_nodes(self) -> None:
         """Actors on a node that is about to leave end what they have and start anew elsewhere."""

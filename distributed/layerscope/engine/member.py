@@ -19,6 +19,8 @@ class Member:
     node_id: str = ""
     """Where its process is; empty until it is there."""
     node_name: str = ""
+    kind: str = ""
+    """Of processor or GPU."""
     ready: bool = False
     """It has loaded its weights."""
     leaving: bool = False
@@ -40,7 +42,7 @@ class Member:
 
     def clear(self) -> None:
         """Forgets the actor that was here."""
-        self.handle, self.node_id, self.node_name = None, "", ""
+        self.handle, self.node_id, self.node_name, self.kind = None, "", "", ""
         self.ready, self.leaving, self.calls, self.silent = False, False, 0, 0.0
 
     def answered(self) -> None:

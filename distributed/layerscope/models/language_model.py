@@ -73,10 +73,20 @@ class LanguageModel:
     def forward(self, pairs: Sequence[Pair], layers: Sequence[int]) -> BatchResult:
         """Scores both solutions of every pair and captures their final tokens' residual stream after some layers."""
         layout = lay_out(pairs, self.transfers)
+        residuals, finite, log_probs = self._measure(layout, layers)
+        return BatchResult(_scores(log_probs.numpy(), layout.target_starts, finite.numpy(), layers), residuals)
+
+    @torch.inference_mode()
+    def raw(self, pairs: Sequence[Pair], layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """What `forward` makes its scores of, and its residuals: [N] float32 of solution tokens, and [L, 2 B, D]."""
+        residuals, _, log_probs = self._measure(lay_out(pairs, self.transfers), layers)
+        return log_probs, residuals
+
+    def _measure(self, layout: PairLayout, layers: Sequence[int]) -> tuple[Tensor, ...]:
+        """[L, 2 B, D], [L, 2 B] whether they are finite, and [N] log-probabilities, on the CPU."""
         with self._turn:
             download = self._begin(layout, layers)
-        residuals, finite, log_probs = download.wait()
-        return BatchResult(_scores(log_probs.numpy(), layout.target_starts, finite.numpy(), layers), residuals)
+        return download.wait()
 
     def _begin(self, layout: PairLayout, layers: Sequence[int]) -> Download:
         """Gives the device all work of a batch, and waits for none of it."""
