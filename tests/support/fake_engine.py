@@ -24,6 +24,7 @@ from layerscope.planning.placement import Seat
 from layerscope.planning.placing import place
 from layerscope.planning.settings import settle_crew
 from layerscope.questions.sources import Question
+from layerscope.records.fingerprints import Fingerprint
 from layerscope.records.lines import (
     LayerBlock,
     Outcome,
@@ -132,6 +133,8 @@ class FakeEngine:
     """The batch that does."""
     sleeps: float = 0.0
     """Seconds for which everybody is stopped in mid-run, once."""
+    other_bits: set[str] = field(default_factory=set)
+    """Nodes whose last digits are others."""
     error: Exception | None = None
     """What the next forward pass raises."""
 
@@ -282,7 +285,7 @@ class FakeEngine:
                 actor.blocks = call.arguments[2]
             else:
                 actor.layers = tuple(sae.layer for sae in call.arguments[1])
-            self.answered[answer] = None
+            self.answered[answer] = self._fingerprint(actor)
         elif call.method == "score":
             self._score(call, answer, activations)
         else:
@@ -293,6 +296,11 @@ class FakeEngine:
                 assert activation.batch == batch
                 assert activation.about == actor.layers, "an encoder got another block's activations"
                 self.answered[answer] = Encoded(BLOCKS[batch, actor.layers], Span(0, 0))
+
+    def _fingerprint(self, actor: Actor) -> Fingerprint:
+        names = ["model"] if actor.seat.block is None else [f"sae {layer}" for layer in actor.layers]
+        bits = "others" if actor.node_id in self.other_bits else "these"
+        return Fingerprint(digests=dict.fromkeys(names, bits), circumstances={"MKL_CBWR": bits})
 
     def _score(self, call: Call, answer: Reference, activations: list[Reference]) -> None:
         batch, questions = call.arguments

@@ -3,8 +3,10 @@
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +25,7 @@ from layerscope.planning.prepare import in_ray_job, prepare
 from layerscope.questions.plan import Plan
 from layerscope.records import journal
 from layerscope.records.array import write_array
+from layerscope.records.fingerprints import Fingerprints
 from layerscope.records.manifest import RUNNING
 from layerscope.records.progress import Progress
 from layerscope.records.record import Record, Unscored
@@ -43,12 +46,12 @@ def run_job(config: Config) -> int:
         totals, error_lines = _recover(file)
         retried = error_lines if job.output.retry_errors else []
         if file.lines < job.n_questions or retried:
-            totals, rate, stopped_by = _work(job, cluster, file, totals, retried)
+            totals, rate, stopped_by, left = _work(job, cluster, file, totals, retried)
         else:
             print(f"{file.path} is complete already.")
-            rate, stopped_by = 0.0, None
+            rate, stopped_by, left = 0.0, None, ""
     if stopped_by:
-        print(f"Stopped by {stopped_by.name} after {file.lines} of {count_of(job.n_questions, 'question')}.")
+        print(f"Stopped by {stopped_by.name} after {file.lines} of {count_of(job.n_questions, 'question')}{left}.")
         print(f"To go on: {command_line()}")
         return 128 + stopped_by
     if job.output.array:
@@ -85,10 +88,14 @@ def _recover(file: journal.Journal) -> tuple[Totals, list[int]]:
 
 def _work(
     job: Job, cluster: Cluster, file: journal.Journal, totals: Totals, retried: list[int]
-) -> tuple[Totals, float, signal.Signals | None]:
-    """Starts Ray and computes what the file lacks: the new totals, questions per second, and what stopped it early."""
+) -> tuple[Totals, float, signal.Signals | None, str]:
+    """Starts Ray and computes what the file lacks: the new totals, questions per second, what stopped it, what is left.
+
+    What stopped it is None where nothing is left to do.
+    """
     if file.lines:
         print(f"Going on after {file.lines} of {count_of(job.n_questions, 'question')}.", file=sys.stderr)
+    fingerprints = Fingerprints(file.fingerprints)
     with (
         Progress(job.n_questions, totals) as progress,
         Timeline(job.output.timeline) as timeline,
@@ -100,63 +107,84 @@ def _work(
         if missing := download_bytes(job):
             progress.note(f"Up to {size_text(missing)} come from the hub first, to every node that lacks them.")
 
-        def results(batches: Sequence[int]) -> Iterator[BatchLines]:
+        def results(batches: Sequence[int]) -> Generator[BatchLines]:
+            crew = Crew(job, engine, progress.note, fingerprints)
             budget = Budget(job, nodes.object_store_bytes())
-            driver = Driver(
-                job, batches, Crew(job, engine, progress.note), budget, progress.note, timeline, progress.begin
-            )
-            return driver.results(lambda: bool(caught))
+            driver = Driver(job, batches, crew, budget, progress.note, timeline, progress.begin)
+            yield from driver.results(lambda: bool(caught))
 
-        if retried:
-            progress.note(f"Retrying {count_of(len(retried), 'question')} with an error line.")
-            totals = progress.totals = _retry(job.plan, file, retried, results)
-        _go_on(job.plan, file, progress, results)
-        stopped_by = caught[0] if caught and file.lines < job.n_questions else None
-        return totals, progress.rate(), stopped_by
-
-
-_Results = Callable[[Sequence[int]], Iterator[BatchLines]]
-"""From the batches that are wanted to their lines."""
+        work = _Work(job.plan, file, progress, fingerprints, results)
+        left = ""
+        if retried and (remaining := work.retry(retried)):
+            left = f", {remaining} of {len(retried)} with an error line not computed again"
+        # Without a batch to compute no actor is started, nor for one whom a signal would send away at once.
+        if not caught and file.lines < job.n_questions:
+            work.go_on()
+        stopped_by = caught[0] if caught and (left or file.lines < job.n_questions) else None
+        return progress.totals, progress.rate(), stopped_by, left
 
 
-def _go_on(plan: Plan, file: journal.Journal, progress: Progress, results: _Results) -> None:
-    """Computes and writes what the file lacks."""
-    there = file.lines
-    with WriteBehind(file) as writer:
-        for batch, lines, halved, _ in results(range(plan.batch_of(there), len(plan))):
-            # A run that was killed within a batch left some of its lines: they are the same, and are passed over.
-            missing = lines[max(0, there - int(plan.starts[batch])) :]
-            if halved:
-                progress.note(f"Batch {batch} did not fit the memory and was halved; the manifest names it.")
-                writer.flush()  # which notes things in the manifest too
-                file.note_halved(batch)
-            writer.append([line.pieces for line in missing])
-            for line in missing:
-                if line.frame is None:
-                    progress.totals.add_error()
-                else:
-                    progress.totals.add_frame(line.frame, line.active_features, line.cells)
-            progress.update()
+@dataclass(frozen=True)
+class _Work:
+    """Computing what a file lacks, and what is to be computed once more."""
 
+    plan: Plan
+    file: journal.Journal
+    progress: Progress
+    fingerprints: Fingerprints
+    results: Callable[[Sequence[int]], Generator[BatchLines]]
+    """From the batches that are wanted to their lines. Closed while Ray is there: it ends the actors."""
 
-def _retry(plan: Plan, file: journal.Journal, error_lines: list[int], results: _Results) -> Totals:
-    """Computes the batches of some lines again and replaces these lines; gives the new totals.
+    def go_on(self) -> None:
+        """Computes and writes what the file lacks."""
+        there = self.file.lines
+        batches = range(self.plan.batch_of(there), len(self.plan))
+        with closing(self.results(batches)) as computed, WriteBehind(self.file) as writer:
+            for batch, lines, halved, _ in computed:
+                # A run that was killed within a batch left some of its lines: they are the same, and are passed over.
+                missing = lines[max(0, there - int(self.plan.starts[batch])) :]
+                self._note(batch, halved, writer.flush)
+                writer.append([line.pieces for line in missing])
+                for line in missing:
+                    if line.frame is None:
+                        self.progress.totals.add_error()
+                    else:
+                        self.progress.totals.add_frame(line.frame, line.active_features, line.cells)
+                self.progress.update()
 
-    Whole batches, because a question's last digits depend on what it shares a batch with.
-    """
-    wanted = set(error_lines)
+    def retry(self, error_lines: list[int]) -> int:
+        """Computes the batches of some lines again and replaces these lines; gives how many were not come to.
 
-    def replacements() -> Iterator[tuple[int, bytes]]:
-        for batch, lines, *_ in results(sorted({plan.batch_of(line) for line in error_lines})):
-            for number, line in enumerate(lines, start=int(plan.starts[batch])):
-                if number in wanted:
-                    yield number, b"".join(line.pieces)
+        Whole batches, because a question's last digits depend on what it shares a batch with.
+        """
+        self.progress.note(f"Retrying {count_of(len(error_lines), 'question')} with an error line.")
+        wanted = set(error_lines)
 
-    file.rewrite(replacements())
-    totals = Totals()
-    for _, record in Run.open(file.path, RUNNING).records():
-        totals.add_record(record)
-    return totals
+        def replacements(computed: Iterable[BatchLines]) -> Iterator[tuple[int, bytes]]:
+            for batch, lines, halved, _ in computed:
+                self._note(batch, halved)
+                for number, line in enumerate(lines, start=int(self.plan.starts[batch])):
+                    if number in wanted:
+                        wanted.remove(number)
+                        yield number, b"".join(line.pieces)
+
+        with closing(self.results(sorted({self.plan.batch_of(line) for line in error_lines}))) as computed:
+            found = replacements(computed)
+            if (first := next(found, None)) is None:
+                return len(wanted)
+            self.file.rewrite(chain([first], found))
+        self.progress.totals = Totals()
+        for _, record in Run.open(self.file.path, RUNNING).records():
+            self.progress.totals.add_record(record)
+        return len(wanted)
+
+    def _note(self, batch: int, halved: bool, before: Callable[[], None] = lambda: None) -> None:
+        """Notes in the manifest how a batch was computed, if there is news; `before` waits for whoever writes there."""
+        if halved:
+            self.progress.note(f"Batch {batch} did not fit the memory and was halved; the manifest names it.")
+        if halved or self.file.fingerprints != self.fingerprints.noted:
+            before()
+            self.file.note_computed([batch] if halved else [], self.fingerprints.noted)
 
 
 @contextmanager

@@ -87,8 +87,7 @@ class Crew:
             self.lost(member)
             return
         except LayerscopeError as error:
-            where = f"\n(on node {member.node_name})" if len(self._there) > 1 else ""
-            raise type(error)(f"{error}{where}") from None
+            raise type(error)(f"{error}" + f"\n(on node {member.node_name})" * (len(self._there) > 1)) from None
         member.silent = 0.0
         if isinstance(answer, Arrival):
             self._welcome(member, answer)
@@ -205,8 +204,7 @@ class Crew:
         self._end(member)
         if not any(other.handle for other in self.members if other.seat.block == member.seat.block):
             raise LayerscopeError(
-                f"{told}: {differences}.
-"
+                f"{told}: {differences}.\n"
                 "One file's numbers must all be computed alike. Go on where it was begun and with its variables, or "
                 "name another --output-file."
             )

@@ -8,7 +8,7 @@ import gc
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
@@ -84,7 +84,7 @@ class Driver:
         self._heard = self._tended = self._engine.now()
         self._silence = _SILENCE_SECONDS
 
-    def results(self, stopped: Callable[[], bool]) -> Iterator[BatchLines]:
+    def results(self, stopped: Callable[[], bool]) -> Generator[BatchLines]:
         """The lines of every batch in its turn, until all are out or `stopped` says so.
 
         Raises:

@@ -86,7 +86,7 @@ class LanguageModel:
         """[L, 2 B, D], [L, 2 B] whether they are finite, and [N] log-probabilities, on the CPU."""
         with self._turn:
             download = self._begin(layout, layers)
-        return download.wait()
+        return tuple(download.wait())
 
     def _begin(self, layout: PairLayout, layers: Sequence[int]) -> Download:
         """Gives the device all work of a batch, and waits for none of it."""

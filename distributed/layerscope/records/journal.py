@@ -6,7 +6,7 @@ run removes. Makes no record: whole lines come in, and what is there is read by 
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import begin_sync, remove_leftovers, replacing, sync_data, sync_folder, user_path
 from layerscope.records.extent import Extent
+from layerscope.records.fingerprints import Fingerprint
 from layerscope.records.locking import open_locked
 from layerscope.records.manifest import (
     FORMAT,
@@ -56,6 +57,7 @@ class Journal:
         self._extent = Extent()
         self._checkpointed = 0.0
         self._known = known  # the extent is that of the file: nothing else may be noted in the manifest
+        self._unsaved = False  # something of the manifest, to be on the disk before the next lines are
 
     @property
     def lines(self) -> int:
@@ -74,6 +76,8 @@ class Journal:
         Raises:
             LayerscopeError: they cannot be written or synced; the file then ends where it ended before.
         """
+        if self._unsaved:
+            self.checkpoint()
         more = self._extent.ahead()
         try:
             self._write_lines(lines, more)
@@ -142,9 +146,22 @@ class Journal:
             extent.add(line)
         return extent, unchanged or extent.note()
 
-    def note_halved(self, batch: int) -> None:
-        """Notes that a batch did not fit the memory as a whole: its numbers may differ in the last digit."""
-        self._manifest = replace(self._manifest, halved_batches=[*self._manifest.halved_batches, batch])
+    @property
+    def fingerprints(self) -> Mapping[str, Fingerprint]:
+        """Of whoever computed what is in the file."""
+        return self._manifest.fingerprints
+
+    def note_computed(self, halved: Iterable[int], fingerprints: Mapping[str, Fingerprint]) -> None:
+        """Notes how the lines that follow were computed; it is on the disk before they are.
+
+        Args:
+            halved: batches that did not fit the memory as a whole: their numbers may differ in the last digit.
+            fingerprints: of all that computed for the file so far.
+        """
+        known = self._manifest.halved_batches
+        batches = [*known, *(batch for batch in halved if batch not in known)]
+        self._manifest = replace(self._manifest, halved_batches=batches, fingerprints=dict(fingerprints))
+        self._unsaved = True
 
     def checkpoint(self) -> None:
         """Notes in the manifest how far the file goes and what its bytes hash to."""
@@ -153,7 +170,7 @@ class Journal:
 
     def _note(self, manifest: Manifest) -> None:
         write_manifest(self.path, manifest)
-        self._manifest = manifest
+        self._manifest, self._unsaved = manifest, False
 
     def close(self) -> None:
         """Notes the last state, unless something failed, and lets go of the lock."""

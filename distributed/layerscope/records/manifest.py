@@ -18,6 +18,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import replacing
+from layerscope.records.fingerprints import Fingerprint
 
 FORMAT: Final = 1
 
@@ -164,6 +165,8 @@ class Manifest(Struct, kw_only=True, omit_defaults=True):
     """Files of 0.1.0 have none until their first lines are noted."""
     halved_batches: list[Count] = []
     """Batches that did not fit the memory as a whole: their numbers may differ in the last digit."""
+    fingerprints: dict[str, Fingerprint] = {}
+    """By kind of processor or GPU; files of 0.1.0 have none until they are gone on with."""
     as_read: dict[str, Any] = {}
     """What the file held, with what a later version added."""
 

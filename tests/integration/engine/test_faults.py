@@ -176,9 +176,16 @@ def test_retried_errors_are_replaced_in_place_by_the_undisturbed_bytes(start: St
     failed = [index for index, line in enumerate(lines) if b'"error"' in line]
     assert len(failed) > 20
     assert all(b"after layer 1" in lines[index] for index in failed[:-1])
+    stopped = start("--retry-errors", fault="slow:0.5")
+    assert stopped.wait_until(lambda: bool(stopped.actors("ray::GemmaActor.score")))
+    stopped.process.send_signal(signal.SIGTERM)
+    code, out, _ = stopped.finish()
+    assert code == 143, "the file has all its lines, and still not all is done"
+    assert f"Stopped by SIGTERM after {len(lines)} of {len(lines)} questions, " in out
+    assert f" of {len(failed)} with an error line not computed again." in out
     code, out, errors = start("--retry-errors").finish()
     assert code == 0, errors
-    assert f"Retrying {len(failed)} questions" in errors
+    assert "questions with an error line." in errors
     assert "(1 with an error line)" in out
     assert spoilt.output.read_bytes() == expected
 

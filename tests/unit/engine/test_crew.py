@@ -13,6 +13,7 @@ from layerscope.engine.crew import Crew
 from layerscope.engine.driver import Driver
 from layerscope.errors import LayerscopeError
 from layerscope.planning.node import Node
+from layerscope.records.fingerprints import Fingerprint, Fingerprints
 
 
 def crew_on(nodes: list[Node], **config: Any) -> tuple[Crew, FakeEngine, list[str]]:
@@ -174,3 +175,38 @@ def test_a_run_goes_on_over_nodes_that_are_lost_and_join() -> None:
             engine.seat_waiting_actors()
             engine.seconds += 3
     assert written == b"".join(expected_lines())
+
+
+def test_an_actor_that_gets_other_bits_is_left_out_and_told_and_the_others_go_on() -> None:
+    """One name of a processor stands for several instruction sets; a variable of one node is as bad."""
+    crew, engine, told = crew_on([node("a"), node("b")], device="cpu", gemma_actors=2)
+    engine.other_bits = {"b"}
+    settle(crew, engine)
+    assert [member.node_name for member in crew.gemma if member.ready] == ["a"]
+    (line,) = [line for line in told if "last digits" in line]
+    assert "on b computes other last digits" in line
+    assert "MKL_CBWR was these, is others" in line
+
+
+@pytest.mark.parametrize("name", ["model", "sae 1"])
+def test_a_file_is_not_gone_on_with_where_other_bits_come_out(name: str) -> None:
+    nodes = [node("a")]
+    engine = FakeEngine(list(nodes))
+    noted = {"EPYC": Fingerprint(digests={name: "before"}, circumstances={"MKL_CBWR": "AVX512", "x": "y"})}
+    crew = Crew(job(Config(device="cpu"), nodes), engine, lambda _: None, Fingerprints(noted))
+    with pytest.raises(LayerscopeError) as caught:
+        settle(crew, engine)
+    assert "MKL_CBWR was AVX512, is these; x was y, is not set" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_file_without_fingerprints_takes_those_of_the_first_actors() -> None:
+    """Those of 0.1.0 have none. What was noted once is never replaced, and layers that are added follow."""
+    nodes = [node("a")]
+    known = Fingerprints()
+    engine = FakeEngine(list(nodes))
+    settle(Crew(job(Config(device="cpu"), nodes), engine, lambda _: None, known), engine)
+    (fingerprint,) = known.noted.values()
+    assert fingerprint.digests.keys() == {"model", "sae 0", "sae 1", "sae 2"}
+    assert not known.admit("EPYC", Fingerprint(digests={"sae 2": "others", "sae 3": "new"}, circumstances={}))
+    assert known.noted["EPYC"] == fingerprint

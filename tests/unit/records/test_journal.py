@@ -1200,11 +1200,11 @@ def test_the_manifest_keeps_who_began_the_run_and_which_batches_were_halved(path
     first, second = (typed(IDENTITY, ABOUT | {"command": command}) for command in ("first", "second"))
     with open_journal(path, *first, False) as journal:
         journal.recover(lambda _: None)
-        journal.note_halved(3)
+        journal.note_computed([3], {})
         journal.append(LINES[:2])
     with open_journal(path, *second, False) as journal:
         journal.recover(lambda _: None)
-        journal.note_halved(5)
+        journal.note_computed([5], {})
     manifest = read_manifest(path)
     assert manifest.about == first[1]
     assert manifest.halved_batches == [3, 5]

@@ -1,0 +1,86 @@
+"""What a run does with the lines that are computed, however it ends; the actors are a generator here."""
+
+import errno
+import io
+import os
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from layerscope.commands.run import _Work
+from layerscope.engine.lines import BatchLines, Line
+from layerscope.errors import LayerscopeError
+from layerscope.questions.plan import Plan
+from layerscope.records.fingerprints import Fingerprint, Fingerprints
+from layerscope.records.journal import Journal, open_journal
+from layerscope.records.lines import error_line
+from layerscope.records.manifest import read_manifest
+from layerscope.records.progress import Progress
+from layerscope.records.totals import Totals
+from made_up import about, identity, typed
+
+STARTS = (0, 2, 3, 6)
+PLAN = Plan(np.arange(6), np.array(STARTS), 0, 0, 0, "")
+NOTED = {"EPYC": Fingerprint(digests={"model": "1"}, circumstances={})}
+
+
+def line(number: int, reason: str) -> bytes:
+    return error_line(number, reason).line
+
+
+def computed(batches: Sequence[int], reason: str, halved: Sequence[int], closed: list[int]) -> Generator[BatchLines]:
+    """The lines of some batches; notes when it is closed."""
+    try:
+        for batch in batches:
+            lines = [Line([line(number, reason)], None) for number in range(STARTS[batch], STARTS[batch + 1])]
+            yield BatchLines(batch, lines, batch in halved, 1)
+    finally:
+        closed.append(1)
+
+
+def opened(path: Path) -> Journal:
+    return open_journal(path, *typed(identity((0,), questions=6), about((0,), range(6))), overwrite=False)
+
+
+def work(file: Journal, reason: str, halved: Sequence[int], closed: list[int], stop_after: int = 9) -> _Work:
+    progress = Progress(6, Totals(), io.StringIO())
+    return _Work(
+        PLAN, file, progress, Fingerprints(NOTED), lambda b: computed(list(b)[:stop_after], reason, halved, closed)
+    )
+
+
+def test_a_retry_that_is_stopped_replaces_what_was_computed_and_says_what_is_left(tmp_path: Path) -> None:
+    """Else the run would end as if all had been done; and which batches were halved is remembered of a retry too."""
+    path, closed = tmp_path / "out.jsonl", list[int]()
+    with opened(path) as file:
+        work(file, "first", [2], closed).go_on()
+        assert work(file, "second", [0, 2], closed, stop_after=1).retry([1, 2, 5]) == 2
+        assert path.read_bytes() == b"".join(line(n, "second" if n == 1 else "first") for n in range(6))
+        assert work(file, "third", [0], closed, stop_after=0).retry([1]) == 1
+        assert work(file, "third", [0], closed).retry([2, 3]) == 0
+    assert path.read_bytes() == b"".join(
+        line(n, {1: "second", 2: "third", 3: "third"}.get(n, "first")) for n in range(6)
+    )
+    assert read_manifest(path).halved_batches == [2, 0]
+    assert len(closed) == 4
+
+
+def test_how_lines_were_computed_is_on_the_disk_before_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed when its lines are written and nothing else: here its disk fails at that moment."""
+
+    def broken(_descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path, closed = tmp_path / "out.jsonl", list[int]()
+    with opened(path) as file, monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", broken)
+        with pytest.raises(LayerscopeError, match="cannot be written"):
+            work(file, "x", [0], closed).go_on()
+        assert closed, "the actors are ended while Ray is there: a later call would start another Ray"
+    manifest = read_manifest(path)
+    assert manifest.halved_batches == [0]
+    assert manifest.fingerprints == NOTED
