@@ -36,6 +36,9 @@ class Config:
     """Revision of the model on the hub: a branch, a tag or a commit. The manifest keeps the commit."""
     sae_repo: str = "google/gemma-scope-2b-pt-res"
     """SAEs of the residual stream in Gemma Scope's layout: a repository on the hub, or a folder."""
+    sae_repo_id: str = ""
+    """The repository on the hub that --sae-repo is a copy of (google/gemma-scope-2b-pt-res), so that its features keep
+    their pages on Neuronpedia. A snapshot folder of the hub's cache says so itself."""
     sae_width: str = "auto"
     """Width of the SAEs, as their folders name it (16k, 65k, 1m). auto is 16k, and the stand-in's own for --standin."""
     sae_l0: str = "canonical"
@@ -121,7 +124,7 @@ class Config:
         if self.overwrite and self.retry_errors:
             raise UsageError("--overwrite starts anew and --retry-errors goes on; give one of them.")
         if self.standin:
-            for name in ("model", "revision", "sae_repo"):
+            for name in ("model", "revision", "sae_repo", "sae_repo_id"):
                 if getattr(self, name) != getattr(type(self), name):
                     raise UsageError(
                         f"--standin brings its own model and SAEs; leave out {option(name)}, or --standin."

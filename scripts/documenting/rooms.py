@@ -9,11 +9,11 @@ PACKAGE = Path(__file__).parents[2] / "distributed/layerscope"
 TOP = {
     "cli.py": (
         "The command line: reads it, calls, and turns known errors into lines and an exit code.",
-        ("__main__", "imports", "streams"),
+        ("__main__", "streams"),
     ),
     "config.py": (
         "The settings, known errors, files and numbers for people: what everything speaks with.",
-        ("errors", "files", "formatting"),
+        ("errors", "files", "formatting", "imports", "strict_json"),
     ),
 }
 """Files at the top of the package that are drawn: what is said of them, and the files that are drawn with them."""

@@ -46,7 +46,7 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     model, sae_repository = _repositories(config)
     spec = read_spec(model)
     saes, missing = choose_saes(
-        sae_repository, spec.n_layers, parse_layers(config.layers), sae_width(config), config.sae_l0
+        sae_repository, spec.n_layers, parse_layers(config.layers), sae_width(config), config.sae_l0, config.sae_repo_id
     )
     d_sae = _d_sae(sae_repository, saes[0], spec)
     crew = settle_crew(config, nodes, spec.d_model)

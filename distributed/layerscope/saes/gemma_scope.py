@@ -19,6 +19,8 @@ from layerscope.hub.repository import Repository
 _PATH = re.compile(r"layer_(\d+)/width_([0-9]+[km]?)/average_l0_(\d+)/params\.npz")
 # Releases of the same family that were trained on something else than the residual stream.
 _OTHER_SITE = re.compile(r"gemma-scope-.*-(att|mlp|transcoders)$")
+# The folder in which the hub's cache keeps a revision of a repository.
+_SNAPSHOT = re.compile(r"/models--([A-Za-z0-9][\w.-]*?)--([A-Za-z0-9][\w.-]*)/snapshots/[0-9a-f]{40}/?\Z")
 
 Catalogue = Mapping[int, Mapping[str, Mapping[int, str]]]  # layer -> width -> average L0 -> path in the repository
 
@@ -47,7 +49,7 @@ def catalogue(files: Iterable[str]) -> Catalogue:
 
 
 def choose_saes(
-    repository: Repository, n_layers: int, layers: frozenset[int] | None, width: str, l0: str
+    repository: Repository, n_layers: int, layers: frozenset[int] | None, width: str, l0: str, copy_of: str = ""
 ) -> tuple[list[SaeChoice], list[int]]:
     """The SAE of each layer that is asked for, and the layers (where all are) that have none of this width.
 
@@ -55,13 +57,15 @@ def choose_saes(
         layers: None for all of the model's.
         width: as the folders name it.
         l0: `canonical`, `min`, `max` or a number.
+        copy_of: the repository on the hub that this one is a copy of, where it does not say so itself.
 
     Raises:
         UsageError: nothing matches; the message lists what there is.
     """
-    if _OTHER_SITE.search(repository.name):
+    original = _original(repository, copy_of)
+    if _OTHER_SITE.search(original):
         raise UsageError(
-            f"{repository.name} holds SAEs of another site than the residual stream, which is what layerscope reads.\n"
+            f"{original} holds SAEs of another site than the residual stream, which is what layerscope reads.\n"
             "Take a repository whose name ends in -res."
         )
     held = catalogue(repository.files)
@@ -83,11 +87,30 @@ def choose_saes(
             f"{ranges(available) or 'no layer of this model'}."
         )
     chosen = sorted(layers or available)
-    return [_choose(repository, layer, width, l0, held[layer][width]) for layer in chosen], missing
+    return [_choose(repository, _release(original), layer, width, l0, held[layer][width]) for layer in chosen], missing
 
 
-def _choose(repository: Repository, layer: int, width: str, asked: str, by_l0: Mapping[int, str]) -> SaeChoice:
-    release = _release(repository.name)
+def _original(repository: Repository, copy_of: str) -> str:
+    """The name on the hub of what a repository holds, where it has one; else its own.
+
+    Raises:
+        UsageError: it is said to be a copy of a repository whose SAEs have no pages.
+    """
+    if copy_of and copy_of not in _releases() and not _OTHER_SITE.search(copy_of):
+        raise UsageError(
+            f"--sae-repo-id is {copy_of!r}; Neuronpedia has pages for the SAEs of {', '.join(_releases())}.\n"
+            "Leave it out for SAEs that are no copy of one of these: their features have no pages."
+        )
+    snapshot = None if repository.commit else _SNAPSHOT.search(repository.name)
+    own = "/".join(snapshot.groups()) if snapshot else repository.name
+    if copy_of and own in _releases() and own != copy_of:
+        raise UsageError(f"--sae-repo-id is {copy_of!r}, and --sae-repo is {own}. Leave out --sae-repo-id.")
+    return copy_of or own
+
+
+def _choose(
+    repository: Repository, release: Mapping[str, Any], layer: int, width: str, asked: str, by_l0: Mapping[int, str]
+) -> SaeChoice:
     known = release["canonical_l0"].get(width, {}).get(str(layer))
     if asked.isdigit():
         l0 = int(asked)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -51,9 +52,10 @@ def choose(
     sae_width: str = "16k",
     sae_l0: str = "canonical",
     layers: str = "all",
+    copy_of: str = "",
 ) -> tuple[list[SaeChoice], list[int]]:
     there = held or repository(release)
-    return choose_saes(there, model_layers or n_layers(release), parse_layers(layers), sae_width, sae_l0)
+    return choose_saes(there, model_layers or n_layers(release), parse_layers(layers), sae_width, sae_l0, copy_of)
 
 
 def refusal(release: str, held: Repository | None = None, **settings: Any) -> str:
@@ -116,6 +118,47 @@ def test_the_same_files_elsewhere_have_no_pages(name: str) -> None:
     here, there = choose(PT_2B)[0], choose(PT_2B, repository(PT_2B, name=name))[0]
     assert [sae.l0 for sae in there] == [sae.l0 for sae in here]
     assert {sae.neuronpedia_id for sae in there} == {None}
+
+
+@pytest.mark.parametrize("release", RESIDUAL)
+@pytest.mark.parametrize("name", ["/data/saes", "somebody/mirror"])
+def test_a_copy_that_is_named_as_one_keeps_its_pages(release: str, name: str) -> None:
+    for width in canonical(release):
+        copied, _ = choose(release, repository(release, name=name), sae_width=width, copy_of=release)
+        assert copied == choose(release, sae_width=width)[0]
+        assert all(sae.neuronpedia_id for sae in copied)
+
+
+def test_a_copy_is_one_of_the_files_it_holds() -> None:
+    """With SAEs of one's own under another average L0 nothing is linked, and the original's is never guessed."""
+    own = repository(PT_2B, ["layer_0/width_16k/average_l0_99/params.npz"], name="/data/own")
+    assert "average L0 of 105; it has 99" in refusal(PT_2B, own, layers="0", copy_of=PT_2B)
+    ((sae,), _) = choose(PT_2B, own, layers="0", sae_l0="99", copy_of=PT_2B)
+    assert sae.neuronpedia_id is None
+
+
+@pytest.mark.parametrize("hub", ["/root/.cache/huggingface/hub", "/shared/a -- b/hub"])
+def test_a_snapshot_of_the_hubs_cache_is_known_by_its_folder(hub: str) -> None:
+    def snapshot(release: str, owner: str = "google") -> Repository:
+        folder = f"{hub}/models--{owner}--{release.split('/')[-1]}/snapshots/{'a' * 40}"
+        return replace(repository(release, name=folder), commit=None)
+
+    for release in (PT_2B, IT_9B):
+        assert choose(release, snapshot(release))[0] == choose(release)[0]
+    assert {sae.neuronpedia_id for sae in choose(PT_2B, snapshot(PT_2B, owner="somebody"))[0]} == {None}
+    assert "another site" in refusal("google/gemma-scope-2b-pt-att", snapshot("google/gemma-scope-2b-pt-att"))
+    assert "is google/gemma-scope-2b-pt-res" in refusal(PT_2B, snapshot(PT_2B), copy_of=PT_9B)
+
+
+@pytest.mark.parametrize("said", ["gemma-scope-2b-pt-res", "google/gemma-scope-2b", "~/saes"])
+def test_what_is_no_original_is_refused_with_those_there_are(said: str) -> None:
+    told = refusal(PT_2B, repository(PT_2B, name="/data/saes"), copy_of=said)
+    assert all(name in told for name in (said, *RESIDUAL))
+
+
+def test_a_copy_of_saes_of_another_site_is_refused_too() -> None:
+    att = "google/gemma-scope-2b-pt-att"
+    assert f"{att} holds SAEs of another site" in refusal(PT_2B, repository(PT_2B, name="/data/saes"), copy_of=att)
 
 
 def test_min_and_max_are_the_ends_of_what_a_layer_has() -> None:
