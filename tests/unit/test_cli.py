@@ -23,7 +23,9 @@ def test_help_has_words_for_every_argument(name: str, command: Command, monkeypa
     monkeypatch.setenv("COLUMNS", "110")
     told = command(name, "--help").stdout
     assert "None" not in told
-    arguments = re.findall(r"^\W (-\S.*?|[A-Z]+)(?: {2,}|\s*\n\W +)(\S.*?)\W*$", told, re.MULTILINE)
+    arguments = re.findall(
+        r"^\W (-\S.*?|[A-Z]+(?: \[[A-Z]+ \.\.\.\])?)(?: {2,}|\s*\n\W +)(\S.*?)\W*$", told, re.MULTILINE
+    )
     assert {"-h, --help"} < {argument for argument, _ in arguments}, told
     for argument, said in arguments:
         assert len(said.split()) > 3, (argument, said)

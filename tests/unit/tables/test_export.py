@@ -343,7 +343,7 @@ def test_row_groups_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_line_is_read_when_it_is_asked_for(path: Path) -> None:
     path.write_bytes(TIE + b"broken\n")
-    lines = read_records(path)
+    lines = read_records(RecordsFile.open(path))
     assert next(lines) == (TIE, parse(TIE))
     with pytest.raises(LayerscopeError, match="line 2: "):
         next(lines)
