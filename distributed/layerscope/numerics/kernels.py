@@ -176,6 +176,26 @@ def _capped(numbers, softcap):
 
 
 @triton.jit
+def _halves(projected, token, width, head, lane, mask, HALF: tl.constexpr):
+    """A head of some tokens, in the two halves that rotary embedding mixes: products of heads are sums of two."""
+    at = token[:, None].to(tl.int64) * width + head * 2 * HALF + lane[None, :]
+    return tl.load(projected + at, mask=mask, other=0), tl.load(projected + at + HALF, mask=mask, other=0)
+
+
+@triton.jit
+def _turned(projected, cosines, sines, token, width, head, lane, mask, HALF: tl.constexpr):
+    """The same after rotary embedding, rounded to the type it came in."""
+    left, right = _halves(projected, token, width, head, lane, mask, HALF)
+    number = left.dtype
+    left = left.to(tl.float32)
+    right = right.to(tl.float32)
+    angle_at = token[:, None] * HALF + lane[None, :]
+    cosine = tl.load(cosines + angle_at, mask=mask, other=0)
+    sine = tl.load(sines + angle_at, mask=mask, other=0)
+    return (left * cosine - right * sine).to(number), (right * cosine + left * sine).to(number)
+
+
+@triton.jit
 def _attention(
     projected,
     cosines,
@@ -207,16 +227,8 @@ def _attention(
     lane = tl.arange(0, BLOCK)
     inside = lane < HALF
 
-    # A head lies in two halves, which rotary embedding mixes: every product of heads is a sum of two.
     mask = there[:, None] & inside[None, :]
-    at = query[:, None].to(tl.int64) * width + head * 2 * HALF + lane[None, :]
-    left = tl.load(projected + at, mask=mask, other=0).to(tl.float32)
-    right = tl.load(projected + at + HALF, mask=mask, other=0).to(tl.float32)
-    at = query[:, None] * HALF + lane[None, :]
-    cosine = tl.load(cosines + at, mask=mask, other=0)
-    sine = tl.load(sines + at, mask=mask, other=0)
-    query_left = (left * cosine - right * sine).to(number)
-    query_right = (right * cosine + left * sine).to(number)
+    query_left, query_right = _turned(projected, cosines, sines, query, width, head, lane, mask, HALF)
 
     row_start = tl.load(row_starts + query, mask=there, other=n_tokens)
     segment = tl.load(segments + query, mask=there, other=0)
@@ -230,14 +242,7 @@ def _attention(
         key = start + tl.arange(0, KEYS)
         known = key < end
         key_mask = known[:, None] & inside[None, :]
-        key_at = key[:, None].to(tl.int64) * width + (HEADS + kv_head) * 2 * HALF + lane[None, :]
-        key_0 = tl.load(projected + key_at, mask=key_mask, other=0).to(tl.float32)
-        key_1 = tl.load(projected + key_at + HALF, mask=key_mask, other=0).to(tl.float32)
-        angle_at = key[:, None] * HALF + lane[None, :]
-        key_cosine = tl.load(cosines + angle_at, mask=key_mask, other=0)
-        key_sine = tl.load(sines + angle_at, mask=key_mask, other=0)
-        key_left = (key_0 * key_cosine - key_1 * key_sine).to(number)
-        key_right = (key_1 * key_cosine + key_0 * key_sine).to(number)
+        key_left, key_right = _turned(projected, cosines, sines, key, width, HEADS + kv_head, lane, key_mask, HALF)
         scores = tl.dot(query_left, tl.trans(key_left), input_precision="ieee")
         scores = tl.dot(query_right, tl.trans(key_right), scores, input_precision="ieee") * scaling
         if CAPPED:
@@ -256,9 +261,7 @@ def _attention(
         peak = new_peak
         total = total * shrunk + tl.sum(weights, axis=1)
         weights = weights.to(number)
-        value_at = key_at + KV_HEADS * 2 * HALF
-        value_left = tl.load(projected + value_at, mask=key_mask, other=0)
-        value_right = tl.load(projected + value_at + HALF, mask=key_mask, other=0)
+        value_left, value_right = _halves(projected, key, width, HEADS + KV_HEADS + kv_head, lane, key_mask, HALF)
         sum_left = tl.dot(weights, value_left, sum_left * shrunk[:, None], input_precision="ieee")
         sum_right = tl.dot(weights, value_right, sum_right * shrunk[:, None], input_precision="ieee")
     mask = there[:, None] & inside[None, :]
