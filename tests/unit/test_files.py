@@ -117,3 +117,26 @@ def test_a_home_is_found_whoever_wrote_the_path(tmp_path: Path, monkeypatch: pyt
     for impossible in ("a\0b", "~nobody-of-this-name/x", "x" * 5000):
         with pytest.raises(UsageError, match="cannot be a path"):
             user_path(impossible)
+
+
+def test_a_file_is_on_the_disk_before_it_takes_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a machine that loses its power may keep the new name and none of the content."""
+    events: list[tuple[str, int, int]] = []
+    fsync, rename = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        fsync(descriptor)
+        events.append(("synced", os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size))
+
+    def renamed(path: Path, target: Path) -> Path:
+        events.append(("renamed", path.stat().st_ino, path.stat().st_size))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    with replacing(tmp_path / "file") as temporary:
+        temporary.write_text("content")
+    where = ((tmp_path / "file").stat().st_ino, len("content"))
+    assert events == [("synced", *where), ("renamed", *where)]
