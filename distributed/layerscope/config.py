@@ -36,6 +36,8 @@ class Config:
     """Revision of the model on the hub: a branch, a tag or a commit. The manifest keeps the commit."""
     sae_repo: str = "google/gemma-scope-2b-pt-res"
     """SAEs of the residual stream in Gemma Scope's layout: a repository on the hub, or a folder."""
+    sae_revision: str = "main"
+    """Revision of the SAEs on the hub, in the same way."""
     sae_repo_id: str = ""
     """The repository on the hub that --sae-repo is a copy of (google/gemma-scope-2b-pt-res), so that its features keep
     their pages on Neuronpedia. A snapshot folder of the hub's cache says so itself."""
@@ -50,6 +52,8 @@ class Config:
     auto is piqa, and bundled for --standin."""
     split: Literal["validation", "train"] = "validation"
     """Split of PIQA on the hub."""
+    dataset_revision: str = "main"
+    """Revision of PIQA on the hub, in the same way."""
     num_samples: Count = 50
     """How many questions, drawn by --seed; all takes every one."""
     seed: int = 0
@@ -124,7 +128,7 @@ class Config:
         if self.overwrite and self.retry_errors:
             raise UsageError("--overwrite starts anew and --retry-errors goes on; give one of them.")
         if self.standin:
-            for name in ("model", "revision", "sae_repo", "sae_repo_id"):
+            for name in ("model", "revision", "sae_repo", "sae_revision", "sae_repo_id"):
                 if getattr(self, name) != getattr(type(self), name):
                     raise UsageError(
                         f"--standin brings its own model and SAEs; leave out {option(name)}, or --standin."

@@ -41,7 +41,12 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     """
     output = _settle_output(config)
     selection, warnings = select_questions(
-        dataset(config), config.split, numeric(config.num_samples), config.seed, config.strip_solutions
+        dataset(config),
+        config.split,
+        config.dataset_revision,
+        numeric(config.num_samples),
+        config.seed,
+        config.strip_solutions,
     )
     model, sae_repository = _repositories(config)
     spec = read_spec(model)
@@ -93,7 +98,7 @@ def _repositories(config: Config) -> tuple[Repository, Repository]:
     if config.standin:
         folder = standin_folder()
         return open_repository(str(folder / "model")), open_repository(str(folder / "saes"))
-    return open_repository(config.model, config.revision), open_repository(config.sae_repo)
+    return open_repository(config.model, config.revision), open_repository(config.sae_repo, config.sae_revision)
 
 
 def _d_sae(repository: Repository, sae: SaeChoice, spec: GemmaSpec) -> int:

@@ -31,19 +31,24 @@ class Selection:
 
 
 def select_questions(
-    dataset: str, split: str = "validation", count: int | None = None, seed: int = 0, strip_solutions: bool = False
+    dataset: str,
+    split: str = "validation",
+    revision: str = "main",
+    count: int | None = None,
+    seed: int = 0,
+    strip_solutions: bool = False,
 ) -> tuple[Selection, list[str]]:
     """A sample of a data set's questions, in ascending order of their ids, and warnings for the user.
 
     Args:
         dataset: `piqa`, `bundled`, or a file of questions.
-        split: of PIQA.
+        split, revision: of PIQA.
         count: how many; None takes them all.
 
     Raises:
         UsageError: an unknown data set, or a question file that cannot be read.
     """
-    source = open_source(dataset, split)
+    source = open_source(dataset, split, revision)
     warnings = []
     if count is not None and count > len(source):
         warnings.append(f"{count_of(count, 'question')} asked for; the source has {len(source)}: taking all.")

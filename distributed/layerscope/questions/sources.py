@@ -53,10 +53,18 @@ class Source(Protocol):
     def __getitem__(self, example_id: int) -> Question: ...
 
 
-def open_source(dataset: str, split: str = "validation") -> Source:
-    """The source that `--dataset` names."""
+def open_source(dataset: str, split: str = "validation", revision: str = "main") -> Source:
+    """The source that `--dataset` names; `revision` is of the hub's.
+
+    Raises:
+        UsageError: there is none, or it has no revisions and one is asked for.
+    """
     if dataset == "piqa":
-        return HubQuestions(split)
+        return HubQuestions(split, revision)
+    if revision != "main":
+        raise UsageError(
+            f"--dataset-revision {visible(revision)} is of PIQA on the hub; --dataset {visible(dataset)} has none."
+        )
     if dataset == "bundled":
         path = Path(str(resources.files("layerscope") / "standin" / "questions.jsonl"))
         return QuestionFile(path, origin={"dataset": "bundled"})
@@ -187,8 +195,8 @@ class HubQuestions:
         UsageError: the split is not there, or its rows are not questions.
     """
 
-    def __init__(self, split: str) -> None:
-        repository = open_repository(PIQA, kind="dataset")
+    def __init__(self, split: str, revision: str = "main") -> None:
+        repository = open_repository(PIQA, revision, kind="dataset")
         self.origin = {"dataset": PIQA, "revision": str(repository.commit), "split": split}
         of_split = re.compile(rf"(.*[/_.-])?{split}([/_.-].*)?\.parquet")
         paths = sorted(path for path in repository.files if of_split.fullmatch(path))

@@ -228,12 +228,20 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         ) from error
 
 
+_COMMITS = {"model": "commit", "saes": "commit", "questions": "revision"}
+
+
 def settings_that_differ(manifest: Manifest, identity: Identity) -> list[str]:
     """What keeps a run of this identity from going on with a file: see `differences`.
 
-    A file of questions may have another name by now: it is known by its content, whose hash is the plan's.
+    A file of questions may have another name by now, and a repository on the hub another commit: they are known by
+    their contents, whose hashes are compared too. A commit is told where those differ, so that it can be asked for.
     """
     old, new = manifest.identity_as_read(), msgspec.to_builtins(identity, str_keys=True)
+    for part, commit in _COMMITS.items():
+        of_then = {**new[part], commit: old[part].get(commit)}
+        if of_then == old[part] and (part != "questions" or old["plan"] == new["plan"]):
+            new[part] = of_then
     if all(known["questions"].keys() == {"dataset"} for known in (old, new)):  # what the hub has says its split too
         new["questions"] = old["questions"]
     return differences(old, new)

@@ -315,6 +315,22 @@ def test_token_is_nowhere(job: Job) -> None:
     assert any(request.has_token for request in job.requests)
 
 
+def test_revisions_pin_what_a_plan_reads(job: Job, tiny: Path, layerscope: Command) -> None:
+    """SAEs or questions come at whatever the main branch is today, though a commit is asked for."""
+    with HubServer() as server:
+        first = serve(server, tiny)
+        server.add(Repository("model", SAES, files_of(tiny / "saes") | {"README.md": b"edited"}))
+        server.add(Repository("dataset", PIQA, PIQA_FILES | {"README.md": b"edited"}))
+        env = environment(server, job.home.with_name("pinned"))
+        pinned = ["--sae-revision", first[SAES], "--dataset-revision", first[PIQA]]
+        plan = layerscope("plan", *job.options, *pinned, env=env)
+        assert f"{SAES} {first[SAES]}" in plan.stdout, plan.stderr
+        assert f"{PIQA} validation {first[PIQA]}" in plan.stdout
+        went_on = layerscope("plan", *job.options, env=env)  # at main, an edited README further than the file
+    assert first[SAES] not in went_on.stdout
+    assert re.search(r"^done\s+8 of 8 questions", went_on.stdout, re.MULTILINE), went_on.stdout
+
+
 def test_finished_job_is_complete_offline(job: Job, layerscope: Command) -> None:
     """A machine without a connection cannot use what this one has downloaded."""
     env = environment(job.server, job.home, offline=True)

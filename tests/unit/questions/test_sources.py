@@ -316,6 +316,14 @@ def test_what_is_no_file_is_refused_by_what_it_is(
         open_source(name)
 
 
+@pytest.mark.parametrize("named", ["bundled", "set.jsonl"])
+def test_a_revision_is_of_the_hub_alone(write: Write, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    """A pin that pins nothing is taken in silence."""
+    monkeypatch.chdir(write([ROW]).parent)
+    with pytest.raises(UsageError, match=rf"--dataset-revision v1 .*--dataset {named} has none"):
+        open_source(named, revision="v1")
+
+
 NAMES = [b"with blank", b'it\'s "so"', b"-dash", b"\xfc\xff", "日本".encode(), b"x" * 250, b"[*]", b"a\nb"]
 
 

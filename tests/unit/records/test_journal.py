@@ -1182,6 +1182,34 @@ def test_questions_are_known_by_their_content_whatever_their_file_is_called(path
         resumed(path, typed(IDENTITY | other_content, ABOUT))
 
 
+PARTS_WITH_COMMITS = {"model": "commit", "saes": "commit", "questions": "revision"}
+
+
+@pytest.mark.parametrize("part", PARTS_WITH_COMMITS)
+def test_a_commit_more_on_the_hub_ends_no_run_whose_contents_are_the_same(path: Path, part: str) -> None:
+    """An edited README on the hub refuses a resume; or other contents are taken, or refused without their commit."""
+    commit = PARTS_WITH_COMMITS[part]
+    hub = IDENTITY | {"questions": {"dataset": "ybisk/piqa", "revision": "a" * 40, "split": "validation"}}
+    hub |= {name: hub[name] | {"commit": "a" * 40} for name in ("model", "saes")}
+    moved = {part: hub[part] | {commit: "b" * 40}}
+    with resumed(path, typed(hub, ABOUT)) as journal:
+        journal.append(LINES[:2])
+    noted = orjson.loads(manifest_path(path).read_bytes())["identity"]
+    with resumed(path, typed(hub | moved, ABOUT)) as journal:
+        assert journal.lines == 2
+    assert orjson.loads(manifest_path(path).read_bytes())["identity"] == noted
+    contents = {
+        "model": {"files": {"config.json": "1" * 64}},
+        "saes": {"layers": {layer: sae | {"sha256": "1" * 64} for layer, sae in IDENTITY["saes"]["layers"].items()}},
+        "questions": {},
+    }
+    other = moved | {part: moved[part] | contents[part]}
+    if part == "questions":
+        other |= {"plan": IDENTITY["plan"] | {"sha256": "1" * 64}}
+    with pytest.raises(UsageError, match=rf"{part}\.{commit} was a+, is b+"):
+        resumed(path, typed(hub | other, ABOUT))
+
+
 def test_a_refusal_names_every_setting_that_differs(path: Path) -> None:
     written(path, LINES[:3])
     edit_manifest(path, lambda manifest: manifest["identity"]["settings"].update(new=True))
