@@ -16,6 +16,7 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import begin_sync, remove_leftovers, replacing, sync_data, sync_folder, user_path
 from layerscope.records.extent import Extent
 from layerscope.records.fingerprints import Fingerprint
+from layerscope.records.lines import in_first_form
 from layerscope.records.locking import open_locked
 from layerscope.records.manifest import (
     FORMAT,
@@ -97,12 +98,17 @@ class Journal:
     def _write_lines(self, lines: Iterable[Line], more: Extent) -> None:
         begun = 0
         for line in lines:
-            pieces = [line] if isinstance(line, bytes) else line
+            pieces = self._formed(line)
             _write(self._descriptor, pieces)
             more.add(*pieces)  # while the line is in the processor's cache
             if more.size - begun > _SYNC_BYTES:
                 begin_sync(self._descriptor, self._extent.size + begun, more.size - begun)
                 begun = more.size
+
+    def _formed(self, line: Line) -> Sequence[Piece]:
+        """A line as the file has them: one that was begun in the first form goes on in it."""
+        pieces = [line] if isinstance(line, bytes) else line
+        return pieces if self._manifest.format == FORMAT else in_first_form(pieces)
 
     def rewrite(self, replacements: Iterable[tuple[int, bytes]]) -> None:
         """Replaces some lines in one atomic step: whoever reads, and whatever happens, the file is the old or the new.
@@ -140,7 +146,7 @@ class Journal:
         for line in read_lines(self.path):
             if extent.lines == number:
                 unchanged = unchanged or extent.note()
-                line = replacement
+                line = b"".join(self._formed(replacement))
                 number, replacement = next(wanted, (-1, b""))
             _write(descriptor, [line])
             extent.add(line)

@@ -2,6 +2,9 @@
 
 A record is one line of JSON. The Gemma actor knows everything but the features and makes the frame around them; each
 encoder makes the features of its layers; the driver joins bytes and parses nothing.
+
+Every line has the same keys, and `error` is a string in all of them: libraries that settle a file's schema by its first
+lines take a column of nulls for one that never holds anything, and refuse or lose the first message far behind.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from layerscope.questions.sources import Question
 
 _COUNTS = b'},"active_feature_count_by_layer":{'
+_NO_ERROR = b',"error":""}\n'
+_UNSCORED = dict.fromkeys(("question", "model_is_correct", POSITIVE, NEGATIVE, "label"))
 
 
 class SolutionScore(NamedTuple):
@@ -99,7 +104,7 @@ def frame_record(question: Question, scores: tuple[SolutionScore, SolutionScore]
     pieces = (
         _dumps(start)[:-1] + _key(POSITIVE) + _opening(texts[positive], scores[positive]),
         _closing(scores[positive]) + _key(NEGATIVE) + _opening(texts[negative], scores[negative]),
-        _closing(scores[negative]) + b',"label":%d}\n' % question.label,
+        _closing(scores[negative]) + b',"label":%d' % question.label + _NO_ERROR,
     )
     return Frame(
         question.example_id, pieces, (rows[positive], rows[negative]), correct, choice(*per_character) == positive
@@ -108,7 +113,16 @@ def frame_record(question: Question, scores: tuple[SolutionScore, SolutionScore]
 
 def error_line(example_id: int, reason: str) -> ErrorLine:
     """The line of a question that cannot be scored."""
-    return ErrorLine(_dumps({"example_id": example_id, "error": reason}) + b"\n")
+    return ErrorLine(_dumps({"example_id": example_id, **_UNSCORED, "error": reason}) + b"\n")
+
+
+def in_first_form(pieces: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    """The pieces of a line as files of format 1 have it: `error` only where there is one, and then nothing else."""
+    *others, last = pieces
+    if bytes(last[-len(_NO_ERROR) :]) == _NO_ERROR:
+        return [*others, last[: -len(_NO_ERROR)], b"}\n"]
+    unscored = orjson.loads(b"".join(pieces))
+    return [_dumps({name: unscored[name] for name in ("example_id", "error")}) + b"\n"]
 
 
 def serialise_block(layers: Sequence[int], top_k: Sequence[Found]) -> LayerBlock:

@@ -20,7 +20,8 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import replacing
 from layerscope.records.fingerprints import Fingerprint
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""Of new files. In those of format 1 a line has `error` only where there is one, and then nothing else."""
 
 Count = Annotated[int, Meta(ge=0)]
 NeuronpediaId = Annotated[  # it becomes a path in the cache, and a part of an address
@@ -158,7 +159,7 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Manifest(Struct, kw_only=True, omit_defaults=True):
     """All that lies beside an output file."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
     identity: Identity
     about: About
     progress: Progress | UnsetType = UNSET

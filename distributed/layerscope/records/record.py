@@ -59,7 +59,8 @@ class Record(Struct, frozen=True):
     positive: SolutionDetails = field(name=POSITIVE)
     negative: SolutionDetails = field(name=NEGATIVE)
     label: Literal[0, 1]
-    error: None = None
+    error: Literal["", None] = None
+    """Empty; missing in files of format 1."""
 
     @property
     def solutions(self) -> tuple[SolutionDetails, SolutionDetails]:
@@ -88,7 +89,7 @@ class Unscored(Struct, frozen=True):
     """The line of a question that cannot be scored."""
 
     example_id: Id
-    error: str
+    error: Annotated[str, Meta(min_length=1)]
     question: None = None
     model_is_correct: None = None
     positive: None = field(default=None, name=POSITIVE)
@@ -120,7 +121,7 @@ def parse(line: bytes) -> Record | Unscored:
 
 
 def _is_error(value: object) -> bool:
-    return isinstance(value, dict) and value.get("error") is not None
+    return isinstance(value, dict) and value.get("error") not in (None, "")
 
 
 def check_layers(record: Record, layers: Sequence[int]) -> None:

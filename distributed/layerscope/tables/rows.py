@@ -143,7 +143,7 @@ def feature_rows(
 
 def question_row(record: Record | Unscored) -> pa.RecordBatch:
     """The row of one record in the table of questions."""
-    row: dict[str, Any] = {"example_id": record.example_id, "error": record.error}
+    row: dict[str, Any] = {"example_id": record.example_id, "error": record.error or None}
     if isinstance(record, Record):
         row |= {name: getattr(record, name) for name in ("question", "label", "model_is_correct")}
         for solution, details in zip(SOLUTIONS, record.solutions, strict=True):

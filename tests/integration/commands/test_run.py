@@ -81,11 +81,11 @@ def test_every_question_has_one_line_and_every_record_keeps_its_promises(expecte
     questions = [json.loads(line) for line in tricky.read_text(encoding="utf-8").splitlines()]
     records = {record["example_id"]: record for record in map(json.loads, expected.splitlines())}
     assert sorted(records) == list(range(len(questions)))
-    errors = {questions[index]["goal"]: record["error"] for index, record in records.items() if "error" in record}
+    errors = {questions[index]["goal"]: record["error"] for index, record in records.items() if record["error"]}
     assert errors.keys() == {"empty", "blank", "too long"}
     assert "context" in errors["too long"]
     for index, record in records.items():
-        if "error" not in record:
+        if not record["error"]:
             check_record(record, questions[index])
 
 

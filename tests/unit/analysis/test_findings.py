@@ -149,7 +149,7 @@ def test_held_out_scores_are_those_of_a_plain_loop(planted: Analysis, planted_fi
     scores = []
     for line in planted_file.read_bytes().splitlines():
         record = orjson.loads(line)
-        if "error" in record or reading.in_discovery_half(record["question"]):
+        if record["error"] or reading.in_discovery_half(record["question"]):
             continue
         sides = [record[name] for name in ("positive_solution_details", "negative_solution_details")]
         lists = [side["active_features_by_layer"]["9"] for side in sides]
@@ -216,7 +216,7 @@ def test_the_header_is_the_manifests_and_the_counts(planted: Analysis, planted_f
     for line in planted_file.read_bytes().splitlines():
         record = orjson.loads(line)
         for name in ("positive_solution_details", "negative_solution_details"):
-            counts = record.get(name, {}).get("active_feature_count_by_layer", {}).values()
+            counts = (record[name] or {}).get("active_feature_count_by_layer", {}).values()
             cells, cut = cells + len(counts), cut + sum(count > 14 for count in counts)
     assert header.cut_share == pytest.approx(cut / cells)
     assert planted.layers.cut_share.mean() == pytest.approx(cut / cells)
@@ -269,7 +269,7 @@ def test_questions_with_one_goal_stay_in_one_half_whatever_the_order(planted: An
     discovery = dict(zip(planted.questions.example_id.tolist(), planted.questions.discovery.tolist(), strict=True))
     lines = planted_file.read_bytes().splitlines(keepends=True)
     for record in map(orjson.loads, lines):
-        if "error" not in record:
+        if not record["error"]:
             halves.setdefault(record["question"], set()).add(discovery[record["example_id"]])
     assert len(halves) < len(discovery)
     assert all(len(half) == 1 for half in halves.values())
@@ -304,7 +304,7 @@ def swapped(planted_file: Path, which: Callable[[dict[str, Any]], bool]) -> Path
     """The same run with right and wrong exchanged in some of its questions."""
     path, lines = planted_file.with_name("swapped.jsonl"), []
     for record in map(orjson.loads, planted_file.read_bytes().splitlines()):
-        if "error" not in record and which(record):
+        if not record["error"] and which(record):
             positive, negative = record["positive_solution_details"], record["negative_solution_details"]
             record |= {"positive_solution_details": negative, "negative_solution_details": positive}
             record |= {"label": 1 - record["label"], "model_is_correct": not record["model_is_correct"]}

@@ -18,6 +18,7 @@ from layerscope.records.lines import (
     choice,
     error_line,
     frame_record,
+    in_first_form,
     join_record,
     serialise_block,
     settle,
@@ -47,7 +48,7 @@ def line(frame: Frame, blocks: Sequence[LayerBlock]) -> bytes:
 
 
 def test_a_line_is_these_bytes() -> None:
-    """Names, nesting and order are what existing scripts read; `label` is the one key that was added, at the end."""
+    """Names, nesting and order are what existing scripts read; `label` and `error` were added, at the end."""
     block = serialise_block(
         [8, 20],
         [
@@ -65,13 +66,27 @@ def test_a_line_is_these_bytes() -> None:
         r'"negative_solution_details":{"text":"éat it\t ","log_likelihood":-24.12,'
         '"active_features_by_layer":{"8":[{"feature_id":12,"activation":1.5,"layer":8}],'
         '"20":[{"feature_id":3,"activation":1e-8,"layer":20},{"feature_id":5,"activation":3e-9,"layer":20}]},'
-        '"active_feature_count_by_layer":{"8":1,"20":2},"token_count":7,"final_token":"▁"},"label":1}'
+        '"active_feature_count_by_layer":{"8":1,"20":2},"token_count":7,"final_token":"▁"},"label":1,"error":""}'
     )
     assert line(FRAME, [block]) == expected.encode() + b"\n"
 
 
 def test_an_error_line_is_these_bytes() -> None:
-    assert error_line(7, 'sol1 "é" is empty').line == '{"example_id":7,"error":"sol1 \\"é\\" is empty"}\n'.encode()
+    expected = (
+        '{"example_id":7,"question":null,"model_is_correct":null,"positive_solution_details":null,'
+        '"negative_solution_details":null,"label":null,"error":"sol1 \\"é\\" is empty"}\n'
+    )
+    assert error_line(7, 'sol1 "é" is empty').line == expected.encode()
+
+
+def test_in_the_first_form_a_line_has_an_error_only_where_there_is_one() -> None:
+    block = serialise_block([8], [top_k([[(12, 1.5)], [(1234, 5.81)]])])
+    scored = join_record(FRAME, [block])
+    assert b"".join(in_first_form(scored)) == b"".join(scored).replace(b',"error":""}\n', b"}\n")
+    assert list(orjson.loads(b"".join(in_first_form(scored))))[-1] == "label"
+    for reason in ("sol1 is empty", 'a trap,"error":""}', ""):
+        unscored = error_line(7, reason or "x").line
+        assert b"".join(in_first_form([unscored])) == orjson.dumps({"example_id": 7, "error": reason or "x"}) + b"\n"
 
 
 @pytest.mark.parametrize(

@@ -257,7 +257,7 @@ def test_the_packed_features_are_those_of_the_records(run: Path, analysis: Analy
     lengths, active = planes[0] + 256 * planes[1], planes[2] + 256 * planes[3]
     ids = sum(plane << shift for plane, shift in zip(planes[4:8], (0, 8, 16, 24), strict=True))
     starts = np.cumsum([0, *lengths])
-    scored = [r for r in map(orjson.loads, run.read_bytes().splitlines()) if "error" not in r]
+    scored = [r for r in map(orjson.loads, run.read_bytes().splitlines()) if not r["error"]]
     assert [question[0] for question in content["questions"]] == [record["example_id"] for record in scored]
     for cell, (record, layer) in enumerate((record, layer) for record in scored for layer in layers):
         kept = range(starts[cell], starts[cell + 1])
@@ -469,7 +469,7 @@ def test_the_two_contrasts_are_never_on_the_screen_together(chromium: Any, page:
 
 
 def test_filters_and_question_links(chromium: Any, page: Path, run: Path) -> None:
-    scored = [r for r in map(orjson.loads, run.read_bytes().splitlines()) if "error" not in r]
+    scored = [r for r in map(orjson.loads, run.read_bytes().splitlines()) if not r["error"]]
     wrong = [record for record in scored if not record["model_is_correct"]]
     with opened(chromium, page) as tab:
         count = lambda: int(tab.locator("#browser .filters .found").first.inner_text().split()[0])  # noqa: E731

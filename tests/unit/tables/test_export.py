@@ -58,7 +58,7 @@ def runs(draw: st.DrawFn) -> tuple[list[int], list[bytes]]:
     lines = []
     for _ in range(draw(st.integers(0, 5))):
         if draw(st.integers(0, 3)) == 0:
-            lines.append(error_line(draw(EXAMPLE_ID), draw(TEXT)).line)
+            lines.append(error_line(draw(EXAMPLE_ID), draw(SOLUTION)).line)
             continue
         question = Question(draw(EXAMPLE_ID), draw(TEXT), draw(SOLUTION), draw(SOLUTION), draw(st.integers(0, 1)))
         features: dict[int, tuple[Features, Features]] = {
@@ -80,9 +80,9 @@ def records(layers: Sequence[int], features: Sequence[Json], questions: Sequence
     found: list[Json] = []
     for row in questions:
         if row["error"] is not None:
-            found.append({"example_id": row["example_id"], "error": row["error"]})
+            found.append(orjson.loads(error_line(row["example_id"], row["error"]).line))
             continue
-        record = {name: row[name] for name in ("example_id", "question", "model_is_correct", "label")}
+        record = {name: row[name] for name in ("example_id", "question", "model_is_correct", "label")} | {"error": ""}
         for solution in SOLUTIONS:
             details = {
                 name: row[f"{solution}_{name}"] for name in ("text", "log_likelihood", "token_count", "final_token")
@@ -104,7 +104,7 @@ def written(lines: Sequence[bytes]) -> list[Json]:
     """The records of these lines, with the float32s that their decimals stand for."""
     found: list[Json] = [orjson.loads(line) for line in lines]
     for record in found:
-        for solution in SOLUTIONS if "error" not in record else ():
+        for solution in SOLUTIONS if not record["error"] else ():
             details = record[f"{solution}_solution_details"]
             details["log_likelihood"] = float32(details["log_likelihood"])
             for features in details["active_features_by_layer"].values():
