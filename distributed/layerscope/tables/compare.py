@@ -159,7 +159,7 @@ def compare(a: Files, b: Files) -> Json:
         },
         **comparison.result(),
         "layers_left_out": left_out,
-        "settings_that_differ": differences(_settings(manifests[0]), _settings(manifests[1])),
+        "settings_that_differ": differences(*_settings(*manifests)),
     }
 
 
@@ -218,11 +218,15 @@ def _same_saes(a: Manifest, b: Manifest) -> tuple[list[int], dict[str, str]]:
     return same, left_out
 
 
-def _settings(manifest: Manifest) -> Json:
-    """The identity without the SAE of each layer, which `_same_saes` tells."""
-    identity = manifest.identity_as_read()
-    saes = {name: value for name, value in identity["saes"].items() if name != "layers"}
-    return {**identity, "saes": saes}
+def _settings(a: Manifest, b: Manifest) -> tuple[Json, Json]:
+    """The identities without the SAE of each layer, which `_same_saes` tells; where files lay makes none another."""
+    hashes_a, hashes_b = ({layer: sae.sha256 for layer, sae in each.identity.saes.layers.items()} for each in (a, b))
+    identities = a.identity_as_read(), b.identity_as_read()
+    for identity in identities:
+        saes = identity.pop("saes")
+        if hashes_a != hashes_b:
+            identity["saes"] = {name: value for name, value in saes.items() if name != "layers"}
+    return identities
 
 
 def _about(run: Run, totals: Totals) -> Json:

@@ -24,11 +24,13 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
 from layerscope.records.journal import open_journal
 from layerscope.records.lines import SolutionScore, error_line, frame_record, join_record, serialise_block
+from layerscope.records.locking import open_locked
 from layerscope.records.manifest import About, Identity, manifest_path, read_manifest
 from layerscope.records.status import as_json, as_text, status
+from layerscope.records.verify import _begun as begun_bytes
 from layerscope.records.verify import verify
 from layerscope.saes.encoder import TopK
-from made_up import about, edit_manifest, identity, typed
+from made_up import about, edit_manifest, identity, typed, write_run
 
 BLOCKS = ((0, 8), (20,))
 LAYERS = (0, 8, 20)
@@ -267,6 +269,30 @@ def test_a_torn_line_is_mentioned_and_is_no_damage(path: Path) -> None:
     told = verify(path)
     assert "3 of 8 lines" in told
     assert "a torn line of 50 bytes" in told
+
+
+@pytest.mark.parametrize("tail", [0, 50])
+def test_whole_lines_that_came_while_it_was_read_are_not_torn(path: Path, tail: int) -> None:
+    path.write_bytes(b"".join(LINES[:6]) + LINES[6][:tail])
+    assert begun_bytes(path) == tail
+    path.write_bytes(b"x\n" + b"y" * (3 << 20))  # longer than what is read at once
+    assert begun_bytes(path) == 3 << 20
+
+
+def test_what_a_run_is_writing_now_is_not_told_as_torn(path: Path) -> None:
+    run_of(path, LINES[:3])
+    path.write_bytes(path.read_bytes() + LINES[3][:50])
+    descriptor = open_locked(path)
+    try:
+        assert "a line that a run is writing now" in verify(path)
+        assert "torn" not in verify(path)
+    finally:
+        os.close(descriptor)
+
+
+def test_a_shard_without_batches_is_told_as_one(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "empty.jsonl", [], identity([8], shard="5/8"))
+    assert verify(path) == f"{path}: the plan has no batch for this shard, so it has no lines."
 
 
 def test_a_file_with_every_active_feature_passes(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Two runs are compared question by question, whatever the order of their lines, and only where that has a meaning."""
 
 import copy
+import json
 import random
 import tracemalloc
 from collections.abc import Sequence
@@ -159,6 +160,19 @@ def test_features_of_other_saes_are_not_compared(a: Path) -> None:
     assert compare(a, b)["layers_left_out"]["20"] == "only in A"
     assert compare(b, a)["layers_left_out"]["20"] == "only in B"
     assert compare(a, b)["layers"] == {}
+
+
+def test_an_sae_of_the_same_hash_is_the_same_wherever_its_file_lay(a: Path) -> None:
+    saes = json.loads(json.dumps(IDENTITY["saes"])) | {"repository": "a folder", "commit": None}
+    for layer, sae in saes["layers"].items():
+        sae["path"] = f"elsewhere/{layer}.npz"
+    found = compare(a, write_b(a, [line(number) for number in range(40)], saes=saes))
+    assert found["layers"] == ALL_EQUAL
+    assert found["layers_left_out"] == {}
+    assert not any("saes" in text for text in found["settings_that_differ"])
+    saes["layers"]["8"]["sha256"] = "f" * 64
+    found = compare(a, write_b(a, [line(number) for number in range(40)], saes=saes))
+    assert any("saes.repository was" in text for text in found["settings_that_differ"])
 
 
 def test_a_neuronpedia_id_says_that_the_sae_is_the_same(a: Path) -> None:
