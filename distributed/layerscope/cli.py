@@ -4,6 +4,8 @@ Imports nothing heavy before it knows what to do.
 """
 
 import difflib
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +16,10 @@ from layerscope import __version__
 from layerscope.config import Config
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import user_path
+from layerscope.formatting import visible
 from layerscope.streams import lost_output, outlive_readers
 
+_FEWEST_COLUMNS = 20  # below, tyro looks for room for minutes
 _app = tyro.extras.SubcommandApp()
 _Several = tyro.conf.arg(metavar="FILE [FILE ...]", help_behavior_hint="(required)")
 _Files = Annotated[tuple[Path, ...], tyro.conf.Positional, _Several]
@@ -144,10 +148,11 @@ def _check_command(words: list[str]) -> None:
     """
     known = list(_app._subcommands)
     if words and not words[0].startswith("-") and words[0] not in known:
-        meant = difflib.get_close_matches(words[0], known, n=1)
+        meant = difflib.get_close_matches(words[0].lower(), known, n=1)
         hint = f" Did you mean {meant[0]}?" if meant else ""
         raise UsageError(
-            f"{words[0]!r} is no command.{hint}\nThere are {', '.join(known)}; `layerscope --help` says what each does."
+            f"{visible(words[0])[:80]!r} is no command.{hint}\n"
+            f"There are {', '.join(known)}; `layerscope --help` says what each does."
         )
 
 
@@ -155,6 +160,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process with its exit code: 0 done, 1 failed, 2 usage, 128 + n for signal n."""
     outlive_readers()
     words = sys.argv[1:] if arguments is None else arguments
+    if shutil.get_terminal_size().columns < _FEWEST_COLUMNS:
+        os.environ["COLUMNS"] = str(_FEWEST_COLUMNS)
     try:
         if words == ["--version"]:
             print(f"layerscope {__version__}")

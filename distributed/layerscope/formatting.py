@@ -1,6 +1,7 @@
 """Numbers and untrusted text as people read them."""
 
 import re
+import shlex
 from collections.abc import Iterable
 
 # Control characters but for tab and line feed, separators of lines, marks and overrides of direction, zero-width
@@ -36,6 +37,19 @@ def ranges(numbers: Iterable[int]) -> str:
         else:
             runs.append([number, number])
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def utf8(text: str) -> str:
+    """A path or a word of a command line, whose bytes need be none of UTF-8, as text that is: such bytes as `\\xfc`."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def shell_word(word: str) -> str:
+    """A word as a shell reads it, whatever its bytes are."""
+    if utf8(word) == word:
+        return shlex.quote(word)
+    escaped = word.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"$'{utf8(escaped)}'"  # of bash, zsh and others
 
 
 def visible(text: str) -> str:

@@ -1,13 +1,16 @@
 """The command line helps: every word of its help says something, and what is mistyped is told with what was meant."""
 
+import os
 import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import orjson
 import pytest
 
 from layerscope import cli
+from layerscope.formatting import shell_word, utf8
 from layerscope.records.status import as_text, status
 from layerscope.records.verify import verify
 from layerscope.report.page import report
@@ -55,3 +58,21 @@ def test_one_of_a_thing_is_not_several(tmp_path: Path) -> None:
         assert (
             re.findall(r"(?<![\d.,])1 (?:scored )?(?:question|line|layer|feature|pair|token|byte|file)s\b", text) == []
         )
+
+
+@pytest.mark.parametrize("columns", ["1", "3", "9", "19"])
+def test_help_comes_at_once_however_narrow_the_terminal(
+    columns: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    done = command("run", "--help")
+    assert done.returncode == 0
+    assert "--num-samples" in done.stdout
+
+
+@pytest.mark.parametrize("word", [b"plain", b"two words", b"it's", b"\xfc\xff", b"\xfc'\\n\\\n", "ü".encode(), b""])
+def test_a_word_is_printed_as_a_shell_reads_it(word: bytes) -> None:
+    """The command to go on is copied from the screen; it stands in a manifest too, which is UTF-8."""
+    spelled = shell_word(os.fsdecode(word))
+    orjson.dumps([spelled, utf8(os.fsdecode(word))])
+    assert subprocess.run(["bash", "-c", f"printf %s {spelled}"], capture_output=True, check=True).stdout == word

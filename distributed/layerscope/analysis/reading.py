@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from layerscope.analysis.result import Floats, Ints, Questions
 from layerscope.errors import LayerscopeError
+from layerscope.formatting import utf8
 from layerscope.records.manifest import Manifest
 from layerscope.records.record import Record, SolutionDetails
 from layerscope.records.run import Run
@@ -82,7 +83,7 @@ def reading(files: Files, progress: Callable[[float], None]) -> Iterator[Columns
             done += len(line)
             progress(min(1.0, done / run.size))  # it may have grown
         yield Columns(
-            run.path.name + run.others,
+            utf8(run.path.name) + run.others,
             _written(run),
             run.manifest,
             layers,

@@ -1,6 +1,5 @@
 """What the commands do with a job: run it and sum it up, or only describe it."""
 
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from layerscope.engine.crew import Crew
 from layerscope.engine.driver import Driver
 from layerscope.engine.lines import BatchLines
 from layerscope.engine.timeline import Timeline
-from layerscope.formatting import count_of, size_text
+from layerscope.formatting import count_of, shell_word, size_text
 from layerscope.planning.describe import describe, summarise
 from layerscope.planning.job import Job, check_space, download_bytes
 from layerscope.planning.prepare import in_ray_job, prepare
@@ -218,4 +217,4 @@ def command_line() -> str:
     program = Path(sys.argv[0])
     words = ["python", str(program)] if program.suffix == ".py" and program.stem != "__main__" else ["layerscope"]
     submit = ["ray", "job", "submit", "--"] if in_ray_job() else []
-    return shlex.join([*submit, *words, *(word for word in sys.argv[1:] if word != "--overwrite")])
+    return " ".join(map(shell_word, [*submit, *words, *(word for word in sys.argv[1:] if word != "--overwrite")]))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layerscope.errors import LayerscopeError
-from layerscope.formatting import ranges, size_text
+from layerscope.formatting import ranges, size_text, utf8
 from layerscope.hub import repository as hub
 from layerscope.hub.repository import Repository
 from layerscope.models.spec import GemmaSpec
@@ -126,7 +126,7 @@ class Job:
         """What the manifest says besides, for readers of the records and for going on."""
         return About(
             command=command,
-            folder=str(Path.cwd()),
+            folder=utf8(str(Path.cwd())),
             order=" ".join(map(str, self.plan.order.tolist())),
             standin=self.standin,
             neuronpedia={sae.layer: sae.neuronpedia_id for sae in self.saes},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import orjson
 
-from layerscope.formatting import count_of, size_text, visible
+from layerscope.formatting import count_of, size_text, utf8, visible
 from layerscope.records.record import Unscored
 from layerscope.records.run import Run
 from layerscope.records.totals import Totals
@@ -51,8 +51,8 @@ def status(path: Path) -> Status:
     alive, identity = run.alive(), run.manifest.identity
     complete = totals.questions == run.planned
     return Status(
-        file=str(path),
-        bytes=path.stat().st_size,
+        file=utf8(str(run.path)),
+        bytes=run.path.stat().st_size,
         state="a run is writing it" if alive else "complete" if complete else "stopped",
         done=totals.questions,
         planned=run.planned,

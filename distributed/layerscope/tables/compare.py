@@ -15,6 +15,7 @@ import orjson
 from scipy.stats import binomtest
 
 from layerscope.errors import LayerscopeError, UsageError
+from layerscope.formatting import utf8
 from layerscope.records.manifest import Manifest, differences
 from layerscope.records.progress import shown
 from layerscope.records.record import Feature, NotARecordError, Record, Unscored, parse
@@ -231,7 +232,7 @@ def _settings(a: Manifest, b: Manifest) -> tuple[Json, Json]:
 
 def _about(run: Run, totals: Totals) -> Json:
     model = run.manifest.identity.model.repository
-    said = {"file": f"{run.path}{run.others}", "model": model, "scored": totals.scored, "errors": totals.errors}
+    said = {"file": utf8(f"{run.path}{run.others}"), "model": model, "scored": totals.scored, "errors": totals.errors}
     return {**said, **({"notes": run.notes} if run.notes else {})}
 
 
