@@ -21,12 +21,11 @@ from layerscope.analysis.result import (
     Layers,
     Magnitude,
     Options,
-    Stratum,
-    Survival,
     T,
     Tested,
 )
 from layerscope.analysis.statistics import Outcome
+from layerscope.analysis.stratum import Stratum, Survival
 
 _Table = TypeVar("_Table")
 
@@ -113,7 +112,9 @@ def _by_layer(tested: Tested[Any], of_layer: Ints, n_layers: int, level: float) 
     return ByLayer(
         count(has_p),
         count(significant),
+        count(tested.selectable),
         count(tested.selected),
+        count(tested.confirmable),
         count(tested.confirmed),
         _largest(everything.effect, significant & ~np.isnan(everything.effect), of_layer, n_layers),
         np.abs(_largest(everything.z, has_p, of_layer, n_layers)),

@@ -27,6 +27,7 @@ def header(run: Columns, cut_share: float) -> Header:
         top_k=None if top_k == "all" else top_k,
         standin=about.standin,
         planned=identity.plan.questions,
+        empty=run.manifest.without_batches(),
         questions=totals.scored,
         errors=totals.errors,
         accuracy=proportion(totals.correct, totals.scored),

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.analysis.method import METHOD
+from layerscope.analysis.stratum import Stratum
 from layerscope.errors import UsageError
 
 Floats = NDArray[np.float64]
@@ -89,6 +90,8 @@ class Header:
     """Weights of the stand-in: nothing here says anything about Gemma."""
     planned: int
     """Questions of the whole run."""
+    empty: str
+    """Why none is planned, where none is."""
     questions: int
     """Questions scored so far: Q."""
     errors: int
@@ -154,7 +157,7 @@ class Firing:
 
     first_only: Ints  # [N] b: pairs in which only the first side fires
     second_only: Ints  # [N] c: pairs in which only the second side fires
-    effect: Floats  # [N] log-odds log((b + 1/2) / (c + 1/2)); positive: fires for the first side
+    effect: Floats  # [N] log-odds log((b + 1/2) / (c + 1/2)); positive: fires for the first side; NaN of none
     z: Floats  # [N] (b - c) / sqrt(b + c)
     p: Floats  # [N] exact, two-sided; NaN where not tested
     q: Floats  # [N] Benjamini-Hochberg over every feature of all layers with a p
@@ -195,6 +198,16 @@ class Tested(Generic[T]):
     family_wise_z: float
     """|z| above which a feature is significant at `level` over everything tested; NaN where nothing is."""
 
+    @property
+    def selectable(self) -> Bools:
+        """[N] Tested on the discovery half."""
+        return ~np.isnan(self.discovery.p)
+
+    @property
+    def confirmable(self) -> Bools:
+        """[N] Selected, and tested on the validation half."""
+        return ~np.isnan(self.validation.p)
+
 
 @dataclass(frozen=True)
 class ByLayer:
@@ -202,8 +215,10 @@ class ByLayer:
 
     tested: Ints  # [L] features tested over all pairs
     significant: Ints  # [L] of these, q <= level over all pairs
-    selected: Ints  # [L] on the discovery half
-    confirmed: Ints  # [L] on the validation half
+    selectable: Ints  # [L] tested on the discovery half
+    selected: Ints  # [L] of these, on the discovery half
+    confirmable: Ints  # [L] of the selected, tested on the validation half
+    confirmed: Ints  # [L] of these, on the validation half
     largest_effect: Floats  # [L] of the significant features the effect that is largest by amount, signed; NaN of none
     largest_z: Floats  # [L] largest |z| of those tested; to be read against `family_wise_z`; NaN of none
 
@@ -237,38 +252,7 @@ class Contrast:
     firing_by_layer: ByLayer
     magnitude_by_layer: ByLayer
     held_out: HeldOut
-    strata: tuple["Stratum", ...]
-
-
-@dataclass(frozen=True)
-class Survival:
-    """What becomes of a test's confirmed features when all is done again with fewer pairs or features.
-
-    kept + same_sign + other_sign + untested = confirmed before.
-    """
-
-    kept: int
-    """Confirmed again, with the same sign."""
-    same_sign: int
-    """Tested, not confirmed; in the stratum's validation half the sign is the same."""
-    other_sign: int
-    """Tested, not confirmed; there the sign is not the same."""
-    untested: int
-    """Left out by the stratum, or too few pairs in its discovery half."""
-    confirmed: int
-    """All that are confirmed in the stratum, those that were not before included."""
-
-
-@dataclass(frozen=True)
-class Stratum:
-    """The same procedure on a part of the data."""
-
-    name: str
-    """`same final token`, `full stop`, `lists not cut`, `without dense features`."""
-    pairs: float
-    """Share of all pairs (of pairs x layers for `lists not cut`) that it keeps."""
-    firing: Survival
-    magnitude: Survival
+    strata: tuple[Stratum, ...]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def sign_test(first_only: Ints, second_only: Ints, min_pairs: int) -> Firing:
     pairs = first_only + second_only
     fewer = np.minimum(first_only, second_only)
     p = np.minimum(1.0, 2 * special.bdtr(fewer.astype(np.float64), pairs, 0.5))
-    effect = np.log((first_only + 0.5) / (second_only + 0.5))
+    effect = np.where(pairs > 0, np.log((first_only + 0.5) / (second_only + 0.5)), np.nan)
     z = (first_only - second_only) / np.sqrt(np.maximum(pairs, 1))
     return Firing(first_only, second_only, effect, z, np.where(pairs >= min_pairs, p, np.nan), np.full(len(p), np.nan))
 

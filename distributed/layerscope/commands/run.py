@@ -47,7 +47,7 @@ def run_job(config: Config) -> int:
         if file.lines < job.n_questions or retried:
             totals, rate, stopped_by, left = _work(job, cluster, file, totals, retried)
         else:
-            print(f"{file.path} is complete already.")
+            print(_nothing_to_do(job))
             rate, stopped_by, left = 0.0, None, ""
     if stopped_by:
         print(f"Stopped by {stopped_by.name} after {file.lines} of {count_of(job.n_questions, 'question')}{left}.")
@@ -57,6 +57,13 @@ def run_job(config: Config) -> int:
         write_array(job.output.records, job.output.array, Run.open(job.output.records).lines())
     print(summarise(job, totals, rate))
     return 0
+
+
+def _nothing_to_do(job: Job) -> str:
+    if job.n_questions:
+        return f"{job.output.records} is complete already."
+    part, count = job.shard
+    return f"Shard {part}/{count} has none of the job's batches, of which there are fewer: its file stays empty."
 
 
 def print_plan(config: Config) -> int:

@@ -21,7 +21,7 @@ class Status:
     file: str
     bytes: int
     state: str
-    """`a run is writing it`, `complete` or `stopped`."""
+    """`a run is writing it`, `complete`, `stopped`, or why it stays empty."""
     done: int
     """Lines so far, error lines among them."""
     planned: int
@@ -50,10 +50,17 @@ def status(path: Path) -> Status:
             errors.append(record.example_id)
     alive, identity = run.alive(), run.manifest.identity
     complete = totals.questions == run.planned
+    empty = run.manifest.without_batches()
     return Status(
         file=utf8(str(run.path)),
         bytes=run.path.stat().st_size,
-        state="a run is writing it" if alive else "complete" if complete else "stopped",
+        state="a run is writing it"
+        if alive
+        else f"empty for good: its {empty}"
+        if empty
+        else "complete"
+        if complete
+        else "stopped",
         done=totals.questions,
         planned=run.planned,
         errors=tuple(errors),

@@ -1,14 +1,10 @@
 """Whether a file is sound: every line of it, against the manifest and in itself."""
 
-import os
-from pathlib import Path
-
 from layerscope.formatting import count_of
+from layerscope.records import locking
 from layerscope.records.record import Record, check
-from layerscope.records.run import Run
+from layerscope.records.run import RecordsFile
 from layerscope.records.shards import Files, open_run
-
-_BLOCK = 1 << 20
 
 
 def verify(files: Files) -> str:
@@ -24,29 +20,28 @@ def verify(files: Files) -> str:
     def look_closer(record: Record) -> None:
         check(record, top_k, d_sae)
 
-    lines = sum(1 for _ in run.records(look_closer))
-    if not run.planned:
-        said = "the plan has no batch for this shard, so it has no lines."
-    else:
-        said = f"{lines} of {count_of(run.planned, 'line')}, all whole, in order and as they were written{_tail(run)}."
+    lines, behind = 0, ""
+    for part in run.parts:
+        size = 0
+        for line, _ in part.records(look_closer):
+            lines += 1
+            size += len(line)
+        behind += _behind(part, size)
+    said = f"{lines} of {count_of(run.planned, 'line')}, all whole, in order and as they were written{behind}."
+    if why := run.manifest.without_batches():
+        said = f"sound, and empty for good: its {why}."
     return "\n".join([f"{run.path}{run.others}: {said}", *run.notes])
 
 
-def _tail(run: Run) -> str:
-    """What there is behind the whole lines."""
-    torn = sum(_begun(part.path) for part in run.parts)
-    if torn and run.alive():
-        return "; behind them a line that a run is writing now"
+def _behind(part: RecordsFile, size: int) -> str:
+    """What lies behind the whole lines that were read of a file: a run may have written it meanwhile."""
+    alive = locking.is_locked(part.path)  # before the rest is read: a run that ends in between ends its line
+    with part.path.open("rb") as stream:
+        stream.seek(size)
+        rest = stream.read()
+    more, torn = rest.count(b"\n"), len(rest) - (rest.rfind(b"\n") + 1)
+    if more:
+        return f"; {more} more {'was' if more == 1 else 'were'} written meanwhile"
+    if torn and alive:
+        return "; a run is writing the next"
     return f"; behind them a torn line of {count_of(torn, 'byte')}, which the next run removes" if torn else ""
-
-
-def _begun(path: Path) -> int:
-    """Bytes of a line that has no end, behind the last one that has; lines that came since they were read have."""
-    with path.open("rb") as stream:
-        size = begin = stream.seek(0, os.SEEK_END)
-        while begin:
-            end, begin = begin, max(0, begin - _BLOCK)
-            stream.seek(begin)
-            if (found := stream.read(end - begin).rfind(b"\n")) >= 0:
-                return size - (begin + found + 1)
-    return size

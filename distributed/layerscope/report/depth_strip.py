@@ -12,6 +12,7 @@ from layerscope.analysis.result import Analysis, Contrast, Tested
 from layerscope.report.depth_axis import LEFT, DepthAxis, strongest_first
 from layerscope.report.sentences import odds
 from layerscope.report.svg import Scale, area, curve, dot, element, line, rectangle, text, ticks
+from layerscope.report.untested import nothing_selected
 
 _HEAD, _GAP = 50, 24  # above a panel, for its title and note; below it
 _DOTS = 40  # features drawn per layer: those with the largest |z| of the discovery half
@@ -106,6 +107,7 @@ def _effects(depth: DepthAxis, top: float) -> _Drawn:
     firing = depth.contrast.firing
     shown = [strongest_first(firing, rows[firing.selected[rows]])[:_DOTS] for rows in depth.rows]
     effects = firing.validation.effect
+    shown = [rows[~np.isnan(effects[rows])] for rows in shown]  # of the others no pair on that half tells
     drawn = effects[np.concatenate(shown)]
     low, high = min(-0.8, *drawn, 0) * 1.08, max(0.8, *drawn, 0) * 1.08
     base = math.log(2 if high - low < 4.4 else 4 if high - low < 9 else 10)
@@ -122,7 +124,7 @@ def _effects(depth: DepthAxis, top: float) -> _Drawn:
             kind = f"{side} {'solid' if firing.confirmed[row] else 'hollow'}"
             marks.append(dot((depth.x(index), scale(float(effects[row]))), min(3.6, depth.step * 0.26), kind))
     if not any(map(len, shown)):
-        marks.append(_nothing(depth, scale(0) - 8, "no feature is selected"))
+        marks.append(_nothing(depth, scale(0) - 8, nothing_selected(depth.contrast)))
     return panel, marks
 
 
@@ -184,7 +186,7 @@ def _held_out(depth: DepthAxis, top: float) -> _Drawn:
         y = scale(float(max(held_out.auroc[best], held_out.paired[best] + error[best]))) - 6
         marks.append(text((depth.x(best), y), f"{held_out.auroc[best]:.2f}", "value", _anchor(depth, best)))
     else:
-        marks.append(_nothing(depth, chance - 8, "no feature is selected"))
+        marks.append(_nothing(depth, chance - 8, nothing_selected(depth.contrast)))
     return panel, marks
 
 

@@ -1,5 +1,7 @@
 """The map of each layer's surest features: placed by the discovery half, coloured by the validation half."""
 
+import math
+
 import numpy as np
 from markupsafe import Markup
 
@@ -48,11 +50,14 @@ def effect_legend() -> list[tuple[str, str]]:
         *((f"second-{step}", f"≤ {odds(-edge)}") for step, edge in reversed(darker)),
         ("first-0", "about 1:1"),
         *((f"first-{step}", f"≥ {odds(edge)}") for step, edge in darker),
+        ("untested", "no such pair"),
     ]
 
 
 def effect_class(log_odds: float) -> str:
-    """The colour of an effect, such as `first-3`."""
+    """The colour of an effect, such as `first-3`; `untested` of one that no pair tells."""
+    if math.isnan(log_odds):
+        return "untested"
     step = sum(abs(log_odds) >= edge for edge in _EFFECT_STEPS)
     return f"{'first' if log_odds >= 0 or not step else 'second'}-{step}"
 

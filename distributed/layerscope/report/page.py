@@ -26,7 +26,7 @@ from layerscope.formatting import size_text, visible
 from layerscope.neuronpedia.explanations import load_explanations
 from layerscope.records.shards import Files, open_run
 from layerscope.records.targets import begins_with, check_target
-from layerscope.report import confound_charts, feature_tables, sentences
+from layerscope.report import confound_charts, feature_tables, sentences, untested
 from layerscope.report.depth_axis import NARROW, WIDE
 from layerscope.report.depth_strip import depth_strip
 from layerscope.report.feature_map import CELLS, effect_legend, feature_map
@@ -85,6 +85,7 @@ def render(analysis: Analysis, descriptions: Descriptions, pack: Pack) -> bytes:
         analysis=analysis,
         header=analysis.header,
         say=sentences,
+        untested=untested,
         contrasts=[
             _contrast(analysis, contrast, descriptions) for contrast in (analysis.right_wrong, analysis.chosen_rejected)
         ],

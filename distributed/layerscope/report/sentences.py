@@ -7,7 +7,16 @@ import numpy as np
 from scipy import stats
 
 from layerscope.analysis.result import Analysis, Contrast, Header, LengthBin, Proportion
+from layerscope.analysis.stratum import Stratum
 from layerscope.formatting import count_of, ranges
+from layerscope.report.untested import (
+    confirmed_in,
+    is_untested,
+    partly_untested,
+    seen_without_halves,
+    tested_layers,
+    why_untested,
+)
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -23,7 +32,9 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def odds(log_odds: float) -> str:
-    """As people say it: 7.9:1, 1:2.0."""
+    """As people say it: 7.9:1, 1:2.0; a dash for what is not defined."""
+    if math.isnan(log_odds):
+        return "–"
     ratio = math.exp(min(abs(log_odds), 50))
     said = f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"
     return f"{said}:1" if log_odds >= 0 else f"1:{said}"
@@ -37,41 +48,43 @@ def verdict(analysis: Analysis) -> str:
     """The answer to the page's question, in a line."""
     header = analysis.header
     if not header.questions:
-        return "Not known yet: no question is scored."
+        return f"Nothing to know: this {header.empty}." if header.empty else "Not known yet: no question is scored."
     layers = len(analysis.layers.layer)
     found = [
         int((contrast.firing_by_layer.confirmed > 0).sum())
         for contrast in (analysis.right_wrong, analysis.chosen_rejected)
     ]
+    untested = [why_untested(analysis, contrast) for contrast in (analysis.right_wrong, analysis.chosen_rejected)]
     so_far = "" if header.finished else "So far: "
     if header.standin:
         so_far = "For the stand-in, not for Gemma: "
-    if not any(found):
+    if all(untested):
+        return f"{so_far}not known, because {untested[0]}.{seen_without_halves(analysis.right_wrong)}"
+    if not any(found) and not any(untested):
         return f"{so_far}none found in {count_of(layers, 'layer')}."
-    return (
-        f"{so_far}{f'yes, in {found[0]} of' if found[0] else 'none found in'} {count_of(layers, 'layer')}. "
-        f"Between the solution that the model chooses and the one it rejects: "
-        f"{f'in {found[1]} of {layers}' if found[1] else 'none found'}."
+    by_label, by_model = (
+        f"{yes}in {count} of {count_of(layers, 'layer')}" if count else f"not known, because {why}" if why else none
+        for yes, none, count, why in zip(
+            ("yes, ", ""), (f"none found in {count_of(layers, 'layer')}", "none found"), found, untested, strict=True
+        )
     )
+    return f"{so_far}{by_label}. Between the solution that the model chooses and the one it rejects: {by_model}."
 
 
 def answer(analysis: Analysis, contrast: Contrast) -> str:
     """Whether features tell the sides apart, and what depth does to that."""
     if not analysis.header.questions:
         return "No question is scored yet, so there is nothing to compare."
-    tested, confirmed = contrast.firing_by_layer.tested, contrast.firing_by_layer.confirmed
+    tested, confirmed = contrast.firing_by_layer.selectable, contrast.firing_by_layer.confirmed
     total, with_any = int(confirmed.sum()), int((confirmed > 0).sum())
     layers = len(analysis.layers.layer)
-    if not tested.sum():
-        return (
-            f"Too few questions to tell: no feature has {analysis.options.min_pairs} pairs of solutions "
-            f"in which it fires for one alone."
-        )
+    if why := why_untested(analysis, contrast):
+        return f"Too few questions to tell: {why}.{seen_without_halves(contrast)}"
     if not total:
         return (
             f"No difference found: of {count_of(int(tested.sum()), 'feature')} tested in "
             f"{count_of(layers, 'layer')}, none is confirmed to fire more often for the {contrast.first} solution "
-            f"or for the {contrast.second} one."
+            f"or for the {contrast.second} one.{partly_untested(contrast)}"
         )
     where = f"in {with_any} of {layers} layers" if layers > 1 else f"in layer {analysis.layers.layer[0]}"
     for_first = int((contrast.firing.confirmed & (contrast.firing.validation.z > 0)).sum())
@@ -80,7 +93,7 @@ def answer(analysis: Analysis, contrast: Contrast) -> str:
         f"{contrast.second}: {for_first:,} {'fires' if for_first == 1 else 'fire'} more often for the {contrast.first} "
         f"solution, {total - for_first:,} for the {contrast.second} one"
     )
-    return f"{found}{_with_depth(analysis, contrast)}."
+    return f"{found}{_with_depth(analysis, contrast)}.{partly_untested(contrast)}"
 
 
 def _with_depth(analysis: Analysis, contrast: Contrast) -> str:
@@ -101,22 +114,30 @@ def _with_depth(analysis: Analysis, contrast: Contrast) -> str:
 
 
 def depth_correlation(analysis: Analysis, contrast: Contrast) -> float:
-    """Spearman's rank correlation of held-out AUROC with depth; a layer without selected features counts as 0.5."""
-    if len(analysis.layers.layer) < 2:
+    """Spearman's rank correlation of held-out AUROC with depth.
+
+    A layer that was tested, and has no selected feature, counts as 0.5; one that could not be tested does not count.
+    """
+    tested = tested_layers(contrast)
+    if tested.sum() < 2:
         return float("nan")
-    auroc = np.nan_to_num(contrast.held_out.auroc, nan=0.5)
+    auroc = np.nan_to_num(contrast.held_out.auroc[tested], nan=0.5)
     if np.ptp(auroc) == 0:
         return 0.0
-    return float(stats.spearmanr(analysis.layers.layer, auroc).statistic)
+    return float(stats.spearmanr(analysis.layers.layer[tested], auroc).statistic)
 
 
 def said_of_layer(analysis: Analysis, contrast: Contrast, index: int) -> str:
     """One layer in a line."""
     firing, magnitude, held_out = contrast.firing_by_layer, contrast.magnitude_by_layer, contrast.held_out
+    counts = [(confirmed_in(by_layer, index), by_layer.tested[index]) for by_layer in (firing, magnitude)]
+    fires, differs = (
+        f"{confirmed} confirmed, of {tested:,} tested" if confirmed != "–" else "not tested, for too few pairs"
+        for confirmed, tested in counts
+    )
     parts = [
-        f"Layer {analysis.layers.layer[index]}: {count_of(int(firing.confirmed[index]), 'feature')} confirmed to fire "
-        f"for one solution more often, of {firing.tested[index]:,} tested",
-        f"{magnitude.confirmed[index]:,} to differ in strength",
+        f"Layer {analysis.layers.layer[index]}: to fire for one solution more often {fires}; to differ in "
+        f"strength {differs}"
     ]
     if not math.isnan(held_out.auroc[index]):
         parts.append(f"held-out AUROC {held_out.auroc[index]:.2f}")
@@ -127,13 +148,21 @@ def map_title(contrast: Contrast) -> str:
     firing = contrast.firing
     selected, confirmed = int(firing.selected.sum()), int(firing.confirmed.sum())
     agree = np.sign(firing.validation.z) == np.sign(firing.discovery.z)
-    tested = ~np.isnan(firing.discovery.p) & (firing.discovery.z != 0) & (firing.validation.z != 0)
-    if not tested.any():
+    if not firing.selectable.any():
         return "No feature has enough pairs on the discovery half to be tested"
+    tested = firing.selectable & (firing.discovery.z != 0) & (firing.validation.z != 0)
     if not selected:
+        told = "No feature passes on one half of the questions"
+        if not tested.any():
+            return f"{told}, and none of those tested has a pair on the other half that tells"
         return (
-            f"No feature passes on one half of the questions; {percent(agree[tested].mean(), 0)} of those tested "
-            f"point the same way on the other half, and chance alone gives about 50 %"
+            f"{told}; {percent(agree[tested].mean(), 0)} of those tested point the same way on the other half, and "
+            f"chance alone gives about 50 %"
+        )
+    if not firing.confirmable.any():
+        return (
+            f"{count_of(selected, 'feature')} {'passes' if selected == 1 else 'pass'} on one half of the questions, "
+            f"and the other half has too few pairs to test {'it' if selected == 1 else 'them'}"
         )
     same = int((firing.selected & agree).sum())
     return (
@@ -173,7 +202,9 @@ def accuracy_title(header: Header) -> str:
         return "No question is scored yet"
     above_chance = header.accuracy.low > 0.5
     below_chance = header.accuracy.high < 0.5
-    versus = "better than chance" if above_chance else "worse than chance" if below_chance else "no better than chance"
+    versus = "better than chance" if above_chance else "worse than chance" if below_chance else ""
+    # Half is inside the interval, which says that there are too few questions, and not that there is no difference.
+    versus = versus or f"too few questions ({header.questions:,}) to tell that from chance"
     return f"The model prefers the right solution in {percent(header.accuracy.share)} of questions: {versus}"
 
 
@@ -190,28 +221,39 @@ def margin_title(analysis: Analysis) -> str:
 
 
 def length_title(bins: tuple[LengthBin, ...]) -> str:
+    if not bins:
+        return "No question is scored yet, so length is not known to matter or not"
     if len(bins) < 2:
-        return "All questions have about the same difference in length"
+        return "All questions have about the same difference in length, so whether it matters cannot be told"
     first, last = bins[0].accuracy, bins[-1].accuracy
     shares = (
         f"accuracy is {percent(first.share, 0)} where the right solution is shortest against the wrong one, "
         f"{percent(last.share, 0)} where it is longest"
     )
     apart = first.low > last.high or last.low > first.high
-    return f"Length {'sways' if apart else 'hardly sways'} the model: {shares}"
+    return f"Length {'sways the model' if apart else 'is not shown to sway the model'}: {shares}"
 
 
 def strata_title(contrast: Contrast) -> str:
     confirmed = int(contrast.firing.confirmed.sum())
+    if is_untested(contrast):
+        return f"{contrast.name.capitalize()}: nothing could be confirmed for want of pairs, so nothing is tried again"
     if not confirmed:
-        return f"{contrast.name.capitalize()}: nothing is confirmed, so there is nothing to lose"
-    kept = {stratum.name: stratum.firing.kept for stratum in contrast.strata}
+        return f"{contrast.name.capitalize()}: nothing is confirmed, so there is nothing to try again"
+    survive = {stratum.name: _survive(stratum, confirmed) for stratum in contrast.strata}
     return (
         f"{contrast.name.capitalize()}: of {count_of(confirmed, 'feature')} confirmed to fire more often, "
-        f"{kept['same final token']:,} survive where both solutions end in the same token, "
-        f"{kept['full stop']:,} where both end in a full stop, "
-        f"{kept['without dense features']:,} without dense features"
+        f"{survive['same final token']} where both solutions end in the same token, "
+        f"{survive['full stop']} where both end in a full stop, "
+        f"{survive['without dense features']} without dense features"
     )
+
+
+def _survive(stratum: Stratum, confirmed: int) -> str:
+    tested = confirmed - stratum.firing.untested
+    if not tested:
+        return "none could be tested"
+    return f"{stratum.firing.kept:,} {'survive' if tested == confirmed else f'of {tested:,} tested survive'}"
 
 
 STRATA = {

@@ -45,10 +45,13 @@ class Paired:
     def questions(self) -> int:
         return self.both + self.only_a + self.only_b + self.neither
 
-    def p(self) -> float:
-        """McNemar's exact test, two-sided: a binomial test of the questions that only one run has right."""
+    def p(self) -> float | None:
+        """McNemar's exact test, two-sided: a binomial test of the questions that only one run has right.
+
+        None where there is no such question: nothing was tested then.
+        """
         discordant = self.only_a + self.only_b
-        return float(binomtest(self.only_a, discordant).pvalue) if discordant else 1.0
+        return float(binomtest(self.only_a, discordant).pvalue) if discordant else None
 
     def result(self) -> Json:
         a, b = self.both + self.only_a, self.both + self.only_b
@@ -60,21 +63,27 @@ class Overlap:
     """How far the features of one layer are the same in both runs, over the solutions of the common questions."""
 
     solutions: int = 0
+    """Those for which either run lists a feature."""
     jaccard: float = 0.0
-    """Sum over the solutions of |shared| / |in either|; two empty lists are the same."""
-    largest: float = 0.0
-    """Absolute difference of the activations of a shared feature, the largest."""
+    """Sum over these of |shared| / |in either|."""
+    largest: float | None = None
+    """Absolute difference of the activations of a shared feature, the largest; None where none is shared."""
 
     def add(self, a: Sequence[Feature], b: Sequence[Feature]) -> None:
         of_a = {feature.feature_id: feature.activation for feature in a}
         of_b = {feature.feature_id: feature.activation for feature in b}
         shared, either = of_a.keys() & of_b.keys(), of_a.keys() | of_b.keys()
-        self.solutions += 1
-        self.jaccard += len(shared) / len(either) if either else 1.0
-        self.largest = max([self.largest, *(abs(of_a[feature] - of_b[feature]) for feature in shared)])
+        if either:
+            self.solutions += 1
+            self.jaccard += len(shared) / len(either)
+        if shared:
+            self.largest = max(self.largest or 0.0, *(abs(of_a[feature] - of_b[feature]) for feature in shared))
 
     def result(self) -> Json:
-        return {"mean_jaccard": self.jaccard / self.solutions, "largest_activation_difference": self.largest}
+        return {
+            "mean_jaccard": self.jaccard / self.solutions if self.solutions else None,
+            "largest_activation_difference": self.largest,
+        }
 
 
 @dataclass
@@ -143,6 +152,7 @@ def compare(a: Files, b: Files) -> Json:
             comparison.add(record, _record_at(*found.pop(0), key))
     common = comparison.acc.questions
     if not common:
+        _refuse_empty_shards(runs)
         origins = (" ".join(manifest.identity.questions.values()) for manifest in manifests)
         scored = (f"{totals.scored} of {origin}" for totals, origin in zip((totals_a, totals_b), origins, strict=True))
         raise UsageError(
@@ -160,7 +170,7 @@ def compare(a: Files, b: Files) -> Json:
         },
         **comparison.result(),
         "layers_left_out": left_out,
-        "settings_that_differ": differences(*_settings(*manifests)),
+        "settings_that_differ": differences(_settings(*manifests), _settings(*manifests[::-1])),
     }
 
 
@@ -177,7 +187,8 @@ def as_text(comparison: Json) -> str:
     for name in ("acc", "acc_norm"):
         paired = comparison[name]
         accuracies = [Totals(questions=common, correct=paired[f"{run}_right"]).accuracy() for run in "ab"]
-        rows.append([name, *accuracies, str(paired["only_a_right"]), str(paired["only_b_right"]), f"{paired['p']:.3g}"])
+        p = _told(paired["p"], ".3g", "not tested: no question that one run alone has right")
+        rows.append([name, *accuracies, str(paired["only_a_right"]), str(paired["only_b_right"]), p])
     whose = "" if log_likelihood["example_id"] is None else f" (example_id {log_likelihood['example_id']} of A)"
     lines = [
         f"A  {_run_text(a)}",
@@ -195,13 +206,19 @@ def as_text(comparison: Json) -> str:
     if comparison["layers"]:
         rows = [["layer", "same features (mean Jaccard)", "largest difference of a shared feature's activation"]]
         for layer, overlap in comparison["layers"].items():
-            largest = f"{overlap['largest_activation_difference']:.3g}"
-            rows.append([layer, f"{overlap['mean_jaccard']:.4f}", largest])
+            jaccard = _told(overlap["mean_jaccard"], ".4f", "neither run lists any")
+            rows.append([layer, jaccard, _told(overlap["largest_activation_difference"], ".3g", "none is shared")])
         lines += ["", *_aligned(rows)]
     lines += [f"layer {layer}: not compared, {reason}" for layer, reason in comparison["layers_left_out"].items()]
     if differing := comparison["settings_that_differ"]:
         lines += ["", "settings (was: A, is: B)", *(f"  {text}" for text in differing)]
     return "\n".join(lines)
+
+
+def _refuse_empty_shards(runs: Sequence[Run]) -> None:
+    for run in runs:
+        if why := run.manifest.without_batches():
+            raise UsageError(f"{run.path} holds no question and never will: its {why}.\nCompare another shard's.")
 
 
 def _same_saes(a: Manifest, b: Manifest) -> tuple[list[int], dict[str, str]]:
@@ -219,15 +236,18 @@ def _same_saes(a: Manifest, b: Manifest) -> tuple[list[int], dict[str, str]]:
     return same, left_out
 
 
-def _settings(a: Manifest, b: Manifest) -> tuple[Json, Json]:
-    """The identities without the SAE of each layer, which `_same_saes` tells; where files lay makes none another."""
-    hashes_a, hashes_b = ({layer: sae.sha256 for layer, sae in each.identity.saes.layers.items()} for each in (a, b))
-    identities = a.identity_as_read(), b.identity_as_read()
-    for identity in identities:
-        saes = identity.pop("saes")
-        if hashes_a != hashes_b:
-            identity["saes"] = {name: value for name, value in saes.items() if name != "layers"}
-    return identities
+def _settings(manifest: Manifest, other: Manifest) -> Json:
+    """The identity without the SAE of each layer, which `_same_saes` tells, nor where files lie that are the same."""
+    identity = manifest.identity_as_read()
+    model, saes, others = manifest.identity.model, manifest.identity.saes.layers, other.identity.saes.layers
+    same_files = {
+        "model": bool(model.files) and model.files == other.identity.model.files,
+        "saes": all(saes[layer].sha256 == others[layer].sha256 for layer in saes.keys() & others.keys()),
+    }
+    left_out = {part: {"repository", "commit"} if same else set[str]() for part, same in same_files.items()}
+    left_out["saes"].add("layers")
+    kept = {part: {k: v for k, v in identity[part].items() if k not in left_out[part]} for part in left_out}
+    return {**identity, **kept}
 
 
 def _about(run: Run, totals: Totals) -> Json:
@@ -275,6 +295,10 @@ def _record_at(path: Path, place: int, key: bytes) -> Record:
 
 def _run_text(run: Json) -> str:
     return f"{run['file']}  (model: {run['model']}; {run['scored']} questions scored, {run['errors']} with an error)"
+
+
+def _told(value: float | None, form: str, undefined: str) -> str:
+    return undefined if value is None else format(value, form)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -18,7 +18,8 @@ import pytest
 from layerscope.analysis import reading
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.overview import length_bins
-from layerscope.analysis.result import Analysis, Contrast, Options, Questions, Survival
+from layerscope.analysis.result import Analysis, Contrast, Options, Questions
+from layerscope.analysis.stratum import Survival
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.records.manifest import manifest_path
 from layerscope.records.verify import verify

@@ -26,8 +26,9 @@ def test_the_sign_test_is_the_exact_binomial_test() -> None:
         if b + c:
             assert p == pytest.approx(stats.binomtest(int(b), int(b + c)).pvalue, rel=1e-9)
             assert z == pytest.approx((b - c) / math.sqrt(b + c))
-        assert effect == pytest.approx(math.log((b + 0.5) / (c + 0.5)))
+            assert effect == pytest.approx(math.log((b + 0.5) / (c + 0.5)))
     assert np.isnan(found.p[0])
+    assert np.isnan(found.effect[0]), "no pair is no effect of 1:1"
     assert found.z[0] == 0
 
 

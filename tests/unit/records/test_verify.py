@@ -24,11 +24,10 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
 from layerscope.records.journal import open_journal
 from layerscope.records.lines import SolutionScore, error_line, frame_record, join_record, serialise_block
-from layerscope.records.locking import open_locked
 from layerscope.records.manifest import About, Identity, manifest_path, read_manifest
 from layerscope.records.status import as_json, as_text, status
-from layerscope.records.verify import _begun as begun_bytes
 from layerscope.records.verify import verify
+from layerscope.report.page import report
 from layerscope.saes.encoder import TopK
 from made_up import about, edit_manifest, identity, typed, write_run
 
@@ -271,28 +270,38 @@ def test_a_torn_line_is_mentioned_and_is_no_damage(path: Path) -> None:
     assert "a torn line of 50 bytes" in told
 
 
-@pytest.mark.parametrize("tail", [0, 50])
-def test_whole_lines_that_came_while_it_was_read_are_not_torn(path: Path, tail: int) -> None:
-    path.write_bytes(b"".join(LINES[:6]) + LINES[6][:tail])
-    assert begun_bytes(path) == tail
-    path.write_bytes(b"x\n" + b"y" * (3 << 20))  # longer than what is read at once
-    assert begun_bytes(path) == 3 << 20
-
-
-def test_what_a_run_is_writing_now_is_not_told_as_torn(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tail", "alive", "told"),
+    [
+        (b"".join(LINES[3:5]), True, "; 2 more were written meanwhile."),
+        (LINES[3] + LINES[4][:70], True, "; 1 more was written meanwhile."),
+        (LINES[3], False, "; 1 more was written meanwhile."),
+        (LINES[3][:50], True, "; a run is writing the next."),
+        (LINES[3][:50], False, "; behind them a torn line of 50 bytes, which the next run removes."),
+    ],
+)
+def test_what_a_run_writes_while_its_file_is_read_is_no_damage(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tail: bytes, alive: bool, told: str
+) -> None:
+    """The file grows once it is read to its end."""
     run_of(path, LINES[:3])
-    path.write_bytes(path.read_bytes() + LINES[3][:50])
-    descriptor = open_locked(path)
-    try:
-        assert "a line that a run is writing now" in verify(path)
-        assert "torn" not in verify(path)
-    finally:
-        os.close(descriptor)
+
+    def grow(file: Path) -> bool:
+        with file.open("ab") as stream:
+            stream.write(tail)
+        return alive
+
+    monkeypatch.setattr("layerscope.records.locking.is_locked", grow)
+    assert verify(path) == f"{path}: 3 of 8 lines, all whole, in order and as they were written{told}"
 
 
 def test_a_shard_without_batches_is_told_as_one(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "empty.jsonl", [], identity([8], shard="5/8"))
-    assert verify(path) == f"{path}: the plan has no batch for this shard, so it has no lines."
+    of_shard = identity((3,), shard="5/7")
+    path = write_run(tmp_path / "shard.jsonl", [], of_shard)
+    assert "empty for good: its shard 5/7 has none of the job's batches" in verify(path)
+    assert "empty for good: its shard 5/7 has none of the job's batches" in as_text(status(path))
+    report(path)
+    assert "shard 5/7 has none of the job" in path.with_suffix(".html").read_text("utf-8")
 
 
 def test_a_file_with_every_active_feature_passes(path: Path) -> None:
@@ -524,6 +533,7 @@ SPOILT: dict[str, tuple[Callable[[Json], object], str]] = {
     "no token count": (drop(details, "token_count"), "token_count"),
     "no final token": (drop(details, "final_token"), "final_token"),
     "feature id text": (put(lambda r: features(r)[0], "feature_id", "x"), "."),
+    "feature id beyond": (put(lambda r: features(r)[-1], "feature_id", 16384), "is not from 0 to 16383"),
     "feature id negative": (put(lambda r: features(r)[0], "feature_id", -1), "."),
 }
 

@@ -28,7 +28,9 @@ from hypothesis import strategies as st
 from playwright.sync_api import expect, sync_playwright
 
 from layerscope.analysis.findings import analyse
-from layerscope.analysis.result import Analysis, Options
+from layerscope.analysis.reading import in_discovery_half
+from layerscope.analysis.result import Analysis, LengthBin, Options
+from layerscope.analysis.statistics import proportion
 from layerscope.cli import main
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import visible
@@ -36,6 +38,7 @@ from layerscope.neuronpedia.explanations import Explanation
 from layerscope.records.manifest import manifest_path
 from layerscope.records.run import Run
 from layerscope.report import question_pack, sentences
+from layerscope.report.feature_map import effect_class
 from layerscope.report.page import render, report
 from layerscope.report.question_pack import QUESTIONS, choose_questions, pack_questions
 from made_up import edit_manifest
@@ -342,6 +345,62 @@ def test_any_file_makes_a_page(name: str, tmp_path: Path) -> None:
     shown = text_of(path.with_suffix(".html").read_bytes())
     assert said in shown
     assert "nan" not in re.findall(r"\w+", shown.lower())
+
+
+@pytest.mark.parametrize("in_discovery", [True, False])
+def test_what_could_not_be_tested_is_never_told_as_none_found(tmp_path: Path, in_discovery: bool) -> None:
+    """All questions of one goal are in one half: nothing can be selected there, or nothing confirmed here."""
+    path = tmp_path / "run.jsonl"
+    write_run(path, SPEC)
+    goal = next(goal for goal in map("goal {}".format, range(9)) if in_discovery_half(goal) == in_discovery)
+    rewrite(path, lambda record: record.update(question=goal) if record.get("question") else None)
+    analysis = analyse(path, Options(permutations=50))
+    contrast = analysis.right_wrong
+    significant = int(contrast.firing_by_layer.significant.sum())
+    assert significant > 0
+    report(path)
+    shown = text_of(path.with_suffix(".html").read_bytes())
+    assert not re.search("none found|No difference found|nothing to try|> None", shown)
+    half = "confirms" if in_discovery else "selects"
+    assert re.search(rf"not known, because no .* half of the questions that {half}, which has none", shown)
+    assert "Layer 1 – confirmed for firing" in shown
+    assert f"{significant:,} feature" in sentences.answer(analysis, contrast)
+    assert "to fire for one solution more often not tested" in sentences.said_of_layer(analysis, contrast, 1)
+    assert "too few pairs" in sentences.map_title(contrast) or "enough pairs" in sentences.map_title(contrast)
+    assert np.isnan(sentences.depth_correlation(analysis, contrast)), "layers without a test have no course with depth"
+
+
+def test_a_layer_that_could_not_be_tested_is_left_out_of_the_count(analysis: Analysis) -> None:
+    """A feature of one layer lost its pairs on the half that confirms, another layer never had any."""
+    contrast = analysis.right_wrong
+    firing = contrast.firing
+    lost = np.flatnonzero(firing.confirmed)[0]
+    validation = replace(
+        firing.validation, p=np.where(np.arange(len(firing.confirmed)) == lost, np.nan, firing.validation.p)
+    )
+    by_layer = replace(contrast.firing_by_layer, selectable=np.append(0, contrast.firing_by_layer.selectable[1:]))
+    partly = replace(contrast, firing=replace(firing, validation=validation), firing_by_layer=by_layer)
+    told = sentences.answer(analysis, partly)
+    assert "1 layer without a feature that has enough pairs" in told
+    assert "1 selected feature with too few pairs to be confirmed" in told
+    assert "Not tested" not in sentences.answer(analysis, contrast)
+
+
+def test_few_questions_are_not_told_as_no_difference(analysis: Analysis) -> None:
+    """An interval with one half in it is no proof of chance, nor two that overlap of no influence."""
+    few = replace(analysis.header, questions=8, accuracy=proportion(5, 8))
+    assert "too few questions (8)" in sentences.accuracy_title(few)
+    assert "better than chance" in sentences.accuracy_title(replace(few, accuracy=proportion(80, 100)))
+    bins = tuple(LengthBin(low, low, proportion(count, 4)) for low, count in ((-3, 2), (5, 3)))
+    assert "not shown to sway" in sentences.length_title(bins)
+    assert "cannot be told" in sentences.length_title(bins[:1])
+    assert "No question" in sentences.length_title(())
+
+
+def test_an_effect_that_no_pair_tells_has_no_colour() -> None:
+    assert effect_class(float("nan")) == "untested"
+    assert effect_class(0.0) == "first-0"
+    assert sentences.odds(float("nan")) == "–"
 
 
 def test_a_report_is_replaced_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

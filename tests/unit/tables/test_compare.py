@@ -59,7 +59,7 @@ def test_a_run_agrees_with_itself(a: Path) -> None:
     found = compare(a, a)
     assert found["questions"] == {"common": 40, "scored_only_by_a": 0, "scored_only_by_b": 0}
     assert found["a"] == found["b"] == {"file": str(a), "model": "google/gemma-2-2b", "scored": 40, "errors": 1}
-    assert found["acc"] == {"a_right": 20, "b_right": 20, "only_a_right": 0, "only_b_right": 0, "p": 1.0}
+    assert found["acc"] == {"a_right": 20, "b_right": 20, "only_a_right": 0, "only_b_right": 0, "p": None}
     assert found["same_choice"] == 40
     assert found["log_likelihood"] == {"mean_difference": 0.0, "largest_difference": 0.0, "example_id": None}
     assert found["layers"] == ALL_EQUAL
@@ -95,7 +95,7 @@ def test_what_was_changed_in_known_places_is_found(a: Path) -> None:
 def test_both_accuracies_are_compared(a: Path) -> None:
     """By characters `leave 0 ` (8) may win where by the sum `do 0` (4) does: -3 / 8 against -2 / 4."""
     found = compare(a, write_b(a, [line(0, -1.0)]))
-    assert found["acc"] == {"a_right": 1, "b_right": 1, "only_a_right": 0, "only_b_right": 0, "p": 1.0}
+    assert found["acc"] == {"a_right": 1, "b_right": 1, "only_a_right": 0, "only_b_right": 0, "p": None}
     assert found["acc_norm"] == {"a_right": 0, "b_right": 1, "only_a_right": 0, "only_b_right": 1, "p": 1.0}
 
 
@@ -111,7 +111,8 @@ def test_mcnemar_is_the_sign_test_of_the_questions_that_one_run_has_right(answer
     binomial = [1]
     for chosen in range(len(signs)):
         binomial.append(binomial[-1] * (len(signs) - chosen) // (chosen + 1))
-    assert paired.p() == pytest.approx(min(1.0, 2 * sum(binomial[: less + 1]) / 2 ** len(signs)))
+    p = pytest.approx(min(1.0, 2 * sum(binomial[: less + 1]) / 2 ** len(signs)))
+    assert paired.p() == (p if signs else None), "where no answer differs nothing was tested"
     assert paired.questions == len(answers)
 
 
@@ -123,14 +124,15 @@ FEATURE_LIST = st.dictionaries(st.integers(0, 9), st.integers(1, 64).map(lambda 
 def test_overlap_is_the_mean_jaccard_and_the_largest_difference(
     pairs: list[tuple[dict[int, float], dict[int, float]]],
 ) -> None:
-    overlap, jaccards, gaps = Overlap(), [], [0.0]
+    """Two empty lists share nothing, and are no agreement; where none is compared the mean is not 0 or 1 but none."""
+    overlap, jaccards, gaps = Overlap(), [], []
     for a, b in pairs:
         overlap.add(*([Feature(i, v, 0) for i, v in features.items()] for features in (a, b)))
         either = set(a) | set(b)
-        jaccards.append(len(set(a) & set(b)) / len(either) if either else 1.0)
+        jaccards += [len(set(a) & set(b)) / len(either)] if either else []
         gaps += [abs(a[feature] - b[feature]) for feature in either if feature in a and feature in b]
-    assert overlap.result()["mean_jaccard"] == pytest.approx(np.mean(jaccards))
-    assert overlap.result()["largest_activation_difference"] == max(gaps)
+    assert overlap.result()["mean_jaccard"] == (pytest.approx(np.mean(jaccards)) if jaccards else None)
+    assert overlap.result()["largest_activation_difference"] == max(gaps, default=None)
 
 
 def test_lists_of_other_lengths_are_compared_by_what_both_could_hold(a: Path) -> None:
@@ -185,6 +187,47 @@ def test_a_neuronpedia_id_says_that_the_sae_is_the_same(a: Path) -> None:
     write_run(a, lines, IDENTITY, neuronpedia=pages)
     b = write_run(a.with_name("b.jsonl"), lines, other, neuronpedia=pages | {"20": "gemma-2-2b/20-gemmascope-res-65k"})
     assert compare(a, b)["layers"] == {"8": ALL_EQUAL["8"]}
+
+
+def test_files_of_the_same_content_are_the_same_wherever_they_lie(a: Path) -> None:
+    """A folder or another repository that holds them is no setting that differs."""
+    first = copy.deepcopy(IDENTITY)
+    first["model"]["files"] = {"model.safetensors": "a" * 64}
+    lines = list(map(line, range(40)))
+    write_run(a, lines, first)
+    other = copy.deepcopy(first)
+    for part in ("model", "saes"):
+        other[part] |= {"repository": "a folder", "commit": None}
+    for sae in other["saes"]["layers"].values():
+        sae["path"] = f"copied/{sae['path']}"
+    b = write_run(a.with_name("b.jsonl"), lines, other)
+    assert compare(a, b)["settings_that_differ"] == []
+    assert compare(a, b)["layers"] == ALL_EQUAL
+    other["model"]["files"] = {"model.safetensors": "b" * 64}
+    write_run(b, lines, other)
+    told = compare(a, b)["settings_that_differ"]
+    assert any(setting.startswith("model.repository was google/gemma-2-2b, is a folder") for setting in told)
+
+
+def test_what_was_not_tested_is_not_told_as_no_difference(a: Path) -> None:
+    """Layers in which neither run lists a feature, or both list others; accuracies that differ in no question."""
+    lines = [line(number, features=[]) for number in range(3)]
+    write_run(a, lines, IDENTITY)
+    found = compare(a, write_b(a, lines))
+    assert found["layers"]["8"] == {"mean_jaccard": None, "largest_activation_difference": None}
+    text = as_text(found)
+    assert text.count("neither run lists any") == len(LAYERS)
+    assert text.count("not tested: no question that one run alone has right") == 2
+    write_run(a, [line(number, features=[(1, 2.0)]) for number in range(3)], IDENTITY)
+    found = compare(a, write_b(a, [line(number, features=[(3, 2.0)]) for number in range(3)]))
+    assert found["layers"]["8"] == {"mean_jaccard": 0.0, "largest_activation_difference": None}
+    assert as_text(found).count("none is shared") == len(LAYERS)
+
+
+def test_a_shard_without_batches_is_named(a: Path) -> None:
+    b = write_b(a, [], settings={**IDENTITY["settings"], "shard": "3/9"})
+    with pytest.raises(UsageError, match=r"b\.jsonl holds no question and never will: its shard 3/9 has none"):
+        compare(a, b)
 
 
 def test_questions_are_matched_by_their_texts_and_not_by_example_id(a: Path) -> None:
