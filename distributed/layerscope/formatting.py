@@ -55,3 +55,8 @@ def shell_word(word: str) -> str:
 def visible(text: str) -> str:
     """Untrusted text made harmless to read: every hidden character as its code point, [U+202E]; of CRLF the CR goes."""
     return _HIDDEN.sub(lambda match: f"[U+{ord(match[0]):04X}]", text.replace("\r\n", "\n"))
+
+
+def told(value: float | None, form: str, undefined: str) -> str:
+    """A number in a format, or what is said where there is none."""
+    return undefined if value is None else format(value, form)

@@ -5,6 +5,7 @@ import numpy as np
 from layerscope.analysis.reading import Columns
 from layerscope.analysis.result import Header, LengthBin, Questions, Sae
 from layerscope.analysis.statistics import proportion
+from layerscope.records.shards import without_batches
 
 _LENGTH_BINS = 5
 
@@ -27,7 +28,7 @@ def header(run: Columns, cut_share: float) -> Header:
         top_k=None if top_k == "all" else top_k,
         standin=about.standin,
         planned=identity.plan.questions,
-        empty=run.manifest.without_batches(),
+        empty=without_batches(run.manifest),
         questions=totals.scored,
         errors=totals.errors,
         accuracy=proportion(totals.correct, totals.scored),

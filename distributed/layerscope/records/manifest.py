@@ -175,13 +175,6 @@ class Manifest(Struct, kw_only=True, omit_defaults=True):
         """How many lines are known to have been written."""
         return 0 if self.progress is UNSET else self.progress.lines
 
-    def without_batches(self) -> str:
-        """Why nothing is planned for a shard's file, for people; empty where something is."""
-        shard = self.identity.settings.shard
-        if self.identity.plan.questions or shard is None:
-            return ""
-        return f"shard {shard} has none of the job's batches, of which there are fewer"
-
     def identity_as_read(self) -> dict[str, Any]:
         """The identity with what a later version added to it."""
         identity: dict[str, Any] = _builtins(self)["identity"]

@@ -66,6 +66,14 @@ class Shards(Run):
             yield from run.lines()
 
 
+def without_batches(manifest: Manifest) -> str:
+    """Why nothing is planned for a shard's file, for people; empty where something is."""
+    shard = manifest.identity.settings.shard
+    if manifest.identity.plan.questions or shard is None:
+        return ""
+    return f"shard {shard} has none of the job's batches, of which there are fewer"
+
+
 def open_run(files: Files) -> Run:
     """The run of one file, or of the shards of one job, named in any order.
 

@@ -9,6 +9,7 @@ import orjson
 from layerscope.formatting import count_of, size_text, utf8, visible
 from layerscope.records.record import Unscored
 from layerscope.records.run import Run
+from layerscope.records.shards import without_batches
 from layerscope.records.totals import Totals
 
 _ERRORS_NAMED = 10
@@ -50,7 +51,7 @@ def status(path: Path) -> Status:
             errors.append(record.example_id)
     alive, identity = run.alive(), run.manifest.identity
     complete = totals.questions == run.planned
-    empty = run.manifest.without_batches()
+    empty = without_batches(run.manifest)
     return Status(
         file=utf8(str(run.path)),
         bytes=run.path.stat().st_size,

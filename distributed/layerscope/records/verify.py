@@ -4,7 +4,7 @@ from layerscope.formatting import count_of
 from layerscope.records import locking
 from layerscope.records.record import Record, check
 from layerscope.records.run import RecordsFile
-from layerscope.records.shards import Files, open_run
+from layerscope.records.shards import Files, open_run, without_batches
 
 
 def verify(files: Files) -> str:
@@ -28,7 +28,7 @@ def verify(files: Files) -> str:
             size += len(line)
         behind += _behind(part, size)
     said = f"{lines} of {count_of(run.planned, 'line')}, all whole, in order and as they were written{behind}."
-    if why := run.manifest.without_batches():
+    if why := without_batches(run.manifest):
         said = f"sound, and empty for good: its {why}."
     return "\n".join([f"{run.path}{run.others}: {said}", *run.notes])
 

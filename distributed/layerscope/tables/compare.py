@@ -15,12 +15,12 @@ import orjson
 from scipy.stats import binomtest
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.formatting import utf8
+from layerscope.formatting import told, utf8
 from layerscope.records.manifest import Manifest, differences
 from layerscope.records.progress import shown
 from layerscope.records.record import Feature, NotARecordError, Record, Unscored, parse
 from layerscope.records.run import Run
-from layerscope.records.shards import Files, open_run
+from layerscope.records.shards import Files, open_run, without_batches
 from layerscope.records.totals import Totals
 
 Json = dict[str, Any]
@@ -152,7 +152,10 @@ def compare(a: Files, b: Files) -> Json:
             comparison.add(record, _record_at(*found.pop(0), key))
     common = comparison.acc.questions
     if not common:
-        _refuse_empty_shards(runs)
+        if why := next(filter(None, (without_batches(run.manifest) for run in runs)), ""):
+            raise UsageError(
+                f"One of {a} and {b} holds no question and never will: its {why}.\nCompare another shard's."
+            )
         origins = (" ".join(manifest.identity.questions.values()) for manifest in manifests)
         scored = (f"{totals.scored} of {origin}" for totals, origin in zip((totals_a, totals_b), origins, strict=True))
         raise UsageError(
@@ -187,7 +190,7 @@ def as_text(comparison: Json) -> str:
     for name in ("acc", "acc_norm"):
         paired = comparison[name]
         accuracies = [Totals(questions=common, correct=paired[f"{run}_right"]).accuracy() for run in "ab"]
-        p = _told(paired["p"], ".3g", "not tested: no question that one run alone has right")
+        p = told(paired["p"], ".3g", "not tested: no question that one run alone has right")
         rows.append([name, *accuracies, str(paired["only_a_right"]), str(paired["only_b_right"]), p])
     whose = "" if log_likelihood["example_id"] is None else f" (example_id {log_likelihood['example_id']} of A)"
     lines = [
@@ -206,19 +209,13 @@ def as_text(comparison: Json) -> str:
     if comparison["layers"]:
         rows = [["layer", "same features (mean Jaccard)", "largest difference of a shared feature's activation"]]
         for layer, overlap in comparison["layers"].items():
-            jaccard = _told(overlap["mean_jaccard"], ".4f", "neither run lists any")
-            rows.append([layer, jaccard, _told(overlap["largest_activation_difference"], ".3g", "none is shared")])
+            jaccard = told(overlap["mean_jaccard"], ".4f", "neither run lists any")
+            rows.append([layer, jaccard, told(overlap["largest_activation_difference"], ".3g", "none is shared")])
         lines += ["", *_aligned(rows)]
     lines += [f"layer {layer}: not compared, {reason}" for layer, reason in comparison["layers_left_out"].items()]
     if differing := comparison["settings_that_differ"]:
         lines += ["", "settings (was: A, is: B)", *(f"  {text}" for text in differing)]
     return "\n".join(lines)
-
-
-def _refuse_empty_shards(runs: Sequence[Run]) -> None:
-    for run in runs:
-        if why := run.manifest.without_batches():
-            raise UsageError(f"{run.path} holds no question and never will: its {why}.\nCompare another shard's.")
 
 
 def _same_saes(a: Manifest, b: Manifest) -> tuple[list[int], dict[str, str]]:
@@ -295,10 +292,6 @@ def _record_at(path: Path, place: int, key: bytes) -> Record:
 
 def _run_text(run: Json) -> str:
     return f"{run['file']}  (model: {run['model']}; {run['scored']} questions scored, {run['errors']} with an error)"
-
-
-def _told(value: float | None, form: str, undefined: str) -> str:
-    return undefined if value is None else format(value, form)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
