@@ -2,14 +2,11 @@
 
 import math
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import ray
-from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.autoscaler.sdk import request_resources
@@ -17,15 +14,15 @@ from ray.exceptions import AuthenticationError, RayError
 
 from layerscope.config import Config
 from layerscope.engine import nodes
+from layerscope.engine.address import find_ray
 from layerscope.engine.connecting import connect
 from layerscope.engine.nodes import Nodes
+from layerscope.engine.own_ray import own_ray
 from layerscope.engine.ray_engine import RayEngine
-from layerscope.errors import LayerscopeError, UsageError, first_line
+from layerscope.errors import LayerscopeError, first_line
 from layerscope.planning.machine import probe
 from layerscope.planning.node import Node
 
-_OBJECT_STORE_BYTES = 2 << 30
-_CONNECT_SECONDS = 5.0
 _PROBE_SECONDS = 60.0  # for the nodes that are there at the start to say what they have
 _POLL_SECONDS = 2.0
 # What Ray prints of an object whose batch was given up is no news: the driver runs the batch again.
@@ -46,8 +43,7 @@ class Cluster:
     """
 
     def __init__(self, config: Config, add_nodes: bool) -> None:
-        address = config.address
-        wanted = _running() if address == "auto" else None if address == "local" else address
+        wanted, self._looked_at = find_ray(config.address)
         self._known = Nodes()
         self.nodes = [probe()]
         """Its nodes, or this machine."""
@@ -64,13 +60,17 @@ class Cluster:
             cpus: what Ray's own is told to have, so that every actor asked for starts; threads decide what they use.
             tell: is told what a person should know of its nodes.
         """
-        try:
-            if not ray.is_initialized():
-                _start_local(math.ceil(cpus))
-            self._known.tell = tell
+        self._known.tell = tell
+        if ray.is_initialized():
+            try:
+                yield RayEngine(self._known)
+            finally:
+                ray.shutdown()
+            return
+        if self._looked_at:
+            tell(f"No running Ray was found ({self._looked_at}): this run starts its own.")
+        with own_ray(math.ceil(cpus)):
             yield RayEngine(self._known)
-        finally:
-            ray.shutdown()
 
     def _first_nodes(self, config: Config, add_nodes: bool) -> list[Node]:
         """Usable nodes, asking a cluster that scales itself for the first one."""
@@ -114,7 +114,6 @@ class Cluster:
 
 
 def _join(address: str) -> None:
-    _check_reachable(address)
     _show_token(address)
     try:
         connect(address=address)
@@ -142,36 +141,6 @@ def _check_software(found: Sequence[Node]) -> None:
                 )
 
 
-def _running() -> str | None:
-    """The address of the cluster that this machine belongs to, as `ray start` left it; None where none answers."""
-    told = os.environ.get("RAY_ADDRESS", "auto")
-    if told != "auto":
-        return told if told != "local" else None
-    left = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
-    address = left.read_text().strip() if left.is_file() else ""
-    try:
-        _check_reachable(address)
-    except LayerscopeError:
-        return None  # none was started, or it is gone and its file is a leftover
-    return address
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself tries an address that does not answer for many minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "://" in address:
-        raise UsageError(
-            f"--address is {address!r}; it is auto, local, or HOST:PORT of a Ray cluster (often port 6379)."
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise LayerscopeError(
-            f"No Ray cluster answers at {address}: {error}.\n"
-            "Check the address, or use --address local to run on this machine alone."
-        ) from error
-
-
 def _show_token(address: str) -> None:
     """Switches this process to token authentication where the cluster wants it: Ray itself tries for half a minute.
 
@@ -191,22 +160,3 @@ def _show_token(address: str) -> None:
             return  # joining will say what is wrong
         else:
             return
-
-
-def _start_local(cpus: int) -> None:
-    # Ray listens on every interface of a Linux machine. What it does on a Mac is right for a run of one machine:
-    # the loopback alone. Its own processes read the variable; this one has read it already.
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        connect(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=min(_OBJECT_STORE_BYTES, probe().memory // 4),
-        )
-    except OSError as error:
-        raise LayerscopeError(
-            f"Ray cannot start on this machine: {error}.\n"
-            "It keeps files in ~/.ray and in /tmp/ray (or RAY_TMPDIR); both must be writable."
-        ) from error

@@ -50,7 +50,7 @@ def understood(error: Exception) -> Exception:
     if isinstance(error, _FULL):
         return LayerscopeError(
             f"Ray has no room left for what actors return: {first_line(error)}\n"
-            "Free the disk that holds its temporary folder (/tmp/ray, or RAY_TMPDIR), and run again to go on."
+            "Free the disk that holds its temporary folder (/tmp, or RAY_TMPDIR), and run again to go on."
         )
     if isinstance(error, ObjectLostError):
         return AnswerLost(first_line(error))

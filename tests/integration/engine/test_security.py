@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -55,6 +56,16 @@ def command_lines(process: psutil.Process) -> str:
     return "\n".join(lines)
 
 
+def holding_the_token(folder: Path) -> dict[Path, bool]:
+    """The files below a folder that can be read in this moment, and whether the token stands in them."""
+    found = {}
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            if path.is_file():
+                found[path] = TOKEN.encode() in path.read_bytes()
+    return found
+
+
 def test_the_token_is_written_nowhere_and_nobody_else_is_served(
     tiny_options: list[str], hub_home: Path, tmp_path: Path, ray_folder: Path
 ) -> None:
@@ -72,9 +83,11 @@ def test_the_token_is_written_nowhere_and_nobody_else_is_served(
     process = psutil.Process(run.pid)
     addresses: set[str] = set()
     lines = ""
+    files: dict[Path, bool] = {}
     while run.poll() is None:
         addresses |= listening(process)
         lines += command_lines(process)
+        files |= holding_the_token(ray_folder)
         time.sleep(0.1)
     out, err = run.communicate()
     assert run.returncode == 0, err
@@ -83,6 +96,8 @@ def test_the_token_is_written_nowhere_and_nobody_else_is_served(
     assert all(is_loopback(address) for address in addresses), addresses
     assert (ray_folder / ".ray" / "auth_token").is_file(), "Ray's authentication was off"
     assert TOKEN not in out + err + lines
-    written = [path for folder in (tmp_path, ray_folder, hub_home) for path in folder.rglob("*") if path.is_file()]
-    assert any("raylet" in path.name for path in written), "Ray's logs were not where the test looks"
-    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
+    assert any("raylet" in path.name for path in files), "Ray's logs were not where the test looks"
+    for folder in (tmp_path, ray_folder, hub_home):
+        files |= holding_the_token(folder)
+    assert not [path for path, holds in files.items() if holds]
+    assert [path.name for path in ray_folder.iterdir()] == [".ray"], "a finished run leaves its Ray's files behind"

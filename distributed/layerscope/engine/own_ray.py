@@ -1,0 +1,207 @@
+"""A Ray of a run's own on this machine: in a folder of its own, which goes with it, and why one cannot start."""
+
+import fcntl
+import logging
+import os
+import resource
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+import ray
+from ray._common.utils import get_default_system_temp_dir
+from ray._private import ray_constants
+
+from layerscope.engine.connecting import connect
+from layerscope.errors import LayerscopeError, first_line
+from layerscope.planning.machine import probe
+
+_PREFIX = "layerscope-"
+_LOCK = "lock"
+_OBJECT_STORE_BYTES = 2 << 30
+_LEAST_STORE_BYTES = 80 << 20  # Ray's own least is a little below
+_LEAST_ADDRESS_SPACE = 4 << 30  # of each process: the object store is mapped whole, and torch's libraries
+_LEAST_DISK_BYTES = 64 << 20
+_LEAST_PROCESSES = 150  # threads count; a Ray with two actors has some 300
+_CORE = ("raylet", "gcs_server")  # without which there is no Ray; Ray itself waits half a minute for a dead one
+
+
+@contextmanager
+def own_ray(cpus: int) -> Iterator[None]:
+    """A Ray of this process, which is told that it has so many CPUs; gone at the end with all that it wrote.
+
+    Raises:
+        LayerscopeError: it cannot start.
+    """
+    base = Path(get_default_system_temp_dir())
+    store = _store_bytes(base)
+    with _folder(base) as folder:
+        _start(cpus, store, folder)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _start(cpus: int, store: int, folder: Path) -> None:
+    # Ray listens on every interface of a Linux machine. What it does on a Mac is right for a run of one machine:
+    # the loopback alone. Its own processes read the variable; this one has read it already.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        with _deaths_seen():
+            connect(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=store,
+                _temp_dir=str(folder),
+            )
+    except Exception as error:  # Ray raises whatever it met: all of it means that there is no Ray
+        with suppress(Exception):
+            ray.shutdown()
+        raise _cannot_start(folder.parent, _reason(folder) or first_line(error)) from error
+
+
+def _cannot_start(base: Path, reason: str) -> LayerscopeError:
+    return LayerscopeError(
+        f"Ray cannot start on this machine: {reason.rstrip('.')}.\n"
+        f"It needs about 1 GiB of memory, some hundred processes and threads, ~/.ray, and room in {base} "
+        "(RAY_TMPDIR names another place)."
+    )
+
+
+def _store_bytes(base: Path) -> int:
+    """What the object store may have, as far as this process's limits allow a Ray at all.
+
+    Raises:
+        LayerscopeError: they do not.
+    """
+    files, space, processes = (
+        resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_NPROC)
+    )
+    if 0 <= files < _LEAST_STORE_BYTES:
+        raise _cannot_start(base, f"a file may have {files >> 10} KiB only (ulimit -f)")
+    if 0 <= space < _LEAST_ADDRESS_SPACE:
+        raise _cannot_start(base, f"a process may have {space >> 20} MiB of address space only (ulimit -v)")
+    if os.getuid() and 0 <= processes < _LEAST_PROCESSES:
+        raise _cannot_start(base, f"you may have {processes} processes and threads only (ulimit -u)")
+    if taken := _taken_port():
+        raise _cannot_start(base, taken)
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(base).free
+    except OSError as error:
+        raise _cannot_start(base, str(error)) from error
+    if free < _LEAST_DISK_BYTES:
+        raise _cannot_start(base, f"{base} has {free >> 20} MiB free")
+    store = min(_OBJECT_STORE_BYTES, probe().memory // 4)
+    return min(store, files) if files >= 0 else store
+
+
+def _taken_port() -> str:
+    """What is wrong with the one port that the environment may name; Ray would wait for most of a minute."""
+    name = ray_constants.GCS_PORT_ENVIRONMENT_VARIABLE
+    told = os.environ.get(name, "")
+    if not told:
+        return ""
+    try:
+        with socket.socket() as probing:
+            probing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port of a Ray that just ended is free
+            probing.bind(("", int(told)))
+    except (OSError, OverflowError, ValueError) as error:
+        return f"{name} is {told}: {getattr(error, 'strerror', None) or error}"
+    return ""
+
+
+@contextmanager
+def _folder(base: Path) -> Iterator[Path]:
+    """A folder for Ray's session: locked while this process lives, removed at its end, but for a bug's traces.
+
+    What dead runs of this user left there goes first.
+    """
+    try:
+        for left in base.glob(f"{_PREFIX}*"):
+            _remove_if_dead(left)
+        new = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=base))
+        lock = os.open(new / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = new.rename(base / new.name.removeprefix("."))
+    except OSError as error:
+        raise _cannot_start(base, str(error)) from error
+    try:
+        yield folder
+    except (LayerscopeError, KeyboardInterrupt):
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def _remove_if_dead(folder: Path) -> None:
+    """Removes a folder of a run that was killed, and ends what lives on of its Ray."""
+    try:
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            return
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return  # no folder of ours, or gone
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for process in _named_on_command_lines(folder):
+            with suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        pass  # its run is alive
+    finally:
+        os.close(lock)
+
+
+def _named_on_command_lines(folder: Path) -> list[int]:
+    """This user's processes that were started with a path below a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if process.stat().st_uid == os.getuid() and f"{folder}/".encode() in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return found
+
+
+@contextmanager
+def _deaths_seen() -> Iterator[None]:
+    """Ends what is inside as soon as a child is dead that Ray cannot do without. In the main thread."""
+
+    def look(_number: int, _frame: FrameType | None) -> None:
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                _, _, rest = stat.read_text(errors="replace").partition("(")
+                name, _, fields = rest.rpartition(")")
+                if name in _CORE and fields.split()[:2] == ["Z", str(os.getpid())]:
+                    raise RuntimeError(f"its {name} died at once")
+
+    ray_log = logging.getLogger("ray")
+    before, told = signal.signal(signal.SIGCHLD, look), ray_log.disabled
+    ray_log.disabled = True  # it prints tracebacks of what is raised too
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+        ray_log.disabled = told
+
+
+def _reason(folder: Path) -> str:
+    """What Ray's processes themselves say, if one of them says why it ended."""
+    for name in ("gcs_server", "raylet"):
+        for log in sorted(folder.glob(f"session_2*/logs/{name}.*")):
+            for line in log.read_text(errors="replace").splitlines():
+                if any(word in line for word in ("Check failed", "Failed to bind", "cannot create", "No space left")):
+                    return f"{name}: {line[line.find('Check failed') :] if 'Check failed' in line else line}"[:300]
+    return ""
