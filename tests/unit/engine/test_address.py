@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from layerscope.engine.address import find_ray
+from layerscope.engine.address import _started, find_ray
 from layerscope.errors import LayerscopeError, UsageError
 
 
@@ -88,7 +88,7 @@ def test_a_ray_under_another_folder_is_found_by_its_process_unless_a_program_has
     words = [str(raylet), "-c", "input()", f"--gcs-address={listening}", f"--session-name={session}"]
     process = subprocess.Popen(words, stdin=subprocess.PIPE)
     try:
-        found = find_ray("auto").address
+        found = set(_started())  # others may run on this machine, those of tests side by side among them
     finally:
         process.communicate(b"\n")
-    assert (found == listening) is (begun_by == "ray start")
+    assert (listening in found) is (begun_by == "ray start")
