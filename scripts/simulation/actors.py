@@ -21,12 +21,14 @@ from layerscope.engine.answers import Arrival, Encoded, Scores
 from layerscope.engine.logs import Span
 from layerscope.planning.machine import probe
 from layerscope.questions.sources import Question
+from layerscope.records.fingerprints import Fingerprint
 from layerscope.saes.gemma_scope import SaeChoice
 from simulation.nodes import GPU
 from simulation.workload import Features, first_rows, make_frame
 
 ACTIVATION_BYTES = 128 << 10  # above 100 KiB Ray passes a reference, below it the value
 STRAGGLER = 3  # times slower
+NO_NUMBERS = Fingerprint(digests={}, circumstances={})
 
 
 class Host:
@@ -62,8 +64,9 @@ class GemmaHost(Host):
         super().__init__()
         self._rate, self._stragglers, self._seed = rate, stragglers, seed
 
-    async def load(self, _actor: int, _repository: Any, _spec: Any, blocks: Any, _settings: Any) -> None:
+    async def load(self, _actor: int, _repository: Any, _spec: Any, blocks: Any, _settings: Any) -> Fingerprint:
         self._n_blocks = len(blocks)
+        return NO_NUMBERS
 
     async def score(self, actor: int, _batch: int, questions: list[Question]) -> tuple[Any, ...]:
         slow = random.Random(f"{self._seed} {actor}").random() < self._stragglers
@@ -86,8 +89,9 @@ class EncoderHost(Host):
         self._features: Features = pickle.loads(features.read_bytes())
         self._layers: dict[int, tuple[int, ...]] = {}
 
-    async def load(self, actor: int, _repository: Any, saes: list[SaeChoice], _d_model: int, _settings: Any) -> None:
+    async def load(self, actor: int, _repository: Any, saes: list[SaeChoice], *_: Any) -> Fingerprint:
         self._layers[actor] = tuple(sae.layer for sae in saes)
+        return NO_NUMBERS
 
     async def encode(self, actor: int, batch: int, activations: Any, _k: int | None) -> Encoded:
         n_questions = int(activations[0])
