@@ -1,11 +1,17 @@
 """The `layerscope` command, and `python -m layerscope`: imports nothing of others' before it knows from where."""
 
-from layerscope.imports import leave_working_folder
+import sys
+from contextlib import suppress
+
+from layerscope.process import leave_working_folder, provide_home
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process, as `cli.main` says."""
     leave_working_folder()
+    if (told := provide_home()) and sys.stderr:
+        with suppress(OSError):  # nobody reads it
+            print(told, file=sys.stderr)
     from layerscope.cli import main as run
 
     run(arguments)

@@ -13,7 +13,7 @@ TOP = {
     ),
     "config.py": (
         "The settings, known errors, files and numbers for people: what everything speaks with.",
-        ("errors", "files", "formatting", "imports", "strict_json"),
+        ("errors", "files", "formatting", "process", "strict_json"),
     ),
 }
 """Files at the top of the package that are drawn: what is said of them, and the files that are drawn with them."""

@@ -44,7 +44,7 @@ def test_the_command_imports_nothing_from_the_working_folder(path: str, folder: 
 def test_layerscope_itself_may_lie_in_the_working_folder() -> None:
     """`cd distributed; python -m layerscope` finds nothing of itself, or its actors do not."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    words = [sys.executable, "-S", "-c", "import sys; sys.path.append(''); import layerscope.imports as i; "]
+    words = [sys.executable, "-S", "-c", "import sys; sys.path.append(''); import layerscope.process as i; "]
     words[-1] += "i.leave_working_folder(); import layerscope.streams; print(sys.path[0] == '')"
     done = subprocess.run(words, cwd=ROOT / "distributed", env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "True\n", done.stderr

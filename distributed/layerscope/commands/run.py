@@ -117,7 +117,7 @@ def _work(
             crew = Crew(job, engine, progress.note, fingerprints)
             budget = Budget(job, nodes.object_store_bytes())
             driver = Driver(job, batches, crew, budget, progress.note, timeline, progress.begin)
-            yield from driver.results(lambda: bool(caught))
+            yield from driver.results(lambda: bool(caught) or file.is_taken_away())
 
         work = _Work(job.plan, file, progress, fingerprints, results)
         left = ""

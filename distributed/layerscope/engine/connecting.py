@@ -7,7 +7,7 @@ from typing import Any
 import ray
 from ray.job_config import JobConfig
 
-from layerscope.imports import SOURCES
+from layerscope.process import SOURCES
 
 
 class _Job(JobConfig):

@@ -32,6 +32,7 @@ from layerscope.records.manifest import (
 from layerscope.records.overwriting import forget_aside, has_records, put_aside
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import Run, read_lines
+from layerscope.records.taken_away import Watch
 
 _CHECKPOINT_SECONDS = 5.0
 _PIECES_AT_ONCE = 1024  # that one call writes: Linux's IOV_MAX
@@ -59,6 +60,7 @@ class Journal:
         self._checkpointed = 0.0
         self._known = known  # the extent is that of the file: nothing else may be noted in the manifest
         self._unsaved = False  # something of the manifest, to be on the disk before the next lines are
+        self._watch = Watch(path, descriptor)
 
     @property
     def lines(self) -> int:
@@ -77,12 +79,14 @@ class Journal:
         Raises:
             LayerscopeError: they cannot be written or synced; the file then ends where it ended before.
         """
+        self._expect_untouched()
         if self._unsaved:
             self.checkpoint()
         more = self._extent.ahead()
         try:
             self._write_lines(lines, more)
             sync_data(self._descriptor, self._extent.size)
+            self._watch.note_written()
         except OSError as error:
             self._take_back()
             raise LayerscopeError(
@@ -110,12 +114,25 @@ class Journal:
         pieces = [line] if isinstance(line, bytes) else line
         return pieces if self._manifest.format == FORMAT else in_first_form(pieces)
 
+    def is_taken_away(self) -> bool:
+        """Whether the path is another file by now. May be asked all the time, also while lines are written."""
+        return self._watch.sees_trouble(self._extent)
+
+    def _expect_untouched(self, at_the_end: bool = False) -> None:
+        """See `Watch.check`, after whose error nothing more is noted."""
+        try:
+            self._watch.check(self._extent, self._manifest, at_the_end)
+        except LayerscopeError:
+            self._known = False
+            raise
+
     def rewrite(self, replacements: Iterable[tuple[int, bytes]]) -> None:
         """Replaces some lines in one atomic step: whoever reads, and whatever happens, the file is the old or the new.
 
         Args:
             replacements: numbers from 0, ascending, and whole lines.
         """
+        self._expect_untouched()
         try:
             with replacing(self.path, locked=False) as temporary:
                 descriptor = open_locked(temporary)
@@ -131,6 +148,7 @@ class Journal:
             raise LayerscopeError(f"{self.path} cannot be replaced: {error.strerror}. It is as it was.") from error
         os.close(self._descriptor)
         self._descriptor, self._extent = descriptor, extent
+        self._watch = Watch(self.path, descriptor)
         self.checkpoint()
         try:
             sync_folder(self.path.parent)
@@ -171,7 +189,11 @@ class Journal:
 
     def checkpoint(self) -> None:
         """Notes in the manifest how far the file goes and what its bytes hash to."""
-        self._note(replace(self._manifest, progress=self._extent.note()))
+        try:
+            self._note(replace(self._manifest, progress=self._extent.note()))
+        except LayerscopeError:
+            self._expect_untouched()  # a folder that is gone is another fault than a full disk
+            raise
         self._checkpointed = time.monotonic()
 
     def _note(self, manifest: Manifest) -> None:
@@ -183,6 +205,7 @@ class Journal:
         if self._descriptor >= 0:
             try:
                 if self._known:
+                    self._expect_untouched(at_the_end=True)
                     self.checkpoint()
             finally:
                 os.close(self._descriptor)
@@ -204,6 +227,7 @@ class Journal:
         try:
             self._cut()
             os.fsync(self._descriptor)
+            self._watch.note_written()
         except OSError as error:
             raise LayerscopeError(f"{self.path} cannot be written: {error.strerror}. It is as it was.") from error
         self._known = True
