@@ -8,7 +8,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,6 +19,9 @@ COMPRESSED = frozenset((".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".br", ".
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 _NAME_BYTES = 200  # of a name that a temporary one repeats; file systems take 255 in all
 _ABANDONED_SECONDS = 60.0
+_PIECES_AT_ONCE = 1024  # that one call writes: Linux's IOV_MAX
+
+Piece = bytes | memoryview
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
@@ -112,6 +115,17 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_pieces(descriptor: int, pieces: Sequence[Piece]) -> None:
+    """Writes pieces one after the other."""
+    views = [memoryview(piece) for piece in pieces]
+    while views:
+        written = os.writev(descriptor, views[:_PIECES_AT_ONCE])
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if views:
+            views[0] = views[0][written:]
 
 
 def begin_sync(descriptor: int, start: int, size: int) -> None:

@@ -4,7 +4,8 @@ from layerscope.formatting import count_of, size_text
 from layerscope.hub import cache
 from layerscope.planning.job import Job, download_bytes
 from layerscope.planning.placement import Placement
-from layerscope.records.manifest import RUNNING, manifest_path, settings_that_differ
+from layerscope.records.differences import settings_that_differ
+from layerscope.records.manifest import RUNNING, manifest_path
 from layerscope.records.run import Run
 from layerscope.records.totals import Totals
 

@@ -13,7 +13,17 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.files import begin_sync, remove_leftovers, replacing, sync_data, sync_folder, user_path
+from layerscope.files import (
+    Piece,
+    begin_sync,
+    remove_leftovers,
+    replacing,
+    sync_data,
+    sync_folder,
+    user_path,
+    write_pieces,
+)
+from layerscope.records.differences import settings_that_differ
 from layerscope.records.extent import Extent
 from layerscope.records.fingerprints import Fingerprint
 from layerscope.records.lines import in_first_form
@@ -26,7 +36,6 @@ from layerscope.records.manifest import (
     Manifest,
     Progress,
     manifest_path,
-    settings_that_differ,
     write_manifest,
 )
 from layerscope.records.overwriting import forget_aside, has_records, put_aside
@@ -35,10 +44,8 @@ from layerscope.records.run import Run, read_lines
 from layerscope.records.taken_away import Watch
 
 _CHECKPOINT_SECONDS = 5.0
-_PIECES_AT_ONCE = 1024  # that one call writes: Linux's IOV_MAX
 _SYNC_BYTES = 4 << 20  # after which the disk begins on what was written
 
-Piece = bytes | memoryview
 Line = bytes | Sequence[Piece]
 """One line of the file, its line end included: whole, or in pieces that follow one another, so that none is copied."""
 
@@ -103,7 +110,7 @@ class Journal:
         begun = 0
         for line in lines:
             pieces = self._formed(line)
-            _write(self._descriptor, pieces)
+            write_pieces(self._descriptor, pieces)
             more.add(*pieces)  # while the line is in the processor's cache
             if more.size - begun > _SYNC_BYTES:
                 begin_sync(self._descriptor, self._extent.size + begun, more.size - begun)
@@ -166,7 +173,7 @@ class Journal:
                 unchanged = unchanged or extent.note()
                 line = b"".join(self._formed(replacement))
                 number, replacement = next(wanted, (-1, b""))
-            _write(descriptor, [line])
+            write_pieces(descriptor, [line])
             extent.add(line)
         return extent, unchanged or extent.note()
 
@@ -288,14 +295,3 @@ def _manifest_to_go_on_with(path: Path, identity: Identity, about: About) -> Man
             "Use the settings it was made with, name another --output-file, or start anew with --overwrite."
         )
     return manifest
-
-
-def _write(descriptor: int, pieces: Sequence[Piece]) -> None:
-    """Writes pieces one after the other."""
-    views = [memoryview(piece) for piece in pieces]
-    while views:
-        written = os.writev(descriptor, views[:_PIECES_AT_ONCE])
-        while views and written >= len(views[0]):
-            written -= len(views.pop(0))
-        if views:
-            views[0] = views[0][written:]

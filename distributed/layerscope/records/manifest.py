@@ -7,7 +7,6 @@ when the manifest is written anew.
 
 import os
 import re
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -229,37 +228,6 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         ) from error
 
 
-_COMMITS = {"model": "commit", "saes": "commit", "questions": "revision"}
-
-
-def settings_that_differ(manifest: Manifest, identity: Identity) -> list[str]:
-    """What keeps a run of this identity from going on with a file: see `differences`.
-
-    A file of questions may have another name by now, and a repository on the hub another commit: they are known by
-    their contents, whose hashes are compared too. A commit is told where those differ, so that it can be asked for.
-    """
-    old, new = manifest.identity_as_read(), msgspec.to_builtins(identity, str_keys=True)
-    for part, commit in _COMMITS.items():
-        of_then = {**new[part], commit: old[part].get(commit)}
-        if of_then == old[part] and (part != "questions" or old["plan"] == new["plan"]):
-            new[part] = of_then
-    if all(known["questions"].keys() == {"dataset"} for known in (old, new)):  # what the hub has says its split too
-        new["questions"] = old["questions"]
-    return differences(old, new)
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """`name was …, is …` for every value that differs, nested names joined by dots."""
-    found = []
-    for key in [*old, *(key for key in new if key not in old)]:
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            found.append(f"{prefix}{key} was {_short(before)}, is {_short(after)}")
-    return found
-
-
 def _check_format(content: object) -> None:
     found = content.get("format") if isinstance(content, dict) else None
     if type(found) is int and found > FORMAT:
@@ -300,8 +268,3 @@ def _laid_over(read: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and isinstance(read.get(name), dict):
             both[name] = _laid_over(read[name], value)
     return both
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "…"

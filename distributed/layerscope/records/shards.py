@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from layerscope.errors import UsageError
 from layerscope.formatting import ranges
-from layerscope.records.manifest import Manifest, differences
+from layerscope.records.differences import differences
+from layerscope.records.manifest import Manifest
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import Run
 

@@ -16,7 +16,8 @@ from scipy.stats import binomtest
 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import told, utf8
-from layerscope.records.manifest import Manifest, differences
+from layerscope.records.differences import differences
+from layerscope.records.manifest import Manifest
 from layerscope.records.progress import shown
 from layerscope.records.record import Feature, NotARecordError, Record, Unscored, parse
 from layerscope.records.run import Run

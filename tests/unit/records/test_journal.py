@@ -27,10 +27,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.records.array import write_array
+from layerscope.records.differences import differences
 from layerscope.records.journal import Journal, open_journal, records_path
 from layerscope.records.lines import error_line
 from layerscope.records.locking import is_locked
-from layerscope.records.manifest import About, Identity, Progress, differences, manifest_path, read_manifest
+from layerscope.records.manifest import About, Identity, Progress, manifest_path, read_manifest
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import read_lines
 from made_up import about, edit_manifest, identity, typed
