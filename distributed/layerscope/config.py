@@ -13,6 +13,8 @@ Count = int | Literal["all"]
 AutoCount = int | Literal["auto"]
 
 MAX_BATCH_TOKENS = 1_000_000
+READINGS = ("final", "last-word", "max", "prompt")
+"""Which of a solution's tokens are encoded, and how they become one list; in the order of the record."""
 _COUNTS = (
     "num_samples",
     "top_k",
@@ -150,6 +152,23 @@ def parse_shard(text: str) -> tuple[int, int]:
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise UsageError(f"--shard is {text!r}; it is 1/16 for the first of sixteen parts, up to 16/16 for the last.")
     return int(match[1]), int(match[2])
+
+
+def parse_readings(text: str) -> tuple[str, ...]:
+    """The readings that `--readings` names, in the order of the record; `final` is always among them.
+
+    Raises:
+        UsageError: for anything but a comma-separated list of readings, each once.
+    """
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in READINGS:
+            raise UsageError(
+                f"--readings has {name!r}, which is no reading.\nName some of {', '.join(READINGS)}, with commas."
+            )
+        if names.count(name) > 1:
+            raise UsageError(f"--readings names {name} twice.\nName each reading once.")
+    return tuple(name for name in READINGS if name == "final" or name in names)
 
 
 def parse_layers(text: str) -> frozenset[int] | None:

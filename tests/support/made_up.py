@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from layerscope.questions.sources import Question
 from layerscope.records.lines import SolutionScore, frame_record, join_record, serialise_block
@@ -19,11 +20,23 @@ Features = Sequence[tuple[int, float]]
 Json = dict[str, Any]
 
 
+class PlacedTopK(NamedTuple):
+    """What an encoder finds over the tokens of solutions."""
+
+    feature_ids: NDArray[np.int64]
+    activations: NDArray[np.float32]
+    starts: NDArray[np.int64]
+    active_counts: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    token_counts: NDArray[np.int64]
+
+
 def record_line(
     question: Question,
     scores: tuple[SolutionScore, SolutionScore],
     features: Mapping[int, tuple[Features, Features]],
     unlisted: int = 0,
+    others: Mapping[str, Mapping[int, tuple[Features, Features]]] = {},
 ) -> bytes:
     """The line of a scored question.
 
@@ -31,9 +44,24 @@ def record_line(
         scores: of `sol1` and `sol2`.
         features: by layer, of `sol1` and `sol2`.
         unlisted: how many more features are active wherever any is.
+        others: the same of other readings than `final`, by name, in the order of the record. Those of `max` are each
+            strongest at the token that is its id modulo the solution's tokens, and active nowhere else.
     """
-    block = serialise_block(list(features), [_top_k(rows, unlisted) for rows in features.values()])
-    return b"".join(join_record(frame_record(question, scores, (0, 1)), [block]))
+    layers, lengths = list(features), [score.token_count for score in scores]
+    of_one_token = [features, *(others[name] for name in others if name != "max")]
+    rows = [[row for reading in of_one_token for row in reading[layer]] for layer in layers]
+    over_tokens = [_over_tokens(others["max"][layer], unlisted, lengths) for layer in layers if "max" in others]
+    block = serialise_block(layers, [_top_k(of_layer, unlisted) for of_layer in rows], over_tokens)
+    numbers = {name: 2 * number for number, name in enumerate((name for name in others if name != "max"), start=1)}
+    numbers["max"] = 2 * len(of_one_token)
+    first, second = ({name: numbers[name] + solution for name in others} for solution in (0, 1))
+    return b"".join(join_record(frame_record(question, scores, (0, 1), (first, second)), [block]))
+
+
+def _over_tokens(rows: Sequence[Features], unlisted: int, lengths: Sequence[int]) -> PlacedTopK:
+    found = _top_k(rows, unlisted)
+    tokens = found.feature_ids % np.repeat(lengths, np.diff(found.starts))
+    return PlacedTopK(*found, tokens, np.ones_like(tokens))
 
 
 def _top_k(rows: Sequence[Features], unlisted: int) -> TopK:
@@ -67,6 +95,8 @@ def identity(layers: Sequence[int], top_k: int | str = 100, questions: int = 0, 
             "batch_tokens": 1024,
             "threads": 1,
             "attention": "soft-capped, softmax in float32",
+            "readings": "final",
+            "tokens": False,
             **settings,
         },
         "model": {"repository": "google/gemma-2-2b", "commit": "0" * 40, "files": {}},

@@ -60,6 +60,6 @@ def _line(outcome: Outcome, blocks: list[LayerBlock]) -> Line:
     outcome = settle(outcome, blocks)
     if isinstance(outcome, ErrorLine):
         return Line([outcome.line], None)
-    counts = [block.active_counts[:, list(outcome.rows)] for block in blocks]
+    counts = [block.active_counts[:, list(outcome.final_rows)] for block in blocks]
     cells = sum(count.size for count in counts)
     return Line(join_record(outcome, blocks), outcome, sum(int(count.sum()) for count in counts), cells)

@@ -9,11 +9,11 @@ lines take a column of nulls for one that never holds anything, and refuse or lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import orjson
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from layerscope.questions.sources import Question
 
+_FEATURES = b'"active_features_by_layer":{'
 _COUNTS = b'},"active_feature_count_by_layer":{'
 _NO_ERROR = b',"error":""}\n'
 _UNSCORED = dict.fromkeys(("question", "model_is_correct", POSITIVE, NEGATIVE, "label"))
@@ -37,20 +38,30 @@ class SolutionScore(NamedTuple):
     """Sum over the solution's tokens, natural logarithm; a float32's value."""
     token_count: int
     final_token: str
+    tokens: Sequence[str] | None = None
+    """What each token stands for in the solution's text, if that is to be in the record."""
+    last_word: int = 0
+    """The last token with a letter or a digit, from 0 within the solution, if that reading is to be in the record."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A record but for its features: the three pieces of bytes around them, and what the summary counts."""
+    """A record but for its features: the pieces of bytes around them, and what the summary counts."""
 
     example_id: int
-    pieces: tuple[bytes, bytes, bytes]
-    rows: tuple[int, int]
-    """Rows of the positive and of the negative solution among the batch's final-token rows."""
+    pieces: tuple[bytes, ...]
+    """One more than there are rows."""
+    rows: tuple[int, ...]
+    """Of the batch's rows of features those of the positive solution, reading by reading, then the negative's."""
     correct: bool
     """The right solution has the higher log-likelihood."""
     correct_per_character: bool
     """The right solution has the higher log-likelihood per character (lm-evaluation-harness's acc_norm)."""
+
+    @property
+    def final_rows(self) -> tuple[int, int]:
+        """Those of the reading `final`, which comes first of each solution."""
+        return self.rows[0], self.rows[len(self.rows) // 2]
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,16 @@ class Found(Protocol):
     def active_counts(self) -> NDArray[np.int64]: ...  # [R]; of all active features, those not listed too
 
 
+@runtime_checkable
+class FoundOverTokens(Found, Protocol):
+    """What an encoder found over several tokens: each row is a solution, each feature where it is strongest."""
+
+    @property
+    def tokens(self) -> NDArray[np.int64]: ...  # [N]; where a feature is strongest, from 0 within the solution
+    @property
+    def token_counts(self) -> NDArray[np.int64]: ...  # [N]; at how many tokens it is active
+
+
 @dataclass(frozen=True)
 class LayerBlock:
     """The features of a block of layers for every row of a batch, as JSON: what an encoder hands to the driver."""
@@ -89,25 +110,36 @@ class LayerBlock:
     """The rows did not fit the memory at once, so the numbers may differ in the last digit."""
 
 
-def frame_record(question: Question, scores: tuple[SolutionScore, SolutionScore], rows: tuple[int, int]) -> Frame:
+def frame_record(
+    question: Question,
+    scores: tuple[SolutionScore, SolutionScore],
+    rows: tuple[int, int],
+    others: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {}),
+) -> Frame:
     """The frame of a question's record.
 
     Args:
         scores: of `sol1` and `sol2`.
-        rows: of `sol1` and `sol2` among the batch's final-token rows.
+        rows: of `sol1` and `sol2` among the batch's rows of features, for the reading `final`.
+        others: the same of the other readings, by name, in the order of the record.
     """
     positive, negative = (0, 1) if question.label == 0 else (1, 0)
     texts = (question.sol1, question.sol2)
     per_character = [score.log_likelihood / len(text) for score, text in zip(scores, texts, strict=True)]
     correct = choice(scores[0].log_likelihood, scores[1].log_likelihood) == positive
     start = {"example_id": question.example_id, "question": question.goal, "model_is_correct": correct}
+    first, *between, last_of_first = _around(texts[positive], scores[positive], others[positive])
+    second, *more, last = _around(texts[negative], scores[negative], others[negative])
     pieces = (
-        _dumps(start)[:-1] + _key(POSITIVE) + _opening(texts[positive], scores[positive]),
-        _closing(scores[positive]) + _key(NEGATIVE) + _opening(texts[negative], scores[negative]),
-        _closing(scores[negative]) + b',"label":%d' % question.label + _NO_ERROR,
+        _dumps(start)[:-1] + _key(POSITIVE) + first,
+        *between,
+        last_of_first + _key(NEGATIVE) + second,
+        *more,
+        last + b',"label":%d' % question.label + _NO_ERROR,
     )
+    of_readings = [(rows[solution], *others[solution].values()) for solution in (positive, negative)]
     return Frame(
-        question.example_id, pieces, (rows[positive], rows[negative]), correct, choice(*per_character) == positive
+        question.example_id, pieces, (*of_readings[0], *of_readings[1]), correct, choice(*per_character) == positive
     )
 
 
@@ -125,12 +157,20 @@ def in_first_form(pieces: Sequence[bytes | memoryview]) -> list[bytes | memoryvi
     return [_dumps({name: unscored[name] for name in ("example_id", "error")}) + b"\n"]
 
 
-def serialise_block(layers: Sequence[int], top_k: Sequence[Found]) -> LayerBlock:
+def serialise_block(
+    layers: Sequence[int], top_k: Sequence[Found], over_tokens: Sequence[FoundOverTokens] = ()
+) -> LayerBlock:
     """The features of a block's layers as JSON, row by row: `"8":[{"feature_id":…},…],"9":[…]` and `"8":71,"9":68`.
 
     Args:
         top_k: of each layer, for the same R rows.
+        over_tokens: of each layer, for further rows, behind those.
     """
+    blocks = [_serialise(layers, found) for found in (top_k, over_tokens) if found]
+    return blocks[0] if len(blocks) == 1 else _one_behind_the_other(*blocks)
+
+
+def _serialise(layers: Sequence[int], top_k: Sequence[Found | FoundOverTokens]) -> LayerBlock:
     n_rows = len(top_k[0].active_counts)
     by_layer = [_features_json(layer, found) for layer, found in zip(layers, top_k, strict=True)]
     failed = np.full(n_rows, -1)
@@ -146,12 +186,22 @@ def serialise_block(layers: Sequence[int], top_k: Sequence[Found]) -> LayerBlock
     return LayerBlock(joined, offsets, np.stack([found.active_counts for found in top_k]), failed)
 
 
+def _one_behind_the_other(first: LayerBlock, second: LayerBlock) -> LayerBlock:
+    """The rows of two."""
+    return LayerBlock(
+        np.concatenate([first.json, second.json]),
+        np.concatenate([first.offsets, first.offsets[-1] + second.offsets[1:]]),
+        np.concatenate([first.active_counts, second.active_counts], axis=1),
+        np.concatenate([first.failed_layers, second.failed_layers]),
+    )
+
+
 def join_record(frame: Frame, blocks: Sequence[LayerBlock]) -> list[bytes | memoryview]:
     """The pieces of a record's line, in order, to be written one after the other; the features are not copied."""
     pieces: list[bytes | memoryview] = []
     for piece, row in zip(frame.pieces, frame.rows, strict=False):
         pieces += [piece, *_comma_separated(blocks, 2 * row), _COUNTS, *_comma_separated(blocks, 2 * row + 1)]
-    return [*pieces, frame.pieces[2]]
+    return [*pieces, frame.pieces[-1]]
 
 
 def settle(outcome: Outcome, blocks: Sequence[LayerBlock]) -> Outcome:
@@ -173,13 +223,15 @@ def _comma_separated(blocks: Sequence[LayerBlock], part: int) -> list[bytes | me
     return pieces[1:]
 
 
-def _features_json(layer: int, found: Found) -> list[bytes]:
+def _features_json(layer: int, found: Found | FoundOverTokens) -> list[bytes]:
     """`"layer":[…]` of every row."""
     # Joining is twice as fast as formatting feature by feature, and what stands before an activation is made once.
     pieces = [b',"layer":%d},' % layer] * (3 * len(found.feature_ids))
     if pieces:
         pieces[0::3] = _until_activation(int(found.feature_ids.max()).bit_length())[found.feature_ids].tolist()
         pieces[1::3] = _decimals(found.activations)
+        if isinstance(found, FoundOverTokens):
+            pieces[2::3] = _until_next(layer, found)
     opening = b'"%d":[' % layer
     rows = (b"".join(pieces[3 * start : 3 * stop]) for start, stop in pairwise(found.starts.tolist()))
     return [opening + row[:-1] + b"]" for row in rows]
@@ -189,6 +241,12 @@ def _features_json(layer: int, found: Found) -> list[bytes]:
 def _until_activation(bits: int) -> NDArray[np.object_]:
     """A feature as JSON up to its activation, for every id of so many bits."""
     return np.array([b'{"feature_id":%d,"activation":' % number for number in range(1 << bits)], dtype=object)
+
+
+def _until_next(layer: int, found: FoundOverTokens) -> list[bytes]:
+    """A feature as JSON behind its activation, with where it is strongest and at how many tokens it is active."""
+    pairs = zip(found.tokens.tolist(), found.token_counts.tolist(), strict=True)
+    return [b',"layer":%d,"token":%d,"token_count":%d},' % (layer, *pair) for pair in pairs]
 
 
 def _decimals(numbers: NDArray[np.float32]) -> list[bytes]:
@@ -206,13 +264,20 @@ def _key(name: str) -> bytes:
     return b',"%s":' % name.encode()
 
 
-def _opening(text: str, score: SolutionScore) -> bytes:
+def _around(text: str, score: SolutionScore, others: Mapping[str, int]) -> list[bytes]:
+    """A solution's details but for the features of its readings: the pieces around them, one more than readings."""
     start = {"text": text, "log_likelihood": np.float32(score.log_likelihood)}
-    return _dumps(start)[:-1] + b',"active_features_by_layer":{'
-
-
-def _closing(score: SolutionScore) -> bytes:
-    return b"}," + _dumps({"token_count": score.token_count, "final_token": score.final_token})[1:]
+    end: dict[str, Any] = {"token_count": score.token_count, "final_token": score.final_token}
+    if score.tokens is not None:
+        end["tokens"] = list(score.tokens)
+    pieces = [_dumps(start)[:-1] + b"," + _FEATURES, b"}," + _dumps(end)[1:]]
+    if others:
+        pieces[-1] = pieces[-1][:-1] + b',"other_readings":{'
+        for name in others:
+            pieces[-1] += b'"%s":{' % name.encode() + _FEATURES
+            pieces.append(b'},"token":%d},' % score.last_word if name == "last-word" else b"}},")
+        pieces[-1] = pieces[-1][:-1] + b"}}"
+    return pieces
 
 
 def _dumps(value: dict[str, Any]) -> bytes:

@@ -15,12 +15,15 @@ import msgspec
 import orjson
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from layerscope.config import READINGS
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import replacing
 from layerscope.records.fingerprints import Fingerprint
 
 FORMAT: Final = 2
 """Of new files. In those of format 1 a line has `error` only where there is one, and then nothing else."""
+
+_READINGS = rf"\A{READINGS[0]}{''.join(f'(,{name})?' for name in READINGS[1:])}\Z"
 
 Count = Annotated[int, Meta(ge=0)]
 NeuronpediaId = Annotated[  # it becomes a path in the cache, and a part of an address
@@ -61,6 +64,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     batch_tokens: int
     threads: int | None
     attention: str
+    readings: Annotated[str, Meta(pattern=_READINGS)] = READINGS[0]
+    """Names with commas between them, in the order of the record; files of 0.1.0 have the first alone."""
+    tokens: bool = False
+    """Every solution's tokens are in the record."""
 
 
 class ModelFiles(Struct, frozen=True, kw_only=True):
@@ -169,6 +176,11 @@ class Manifest(Struct, kw_only=True, omit_defaults=True):
     """By kind of processor or GPU; files of 0.1.0 have none until they are gone on with."""
     as_read: dict[str, Any] = {}
     """What the file held, with what a later version added."""
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """That every record has, in the order of the record; `final` is the first."""
+        return tuple(self.identity.settings.readings.split(","))
 
     def lines_noted(self) -> int:
         """How many lines are known to have been written."""

@@ -5,33 +5,21 @@ was read of it.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from layerscope.records.readings import Feature, Float32, Id, OtherReadings, ReadingLists
 
 POSITIVE, NEGATIVE = "positive_solution_details", "negative_solution_details"
 SOLUTIONS = ("positive", "negative")
 """In the order of `Record.solutions`."""
 
-_LARGEST_FLOAT32 = 3.4028235677973366e38
-
-Id = Annotated[int, Meta(ge=0, lt=1 << 31)]
-Float32 = Annotated[float, Meta(ge=-_LARGEST_FLOAT32, le=_LARGEST_FLOAT32)]
-Activation = Annotated[float, Meta(gt=0, le=_LARGEST_FLOAT32)]
-
 
 class NotARecordError(ValueError):
     """A line is not what a run writes; says what is off."""
-
-
-class Feature(Struct, frozen=True, gc=False):
-    """A feature that is active."""
-
-    feature_id: Id
-    activation: Activation
-    layer: int
 
 
 class SolutionDetails(Struct, frozen=True):
@@ -43,6 +31,20 @@ class SolutionDetails(Struct, frozen=True):
     active_feature_count_by_layer: dict[int, Id]
     token_count: Id
     final_token: str
+    tokens: list[str] | UnsetType = UNSET
+    """What each token stands for in the text; joined they are the text. Only where the run was asked for it."""
+    other_readings: OtherReadings | UnsetType = UNSET
+    """Only where the run was asked for it."""
+
+    @property
+    def readings(self) -> dict[str, ReadingLists]:
+        """All that are there, by name, in the order of the record; `final` is the first."""
+        others = {} if self.other_readings is UNSET else self.other_readings.named()
+        return {"final": self, **others}
+
+    def reading(self, name: str) -> ReadingLists:
+        """The features of a reading that the file has."""
+        return self.readings[name]
 
     @property
     def score(self) -> float:
@@ -124,48 +126,23 @@ def _is_error(value: object) -> bool:
     return isinstance(value, dict) and value.get("error") not in (None, "")
 
 
-def check_layers(record: Record, layers: Sequence[int]) -> None:
-    """Whether a record has the layers of its run, in their order.
+def check_parts(record: Record, layers: Sequence[int], readings: Sequence[str], tokens: bool) -> None:
+    """Whether a record has the layers and readings of its run, in their order, and tokens or none.
 
     Raises:
         NotARecordError: it has others.
     """
     for details in record.solutions:
-        for by_layer in (details.active_features_by_layer, details.active_feature_count_by_layer):
-            if list(by_layer) != layers:
-                raise NotARecordError(f"the layers are {_named(by_layer)}, the run's are {_named(layers)}")
-
-
-def check(record: Record, top_k: int | Literal["all"], d_sae: int) -> None:
-    """Checks a record against itself: what can be wrong though every name and type is right.
-
-    Args:
-        top_k: how many features a list has at most.
-        d_sae: every feature's id is below it.
-
-    Raises:
-        NotARecordError: what is off.
-    """
-    for details in record.solutions:
-        for layer, features in details.active_features_by_layer.items():
-            _check_features(features, layer, details.active_feature_count_by_layer[layer], top_k, d_sae)
-    if record.model_is_correct != record.correct():
-        raise NotARecordError("model_is_correct does not follow from the log-likelihoods")
-
-
-def _check_features(
-    features: Sequence[Feature], layer: int, count: int, top_k: int | Literal["all"], d_sae: int
-) -> None:
-    if len(features) != (count if top_k == "all" else min(count, top_k)):
-        raise NotARecordError(f"layer {layer} lists {len(features)} features of {count} active ones")
-    ids = {feature.feature_id for feature in features}
-    if len(ids) < len(features):
-        raise NotARecordError(f"a feature of layer {layer} is listed twice")
-    if ids and not (min(ids) >= 0 and max(ids) < d_sae):
-        raise NotARecordError(f"a feature_id of layer {layer} is not from 0 to {d_sae - 1}")
-    order = [(-feature.activation, feature.feature_id) for feature in features]
-    if order != sorted(order) or any(each.layer != layer for each in features):
-        raise NotARecordError(f"the features of layer {layer} are not its own, strongest first")
+        if list(details.readings) != list(readings):
+            raise NotARecordError(f"the readings are {_named(details.readings)}, the run's are {_named(readings)}")
+        if (details.tokens is not UNSET) != tokens:
+            raise NotARecordError(
+                f"a solution has {'no tokens' if tokens else 'tokens, which the run was not asked for'}"
+            )
+        for reading in details.readings.values():
+            for by_layer in (reading.active_features_by_layer, reading.active_feature_count_by_layer):
+                if list(by_layer) != layers:
+                    raise NotARecordError(f"the layers are {_named(by_layer)}, the run's are {_named(layers)}")
 
 
 def choice(first: float, second: float) -> int:
@@ -178,5 +155,5 @@ def _float32(value: float) -> float:
     return rounded
 
 
-def _named(layers: Sequence[int] | dict[int, Any]) -> str:
-    return ", ".join(map(str, layers))
+def _named(names: Iterable[object]) -> str:
+    return ", ".join(map(str, names))

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
+from msgspec import UNSET
+
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import user_path
 from layerscope.formatting import count_of
 from layerscope.records import locking
 from layerscope.records.extent import Extent
 from layerscope.records.manifest import READING, Advice, Manifest, manifest_path, read_manifest
-from layerscope.records.record import NotARecordError, Record, Unscored, check_layers, parse
+from layerscope.records.record import NotARecordError, Record, Unscored, check_parts, parse
 
 _READ_BYTES = 1 << 20
 
@@ -109,8 +111,14 @@ class RecordsFile:
             if record.example_id != order[number - 1]:
                 raise NotARecordError(f"example_id is {record.example_id}; the plan has {order[number - 1]} there")
         if isinstance(record, Record):
-            own = list(record.positive.active_features_by_layer)
-            check_layers(record, self._known.about.layers if self._known is not None else own)
+            self._hold_against_settings(record)
+
+    def _hold_against_settings(self, record: Record) -> None:
+        if self._known is None:  # both solutions must at least have the same
+            own = record.positive
+            check_parts(record, list(own.active_features_by_layer), list(own.readings), own.tokens is not UNSET)
+        else:
+            check_parts(record, self._known.about.layers, self._known.readings, self._known.identity.settings.tokens)
 
     def _hold_against_mark(self, extent: Extent) -> None:
         if self._known is not None and not extent.agrees(self._known.progress):
@@ -149,6 +157,18 @@ class Run(RecordsFile):
     def planned(self) -> int:
         """Lines of the finished file."""
         return self.manifest.identity.plan.questions
+
+    def check_reading(self, name: str) -> None:
+        """
+        Raises:
+            UsageError: the records have no such reading.
+        """
+        there = self.manifest.readings
+        if name not in there:
+            raise UsageError(
+                f"--reading {name}: {self.path} has {', '.join(there)}.\n"
+                f"Name one of these, or run again with --readings {name} and another --output-file."
+            )
 
     def alive(self) -> bool:
         """Whether somebody is writing it now."""

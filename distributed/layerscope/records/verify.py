@@ -2,7 +2,8 @@
 
 from layerscope.formatting import count_of
 from layerscope.records import locking
-from layerscope.records.record import Record, check
+from layerscope.records.checking import check
+from layerscope.records.record import Record
 from layerscope.records.run import RecordsFile
 from layerscope.records.shards import Files, open_run, without_batches
 

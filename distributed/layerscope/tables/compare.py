@@ -19,7 +19,8 @@ from layerscope.formatting import told, utf8
 from layerscope.records.differences import differences
 from layerscope.records.manifest import Manifest
 from layerscope.records.progress import shown
-from layerscope.records.record import Feature, NotARecordError, Record, Unscored, parse
+from layerscope.records.readings import Feature
+from layerscope.records.record import NotARecordError, Record, Unscored, parse
 from layerscope.records.run import Run
 from layerscope.records.shards import Files, open_run, without_batches
 from layerscope.records.totals import Totals

@@ -19,7 +19,7 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
 from layerscope.records.lines import SolutionScore, error_line
 from layerscope.records.manifest import manifest_path
-from layerscope.records.record import Feature
+from layerscope.records.readings import Feature
 from layerscope.tables.compare import Overlap, Paired, as_text, compare
 from made_up import Features, identity, record_line, write_run
 

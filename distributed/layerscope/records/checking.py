@@ -1,0 +1,71 @@
+"""What a record must be besides having every name and type right; for whoever looks closely."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import UNSET
+
+from layerscope.records.readings import Feature
+from layerscope.records.record import NotARecordError, Record, SolutionDetails
+
+
+def check(record: Record, top_k: int | Literal["all"], d_sae: int) -> None:
+    """Checks a record against itself: what can be wrong though every name and type is right.
+
+    Args:
+        top_k: how many features a list has at most.
+        d_sae: every feature's id is below it.
+
+    Raises:
+        NotARecordError: what is off.
+    """
+    for details in record.solutions:
+        for name, reading in details.readings.items():
+            for layer, features in reading.active_features_by_layer.items():
+                try:
+                    _check_features(features, layer, reading.active_feature_count_by_layer[layer], top_k, d_sae)
+                except NotARecordError as error:
+                    raise NotARecordError(f"{error}{'' if name == 'final' else f' (reading {name})'}") from error
+        _check_tokens(details)
+    _check_prompt(record)
+    if record.model_is_correct != record.correct():
+        raise NotARecordError("model_is_correct does not follow from the log-likelihoods")
+
+
+def _check_features(
+    features: Sequence[Feature], layer: int, count: int, top_k: int | Literal["all"], d_sae: int
+) -> None:
+    if len(features) != (count if top_k == "all" else min(count, top_k)):
+        raise NotARecordError(f"layer {layer} lists {len(features)} features of {count} active ones")
+    ids = {feature.feature_id for feature in features}
+    if len(ids) < len(features):
+        raise NotARecordError(f"a feature of layer {layer} is listed twice")
+    if ids and not (min(ids) >= 0 and max(ids) < d_sae):
+        raise NotARecordError(f"a feature_id of layer {layer} is not from 0 to {d_sae - 1}")
+    order = [(-feature.activation, feature.feature_id) for feature in features]
+    if order != sorted(order) or any(each.layer != layer for each in features):
+        raise NotARecordError(f"the features of layer {layer} are not its own, strongest first")
+
+
+def _check_tokens(details: SolutionDetails) -> None:
+    """What is said of single tokens of a solution."""
+    others, count = details.other_readings, details.token_count
+    if details.tokens is not UNSET and (len(details.tokens) != count or "".join(details.tokens) != details.text):
+        raise NotARecordError(f"the tokens are not {count} that make the text")
+    if others is UNSET:
+        return
+    if others.last_word is not UNSET and others.last_word.token >= count:
+        raise NotARecordError(f"token {others.last_word.token} of last-word is not among the solution's {count}")
+    if others.max is UNSET:
+        return
+    for layer, features in others.max.active_features_by_layer.items():
+        if any(each.token >= count or not 1 <= each.token_count <= count for each in features):
+            raise NotARecordError(f"a token of layer {layer} (reading max) is not among the solution's {count}")
+        if others.max.active_feature_count_by_layer[layer] < details.active_feature_count_by_layer[layer]:
+            raise NotARecordError(f"layer {layer} has fewer features at all tokens than at the final one")
+
+
+def _check_prompt(record: Record) -> None:
+    positive, negative = (details.readings.get("prompt") for details in record.solutions)
+    if positive != negative:
+        raise NotARecordError("the solutions have different features at the prompt, which is the same for both")
