@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from layerscope.questions.pairs import PROMPT
+from layerscope.questions.prompts import PROMPT
 
 FACTS = Path(__file__).with_name("standin_facts.txt")
 RIGHT, WRONG = " Right", " Wrong"  # a token each, which so is settled at the solution's final token

@@ -15,6 +15,8 @@ AutoCount = int | Literal["auto"]
 MAX_BATCH_TOKENS = 1_000_000
 READINGS = ("final", "last-word", "max", "prompt")
 """Which of a solution's tokens are encoded, and how they become one list; in the order of the record."""
+CHAT = "chat"
+"""For `--prompt`, the chat template of the model's tokeniser."""
 _COUNTS = (
     "num_samples",
     "top_k",
@@ -70,6 +72,19 @@ class Config:
     """Tokens per batch, shared ones counted once. auto is 8192 on a GPU and 1024 on a CPU."""
     threads: AutoCount = "auto"
     """Torch threads of each actor on a CPU; they change rounding. auto is every core, or one for a tiny model."""
+    readings: str = "final"
+    """Which of a solution's tokens are encoded, with commas between: final (its last token, always in the record),
+    last-word (the last with a letter or digit), max (each feature's strongest activation over all of them) and prompt
+    (the last token before the solution, a control)."""
+    tokens: bool = False
+    """Record each solution's tokens too: texts that joined are the solution."""
+    prompt: str = r"Question: {goal}\nSolution:"
+    """What stands before a solution, with {goal} for the question and \\n for a new line; chat is the chat template of
+    the model's tokeniser, with the question as the user's message and the solution as the answer."""
+    solution_separator: str = "auto"
+    """What stands between the prompt and the solution. auto is one space, and nothing for --prompt chat."""
+    system_prompt: str = ""
+    """System text of --prompt chat, where the template has a place for one."""
     strip_solutions: bool = False
     """Score and record the solutions without surrounding white space."""
     output_file: str = "auto"
@@ -125,6 +140,12 @@ class Config:
                 f"--sae-width is {self.sae_width!r}; it is auto, or written as the SAE folders write it: 16k, 65k, 1m."
             )
         parse_layers(self.layers)
+        parse_readings(self.readings)
+        parse_prompt(self.prompt, self.solution_separator)
+        if self.system_prompt and self.prompt != CHAT:
+            raise UsageError(
+                "--system-prompt belongs to --prompt chat.\nWrite it into the template of --prompt instead."
+            )
         if not self.output_file:
             raise UsageError("--output-file is empty; name the file the records go to.")
         if self.overwrite and self.retry_errors:
@@ -169,6 +190,41 @@ def parse_readings(text: str) -> tuple[str, ...]:
         if names.count(name) > 1:
             raise UsageError(f"--readings names {name} twice.\nName each reading once.")
     return tuple(name for name in READINGS if name == "final" or name in names)
+
+
+def parse_prompt(template: str, separator: str) -> tuple[str, str]:
+    """The template that `--prompt` gives, and what comes between it and a solution; nothing is read for `chat`.
+
+    Blanks at the template's end become the separator's: they are no tokens of their own before a word.
+
+    Raises:
+        UsageError: the template has no place for the question, one for a solution, or a blank at its end too many.
+    """
+    template, separator = _unescaped(template), _unescaped(separator)
+    if template == CHAT:
+        return CHAT, "" if separator == "auto" else separator
+    if "{goal}" not in template:
+        raise UsageError(
+            f"--prompt is {template[:80]!r}, without {{goal}}: every question would be the same.\n"
+            "Put {goal} where the question belongs, or take --prompt chat."
+        )
+    if found := re.search(r"\{(solution|sol\d*|answer|completion)\}", template):
+        raise UsageError(
+            f"--prompt has {found[0]}; it is what stands before a solution, which follows it by itself.\n"
+            "End it where the solution begins."
+        )
+    bare = template.rstrip(" \t")
+    if bare != template and separator == "auto":
+        raise UsageError(
+            "--prompt ends with a blank, and the solution follows after one: its first word would be read after two.\n"
+            "Leave out the one at the end, or give --solution-separator '' as well."
+        )
+    return bare, template[len(bare) :] + (" " if separator == "auto" else separator)
+
+
+def _unescaped(text: str) -> str:
+    r"""The text with new lines for \n and tabs for \t, which few type into a shell, and one backslash for two."""
+    return re.sub(r"\\([nt\\])", lambda match: {"n": "\n", "t": "\t"}.get(match[1], "\\"), text)
 
 
 def parse_layers(text: str) -> frozenset[int] | None:

@@ -11,7 +11,8 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RotaryEmbedding
 
 from layerscope.models.loading import load_language_model
-from layerscope.questions.pairs import PROMPT, Pair, PairTokenizer
+from layerscope.questions.pairs import Pair, PairTokenizer
+from layerscope.questions.prompts import PROMPT
 from layerscope.questions.selection import select_questions
 from layerscope.questions.sources import Question
 from layerscope.standin.build import make_tokenizer, save_model

@@ -114,11 +114,11 @@ def parts(options: argparse.Namespace, figures: Figures) -> None:
         ways = {"modules": plain._through_modules}
         if model.decoder is not None:
             ways["fused"] = model.decoder.forward
-            (mine, _), (theirs, _) = (way(layout, job.layers, layout.final_tokens) for way in ways.values())
+            (mine, _), (theirs, _) = (way(layout, job.layers, layout.read_tokens) for way in ways.values())
             figures.add(bfloat16_distance=float((mine.float() - theirs.float()).norm() / theirs.float().norm()))
         for name, way in ways.items():
             figures.add(
-                **{f"body_{name}_ms": 1e3 * seconds_of(lambda way=way: way(layout, job.layers, layout.final_tokens))}
+                **{f"body_{name}_ms": 1e3 * seconds_of(lambda way=way: way(layout, job.layers, layout.read_tokens))}
             )
     figures.add(tokens=len(layout.tokens), questions=len(batches[0]), predictors=len(layout.predictors))
     figures.add(forward_ms=1e3 * seconds_of(lambda: model.forward(batches[0], job.layers)))

@@ -64,7 +64,7 @@ class GemmaHost(Host):
         super().__init__()
         self._rate, self._stragglers, self._seed = rate, stragglers, seed
 
-    async def load(self, _actor: int, _repository: Any, _spec: Any, blocks: Any, _settings: Any) -> Fingerprint:
+    async def load(self, _actor: int, _repository: Any, _spec: Any, blocks: Any, *_: Any) -> Fingerprint:
         self._n_blocks = len(blocks)
         return NO_NUMBERS
 

@@ -21,6 +21,7 @@ from layerscope.planning.placing import place
 from layerscope.planning.settings import Numerics, settle_crew
 from layerscope.questions.pairs import Pair
 from layerscope.questions.plan import make_plan
+from layerscope.questions.reading import FINAL
 from layerscope.questions.selection import select_questions
 from layerscope.questions.sources import Question
 from layerscope.records.lines import Frame, LayerBlock, SolutionScore, frame_record, serialise_block
@@ -64,6 +65,7 @@ def make_job(n_actors: int, options: argparse.Namespace, nodes: list[Node], fold
         selection=selection,
         seed=0,
         shard=(1, 1),
+        reading=FINAL,
         plan=plan,
         numerics=Numerics("bfloat16", "float32", options.batch_tokens, None, options.top_k),
         crew=crew,

@@ -23,6 +23,7 @@ from layerscope.planning.node import Gpu, Node
 from layerscope.planning.placement import Seat
 from layerscope.planning.placing import place
 from layerscope.planning.settings import settle_crew
+from layerscope.questions.reading import FINAL
 from layerscope.questions.sources import Question
 from layerscope.records.fingerprints import Fingerprint
 from layerscope.records.lines import (
@@ -58,9 +59,10 @@ def job(config: Config, nodes: Sequence[Node], batches: Sequence[Sequence[int]] 
         crew=crew,
         placement=place(crew, nodes, needs),
         needs=needs,
-        numerics=SimpleNamespace(dtype="float32", sae_dtype="float32", threads=1, top_k=10),
+        numerics=SimpleNamespace(dtype="float32", sae_dtype="float32", threads=1, top_k=10, batch_tokens=1000),
         plan=SimpleNamespace(batch=lambda number: batches[number]),
         selection=[Question(i, f"goal {i}", f"one {i}", f"two {i}", i % 2) for i in range(sum(map(len, batches)))],
+        reading=FINAL,
         layers=LAYERS,
         saes=[SimpleNamespace(layer=layer) for layer in LAYERS],
         spec=SimpleNamespace(d_model=64),

@@ -26,15 +26,17 @@ def plain_run(config: Config) -> bytes:
     torch.set_num_threads(job.numerics.threads or 1)
     device, dtype = torch.device(job.placement.device), getattr(torch, job.numerics.dtype)
     sae_dtype = getattr(torch, job.numerics.sae_dtype)
-    tokenizer = PairTokenizer(tokenizer_path(job.model), job.spec.context)
+    tokenizer = PairTokenizer(tokenizer_path(job.model), job.spec.context, job.reading.prompt, spell=job.reading.spells)
     model = load_language_model(Path(job.model.name), dtype, device)
     encoders = [load_encoder(job.sae_repository, sae.path, job.spec.d_model, sae_dtype, device) for sae in job.saes]
     lines: list[bytes | memoryview] = []
     for batch in range(len(job.plan)):
         questions = [job.selection[int(example_id)] for example_id in job.plan.batch(batch)]
-        outcomes, residuals, *_ = score_batch(model, tokenizer, questions, job.layers)
+        outcomes, residuals, spans, *_ = score_batch(model, tokenizer, questions, job.layers, job.reading)
         blocks = (
-            [encode_block(residuals.to(device), job.layers, encoders, job.numerics.top_k)] if residuals.numel() else []
+            [encode_block(residuals.to(device), job.layers, encoders, job.numerics.top_k, spans)]
+            if residuals.numel()
+            else []
         )
         for outcome in outcomes:
             outcome = settle(outcome, blocks)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import tyro
 
-from layerscope.config import MAX_BATCH_TOKENS, Config, option, parse_layers
+from layerscope.config import MAX_BATCH_TOKENS, Config, option, parse_layers, parse_prompt, parse_readings
 from layerscope.errors import UsageError
 
 COUNTS = (
@@ -39,6 +39,10 @@ def test_the_command_line_knows_every_field_under_the_name_that_messages_use() -
         "num_samples": "all",
         "seed": -3,
         "top_k": "all",
+        "readings": "final,max",
+        "prompt": "chat",
+        "solution_separator": "",
+        "system_prompt": "Be brief.",
         "dtype": "float32",
         "sae_dtype": "bfloat16",
         "batch_tokens": 512,
@@ -56,11 +60,11 @@ def test_the_command_line_knows_every_field_under_the_name_that_messages_use() -
         "address": "local",
         "patience": 5,
     }
-    flags = {"strip_solutions", "overwrite", "retry_errors", "standin"}
+    flags = {"tokens", "strip_solutions", "overwrite", "retry_errors", "standin"}
     assert {field.name for field in dataclasses.fields(Config)} == values.keys() | flags
     arguments = [argument for name, value in values.items() for argument in (option(name), str(value))]
-    config = from_command_line(*arguments, option("strip_solutions"), option("overwrite"))
-    assert config == Config(**values, strip_solutions=True, overwrite=True)  # type: ignore[arg-type]
+    config = from_command_line(*arguments, option("strip_solutions"), option("tokens"), option("overwrite"))
+    assert config == Config(**values, strip_solutions=True, tokens=True, overwrite=True)  # type: ignore[arg-type]
     assert from_command_line("--standin", "--retry-errors") == Config(standin=True, retry_errors=True)
 
 
@@ -84,6 +88,15 @@ def test_a_count_below_one_is_refused(name: str, value: int) -> None:
         ({"sae_width": ""}, "--sae-width"),
         ({"output_file": ""}, "--output-file"),
         ({"layers": "some"}, "--layers"),
+        ({"readings": "mean"}, "--readings has 'mean'.*\\n.*final, last-word, max, prompt"),
+        ({"readings": "max,,final"}, "--readings has ''"),
+        ({"readings": "max,final,max"}, "--readings names max twice"),
+        ({"prompt": "Question:"}, "--prompt is 'Question:', without {goal}"),
+        ({"prompt": ""}, "--prompt is '', without {goal}"),
+        ({"prompt": "{goal} {solution}"}, "--prompt has {solution}"),
+        ({"prompt": "{goal} {sol1}"}, "--prompt has {sol1}"),
+        ({"prompt": "{goal}: "}, "--prompt ends with a blank"),
+        ({"system_prompt": "Be brief."}, "--system-prompt belongs to --prompt chat"),
         ({"overwrite": True, "retry_errors": True}, "--overwrite"),
         ({"standin": True, "model": "some/model"}, "--model"),
         ({"standin": True, "revision": "v2"}, "--revision"),
@@ -133,3 +146,36 @@ def test_no_gpu_for_the_encoders_is_a_choice_and_fewer_is_not() -> None:
     assert Config(encoder_gpus=0).encoder_gpus == 0
     with pytest.raises(UsageError, match="--encoder-gpus is -1"):
         Config(encoder_gpus=-1)
+
+
+@pytest.mark.parametrize(
+    ("text", "readings"),
+    [
+        ("final", ("final",)),
+        ("max", ("final", "max")),
+        ("prompt, max ,final", ("final", "max", "prompt")),
+        ("prompt,max,last-word,final", ("final", "last-word", "max", "prompt")),
+    ],
+)
+def test_readings_come_in_the_order_of_the_record_and_the_final_one_is_always_there(
+    text: str, readings: tuple[str, ...]
+) -> None:
+    """What existing scripts read as the features of a solution is never another reading's, nor nothing."""
+    assert parse_readings(text) == readings
+
+
+@pytest.mark.parametrize(
+    ("template", "separator", "parts"),
+    [
+        (Config.prompt, "auto", ("Question: {goal}\nSolution:", " ")),
+        ("Question: {goal}\nSolution:", "auto", ("Question: {goal}\nSolution:", " ")),
+        (r"a\\n\t{goal}", r"\n", ("a\\n\t{goal}", "\n")),
+        ("{goal} {topic} {}", "", ("{goal} {topic} {}", "")),
+        ("A: {goal} \t", "", ("A: {goal}", " \t")),  # else the first word would be read without the blank before it
+        ("A: {goal}\n", "", ("A: {goal}\n", "")),
+        ("chat", "auto", ("chat", "")),
+        ("chat", " ", ("chat", " ")),
+    ],
+)
+def test_a_prompt_ends_where_the_separator_begins(template: str, separator: str, parts: tuple[str, str]) -> None:
+    assert parse_prompt(template, separator) == parts

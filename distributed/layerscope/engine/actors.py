@@ -11,9 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import ray
-from numpy.typing import NDArray
 
-from layerscope.engine.answers import Arrival, Encoded, Scores, TorchSettings
+from layerscope.engine.answers import Activations, Arrival, Encoded, Scores, TorchSettings
 from layerscope.engine.logs import ActorLog
 from layerscope.formatting import ranges
 from layerscope.hub.repository import Repository
@@ -21,6 +20,7 @@ from layerscope.models.spec import GemmaSpec, fetch_model, tokenizer_path
 from layerscope.planning.machine import probe
 from layerscope.planning.node import Node
 from layerscope.questions.pairs import PairTokenizer
+from layerscope.questions.reading import Reading
 from layerscope.questions.sources import Question
 from layerscope.records.fingerprints import Fingerprint
 from layerscope.saes.gemma_scope import SaeChoice
@@ -49,7 +49,12 @@ class GemmaActor(_Actor):
     """A copy of the model: questions in, frames and activations out."""
 
     def load(
-        self, repository: Repository, spec: GemmaSpec, blocks: Sequence[Sequence[int]], settings: TorchSettings
+        self,
+        repository: Repository,
+        spec: GemmaSpec,
+        blocks: Sequence[Sequence[int]],
+        reading: Reading,
+        settings: TorchSettings,
     ) -> Fingerprint:
         """Loads the model; not done in the constructor, whose errors Ray flattens to text."""
         from layerscope.engine.batch import model_fingerprint, warm_up_model
@@ -58,30 +63,34 @@ class GemmaActor(_Actor):
         device, dtype = settings.apply()
         repository = on_this_node(repository)
         self._log = ActorLog("gemma")
-        self._blocks = blocks
+        self._blocks, self._reading = blocks, reading
         self._layers = [layer for block in blocks for layer in block]
         with self._log.timed("load"):
-            self._tokenizer = PairTokenizer(tokenizer_path(repository), spec.context)
+            self._tokenizer = PairTokenizer(
+                tokenizer_path(repository), spec.context, reading.prompt, spell=reading.spells
+            )
             self._model = load_language_model(fetch_model(repository, spec), dtype, device)
             if device.type == "cuda":
-                warm_up_model(self._model, self._tokenizer, self._layers)
+                warm_up_model(self._model, self._tokenizer, self._layers, reading)
         with self._log.timed("fingerprint"):
             return model_fingerprint(self._model, sorted(self._layers))
 
-    def score(self, batch: int, questions: Sequence[Question]) -> tuple[Scores | NDArray[np.generic], ...]:
+    def score(self, batch: int, questions: Sequence[Question]) -> tuple[Scores | Activations, ...]:
         """One batch. May be called in several threads: one batch is tokenised while a GPU computes another.
 
         Returns:
-            the scores, then per layer block the residual stream [L, R, D] of the final tokens, as separate values, so
+            the scores, then per layer block the residual stream of the tokens that are read, as separate values, so
             that each becomes an object of its own.
         """
         from layerscope.engine.batch import score_batch, to_array
 
         with self._log.timed("score", batch=batch, questions=len(questions)) as span:
-            outcomes, residuals, halved, tokens = score_batch(self._model, self._tokenizer, questions, self._layers)
+            outcomes, residuals, spans, halved, tokens = score_batch(
+                self._model, self._tokenizer, questions, self._layers, self._reading
+            )
             ends = np.cumsum([len(block) for block in self._blocks])
             blocks = residuals.tensor_split(ends[:-1].tolist())
-        return (Scores(outcomes, halved, tokens, span()), *(to_array(block) for block in blocks))
+        return (Scores(outcomes, halved, tokens, span()), *(Activations(to_array(block), spans) for block in blocks))
 
 
 @ray.remote
@@ -112,16 +121,13 @@ class EncoderActor(_Actor):
         with self._log.timed("fingerprint"):
             return encoder_fingerprint(self._encoders, self._layers, d_model, getattr(torch, residuals))
 
-    def encode(self, batch: int, residuals: NDArray[np.generic], k: int | None) -> Encoded:
-        """Encodes a block of a batch.
-
-        Args:
-            residuals: [L, R, D] as `to_array` made it.
-        """
+    def encode(self, batch: int, activations: Activations, k: int | None) -> Encoded:
+        """Encodes a block of a batch."""
         from layerscope.engine.batch import encode_block, from_array
 
-        with self._log.timed("encode", batch=batch, rows=residuals.shape[1]) as span:
-            block = encode_block(from_array(residuals).to(self._device), self._layers, self._encoders, k)
+        with self._log.timed("encode", batch=batch, rows=activations.residuals.shape[1]) as span:
+            residuals = from_array(activations.residuals).to(self._device)
+            block = encode_block(residuals, self._layers, self._encoders, k, activations.spans)
         return Encoded(block, span())
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from layerscope.engine.logs import Span
 from layerscope.numerics import precision
 from layerscope.numerics.memory import keep_freed_memory
 from layerscope.planning.node import Node
 from layerscope.records.lines import LayerBlock, Outcome
+from layerscope.saes.spans import Spans
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +56,14 @@ class Scores(NamedTuple):
     tokens: int
     """That the model read."""
     span: Span
+
+
+class Activations(NamedTuple):
+    """What a Gemma actor hands to the encoders of a block; the driver passes it on."""
+
+    residuals: NDArray[np.generic]  # [L, R, D] as `to_array` made it
+    spans: Spans | None
+    """Which rows are of which solution, where lists are made over several tokens."""
 
 
 class Encoded(NamedTuple):

@@ -7,7 +7,7 @@ bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,14 +17,25 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
+from layerscope.engine.readings import read_batch
 from layerscope.errors import LayerscopeError
 from layerscope.numerics.circumstances import circumstances
 from layerscope.numerics.out_of_memory import give_back, is_out_of_memory
-from layerscope.questions.pairs import Pair, PairTokenizer, UnscorableError
+from layerscope.questions.pairs import Pair, PairTokenizer, UnscorableError, last_word
+from layerscope.questions.reading import FINAL, Reading
 from layerscope.questions.sources import Question
 from layerscope.records.fingerprints import Fingerprint
 from layerscope.records.lines import LayerBlock, Outcome, SolutionScore, error_line, frame_record, serialise_block
-from layerscope.saes.encoder import SaeEncoder, TopK, concatenate, encode_layers, encode_top_k
+from layerscope.saes.encoder import (
+    OverTokens,
+    SaeEncoder,
+    TopK,
+    encode_layers,
+    encode_spans,
+    encode_top_k,
+    rows_at_once,
+)
+from layerscope.saes.spans import Spans
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and encoders do without it
     from layerscope.models.language_model import LanguageModel, PairScore
@@ -39,7 +50,9 @@ class ScoredBatch(NamedTuple):
 
     outcomes: list[Outcome]
     """The frame or the error line of every question, in order."""
-    residuals: Tensor  # [L, R, D]; frames say which rows are theirs; R is 0 where no question can be scored
+    residuals: Tensor  # [L, R, D]; R is 0 where no question can be scored
+    spans: Spans | None
+    """Which rows are of which solution, where lists are made over several tokens."""
     halved: bool
     """The batch did not fit the memory as a whole, so its numbers may differ in the last digit."""
     tokens: int
@@ -47,9 +60,16 @@ class ScoredBatch(NamedTuple):
 
 
 def score_batch(
-    model: LanguageModel, tokenizer: PairTokenizer, questions: Sequence[Question], layers: Sequence[int]
+    model: LanguageModel,
+    tokenizer: PairTokenizer,
+    questions: Sequence[Question],
+    layers: Sequence[int],
+    reading: Reading = FINAL,
 ) -> ScoredBatch:
     """Scores the questions of a batch in one forward pass, or in halves where the memory is too small for it.
+
+    Args:
+        tokenizer: that spells, where the reading needs it.
 
     Raises:
         LayerscopeError: a single question does not fit.
@@ -57,25 +77,30 @@ def score_batch(
     pairs = list(tokenizer.pairs(questions))
     scorable = [pair for pair in pairs if isinstance(pair, Pair)]
     ids = [question.example_id for question, pair in zip(questions, pairs, strict=True) if isinstance(pair, Pair)]
+    rows = read_batch(scorable, reading.names)
     if scorable:
-        scores, residuals, halved = _forward(model, scorable, ids, layers)
+        scores, residuals, halved = _forward(model, scorable, ids, layers, rows.places)
     else:
         scores, residuals, halved = [], torch.empty(len(layers), 0, 0), False
-    score_of = iter(enumerate(scores))
+    score_of = iter(zip(scores, rows.lists, strict=True))
     outcomes = [
         error_line(question.example_id, str(pair))
         if isinstance(pair, UnscorableError)
-        else _outcome(question, pair, tokenizer, *next(score_of))
+        else _outcome(question, pair, tokenizer, reading, *next(score_of))
         for question, pair in zip(questions, pairs, strict=True)
     ]
-    return ScoredBatch(outcomes, residuals, halved, sum(len(pair.tokens) for pair in scorable))
+    return ScoredBatch(outcomes, residuals, rows.spans, halved, sum(len(pair.tokens) for pair in scorable))
 
 
 def _forward(
-    model: LanguageModel, pairs: Sequence[Pair], ids: Sequence[int], layers: Sequence[int]
+    model: LanguageModel,
+    pairs: Sequence[Pair],
+    ids: Sequence[int],
+    layers: Sequence[int],
+    places: Sequence[Sequence[int]],
 ) -> tuple[list[PairScore], Tensor, bool]:
     try:
-        return (*model.forward(pairs, layers), False)
+        return (*model.forward(pairs, layers, places), False)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -86,12 +111,19 @@ def _forward(
             ) from error
     give_back()  # outside the handler, which keeps the failed pass's tensors alive
     half = len(pairs) // 2
-    first_scores, first, _ = _forward(model, pairs[:half], ids[:half], layers)
-    second_scores, second, _ = _forward(model, pairs[half:], ids[half:], layers)
+    first_scores, first, _ = _forward(model, pairs[:half], ids[:half], layers, places[:half])
+    second_scores, second, _ = _forward(model, pairs[half:], ids[half:], layers, places[half:])
     return first_scores + second_scores, torch.cat([first, second], dim=1), True
 
 
-def _outcome(question: Question, pair: Pair, tokenizer: PairTokenizer, index: int, score: PairScore) -> Outcome:
+def _outcome(
+    question: Question,
+    pair: Pair,
+    tokenizer: PairTokenizer,
+    reading: Reading,
+    score: PairScore,
+    lists: tuple[Mapping[str, int], Mapping[str, int]],
+) -> Outcome:
     if score.failed_layer is not None:
         reason = f"non-finite activation in the residual stream after layer {score.failed_layer}"
         return error_line(question.example_id, reason)
@@ -102,51 +134,74 @@ def _outcome(question: Question, pair: Pair, tokenizer: PairTokenizer, index: in
             score.log_likelihoods[solution],
             len(pair.solution_tokens(solution)),
             tokenizer.token_text(pair.tokens[pair.final_index(solution)]),
+            pair.spelled[solution] if reading.tokens and pair.spelled else None,
+            last_word(pair.spelled[solution]) if pair.spelled else 0,
         )
         for solution in (0, 1)
     )
-    return frame_record(question, (first, second), (2 * index, 2 * index + 1))
+    rows = lists[0]["final"], lists[1]["final"]
+    of_first, of_second = ({name: of[name] for name in reading.names if name != "final"} for of in lists)
+    return frame_record(question, (first, second), rows, (of_first, of_second))
 
 
-def encode_block(residuals: Tensor, layers: Sequence[int], encoders: Sequence[SaeEncoder], k: int | None) -> LayerBlock:
-    """Encodes a block of layers and serialises the strongest features of every row.
+def encode_block(
+    residuals: Tensor,
+    layers: Sequence[int],
+    encoders: Sequence[SaeEncoder],
+    k: int | None,
+    spans: Spans | None = None,
+) -> LayerBlock:
+    """Encodes a block of layers and serialises the strongest features of every row, and of every solution.
 
     Args:
         residuals: [L, R, D] of these layers, on the encoders' device.
+        spans: which rows make a list of their own, and which solutions' they are; without them each makes one.
 
     Raises:
         LayerscopeError: a single row does not fit the memory.
     """
-    if residuals.device.type == "cuda":
+    if residuals.device.type == "cuda" and spans is None:
         try:
             return serialise_block(layers, encode_layers(residuals, encoders, k))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
         give_back()  # outside the handler, which keeps the failed try's tensors alive
-    found, halved = zip(*(_encode(rows, sae, k) for rows, sae in zip(residuals, encoders, strict=True)), strict=True)
-    return replace(serialise_block(layers, found), halved=any(halved))
+    found, over_tokens, halved = list[TopK](), list[OverTokens](), False
+    for rows, sae in zip(residuals, encoders, strict=True):
+        of_rows, of_solutions, was_halved = _encode(rows, sae, k, spans)
+        found.append(of_rows)
+        over_tokens += of_solutions
+        halved |= was_halved
+    return replace(serialise_block(layers, found, over_tokens), halved=halved)
 
 
-def _encode(rows: Tensor, sae: SaeEncoder, k: int | None) -> tuple[TopK, bool]:
-    try:
-        return encode_top_k(rows, sae, k), False
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        if len(rows) == 1:
-            raise LayerscopeError(
-                f"One row does not fit the memory beside an SAE of {sae.d_sae} features.\n"
-                "Use a GPU with more memory, --sae-dtype bfloat16 or more --layer-blocks, and run again to go on."
-            ) from error
-    give_back()
-    half = len(rows) // 2
-    return concatenate([_encode(part, sae, k)[0] for part in (rows[:half], rows[half:])]), True
+def _encode(rows: Tensor, sae: SaeEncoder, k: int | None, spans: Spans | None) -> tuple[TopK, list[OverTokens], bool]:
+    """Encodes a layer, in as small parts as the memory needs: also whether it did not fit at once."""
+    at_once, halved = min(max(1, len(rows)), rows_at_once(sae)), False
+    while True:
+        try:
+            if spans is None:
+                return encode_top_k(rows, sae, k, at_once), [], halved
+            of_rows, of_solutions = encode_spans(rows, sae, k, spans, at_once)
+            return of_rows, [of_solutions], halved
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if at_once == 1:
+                raise LayerscopeError(
+                    f"One row does not fit the memory beside an SAE of {sae.d_sae} features.\n"
+                    "Use a GPU with more memory, --sae-dtype bfloat16 or more --layer-blocks, and run again to go on."
+                ) from error
+        give_back()  # outside the handler
+        at_once, halved = at_once // 2, True
 
 
-def warm_up_model(model: LanguageModel, tokenizer: PairTokenizer, layers: Sequence[int]) -> None:
+def warm_up_model(
+    model: LanguageModel, tokenizer: PairTokenizer, layers: Sequence[int], reading: Reading = FINAL
+) -> None:
     """Has a GPU load its libraries and compile its kernels, which takes seconds, before the first batch."""
-    score_batch(model, tokenizer, [Question(0, "a", "b", "c d", 0)] * 8, layers)
+    score_batch(model, tokenizer, [Question(0, "a", "b", "c d", 0)] * 8, layers, reading)
 
 
 def warm_up_encoders(encoders: Sequence[SaeEncoder], d_model: int) -> None:

@@ -20,7 +20,8 @@ class Budget:
     def __init__(self, job: Job, store: int) -> None:
         self._plan = job.plan
         width = 2 if job.numerics.dtype == "bfloat16" else 4
-        self._activations = 2 * len(job.layers) * job.spec.d_model * width  # of a question
+        self._row = len(job.layers) * job.spec.d_model * width
+        self._reading, self._batch_tokens = job.reading, job.numerics.batch_tokens
         self._record = job.estimated_bytes() / max(1, job.n_questions)
         self._taken: dict[int, float] = {}
         self._limit = _STORE_SHARE * store
@@ -45,4 +46,5 @@ class Budget:
         self.taken += size
 
     def _size(self, batch: int) -> float:
-        return len(self._plan.batch(batch)) * (self._activations + self._record)
+        questions = len(self._plan.batch(batch))
+        return self._reading.rows(questions, self._batch_tokens) * self._row + questions * self._record

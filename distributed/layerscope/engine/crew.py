@@ -185,7 +185,7 @@ class Crew:
         dtype = numerics.dtype if member.seat.block is None else numerics.sae_dtype
         settings = TorchSettings(placement.device, dtype, numerics.threads)
         if member.seat.block is None:
-            self._await(member, "load", job.model, job.spec, placement.blocks, settings)
+            self._await(member, "load", job.model, job.spec, placement.blocks, job.reading, settings)
         else:
             saes = [sae for sae in job.saes if sae.layer in placement.blocks[member.seat.block]]
             self._await(member, "load", job.sae_repository, saes, job.spec.d_model, numerics.dtype, settings)

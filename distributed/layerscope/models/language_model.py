@@ -1,7 +1,7 @@
 """Gemma 2: one forward pass over a batch of pairs.
 
 Knows nothing of Ray, SAEs or JSON. Shapes: B pairs, T tokens of a batch, P positions that predict a solution token,
-N solution tokens, V vocabulary, L captured layers, D d_model.
+N solution tokens, V vocabulary, L captured layers, R captured rows, D d_model.
 """
 
 import math
@@ -34,14 +34,14 @@ class PairScore(NamedTuple):
 
     log_likelihoods: tuple[float, float]
     failed_layer: int | None
-    """The first captured layer at which a final token's residual is not finite."""
+    """The first captured layer at which the residual of a token that is read is not finite."""
 
 
 class BatchResult(NamedTuple):
     """What one forward pass gives."""
 
     scores: list[PairScore]  # B
-    residuals: Tensor  # [L, 2 B, D] in the model's dtype, on the CPU; rows 2 b and 2 b + 1 are pair b's solutions
+    residuals: Tensor  # [L, R, D] in the model's dtype, on the CPU; the rows of a pair's tokens follow one another
 
 
 class Decoder(Protocol):
@@ -70,11 +70,17 @@ class LanguageModel:
         return self.model.device
 
     @torch.inference_mode()
-    def forward(self, pairs: Sequence[Pair], layers: Sequence[int]) -> BatchResult:
-        """Scores both solutions of every pair and captures their final tokens' residual stream after some layers."""
-        layout = lay_out(pairs, self.transfers)
+    def forward(
+        self, pairs: Sequence[Pair], layers: Sequence[int], places: Sequence[Sequence[int]] | None = None
+    ) -> BatchResult:
+        """Scores both solutions of every pair and captures the residual stream of some tokens after some layers.
+
+        Args:
+            places: of every pair, which tokens of its row; by default the final ones of both solutions.
+        """
+        layout = lay_out(pairs, self.transfers, places)
         residuals, finite, log_probs = self._measure(layout, layers)
-        return BatchResult(_scores(log_probs.numpy(), layout.target_starts, finite.numpy(), layers), residuals)
+        return BatchResult(_scores(log_probs.numpy(), layout, finite.numpy(), layers), residuals)
 
     @torch.inference_mode()
     def raw(self, pairs: Sequence[Pair], layers: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -83,7 +89,7 @@ class LanguageModel:
         return log_probs, residuals
 
     def _measure(self, layout: PairLayout, layers: Sequence[int]) -> tuple[Tensor, ...]:
-        """[L, 2 B, D], [L, 2 B] whether they are finite, and [N] log-probabilities, on the CPU."""
+        """[L, R, D], [L, R] whether they are finite, and [N] log-probabilities, on the CPU."""
         with self._turn:
             download = self._begin(layout, layers)
         return tuple(download.wait())
@@ -91,8 +97,8 @@ class LanguageModel:
     def _begin(self, layout: PairLayout, layers: Sequence[int]) -> Download:
         """Gives the device all work of a batch, and waits for none of it."""
         through = self._through_modules if self.decoder is None else self.decoder.forward
-        hidden, residuals = through(layout, layers, layout.final_tokens)
-        finite = torch.isfinite(residuals).all(dim=-1)  # [L, 2 B]
+        hidden, residuals = through(layout, layers, layout.read_tokens)
+        finite = torch.isfinite(residuals).all(dim=-1)  # [L, R]
         softcap = self.model.config.final_logit_softcapping
         log_probs = target_log_probs(hidden, self.model.lm_head.weight, layout, softcap)
         return self.transfers.download(residuals, finite, log_probs)
@@ -226,12 +232,13 @@ def _capped(logits: Tensor, softcap: float | None) -> Tensor:
 
 
 def _scores(
-    log_probs: NDArray[np.float32], starts: NDArray[np.int64], finite: NDArray[np.bool_], layers: Sequence[int]
+    log_probs: NDArray[np.float32], layout: PairLayout, finite: NDArray[np.bool_], layers: Sequence[int]
 ) -> list[PairScore]:
-    sums = [float(np.float32(log_probs[start:end].sum(dtype=np.float64))) for start, end in pairwise(starts)]
+    starts = pairwise(layout.target_starts)
+    sums = [float(np.float32(log_probs[start:end].sum(dtype=np.float64))) for start, end in starts]
     scores = []
-    for pair in range(len(sums) // 2):
-        bad = ~finite[:, 2 * pair : 2 * pair + 2].all(axis=1)
+    for pair, (start, end) in enumerate(pairwise(layout.read_starts)):
+        bad = ~finite[:, start:end].all(axis=1)
         failed_layer = layers[int(bad.argmax())] if bad.any() else None
         scores.append(PairScore((sums[2 * pair], sums[2 * pair + 1]), failed_layer))
     return scores

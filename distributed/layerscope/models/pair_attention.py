@@ -36,22 +36,27 @@ class PairLayout:
     segments: Tensor  # [T] int32, as in `row_segments`
     row_positions: Tensor  # [B, W] int32
     row_segments: Tensor  # [B, W] int8; 0 shared, 1 rest of solution 1, 2 rest of solution 2, 3 padding
-    final_tokens: Tensor  # [2 B] int64 into T
+    read_tokens: Tensor  # [R] int64 into T; whose residual stream is wanted, pair by pair
+    read_starts: NDArray[np.int64]  # [B + 1]; where each pair's begin
     predictors: Tensor  # [P] int64 into T; every position that predicts a solution token, once
     targets: Tensor  # [N] int64; the solution tokens of all solutions, one after the other
     target_predictors: Tensor  # [N] int64 into P; which position predicts each
     target_starts: NDArray[np.int64]  # [2 B + 1]; where each solution's tokens begin
 
 
-def lay_out(pairs: Sequence[Pair], transfers: Transfers) -> PairLayout:
-    """The index arithmetic of a batch, on the device of `transfers`."""
+def lay_out(pairs: Sequence[Pair], transfers: Transfers, places: Sequence[Sequence[int]] | None = None) -> PairLayout:
+    """The index arithmetic of a batch, on the device of `transfers`.
+
+    Args:
+        places: of every pair, the tokens of its row whose residual stream is wanted; by default the two final ones.
+    """
+    places = places or [[pair.final_index(0), pair.final_index(1)] for pair in pairs]
     widths = [len(pair.tokens) for pair in pairs]
     offsets = np.concatenate([[0], np.cumsum(widths)])
     width = max(widths)
     gather = np.zeros((len(pairs), width), dtype=np.int64)
     row_positions = np.zeros_like(gather)
     row_segments = np.full_like(gather, 3)
-    final_tokens: list[int] = []
     predictors: list[int] = []
     targets: list[int] = []
     target_starts = [0]
@@ -61,7 +66,6 @@ def lay_out(pairs: Sequence[Pair], transfers: Transfers) -> PairLayout:
         row_positions[row, :length] = pair.positions()
         row_segments[row, :length] = pair.segments()
         for solution in (0, 1):
-            final_tokens.append(offset + pair.final_index(solution))
             before = range(pair.prompt - 1, pair.lengths[solution] - 1)
             predictors += [offset + pair.row_index(solution, position) for position in before]
             targets += pair.solution_tokens(solution)
@@ -79,7 +83,8 @@ def lay_out(pairs: Sequence[Pair], transfers: Transfers) -> PairLayout:
         segments=tensor(row_segments[real], np.int32),
         row_positions=tensor(row_positions, np.int32),
         row_segments=tensor(row_segments, np.int8),
-        final_tokens=tensor(final_tokens),
+        read_tokens=tensor([int(offset) + place for offset, of in zip(offsets, places, strict=False) for place in of]),
+        read_starts=np.concatenate([[0], np.cumsum([len(of_pair) for of_pair in places])]),
         predictors=tensor(unique_predictors),
         targets=tensor(targets),
         target_predictors=tensor(target_predictors),

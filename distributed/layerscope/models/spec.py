@@ -51,7 +51,7 @@ def read_spec(repository: Repository) -> GemmaSpec:
         UsageError: it is not a Gemma 2, or a file that a model needs is missing.
     """
     _refuse_other_formats(repository)
-    config = _read_json(repository, _CONFIG, "so it is not a model in Hugging Face format")
+    config = read_json(repository, _CONFIG, "so it is not a model in Hugging Face format")
     kind = config.get("model_type")
     if kind != "gemma2":
         raise UsageError(
@@ -93,7 +93,7 @@ def fetch_model(repository: Repository, spec: GemmaSpec) -> Path:
 
 def _weight_files(repository: Repository) -> list[str]:
     if _WEIGHTS_INDEX in repository.files:
-        index = _read_json(repository, _WEIGHTS_INDEX, "")
+        index = read_json(repository, _WEIGHTS_INDEX, "")
         shard_of = index.get("weight_map")
         if not isinstance(shard_of, dict) or not all(isinstance(shard, str) for shard in shard_of.values()):
             raise UsageError(f"{_WEIGHTS_INDEX} of {repository.name} does not say which file holds which weights.")
@@ -173,7 +173,15 @@ def _require(repository: Repository, path: str, consequence: str) -> None:
         raise UsageError(f"{repository.name} has no {path}, {consequence}.")
 
 
-def _read_json(repository: Repository, path: str, consequence: str) -> dict[str, Any]:
+def read_json(repository: Repository, path: str, consequence: str) -> dict[str, Any]:
+    """A JSON object of a repository.
+
+    Args:
+        consequence: what it means that there is no such file, for people.
+
+    Raises:
+        UsageError: there is none, or it is no JSON object.
+    """
     _require(repository, path, consequence)
     file = hub.fetch(repository, path)
     if file.stat().st_size > MAX_JSON_BYTES:

@@ -37,6 +37,7 @@ def describe(job: Job) -> str:
         )
         + (f", {plan.unscorable} of them cannot be scored" if plan.unscorable else ""),
         f"tokens     {plan.shared_tokens:,} with shared prefixes, {plan.unshared_tokens:,} without ({saved:.0%} saved)",
+        f"readings   {', '.join(job.reading.names)}{', with the tokens' if job.reading.tokens else ''}",
         f"batches    {len(plan)} of up to {count_of(job.numerics.batch_tokens, 'token')}",
         *_describe_placement(placement, job.numerics.threads),
         f"output     {job.output.records}: about {size_text(job.estimated_bytes())}",

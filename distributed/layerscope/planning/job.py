@@ -15,12 +15,14 @@ from layerscope.planning.settings import (
     Crew,
     Numerics,
 )
-from layerscope.questions.pairs import PROMPT
 from layerscope.questions.plan import Plan
+from layerscope.questions.reading import MAX, Reading
 from layerscope.questions.selection import Selection
 from layerscope.records.manifest import About, Identity, ModelFiles, PlanSize, SaeFile, SaeFiles, Settings, Tokens
 from layerscope.saes.gemma_scope import SaeChoice
 
+_L0S_OVER_TOKENS = 8  # features of a solution over features of a token
+_BYTES_OF_A_TOKEN = 27  # of a feature's JSON: where it is strongest, and at how many tokens it is active
 _BYTES_PER_FEATURE = 52  # of JSON: names, punctuation, an id of five digits, an activation of eight
 
 
@@ -54,6 +56,8 @@ class Job:
     seed: int
     shard: tuple[int, int]
     """Which part this is, the first being 1, and of how many."""
+    reading: Reading
+    """How they become texts, and what is read of them."""
     plan: Plan
     """Of this shard."""
     numerics: Numerics
@@ -78,8 +82,13 @@ class Job:
 
     def estimated_bytes(self) -> int:
         """About the size of the finished file, if as many features are active as the SAEs' average L0 says."""
-        features = sum(min(sae.l0, self.numerics.top_k or sae.l0) for sae in self.saes)
-        return self.n_questions * 2 * (features * _BYTES_PER_FEATURE + 30 * len(self.saes) + 300)
+
+        def of_reading(name: str) -> int:
+            many, more = (_L0S_OVER_TOKENS, _BYTES_OF_A_TOKEN) if name == MAX else (1, 0)
+            features = sum(min(many * sae.l0, self.numerics.top_k or many * sae.l0) for sae in self.saes)
+            return features * (_BYTES_PER_FEATURE + more) + 30 * len(self.saes)
+
+        return self.n_questions * 2 * (sum(map(of_reading, self.reading.names)) + 300)
 
     def identity(self) -> Identity:
         """Whatever decides the bytes of the file; the manifest keeps it, and a resumed run must have the same.
@@ -88,7 +97,7 @@ class Job:
         """
         return Identity(
             settings=Settings(
-                prompt=f"{PROMPT} {{solution}}",
+                prompt=self.reading.prompt.told(),
                 strip_solutions=self.selection.strip_solutions,
                 num_samples=len(self.selection),
                 shard="{}/{}".format(*self.shard) if self.shard[1] > 1 else None,
@@ -102,6 +111,8 @@ class Job:
                 batch_tokens=self.numerics.batch_tokens,
                 threads=self.numerics.threads,
                 attention="soft-capped, softmax in float32",
+                readings=",".join(self.reading.names),
+                tokens=self.reading.tokens,
             ),
             model=ModelFiles(
                 repository=_told(self.model),

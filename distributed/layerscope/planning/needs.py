@@ -22,29 +22,36 @@ class Needs:
     sae_by_layer: dict[int, int]
     d_model: int
     encode_cost: float = 0.375
-    """Weights of all encoders over weights of the model: what a question's encoding costs beside its forward pass."""
+    """What encoding a question costs beside its forward pass: for two rows, the encoders' weights over the model's."""
     gemma_work: int = 0
     """On a GPU beside the model."""
     encoder_work: int = 0
     """On a GPU beside the SAEs of one encoder."""
+    rows_by_layer: int = 0
+    """Residual stream of a batch that is brought to the encoder of a layer."""
 
 
-def estimate(spec: GemmaSpec, layers: Sequence[int], d_sae: int, numerics: Numerics, largest_batch: int) -> Needs:
+def estimate(
+    spec: GemmaSpec, layers: Sequence[int], d_sae: int, numerics: Numerics, rows: int, rows_per_question: float
+) -> Needs:
     """What a run takes.
 
     Args:
         layers: that have an SAE.
-        largest_batch: questions of the plan's largest batch.
+        rows: of the residual stream that the plan's largest batch makes.
+        rows_per_question: on average.
     """
     size = BYTES_PER_VALUE[numerics.dtype]
     sae = spec.d_model * d_sae * BYTES_PER_VALUE[numerics.sae_dtype]
+    by_layer = rows * spec.d_model * size
     return Needs(
         model=spec.n_parameters * size,
         sae_by_layer=dict.fromkeys(layers, sae),
         d_model=spec.d_model,
-        encode_cost=spec.d_model * d_sae * len(layers) / spec.n_parameters,
-        gemma_work=_CUDA_BYTES + _pass_bytes(spec, numerics.batch_tokens, size),
-        encoder_work=_CUDA_BYTES + _COPIES * 4 * min(_PRE_ACTIVATIONS, 2 * largest_batch * d_sae),
+        encode_cost=spec.d_model * d_sae * len(layers) / spec.n_parameters * rows_per_question / 2,
+        gemma_work=_CUDA_BYTES + _pass_bytes(spec, numerics.batch_tokens, size) + 2 * len(layers) * by_layer,
+        encoder_work=_CUDA_BYTES + _COPIES * 4 * min(_PRE_ACTIVATIONS, rows * d_sae),
+        rows_by_layer=by_layer,
     )
 
 

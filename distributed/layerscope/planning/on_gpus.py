@@ -34,7 +34,7 @@ def place_on_gpus(crew: Crew, nodes: Sequence[Node], needs: Needs, blocks: tuple
 
     gemma_hosts = [index % gemma_gpus for index in range(gemma_actors)]
     encoder_hosts = [hosts_of_encoders[index % len(hosts_of_encoders)] for index in range(len(encoders))]
-    largest_block = max(sum(needs.sae_by_layer[layer] for layer in block) for block in blocks)
+    largest_block = max(sum(needs.sae_by_layer[layer] + needs.rows_by_layer for layer in block) for block in blocks)
     lines = []
     for index, (node, gpu) in enumerate(gpus):
         n_gemma = sum(host == index for host in gemma_hosts) if index < there else 0

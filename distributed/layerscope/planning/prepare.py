@@ -18,9 +18,19 @@ from layerscope.planning.needs import estimate
 from layerscope.planning.node import Node, gpu_types
 from layerscope.planning.placement import Placement
 from layerscope.planning.placing import place
-from layerscope.planning.settings import dataset, numeric, output_file, sae_width, settle_crew, settle_numerics
+from layerscope.planning.settings import (
+    dataset,
+    numeric,
+    output_file,
+    sae_width,
+    settle_crew,
+    settle_numerics,
+    settle_reading,
+)
 from layerscope.questions.pairs import PairTokenizer
-from layerscope.questions.plan import make_plan
+from layerscope.questions.plan import Plan, make_plan
+from layerscope.questions.prompts import Prompt
+from layerscope.questions.reading import Reading
 from layerscope.questions.selection import select_questions
 from layerscope.questions.sources import question_files
 from layerscope.records import journal
@@ -56,9 +66,11 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     d_sae = _d_sae(sae_repository, saes[0], spec)
     crew = settle_crew(config, nodes, spec.d_model)
     numerics = settle_numerics(config, nodes, crew)
-    plan = make_plan(selection, _tokenizer(model, spec), numerics.batch_tokens)
+    reading = settle_reading(config, model)
+    plan = make_plan(selection, _tokenizer(model, spec, reading.prompt), numerics.batch_tokens)
     shard = parse_shard(config.shard)
-    needs = estimate(spec, [sae.layer for sae in saes], d_sae, numerics, int(np.diff(plan.starts).max(initial=0)))
+    rows = reading.rows(int(np.diff(plan.starts).max(initial=0)), numerics.batch_tokens)
+    needs = estimate(spec, [sae.layer for sae in saes], d_sae, numerics, rows, _rows_per_question(plan, reading))
     placement = place(crew, nodes, needs)
     if missing:
         told = f"{sae_repository.name} has no SAE of width {saes[0].width} for the layers {ranges(missing)}: left out."
@@ -76,6 +88,7 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
         selection=selection,
         seed=config.seed,
         shard=shard,
+        reading=reading,
         plan=plan.part(*shard),
         numerics=numerics,
         crew=crew,
@@ -86,6 +99,11 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
         software=dict(nodes[0].software),
         warnings=(*warnings, *_warnings_of_nodes(nodes, placement)),
     )
+
+
+def _rows_per_question(plan: Plan, reading: Reading) -> float:
+    """Rows of the residual stream that a question makes on average."""
+    return reading.rows(1, round(plan.solution_tokens / max(1, len(plan.order))))
 
 
 def in_ray_job() -> bool:
@@ -108,8 +126,8 @@ def _d_sae(repository: Repository, sae: SaeChoice, spec: GemmaSpec) -> int:
     return shapes["W_enc"][1]
 
 
-def _tokenizer(model: Repository, spec: GemmaSpec) -> PairTokenizer:
-    tokenizer = PairTokenizer(tokenizer_path(model), spec.context)
+def _tokenizer(model: Repository, spec: GemmaSpec, prompt: Prompt) -> PairTokenizer:
+    tokenizer = PairTokenizer(tokenizer_path(model), spec.context, prompt)
     if tokenizer.bos_id != spec.bos_id:
         raise UsageError(
             f"{model.name}: BOS is token {tokenizer.bos_id} of its tokeniser and {spec.bos_id} of its model."

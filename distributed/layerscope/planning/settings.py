@@ -10,10 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from layerscope.config import Config, option, parse_layers, parse_shard
+from layerscope.config import CHAT, Config, option, parse_layers, parse_prompt, parse_readings, parse_shard
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import ranges
+from layerscope.hub.repository import Repository
+from layerscope.models.chat import chat_prompt
 from layerscope.planning.node import FIRST_WITH_BFLOAT16, Node
+from layerscope.questions.prompts import Prompt
+from layerscope.questions.reading import Reading
 from layerscope.standin import STANDIN_WIDTH
 
 _NAME_OF_QUESTIONS, _NAME_OF_LAYERS = 60, 60  # characters in a file's name
@@ -79,6 +83,18 @@ def sae_width(config: Config) -> str:
     if config.sae_width != "auto":
         return config.sae_width
     return STANDIN_WIDTH if config.standin else "16k"
+
+
+def settle_reading(config: Config, model: Repository) -> Reading:
+    """How questions become texts, and what is read of them.
+
+    Raises:
+        UsageError: a chat template is asked for that the model has not, or cannot be used.
+    """
+    template, separator = parse_prompt(config.prompt, config.solution_separator)
+    chat = template == CHAT
+    prompt = chat_prompt(model, config.system_prompt, separator) if chat else Prompt(template, separator)
+    return Reading(parse_readings(config.readings), config.tokens, prompt)
 
 
 def numeric(setting: int | str) -> int | None:

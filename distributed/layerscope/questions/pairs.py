@@ -6,23 +6,26 @@ depends on nothing but the questions and the settings.
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer
 
 from layerscope.errors import UsageError
+from layerscope.questions.prompts import DEFAULT, GOAL, Prompt
 from layerscope.questions.sources import Question
 
-PROMPT = "Question: {goal}\nSolution:"
 BOS = "<bos>"
 # Tokens that steer a model. Gemma's vocabulary also holds HTML tags and runs of blanks as added tokens: those are text.
 _CONTROL_TOKEN = re.compile(r"<(pad|eos|bos|unk|mask|2mass|unused\d+|start_of_turn|end_of_turn)>|\[@BOS@\]")
 _CHUNK = 256  # questions tokenised at once
+
+Encoded = tuple[str, Encoding]
+"""A text and what the tokeniser makes of it."""
 
 
 class UnscorableError(Exception):
@@ -45,6 +48,8 @@ class Pair:
     """Tokens of each whole text, prompt and BOS included."""
     prompt: int
     """Tokens of the prompt alone, BOS included; the solution's tokens are those from here on."""
+    spelled: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    """What each of a solution's tokens stands for in its text, if that was asked for; joined they are the text."""
 
     def row_index(self, solution: int, position: int) -> int:
         """Where the token of a solution (0 or 1) at a position of its text lies in the row."""
@@ -73,11 +78,15 @@ class Pair:
 class PairTokenizer:
     """Gemma's tokeniser, used so that every character of a question is text and BOS comes first.
 
+    Args:
+        context: the longest text in tokens.
+        spell: pairs say what each token stands for, which takes a little longer.
+
     Raises:
-        UsageError: the file is not a tokeniser, or has no BOS token.
+        UsageError: the file is not a tokeniser, has no BOS token, or the prompt alone fills the context.
     """
 
-    def __init__(self, path: Path, context: int) -> None:
+    def __init__(self, path: Path, context: int, prompt: Prompt = DEFAULT, spell: bool = False) -> None:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust side raises bare Exception for a broken file
@@ -96,6 +105,9 @@ class PairTokenizer:
         ]
         self._tokenizer.add_special_tokens(control)
         self._tokenizer.encode_special_tokens = True  # "<bos>" inside a question is five characters, not a token
+        self._prompt, self._spell = prompt, spell
+        *self._head, self._last = self._parts(prompt.template)
+        self._check_room()
 
     def pair(self, question: Question) -> Pair:
         """Tokenises a question.
@@ -112,18 +124,74 @@ class PairTokenizer:
         """The pair of every question, or why it has none."""
         iterator = iter(questions)
         while chunk := list(islice(iterator, _CHUNK)):
-            texts = []
+            texts = [text for question in chunk for text in self._texts(question)]
+            encode = self._tokenizer.encode_batch if self._spell else self._tokenizer.encode_batch_fast
+            encodings = zip(texts, encode(texts, add_special_tokens=False), strict=True)
             for question in chunk:
-                prompt = PROMPT.format(goal=question.goal)
-                texts += [prompt, f"{prompt} {question.sol1}", f"{prompt} {question.sol2}"]
-            encodings = [
-                [self.bos_id, *encoding.ids]
-                for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            ]
-            for index, question in enumerate(chunk):
-                prompt_ids, ids_1, ids_2 = encodings[3 * index : 3 * index + 3]
-                reason = self._unscorable(question, len(prompt_ids), (len(ids_1), len(ids_2)))
-                yield UnscorableError(reason) if reason else _share(len(prompt_ids), ids_1, ids_2)
+                yield self._pair(question, self._head_ids(encodings), *islice(encodings, 3))
+
+    def _pair(
+        self, question: Question, head: list[int], prompt: Encoded, first: Encoded, second: Encoded
+    ) -> Pair | UnscorableError:
+        """
+        Args:
+            head: the tokens of all but the prompt's last text.
+            prompt, first, second: that text, alone and with each solution.
+        """
+        behind = len(prompt[1].ids)
+        ids_1, ids_2 = ([*head, *encoding.ids] for _, encoding in (first, second))
+        if reason := self._unscorable(question, len(head) + behind, (len(ids_1), len(ids_2))):
+            return UnscorableError(reason)
+        pair = _share(len(head) + behind, ids_1, ids_2)
+        if not self._spell:
+            return pair
+        start = len(prompt[0]) + len(self._prompt.separator)
+        spelled_1, spelled_2 = (_spelled(text, start, encoding.offsets[behind:]) for text, encoding in (first, second))
+        return replace(pair, spelled=(spelled_1, spelled_2))
+
+    def _parts(self, template: str) -> list[str | int]:
+        """A template without BOS as texts and control tokens in turn; the last is a text, perhaps an empty one.
+
+        A tokeniser takes a text before or behind such a token as if it stood alone, so each can be tokenised by itself.
+        """
+        template = template.removeprefix(BOS)
+        parts, start = list[str | int](), 0
+        for match in _CONTROL_TOKEN.finditer(template):
+            token_id = self._tokenizer.token_to_id(match[0])
+            if token_id is not None:
+                parts += [template[start : match.start()], token_id]
+                start = match.end()
+        return [*parts, template[start:]]
+
+    def _texts(self, question: Question) -> Iterator[str]:
+        """What is to be tokenised of a question: the texts of the prompt's head, then the last alone and with each."""
+        goal = self._prompt.goal(question.goal)
+        for part in (*self._head, self._last):
+            if isinstance(part, str):
+                yield (text := part.replace(GOAL, goal))
+        for solution in (question.sol1, question.sol2):
+            yield text + self._prompt.separator + solution
+
+    def _head_ids(self, encodings: Iterator[Encoded]) -> list[int]:
+        """BOS, and the tokens of all but the prompt's last text, from the encodings that begin with this question's."""
+        ids = [self.bos_id]
+        for part in self._head:
+            ids += next(encodings)[1].ids if isinstance(part, str) else [part]
+        return ids
+
+    def _check_room(self) -> None:
+        """
+        Raises:
+            UsageError: the prompt leaves none for a question and a solution.
+        """
+        texts = list(self._texts(Question(0, "", "", "", 0)))
+        encodings = zip(texts, self._tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True)
+        length = len(self._head_ids(encodings)) + len(next(encodings)[1].ids)
+        if length >= self._context:
+            raise UsageError(
+                f"--prompt has {length} tokens without a question, and the model's context is {self._context}.\n"
+                "No solution could be scored. Take a shorter one."
+            )
 
     def token_text(self, token_id: int) -> str:
         """The token as its vocabulary writes it (`▁` for a blank)."""
@@ -138,6 +206,27 @@ class PairTokenizer:
             if length > self._context:
                 return f"{name} makes {length} tokens with its question; the model's context is {self._context}"
         return None
+
+
+def last_word(spelled: Sequence[str]) -> int:
+    """Which of a solution's tokens is the last with a letter or a digit, of whatever script; the last if none is."""
+    return next((i for i in reversed(range(len(spelled))) if any(map(str.isalnum, spelled[i]))), len(spelled) - 1)
+
+
+def _spelled(text: str, start: int, offsets: Sequence[tuple[int, int]]) -> tuple[str, ...]:
+    """What each of a solution's tokens stands for in it, so that all together are the solution.
+
+    A character of several tokens stands at the last of them, and the others are empty. What the tokeniser merged into
+    the prompt stands at the first.
+
+    Args:
+        text: that ends with the solution, which begins at `start`.
+        offsets: of each token, from where to where it goes in the text, in characters.
+    """
+    borders = [start]
+    for (_, end), (next_start, _) in pairwise(offsets):
+        borders.append(max(borders[-1], min(end, next_start)))
+    return tuple(text[one:other] for one, other in pairwise([*borders, len(text)]))
 
 
 def _share(prompt: int, ids_1: list[int], ids_2: list[int]) -> Pair:

@@ -32,6 +32,8 @@ class Plan:
     """Questions that get an error line."""
     digest: str
     """SHA-256 over every question's content and the order, of all parts: what the file's lines must match."""
+    solution_tokens: int = 0
+    """Tokens of all pairs behind their prompts, each shared token once."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -60,17 +62,19 @@ def make_plan(selection: Selection, tokenizer: PairTokenizer, batch_tokens: int)
     A batch takes questions as long as its rows' tokens stay within `batch_tokens`; a longer row is a batch alone.
     """
     lengths = np.zeros(len(selection), dtype=np.int64)
-    unshared = unscorable = 0
+    unshared = unscorable = of_solutions = 0
     for index, outcome in enumerate(tokenizer.pairs(selection)):
         if isinstance(outcome, UnscorableError):
             unscorable += 1
         else:
             lengths[index] = len(outcome.tokens)
             unshared += sum(outcome.lengths)
+            of_solutions += len(outcome.tokens) - outcome.prompt
     order = np.argsort(-lengths, kind="stable")  # ties by ascending id
     starts = cut(lengths[order], batch_tokens)
     example_ids = selection.example_ids[order]
-    return Plan(example_ids, starts, int(lengths.sum()), unshared, unscorable, _digest(selection, example_ids, starts))
+    digest = _digest(selection, example_ids, starts)
+    return Plan(example_ids, starts, int(lengths.sum()), unshared, unscorable, digest, of_solutions)
 
 
 def cut(lengths: NDArray[np.int64], budget: int) -> NDArray[np.int64]:

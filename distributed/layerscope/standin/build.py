@@ -23,7 +23,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import user_path
-from layerscope.questions.pairs import PROMPT
+from layerscope.questions.prompts import PROMPT
 
 _SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")  # Gemma's ids 0 to 3
 _CONTROL = ("<mask>", "<unused0>", "<unused1>", "<start_of_turn>", "<end_of_turn>")

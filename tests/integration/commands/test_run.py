@@ -15,6 +15,8 @@ from layerscope.config import Config
 from paths import ROOT
 from plain import plain_run
 
+READINGS = "prompt,max,final,last-word"
+
 
 @pytest.fixture(scope="module")
 def tricky(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -48,10 +50,12 @@ def settings(tiny: Path, tricky: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def expected(settings: dict[str, str]) -> bytes:
     """The file as one process makes it from the plain functions."""
-    return plain_run(Config(**settings, num_samples="all", batch_tokens=300, top_k=20))  # type: ignore[arg-type]
+    more = {"num_samples": "all", "batch_tokens": 300, "top_k": 20, "readings": READINGS, "tokens": True}
+    return plain_run(Config(**settings, **more))  # type: ignore[arg-type]
 
 
 NUMBERS = ["--num-samples", "all", "--batch-tokens", "300", "--top-k", "20", "--output-file", "out.jsonl"]
+NUMBERS += ["--readings", READINGS, "--tokens"]
 
 
 def test_the_ray_run_equals_the_plain_composition_however_it_is_spread_and_resumed(
@@ -103,6 +107,8 @@ def check_record(record: dict, question: dict) -> None:
     assert record["model_is_correct"] == (question["label"] == 0 if tie else better)
     for details in (positive, negative):
         assert list(details)[:4] == inner
+        assert list(details["other_readings"]) == ["last-word", "max", "prompt"]
+        assert "".join(details["tokens"]) == details["text"]
         assert details["log_likelihood"] < 0
         assert details["token_count"] > 0
         assert list(details["active_features_by_layer"]) == ["0", "1", "2"]

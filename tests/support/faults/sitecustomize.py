@@ -34,12 +34,12 @@ def sleep() -> None:
 def spoil(module: ModuleType) -> None:
     forward = module.LanguageModel.forward
 
-    def faulty(self: Any, pairs: Any, layers: Any) -> Any:
+    def faulty(self: Any, pairs: Any, layers: Any, *more: Any) -> Any:
         sleep()
         kind, value = told()
         if kind == "oom" and sum(len(pair.tokens) for pair in pairs) > value:
             raise module.torch.OutOfMemoryError("CUDA out of memory (simulated)")
-        result = forward(self, pairs, layers)
+        result = forward(self, pairs, layers, *more)
         if kind == "flaky":
             for index in range(0, len(pairs), int(value)):
                 result.scores[index] = result.scores[index]._replace(failed_layer=layers[1])

@@ -20,6 +20,7 @@ from layerscope.engine.driver import Driver
 from layerscope.engine.interface import EngineLost
 from layerscope.engine.lines import BatchLines
 from layerscope.errors import LayerscopeError
+from layerscope.questions.reading import FINAL
 
 LINES = expected_lines()
 FILE = b"".join(LINES)
@@ -165,7 +166,8 @@ def test_what_is_begun_and_not_written_is_bounded_by_a_share_of_the_object_store
         plan=SimpleNamespace(batch=lambda _: range(10)),
         layers=[0],
         spec=SimpleNamespace(d_model=1),
-        numerics=SimpleNamespace(dtype="float32"),
+        numerics=SimpleNamespace(dtype="float32", batch_tokens=100),
+        reading=FINAL,
         n_questions=10,
         estimated_bytes=lambda: 20,
     )

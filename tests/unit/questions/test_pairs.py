@@ -16,8 +16,9 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from layerscope.errors import UsageError
-from layerscope.questions.pairs import PROMPT, Pair, PairTokenizer, UnscorableError
+from layerscope.questions.pairs import Pair, PairTokenizer, UnscorableError
 from layerscope.questions.plan import Plan, cut, make_plan
+from layerscope.questions.prompts import PROMPT
 from layerscope.questions.selection import Selection, select_questions
 from layerscope.questions.sources import Question
 

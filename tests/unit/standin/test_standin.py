@@ -22,7 +22,7 @@ from layerscope.models.loading import load_language_model
 from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
 from layerscope.planning.settings import sae_width
-from layerscope.questions.pairs import PROMPT
+from layerscope.questions.prompts import PROMPT
 from layerscope.questions.selection import select_questions
 from layerscope.questions.sources import Question
 from layerscope.records.manifest import FORMAT, Manifest, write_manifest

@@ -1,0 +1,233 @@
+"""Every reading is what plain transformers and the SAE's formula give, one solution at a time."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
+
+from layerscope.engine import batch as plain_functions
+from layerscope.engine.batch import encode_block, score_batch
+from layerscope.hub.repository import open_repository
+from layerscope.models.language_model import LanguageModel
+from layerscope.models.loading import load_language_model
+from layerscope.questions.pairs import PairTokenizer
+from layerscope.questions.prompts import Prompt
+from layerscope.questions.reading import Reading
+from layerscope.questions.sources import Question
+from layerscope.records.checking import check
+from layerscope.records.lines import ErrorLine, join_record, settle
+from layerscope.records.readings import Feature, PlacedFeature
+from layerscope.records.record import Record, parse
+from layerscope.saes.cache import load_encoder
+from layerscope.saes.encoder import SaeEncoder
+from plain import DEVICES
+
+LAYERS = [0, 1, 2]
+ALL = ("final", "last-word", "max", "prompt")
+PROMPTS = [
+    Prompt(),
+    Prompt("{goal}", "\n"),
+    Prompt("<start_of_turn>user\n{goal}<end_of_turn>\n<start_of_turn>model\n", ""),
+]
+
+
+class Bench:
+    """The tiny stand-in, loaded by us and by anybody else."""
+
+    def __init__(self, tiny: Path, device: torch.device) -> None:
+        torch.set_num_threads(1)
+        self.device = device
+        self.model: LanguageModel = load_language_model(tiny / "model", torch.float32, device)
+        self.plain: Gemma2ForCausalLM = AutoModelForCausalLM.from_pretrained(
+            tiny / "model", dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        repository = open_repository(str(tiny / "saes"))
+        paths = [next(path for path in repository.files if path.startswith(f"layer_{layer}/")) for layer in LAYERS]
+        self.encoders = [load_encoder(repository, path, 32, torch.float32, device) for path in paths]
+        self.arrays = [np.load(tiny / "saes" / path) for path in paths]
+        self.file = tiny / "model" / "tokenizer.json"
+
+    def tokenizer(self, reading: Reading) -> PairTokenizer:
+        return PairTokenizer(self.file, 8192, reading.prompt, spell=reading.spells)
+
+    def records(self, questions: Sequence[Question], reading: Reading, k: int | None = 10) -> list[Record]:
+        """By our own functions, in one batch."""
+        lines = self.lines(questions, reading, k)
+        records = [record for record in map(parse, lines) if isinstance(record, Record)]
+        for record in records:
+            check(record, k or "all", 1024)
+        return records
+
+    def lines(self, questions: Sequence[Question], reading: Reading, k: int | None = 10) -> list[bytes]:
+        scored = score_batch(self.model, self.tokenizer(reading), questions, LAYERS, reading)
+        blocks = [
+            encode_block(scored.residuals[part].to(self.device), LAYERS[part], self.encoders[part], k, scored.spans)
+            for part in (slice(0, 2), slice(2, 3))
+        ]
+        settled = [settle(outcome, blocks) for outcome in scored.outcomes]
+        return [
+            outcome.line if isinstance(outcome, ErrorLine) else b"".join(join_record(outcome, blocks))
+            for outcome in settled
+        ]
+
+    @torch.inference_mode()
+    def active(self, ids: Sequence[int]) -> list[np.ndarray]:
+        """By transformers and the formula: the activations [T, F] of every token of a text, of each layer."""
+        residuals = list[np.ndarray]()
+        hooks = [
+            layer.register_forward_hook(lambda _m, _i, output: residuals.append(output[0].numpy()))
+            for layer in self.plain.model.layers
+        ]
+        self.plain(input_ids=torch.tensor([list(ids)]), use_cache=False)
+        for hook in hooks:
+            hook.remove()
+        found = []
+        for residual, sae in zip(residuals, self.arrays, strict=True):
+            pre = residual @ sae["W_enc"] + sae["b_enc"]
+            found.append(np.where(pre > sae["threshold"], np.maximum(pre, 0), 0))
+        return found
+
+
+@pytest.fixture(scope="module", params=DEVICES, ids=str)
+def bench(tiny: Path, request: pytest.FixtureRequest) -> Bench:
+    return Bench(tiny, request.param)
+
+
+def assert_listed(features: Sequence[Feature], count: int, activations: np.ndarray, k: int = 10) -> None:
+    """The strongest of these activations [F] are listed; rounding may move what is near the threshold or the cut."""
+    near = 2e-3 + 1e-4 * float(activations.max(initial=0))
+    listed = {each.feature_id: each.activation for each in features}
+    cut = float(np.sort(activations)[-k]) if np.count_nonzero(activations) >= k else 0.0
+    assert abs(count - np.count_nonzero(activations)) <= 1
+    for feature_id, activation in listed.items():
+        assert activation == pytest.approx(float(activations[feature_id]), abs=near)
+    missing = {int(i) for i in np.flatnonzero(activations > cut + near)} - listed.keys()
+    assert len(missing) <= abs(count - np.count_nonzero(activations))
+
+
+def assert_as_if_alone(bench: Bench, questions: Sequence[Question], reading: Reading) -> None:
+    records = {record.example_id: record for record in bench.records(questions, reading)}
+    tokenizer = PairTokenizer(bench.file, 8192, reading.prompt, spell=True)
+    for question in questions:
+        pair, record = tokenizer.pair(question), records[question.example_id]
+        assert pair.spelled is not None
+        for solution, text in enumerate((question.sol1, question.sol2)):
+            details = record.positive if question.label == solution else record.negative
+            ids = [pair.tokens[pair.row_index(solution, position)] for position in range(pair.lengths[solution])]
+            tokens, spelled = len(ids) - pair.prompt, pair.spelled[solution]
+            assert details.token_count == tokens
+            with_words = [i for i, word in enumerate(spelled) if any(letter.isalnum() for letter in word)]
+            word = with_words[-1] if with_words else tokens - 1
+            found = details.other_readings
+            assert found
+            assert found.last_word
+            assert found.last_word.token == word
+            if reading.tokens:
+                assert details.tokens == list(spelled)
+                assert "".join(spelled) == text
+            for layer, activations in zip(LAYERS, bench.active(ids), strict=True):
+                of_solution = activations[pair.prompt :]
+                expected = {
+                    "final": activations[-1],
+                    "last-word": of_solution[word],
+                    "max": of_solution.max(axis=0),
+                    "prompt": activations[pair.prompt - 1],
+                }
+                for name, own in expected.items():
+                    lists = details.reading(name)
+                    features = lists.active_features_by_layer[layer]
+                    assert_listed(features, lists.active_feature_count_by_layer[layer], own)
+                    for each in features:
+                        if isinstance(each, PlacedFeature):
+                            column = of_solution[:, each.feature_id]
+                            assert column[each.token] == pytest.approx(column.max(), abs=2e-3)
+                            assert abs(each.token_count - np.count_nonzero(column)) <= 1
+
+
+ODD = [
+    ("Keep soup warm", "Cut it.", "Cut it with a knife and then wait."),  # one is nearly a prefix of the other
+    ("Keep soup warm", "Use a rope.", "Use a rope."),
+    ("a", "x", "y"),  # one token each
+    ("long", "ice " * 400 + ".", "ice " * 399 + "melts."),
+    ("<bos> soap", "<bos> <end_of_turn>", "<eos>"),
+    ("العربية", "日本語 ☃ 🧼", "漢字。"),
+    ("no word", "...!", "?!"),
+]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=["default", "bare", "chat"])
+def test_every_reading_is_what_each_solution_alone_would_give(bench: Bench, prompt: Prompt) -> None:
+    """With padding, shared beginnings, texts that look like control tokens, and solutions of one and many tokens."""
+    questions = [Question(number, *texts, number % 2) for number, texts in enumerate(ODD)]
+    assert_as_if_alone(bench, questions, Reading(ALL, True, prompt))
+
+
+WORDS = st.sampled_from(["cut", "the ", " bread", "ice", " ", "\n", "é", "☃", "<bos>", "12", ".", "漢", "\U0001f9fc"])
+SOLUTION = st.lists(WORDS, min_size=1, max_size=8).map("".join).filter(str.strip)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(st.tuples(SOLUTION, SOLUTION, SOLUTION), min_size=1, max_size=3))
+@example([("ice", ".", ". .")])
+def test_any_questions_together_are_read_as_each_alone(bench: Bench, texts: list[tuple[str, str, str]]) -> None:
+    assert_as_if_alone(bench, [Question(i, *each, 0) for i, each in enumerate(texts)], Reading(ALL, True))
+
+
+QUESTIONS = [Question(number, *texts, number % 2) for number, texts in enumerate(ODD[:3] + ODD[4:])]
+
+
+@pytest.mark.parametrize("names", [("final",), ("final", "max"), ("final", "last-word", "prompt"), ALL])
+def test_what_else_is_read_changes_no_reading_beyond_rounding(bench: Bench, names: tuple[str, ...]) -> None:
+    """And with `final` alone the lines are those of a run that knows of no other."""
+    some, every = (bench.records(QUESTIONS, Reading(each)) for each in (names, ALL))
+    for one, other in zip(some, every, strict=True):
+        for details, more in zip(one.solutions, other.solutions, strict=True):
+            assert list(details.readings) == list(names)
+            for name in names:
+                mine, theirs = details.reading(name), more.reading(name)
+                for layer in LAYERS:
+                    close = theirs.active_features_by_layer[layer]
+                    assert {f.feature_id for f in mine.active_features_by_layer[layer]} == {f.feature_id for f in close}
+
+
+@pytest.mark.parametrize("fails_above", [40, 7, 1])
+def test_rows_that_do_not_fit_the_memory_at_once_give_the_same_lists(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, fails_above: int
+) -> None:
+    """A solution's tokens then lie in several parts, and its strongest are over all of them."""
+    whole = bench.records(QUESTIONS, Reading(ALL), None)
+    multiply = plain_functions.encode_spans
+
+    def small(rows: torch.Tensor, sae: SaeEncoder, k: int | None, spans: object, at_once: int) -> object:
+        if at_once > fails_above:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return multiply(rows, sae, k, spans, at_once)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(plain_functions, "encode_spans", small)
+    for mine, expected in zip(bench.records(QUESTIONS, Reading(ALL), None), whole, strict=True):
+        for details, others in zip(mine.solutions, expected.solutions, strict=True):
+            for name in ALL:
+                for layer in LAYERS:
+                    (got, theirs) = (each.reading(name).active_features_by_layer[layer] for each in (details, others))
+                    assert sorted(_rounded(got)) == sorted(_rounded(theirs))
+
+
+def _rounded(features: Sequence[Feature]) -> Iterator[tuple[int, int, float]]:
+    for each in features:
+        count = each.token_count if isinstance(each, PlacedFeature) else 0
+        yield each.feature_id, count, round(each.activation, 3)
+
+
+def test_a_row_that_both_solutions_share_is_read_once(bench: Bench) -> None:
+    question = Question(0, "soap", "Use a rope to tie it", "Use a rope to cut it", 0)
+    reading = Reading(ALL)
+    scored = score_batch(bench.model, bench.tokenizer(reading), [question], LAYERS, reading)
+    pair = bench.tokenizer(reading).pair(question)
+    assert scored.residuals.shape[1] == len(pair.tokens) - pair.prompt + 1
+    assert json.loads(bench.lines([question], reading)[0])["error"] == ""
