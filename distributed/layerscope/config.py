@@ -210,7 +210,7 @@ def parse_prompt(template: str, separator: str) -> tuple[str, str]:
         )
     if found := re.search(r"\{(solution|sol\d*|answer|completion)\}", template):
         raise UsageError(
-            f"--prompt has {found[0]}; it is what stands before a solution, which follows it by itself.\n"
+            f"--prompt is {template[:80]!r}, with {found[0]}; a solution follows the prompt by itself.\n"
             "End it where the solution begins."
         )
     bare = template.rstrip(" \t")

@@ -105,6 +105,9 @@ def says(message: str, *words: str) -> None:
         ("--layer-blocks", "-2", "at least 1"),
         ("--encoders-per-block", "0", "at least 1"),
         ("--output-file", "", "name the file"),
+        ("--readings", "mean", "final, last-word, max, prompt"),
+        ("--prompt", "Question:", "Put {goal}"),
+        ("--prompt", "{solution} {goal}", "End it where the solution begins"),
     ],
 )
 def test_value_that_cannot_be(name: str, value: str, advice: str, fails: Fails) -> None:
@@ -116,6 +119,15 @@ def test_value_that_cannot_be(name: str, value: str, advice: str, fails: Fails) 
 def test_standin_with_a_source_of_its_own(name: str, fails: Fails) -> None:
     """A run looks as if it were of a model that it does not use."""
     says(fails("run", "--standin", name, "mine/own"), "--standin", name, "leave out")
+
+
+def test_a_prompt_that_the_model_cannot_take(fails: Fails) -> None:
+    """A run would end after loading everything, or give each of its questions an error line."""
+    says(fails("run", "--standin", "--prompt", "chat"), "--prompt chat", "has no chat template", "-it")
+    says(
+        fails("run", "--standin", "--prompt", "{goal}" + "word " * 20_000, "--solution-separator", ""),
+        "the model's context is",
+    )
 
 
 def test_standin_with_a_width_that_its_saes_have_not(fails: Fails) -> None:

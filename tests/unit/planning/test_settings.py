@@ -1,11 +1,18 @@
-"""The name of the output file, where none is given, says what is asked for."""
+"""What is asked for decides the name of the output file, what may go on with it, and how much room is kept."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from layerscope.config import Config
+from layerscope.engine.budget import Budget
+from layerscope.planning.machine import probe
+from layerscope.planning.prepare import prepare
 from layerscope.planning.settings import output_file
+from layerscope.records.differences import settings_that_differ
+from layerscope.records.manifest import Manifest
 
 
 @pytest.mark.parametrize(
@@ -29,3 +36,40 @@ def test_the_default_name_says_what_is_asked_for(asked: dict[str, Any], name: st
 def test_the_default_name_is_never_too_long() -> None:
     layers = ",".join(map(str, range(0, 2000, 2)))
     assert len(output_file(Config(dataset="q" * 300, layers=layers, shard="1/999999999"))) < 200
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"readings": "max"}, "settings.readings was final, is final,max"),
+        ({"tokens": True}, "settings.tokens was False, is True"),
+        ({"prompt": "{goal}"}, "settings.prompt was Question: {goal}\nSolution: {solution}, is {goal} {solution}"),
+        ({"solution_separator": ""}, "settings.prompt was Question: {goal}\nSolution: {solution}, is Question"),
+    ],
+)
+def test_a_file_is_not_gone_on_with_by_other_readings_tokens_or_prompts(
+    tiny: Path, tmp_path: Path, changed: dict[str, Any], told: str
+) -> None:
+    """The first half of its lines would hold something else than the second."""
+    sources = {"model": str(tiny / "model"), "sae_repo": str(tiny / "saes"), "sae_width": "1k", "dataset": "bundled"}
+    config = Config(**sources, num_samples=5, device="cpu", output_file=str(tmp_path / "out.jsonl"))  # type: ignore[arg-type]
+    job, other = (prepare(each, [probe()]) for each in (config, replace(config, **changed)))
+    (found,) = settings_that_differ(Manifest(format=2, identity=job.identity(), about=job.about("")), other.identity())
+    assert found.startswith(told)
+
+
+def test_more_readings_ask_for_more_room(tiny: Path, tmp_path: Path) -> None:
+    """Else a batch of every token would take memory, disk and object store that nobody reckoned with."""
+    sources = {"model": str(tiny / "model"), "sae_repo": str(tiny / "saes"), "sae_width": "1k", "dataset": "bundled"}
+    config = Config(**sources, num_samples=50, device="cpu", output_file=str(tmp_path / "out.jsonl"))  # type: ignore[arg-type]
+    jobs = [prepare(replace(config, readings=each), [probe()]) for each in ("final", "final,last-word,prompt", "max")]
+    for measure in (
+        lambda job: job.needs.encoder_work,
+        lambda job: job.needs.gemma_work,
+        lambda job: job.needs.encode_cost,
+        lambda job: job.needs.rows_by_layer,
+        lambda job: Budget(job, 1 << 30)._size(0),
+    ):
+        few, more, most = map(measure, jobs)
+        assert few < more < most
+    assert jobs[0].estimated_bytes() < jobs[2].estimated_bytes() < jobs[1].estimated_bytes() * 2

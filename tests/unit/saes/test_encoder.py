@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError
 from layerscope.saes import encoder
-from layerscope.saes.encoder import SaeEncoder, TopK, concatenate, encode_layers, encode_top_k
+from layerscope.saes.encoder import SaeEncoder, TopK, concatenate, encode_layers, encode_spans, encode_top_k
 from layerscope.saes.params_npz import ENCODER_ARRAYS, read_encoder, read_shapes
+from layerscope.saes.spans import Spans
 from plain import DEVICES
 
 Arrays = dict[str, NDArray[Any]]
@@ -115,6 +116,47 @@ def test_layers_encoded_together_are_those_encoded_one_by_one(
             assert by_row(found) == by_row(alone)
             assert found.active_counts.tolist() == alone.active_counts.tolist()
             assert [part.dtype for part in found] == [part.dtype for part in alone]
+
+
+@given(encodings(), st.none() | st.integers(1, 14), st.integers(1, 6), st.randoms(use_true_random=False), st.data())
+@settings(deadline=None, max_examples=200)
+def test_over_tokens_each_feature_is_where_it_is_strongest_and_earliest(
+    arrays: tuple[NDArray[Any], ...], k: int | None, at_once: int, random: Any, data: st.DataObject
+) -> None:
+    """However few rows are multiplied at once, and with rows that both, one or neither solution of a pair has."""
+    n_rows = len(arrays[0])
+    solutions, tokens = np.full((2, n_rows), -1), np.full((2, n_rows), -1)
+    of: list[list[int]] = []
+    for pair, rows in enumerate(np.split(np.arange(n_rows), [random.randint(0, n_rows)])):
+        for side in (0, 1):
+            mine = [int(row) for row in rows if random.random() < 0.7]
+            random.shuffle(mine)  # a row's number says nothing of its token's place
+            solutions[side, mine], tokens[side, mine] = 2 * pair + side, np.arange(len(mine))
+            of.append(mine)
+    single = np.array(sorted(data.draw(st.sets(st.sampled_from(range(n_rows))))), dtype=np.int64)
+    expected = reference(*arrays)
+    for device in DEVICES:
+        x, *weights = (torch.from_numpy(array).to(device) for array in arrays)
+        spans = Spans(single, solutions, tokens, len(of))
+        rows_alone, found = encode_spans(x, SaeEncoder(*weights), k, spans, at_once)
+        assert by_row(rows_alone) == strongest(expected[single], k)
+        over = np.stack([expected[rows].max(axis=0, initial=0) for rows in of])
+        assert by_row(TopK(*found[:4])) == strongest(over, k)
+        assert found.active_counts.tolist() == np.count_nonzero(over, axis=1).tolist()
+        for solution, start, end in zip(range(len(of)), found.starts, found.starts[1:], strict=False):
+            for place in range(start, end):
+                column = expected[of[solution], found.feature_ids[place]]
+                assert found.tokens[place] == column.argmax()  # the first of equal ones
+                assert found.token_counts[place] == np.count_nonzero(column)
+
+
+def test_an_activation_that_is_no_number_is_a_solution_s_strongest() -> None:
+    sae = SaeEncoder(torch.full((2, 3), 10.0), torch.zeros(3), torch.zeros(3))
+    rows = torch.tensor([[1.0, 1.0], [3e38, -3e38], [2.0, 2.0]])  # inf - inf in the second
+    spans = Spans(np.array([0]), np.array([[0, 0, 0], [-1, -1, -1]]), np.array([[0, 1, 2], [-1, -1, -1]]), 2)
+    _, found = encode_spans(rows, sae, 2, spans)
+    assert not np.isfinite(found.activations).any()
+    assert found.tokens.tolist() == [1, 1]
 
 
 def random_sae(d_model: int, d_sae: int) -> tuple[SaeEncoder, torch.Tensor]:
