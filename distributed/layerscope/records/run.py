@@ -5,6 +5,7 @@ one that was written. Looking changes nothing.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -48,6 +49,16 @@ class RecordsFile:
     def parts(self) -> "tuple[RecordsFile, ...]":
         """One for each file: more than one where a job's shards are read together."""
         return (self,)
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """That the records have, in their order; `final` is the first."""
+        for line in self._whole_lines():
+            with suppress(NotARecordError):  # which is told where it is read
+                record = parse(line)
+                if isinstance(record, Record):
+                    return tuple(record.positive.readings)
+        return ("final",)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -152,6 +163,10 @@ class Run(RecordsFile):
         """
         path = _existing(path)
         return cls(path, read_manifest(path, advice), advice)
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        return self.manifest.readings
 
     @property
     def planned(self) -> int:

@@ -22,11 +22,11 @@ from layerscope.records.shards import Files, open_run
 from layerscope.records.targets import check_target
 from layerscope.tables.rows import (
     FEATURE_ROWS,
-    FEATURES,
     QUESTION_ROWS,
     QUESTIONS,
     RowGroups,
     feature_rows,
+    features_schema,
     question_row,
     read_records,
 )
@@ -75,17 +75,18 @@ def export(files: Files, target: Path, overwrite: bool) -> str:
 
 
 def _write_tables(file: RecordsFile, features_target: Path, questions_target: Path) -> None:
+    readings = file.readings
     writer = _parquet_writer if features_target.suffix == ".parquet" else _CsvWriter
     try:
         with (  # left from the last to the first: both files are whole before either takes its place
             replacing(questions_target) as questions_file,
             replacing(features_target) as features_file,
             _writing(questions_file, writer, QUESTIONS, QUESTION_ROWS) as questions,
-            _writing(features_file, writer, FEATURES, FEATURE_ROWS) as features,
+            _writing(features_file, writer, features_schema(readings), FEATURE_ROWS) as features,
         ):
             for _, record in read_records(file):
                 questions.add(question_row(record))
-                features.add(feature_rows(record))
+                features.add(feature_rows(record, readings=readings))
     except OSError as error:
         raise LayerscopeError(
             f"{features_target} cannot be written: {error.strerror or error}. What was there before is as it was.\n"

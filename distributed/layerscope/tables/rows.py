@@ -1,21 +1,26 @@
 """The records of a run as tables: one with a row for every feature listed, one with a row for every question.
 
 Reads an output file, finished or growing, once and as a stream. Writes nothing; that is `export.py`.
-Together the two tables hold all that the records hold, but for which layers have no active feature anywhere.
+Together the two tables hold all that the records hold, but for which layers have no active feature anywhere, and the
+solutions' tokens.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from layerscope.errors import UsageError
 from layerscope.records.progress import shown
-from layerscope.records.record import SOLUTIONS, Record, Unscored
+from layerscope.records.readings import Feature, LastWordReading, PlacedFeature, ReadingLists
+from layerscope.records.record import SOLUTIONS, Record, SolutionDetails, Unscored
 from layerscope.records.run import RecordsFile
+
+Ints = NDArray[np.int64]
 
 FEATURES = pa.schema(
     {
@@ -30,6 +35,15 @@ FEATURES = pa.schema(
         "correct": pa.bool_(),  # the model prefers the right solution: the record's model_is_correct
     }
 )
+
+OF_READINGS = pa.schema(
+    {
+        "reading": pa.dictionary(pa.int8(), pa.string()),  # final, last-word, max, prompt
+        "token": pa.int32(),  # of the solution's, where the feature is active (max: strongest); null for prompt
+        "token_count": pa.int32(),  # of max, at how many of the solution's tokens it is active
+    }
+)
+"""Further columns of features, where a file has more than the reading `final`."""
 
 QUESTIONS = pa.schema(
     {
@@ -61,6 +75,8 @@ def read_features(
 ) -> pa.Table:
     """The features of every scored question, about 22 bytes a row, in the order of the file.
 
+    Of a file with several readings those of all, one after the other, with three columns more: `reading` tells which.
+
     Args:
         path: of the output file of a run (`.jsonl`), finished or growing.
         layers: only these; None for all.
@@ -73,9 +89,10 @@ def read_features(
     if top_k is not None and top_k < 1:
         raise UsageError(f"top_k is {top_k}; it is the number of features to read of each list, from 1.")
     wanted = None if layers is None else frozenset(layers)
-    return _gathered(
-        (feature_rows(record, wanted, top_k) for _, record in read_records(RecordsFile.open(Path(path)))), FEATURES
-    )
+    file = RecordsFile.open(Path(path))
+    readings = file.readings
+    rows = (feature_rows(record, wanted, top_k, readings) for _, record in read_records(file))
+    return _gathered(rows, features_schema(readings))
 
 
 def read_questions(path: str | PathLike[str]) -> pa.Table:
@@ -100,45 +117,87 @@ def read_records(file: RecordsFile) -> Iterator[tuple[bytes, Record | Unscored]]
     return shown(file.records(), file)
 
 
+def features_schema(readings: Sequence[str]) -> pa.Schema:
+    """Of the table of features of a file with these readings."""
+    return FEATURES if len(readings) == 1 else pa.unify_schemas([FEATURES, OF_READINGS])
+
+
 def feature_rows(
-    record: Record | Unscored, layers: frozenset[int] | None = None, top_k: int | None = None
+    record: Record | Unscored,
+    layers: frozenset[int] | None = None,
+    top_k: int | None = None,
+    readings: Sequence[str] = ("final",),
 ) -> pa.RecordBatch:
     """The rows of one record in the table of features; none for an error line.
+
+    Args:
+        readings: of the file.
 
     Raises:
         UsageError: the record has not these layers.
     """
+    schema = features_schema(readings)
     if isinstance(record, Unscored):
-        return pa.RecordBatch.from_pylist([], schema=FEATURES)
-    cells = list[tuple[int, int, int, int]]()  # solution, layer, active features, listed features
-    ids, activations = list[int](), list[float]()
+        return pa.RecordBatch.from_pylist([], schema=schema)
+    cells = list[tuple[int, int, int, int, int]]()  # solution, reading, layer, active features, listed features
+    listed_features = list[Feature]()
     for solution, details in enumerate(record.solutions):
-        by_layer, counts = details.active_features_by_layer, details.active_feature_count_by_layer
-        if layers and (missing := sorted(layers - by_layer.keys())):
-            there = ", ".join(map(str, by_layer))
-            raise UsageError(f"The file has no layer {', '.join(map(str, missing))}; it has {there}.")
-        for layer in by_layer:
-            if layers is None or layer in layers:
-                features = by_layer[layer][:top_k]
-                ids += [feature.feature_id for feature in features]
-                activations += [feature.activation for feature in features]
-                cells.append((solution, layer, counts[layer], len(features)))
-    *of_cells, listed = np.array(cells, dtype=np.int64).reshape(-1, 4).T
-    solutions, of_layer, active = (np.repeat(column, listed) for column in of_cells)
+        for number, name in enumerate(readings):
+            reading = details.reading(name)
+            for layer in _wanted(reading, layers):
+                features = reading.active_features_by_layer[layer][:top_k]
+                listed_features += features
+                cells.append((solution, number, layer, reading.active_feature_count_by_layer[layer], len(features)))
+    *of_cells, listed = np.array(cells, dtype=np.int64).reshape(-1, 5).T
+    solutions, numbers, of_layer, active = (np.repeat(column, listed) for column in of_cells)
     firsts = np.repeat(np.cumsum(listed) - listed, listed)
-    n_rows, correct = len(ids), record.model_is_correct
+    n_rows, correct = len(listed_features), record.model_is_correct
     columns = [
         pa.array([record.example_id] * n_rows, pa.int32()),
         pa.DictionaryArray.from_arrays(solutions.astype(np.int8), list(SOLUTIONS)),
         pa.array(of_layer, pa.int16()),
         pa.array(np.arange(n_rows) - firsts + 1, pa.int32()),
-        pa.array(ids, pa.int32()),
-        pa.array(activations, pa.float32()),
+        pa.array([feature.feature_id for feature in listed_features], pa.int32()),
+        pa.array([feature.activation for feature in listed_features], pa.float32()),
         pa.array(active, pa.int32()),
         pa.array((solutions == 0) == correct),
         pa.array([correct] * n_rows, pa.bool_()),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=FEATURES)
+    if len(readings) > 1:
+        columns += _of_readings(record, listed_features, solutions, numbers, readings)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _wanted(reading: ReadingLists, layers: frozenset[int] | None) -> list[int]:
+    there = reading.active_features_by_layer
+    if layers and (missing := sorted(layers - there.keys())):
+        raise UsageError(f"The file has no layer {', '.join(map(str, missing))}; it has {', '.join(map(str, there))}.")
+    return [layer for layer in there if layers is None or layer in layers]
+
+
+def _of_readings(
+    record: Record, features: Sequence[Feature], solutions: Ints, numbers: Ints, readings: Sequence[str]
+) -> list[pa.Array]:
+    """The columns of `OF_READINGS`: of every row its feature, solution and reading."""
+    at = [[_token(details, name) for name in readings] for details in record.solutions]
+    tokens, token_counts = list[int | None](), list[int | None]()
+    for feature, solution, number in zip(features, solutions.tolist(), numbers.tolist(), strict=True):
+        if isinstance(feature, PlacedFeature):
+            tokens.append(feature.token)
+            token_counts.append(feature.token_count)
+        else:
+            tokens.append(at[solution][number])
+            token_counts.append(None)
+    names = pa.DictionaryArray.from_arrays(numbers.astype(np.int8), list(readings))
+    return [names, pa.array(tokens, pa.int32()), pa.array(token_counts, pa.int32())]
+
+
+def _token(details: SolutionDetails, reading: str) -> int | None:
+    """Which of the solution's tokens a reading is of, where it is one."""
+    if reading == "final":
+        return details.token_count - 1
+    lists = details.reading(reading)
+    return lists.token if isinstance(lists, LastWordReading) else None
 
 
 def question_row(record: Record | Unscored) -> pa.RecordBatch:

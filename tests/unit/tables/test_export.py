@@ -41,7 +41,7 @@ Json = dict[str, Any]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('\x00\r\n",🧼\u2028'), max_size=8)
 SOLUTION = TEXT.filter(bool)
 FLOAT = st.floats(-3000, 0, width=32) | st.sampled_from([-1.5, float(np.float32(-0.1)), -1e-45])
-SCORE = st.builds(SolutionScore, FLOAT, st.integers(1, 2000), TEXT)
+SCORE = st.builds(SolutionScore, FLOAT, st.integers(1, 2000), TEXT, st.none(), st.just(0))
 FEATURE = st.tuples(
     st.integers(0, 2**20 - 1), st.floats(0, width=32, exclude_min=True, allow_nan=False, allow_infinity=False)
 )
@@ -518,3 +518,41 @@ def test_a_spreadsheet_runs_nothing_of_a_csv(path: Path) -> None:
     assert {row["positive_log_likelihood"] for row in rows} == {"-1.5"}
     held = parquet.read_table(path.with_name("run.questions.parquet"))
     assert held.column("question").to_pylist() == [*runs, *shown_as_it_is]
+
+
+# ---------------------------------------------------------------- several readings
+
+
+@pytest.mark.parametrize("with_manifest", [False, True])
+def test_rows_of_several_readings_say_which_and_where(tmp_path: Path, with_manifest: bool) -> None:
+    """Without the column a feature would be counted once for every reading."""
+    others: dict[str, dict[int, tuple[Features, Features]]] = {
+        "last-word": {3: ([(1, 2.5)], [])},
+        "max": {3: ([(5, 3.5), (1, 2.5)], [(4, 0.25)])},
+        "prompt": {3: ([(2, 0.5)], [(2, 0.5)])},
+    }
+    scores = (SCORES[0]._replace(last_word=3), SCORES[1]._replace(last_word=6))
+    line = record_line(Question(7, "goal", "a", "b", 0), scores, {3: ([(1, 2.0)], [])}, others=others)
+    lines = [error_line(6, "sol1 is empty").line, line]
+    path = tmp_path / "run.jsonl"
+    if with_manifest:
+        write_run(path, lines, identity((3,), readings="final,last-word,max,prompt"))
+    else:
+        path.write_bytes(b"".join(lines))
+    table = layerscope.read_features(path)
+    names = ("solution", "reading", "rank", "feature_id", "token", "token_count")
+    found = [tuple(row[name] for name in names) for row in table.to_pylist()]
+    assert found == [
+        ("positive", "final", 1, 1, 6, None),
+        ("positive", "last-word", 1, 1, 3, None),
+        ("positive", "max", 1, 5, 5, 1),
+        ("positive", "max", 2, 1, 1, 1),
+        ("positive", "prompt", 1, 2, None, None),
+        ("negative", "max", 1, 4, 4, 1),
+        ("negative", "prompt", 1, 2, None, None),
+    ]
+    assert table.schema.names == [*FEATURES.names, "reading", "token", "token_count"]
+    export(path, tmp_path / "tables.parquet", overwrite=False)
+    assert parquet.read_table(tmp_path / "tables.parquet").equals(table)
+    export(path, tmp_path / "tables.csv", overwrite=False)
+    assert (tmp_path / "tables.csv").read_text().splitlines()[0].endswith('"reading","token","token_count"')
