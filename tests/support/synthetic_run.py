@@ -61,6 +61,8 @@ class Spec:
     effects: Sequence[Effect] = ()
     errors: Sequence[int] = ()
     """Questions that get an error line."""
+    distinct: bool = False
+    """No two questions have the same goal."""
     identical: bool = False
     """Both solutions are the same text with the same features."""
     planned: int | None = None
@@ -119,8 +121,13 @@ def _question(
         SolutionScore(float(score), int(length), end)
         for score, length, end in zip(log_likelihoods, lengths, endings, strict=True)
     ]
-    goal = f"goal {example_id - example_id % 30 // 29}"  # one in thirty has the goal of the one before
-    return Question(example_id, goal, texts[0], texts[1], label), (scores[0], scores[1])
+    return Question(example_id, _goal(spec, example_id), texts[0], texts[1], label), (scores[0], scores[1])
+
+
+def _goal(spec: Spec, example_id: int) -> str:
+    """In words, because goals that differ in a number are one; one in thirty has the goal of the one before."""
+    named = example_id if spec.distinct else example_id - example_id % 30 // 29
+    return "goal " + str(named).translate(str.maketrans("0123456789", "abcdefghij"))
 
 
 def _popularity(rng: np.random.Generator, d_sae: int) -> NDArray[np.float64]:

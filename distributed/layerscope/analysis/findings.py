@@ -50,12 +50,18 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
         signs = np.ones(len(questions.correct)), np.where(questions.correct, 1.0, -1.0)  # as in _CONTRASTS
         layers, tests, stratum_shares = _first_pass(run, signs, options, progress)
         features = _features(run.layers, tests, len(questions.correct))
-        largest_firing = np.max([layer.largest_firing for layer in tests], axis=0)
+        largest_firing = np.max([layer.largest_firing for layer in tests], axis=0)  # [contrast, P]
         largest_magnitude = np.max([layer.largest_magnitude for layer in tests], axis=0)
         contrasts = [contrast.join_layers([layer.contrasts[number] for layer in tests]) for number in range(len(signs))]
         del tests  # as large as what was joined from them
-        firing = [contrast.settle(found.firing, largest_firing, options) for found in contrasts]
-        magnitude = [contrast.settle(found.magnitude, largest_magnitude, options) for found in contrasts]
+        firing = [
+            contrast.settle(found.firing, largest, options)
+            for found, largest in zip(contrasts, largest_firing, strict=True)
+        ]
+        magnitude = [
+            contrast.settle(found.magnitude, largest, options)
+            for found, largest in zip(contrasts, largest_magnitude, strict=True)
+        ]
         held_out = _second_pass(run, signs, features, firing, progress)
     right_wrong, chosen_rejected = (
         contrast.assemble(*parts, layers, features, stratum_shares, options)
@@ -77,14 +83,16 @@ def _first_pass(
     run: Columns, signs: Sequence[Floats], options: Options, progress: Progress
 ) -> tuple[Layers, list[LayerTests], dict[str, float]]:
     """Tests every layer; also the share of the pairs (of all layers) in each stratum."""
-    flips = statistics.label_flips(len(run.questions.correct), options.permutations, options.seed)
+    questions = run.questions
+    flips = statistics.label_flips(len(questions.group_sizes), options.permutations, options.seed)
     layers, tests, shares = [], [], []
     for index, layer in enumerate(run.layers):
         lists = run.feature_lists(index)
         pairs = pair_up(lists)
-        strata = _strata(run.questions, pairs)
+        strata = _strata(questions, pairs)
         layers.append(_layer(layer, lists, pairs))
-        tests.append(layer_tests(pairs, run.questions.discovery, strata, signs, flips, options.min_pairs))
+        found = layer_tests(pairs, questions.group, questions.discovery, strata, signs, flips, options.min_pairs)
+        tests.append(found)
         shares.append({name: _mean(members) for name, members in strata.items()})
         progress("testing", (index + 1) / len(run.layers))
     return joined(layers), tests, {name: float(np.mean([share[name] for share in shares])) for name in strata}
@@ -124,6 +132,8 @@ def _second_pass(
     """Scores the validation half of every contrast with what was selected for it on the discovery half."""
     rows: list[list[tuple[float, ...]]] = [[] for _ in tested]
     held_out = ~run.questions.discovery
+    group = run.questions.group[held_out]
+    weight = statistics.group_weights(group)
     for index, layer in enumerate(run.layers):
         chosen = [firing.selected & (features.layer == layer) for firing in tested]
         pairs = pair_up(run.feature_lists(index)) if any(map(np.any, chosen)) else None
@@ -135,7 +145,11 @@ def _second_pass(
             first = np.where(sign > 0, positive, negative)[held_out]
             second = np.where(sign > 0, negative, positive)[held_out]
             found.append(
-                (int(mask.sum()), *statistics.paired_superiority(first, second), statistics.auroc(first, second))
+                (
+                    int(mask.sum()),
+                    *statistics.paired_superiority(first, second, group),
+                    statistics.auroc(first, second, weight),
+                )
             )
         progress("scoring", (index + 1) / len(run.layers))
     return [HeldOut(counts.astype(np.int64), *columns) for counts, *columns in (np.array(found).T for found in rows)]

@@ -15,13 +15,17 @@ METHOD: tuple[str, ...] = (
     "both activations are known. Equal activations are left out, ties share their mean rank, p is the normal "
     "approximation; the effect is d_z. Pairs in which one side is silent belong to the firing test alone. "
     "Magnitudes of different layers do not compare.",
+    "Goal groups: questions whose goals are equal but for case, digits, punctuation and white space repeat each "
+    "other, so a group counts once. Its pairs' signs are added up and give one vote (firing), their differences are "
+    "averaged (magnitude), label flips turn it whole, and held-out scores weigh it as one. The interval of an "
+    "accuracy is that of so many questions as there would be if a group were always right or wrong as a whole.",
     "Many tests: Benjamini-Hochberg's q is over every layer x feature with enough pairs, per contrast and per "
     "test. A finding is selected on one half of the questions and confirmed on the other (q among the selected, "
-    "and the same sign). The halves are split by a hash of the goal, so questions with one goal stay together. "
+    "and the same sign). The halves are split by a hash of the goal, and a goal group stays together. "
     "Read effects from the validation half, which the selection did not see.",
     "Neighbouring layers repeat each other: findings are not independent, and their number is no number of "
-    "causes. The check that respects this flips labels, a question in all layers at once, and compares with the "
-    "largest |z| of every flip.",
+    "causes. The check that respects this flips labels, a goal group in all layers at once, and compares with "
+    "the largest |z| of every flip.",
     "Strata run the same procedure on fewer pairs, with less power: a feature that is not confirmed there need "
     "not be an artefact. Density counts the lists that name a feature, a lower bound where lists are cut.",
     "Correlation only: a feature that fires with the right solution need not make the model prefer it, and the "

@@ -31,8 +31,8 @@ def header(run: Columns, cut_share: float) -> Header:
         empty=without_batches(run.manifest),
         questions=totals.scored,
         errors=totals.errors,
-        accuracy=proportion(totals.correct, totals.scored),
-        accuracy_per_character=proportion(totals.correct_per_character, totals.scored),
+        accuracy=proportion(run.questions.correct, run.questions.group),
+        accuracy_per_character=proportion(run.questions.correct_per_character, run.questions.group),
         median_margin=float(np.median(margin)) if len(margin) else float("nan"),
         cut_share=cut_share,
     )
@@ -61,7 +61,7 @@ def length_bins(questions: Questions) -> tuple[LengthBin, ...]:
         LengthBin(
             low=int(difference[bin_of == number].min()),
             high=int(difference[bin_of == number].max()),
-            accuracy=proportion(int(questions.correct[bin_of == number].sum()), int((bin_of == number).sum())),
+            accuracy=proportion(questions.correct[bin_of == number], questions.group[bin_of == number]),
         )
         for number in np.unique(bin_of)
     )

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from layerscope.analysis.result import Floats, Ints, Questions
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import utf8
+from layerscope.records.goals import GoalGroups
 from layerscope.records.manifest import Manifest
 from layerscope.records.record import Record, SolutionDetails
 from layerscope.records.run import Run
@@ -157,31 +158,48 @@ class _QuestionRows:
     def __init__(self) -> None:
         self._numbers = array("q")
         self._margin = array("d")
+        self._groups = GoalGroups()
+        self._deciding = array("Q")  # of each group the smallest hash of a goal, with the goal's half as its last bit
 
     def add(self, record: Record) -> None:
         positive, negative = record.solutions
         self._margin.append(record.margin)
         finals = positive.final_token, negative.final_token
+        group = self._group(record.question)
         self._numbers.extend(
             (
                 record.example_id,
                 record.model_is_correct,
+                record.correct_per_character(),
                 positive.token_count,
                 negative.token_count,
                 finals[0] == finals[1],
                 all(final.endswith(".") for final in finals),
-                in_discovery_half(record.question),
+                group,
             )
         )
 
+    def _group(self, goal: str) -> int:
+        group = self._groups.add(goal)
+        own = int.from_bytes(hashlib.blake2b(goal.encode(), digest_size=8).digest()) >> 1 << 1 | in_discovery_half(goal)
+        if group == len(self._deciding):
+            self._deciding.append(own)
+        else:
+            self._deciding[group] = min(self._deciding[group], own)
+        return group
+
     def columns(self) -> Questions:
         margin: Floats = np.array(self._margin)
-        example_id, correct, positive, negative, same, stop, discovery = (
-            np.array(self._numbers, dtype=np.int64).reshape(-1, 7).T.copy()
+        example_id, correct, per_character, positive, negative, same, stop, group = (
+            np.array(self._numbers, dtype=np.int64).reshape(-1, 8).T.copy()
         )
-        return Questions(example_id, margin, correct > 0, positive, negative, same > 0, stop > 0, discovery > 0)
+        halves = np.array(self._deciding, dtype=np.uint64) % 2 > 0
+        lengths = positive, negative
+        return Questions(
+            example_id, margin, correct > 0, per_character > 0, *lengths, same > 0, stop > 0, halves[group], group
+        )
 
 
 def in_discovery_half(goal: str) -> bool:
-    """Which half a question is in: decided by its goal alone, so that questions with one goal stay together."""
+    """Which half a goal is in. Of a goal group the goal with the smallest hash decides, whatever the order."""
     return bool(hashlib.blake2b(goal.encode(), digest_size=1).digest()[0] & 1)

@@ -44,7 +44,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Proportion:
-    """A share with its 95 % Wilson interval; NaN of nothing."""
+    """A share with its 95 % Wilson interval, by goal group; NaN of nothing."""
 
     count: int
     total: int
@@ -122,11 +122,18 @@ class Questions:
     example_id: Ints  # [Q]
     margin: Floats  # [Q] log-likelihood(positive) - log-likelihood(negative), nats
     correct: Bools  # [Q] the model prefers the positive solution; a tie goes to sol1
+    correct_per_character: Bools  # [Q] the same by log-likelihood per character
     positive_tokens: Ints  # [Q]
     negative_tokens: Ints  # [Q]
     same_final_token: Bools  # [Q]
     full_stop: Bools  # [Q] the final tokens of both solutions end in a full stop
     discovery: Bools  # [Q] in the discovery half, by a hash of the goal; the others are the validation half
+    group: Ints  # [Q] which goal group it is in, numbered from 0 in the order in which the groups first appear
+
+    @property
+    def group_sizes(self) -> Ints:
+        """Questions of every goal group."""
+        return np.bincount(self.group)
 
 
 @dataclass(frozen=True)
@@ -153,9 +160,11 @@ class Features:
 
 @dataclass(frozen=True)
 class Firing:
-    """The sign test (exact McNemar) on discordant pairs, over one set of pairs."""
+    """The sign test (exact McNemar) on discordant pairs, over one set of pairs; of a goal group one vote."""
 
-    first_only: Ints  # [N] b: pairs in which only the first side fires
+    first_only: (
+        Ints  # [N] b: pairs in which only the first side fires; goal groups with more of these than of the other
+    )
     second_only: Ints  # [N] c: pairs in which only the second side fires
     effect: Floats  # [N] log-odds log((b + 1/2) / (c + 1/2)); positive: fires for the first side; NaN of none
     z: Floats  # [N] (b - c) / sqrt(b + c)
@@ -170,7 +179,8 @@ class Firing:
 
 @dataclass(frozen=True)
 class Magnitude:
-    """Wilcoxon's signed-rank test on the pairs in which both sides fire, over one set of pairs."""
+    """Wilcoxon's signed-rank test on the pairs in which both sides fire, over one set of pairs; of a goal group their
+    mean difference."""
 
     known: Ints  # [N] pairs in which both sides fire, so that both activations are known
     pairs: Ints  # [N] those that differ, which are what is ranked
@@ -232,7 +242,7 @@ class HeldOut:
     """
 
     features: Ints  # [L] how many are selected
-    paired: Floats  # [L] P(score first > score second) + P(=)/2 within a question
+    paired: Floats  # [L] P(score first > score second) + P(=)/2 within a question; every goal group counts once
     paired_error: Floats  # [L] its standard error
     auroc: Floats  # [L] the same over any first and any second, whatever the question
 

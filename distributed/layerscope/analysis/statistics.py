@@ -111,23 +111,23 @@ def select_and_confirm(discovery: Outcome, validation: Outcome, level: float) ->
     return Selection(discovery_q, validation_p, validation_q, selected, confirmed)
 
 
-def label_flips(n_pairs: int, permutations: int, seed: int) -> NDArray[np.float32]:
-    """A random sign for every pair and permutation, [Q, P]."""
-    bits = np.random.default_rng(seed).integers(0, 2, (n_pairs, permutations), dtype=np.int8)
+def label_flips(n_groups: int, permutations: int, seed: int) -> NDArray[np.float32]:
+    """A random sign for every goal group and permutation, [G, P]."""
+    bits = np.random.default_rng(seed).integers(0, 2, (n_groups, permutations), dtype=np.int8)
     return (2 * bits - 1).astype(np.float32)
 
 
 def largest_flipped(
-    feature: Ints, pair: Ints, value: Floats | Ints, n_features: int, flips: NDArray[np.float32]
+    feature: Ints, group: Ints, value: Floats | Ints, n_features: int, flips: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """The largest |z| over features in every permutation, [P]; z is a signed sum over pairs / its standard deviation.
+    """The largest |z| over features in every permutation, [P]; z is a signed sum over groups / its standard deviation.
 
     Args:
-        value: [M] what a pair adds to the sum: its sign, or its signed rank.
+        value: [C] what a goal group adds to the sum: its sign, or its signed rank.
     """
     norm = np.sqrt(sums(feature, np.square(value), n_features))
     scaled = (value / norm[feature]).astype(np.float32)
-    matrix = sparse.csr_array((scaled, (feature, pair)), shape=(n_features, len(flips)))
+    matrix = sparse.csr_array((scaled, (feature, group)), shape=(n_features, len(flips)))
     largest = np.zeros(flips.shape[1], dtype=np.float32)
     for start in range(0, n_features, _PRODUCT_ROWS):
         z = matrix[start : start + _PRODUCT_ROWS] @ flips  # [rows, P]
@@ -152,27 +152,47 @@ def family_wise_threshold(tested: Bools, largest: NDArray[np.float32], level: fl
     return float(ordered[-1 - allowed]) if allowed >= 0 else float("inf")
 
 
-def paired_superiority(first: Floats, second: Floats) -> tuple[float, float]:
-    """P(first > second) + P(=)/2 within pairs, and its standard error; NaN of nothing."""
-    wins = (np.sign(first - second) + 1) / 2
-    if not len(wins):
+def paired_superiority(first: Floats, second: Floats, group: Ints) -> tuple[float, float]:
+    """P(first > second) + P(=)/2 within pairs, every group counting once, and its standard error; NaN of nothing."""
+    if not len(group):
         return float("nan"), float("nan")
+    sizes = np.bincount(group)
+    wins = sums(group, (np.sign(first - second) + 1) / 2, len(sizes))[sizes > 0] / sizes[sizes > 0]
     return float(wins.mean()), float(wins.std() / np.sqrt(len(wins)))
 
 
-def auroc(first: Floats, second: Floats) -> float:
-    """P(first > second) + P(=)/2 over any of the one and any of the other; NaN of nothing."""
-    if not len(first) or not len(second):
+def auroc(first: Floats, second: Floats, weight: Floats) -> float:
+    """P(first > second) + P(=)/2 over any of the one and any of the other, of weighted pairs; NaN of nothing."""
+    if not len(weight):
         return float("nan")
-    return float(stats.mannwhitneyu(first, second, method="asymptotic").statistic / (len(first) * len(second)))
+    scores, place = np.unique(np.concatenate([first, second]), return_inverse=True)
+    of_first, of_second = (sums(part, weight, len(scores)) for part in np.split(place, 2))
+    below = np.cumsum(of_second) - of_second
+    return float((of_first * (below + of_second / 2)).sum() / weight.sum() ** 2)
 
 
-def proportion(count: int, total: int) -> Proportion:
-    """A share with its 95 % Wilson interval."""
+def group_weights(group: Ints) -> Floats:
+    """Of every pair, so that every group counts once."""
+    return 1 / np.bincount(group)[group]
+
+
+def proportion(outcomes: Bools, group: Ints) -> Proportion:
+    """The share of true ones, with its 95 % Wilson interval.
+
+    The interval is that of so many independent outcomes as there are if those of a group are always alike (Kish's
+    n² / sum of squared sizes): an upper bound of its width, and Wilson's own where every group has one.
+    """
+    count, total = int(outcomes.sum()), len(outcomes)
     if not total:
         return Proportion(0, 0, float("nan"), float("nan"))
-    interval = stats.binomtest(count, total).proportion_ci(0.95, method="wilson")
-    return Proportion(count, total, float(interval.low), float(interval.high))
+    effective = total**2 / int((np.bincount(group) ** 2).sum())
+    share, z = count / total, special.ndtri(0.975)
+    denominator = 2 * (effective + z**2)
+    middle = (2 * effective * share + z**2) / denominator
+    reach = z / denominator * np.sqrt(4 * effective * share * (1 - share) + z**2)
+    low = middle - reach if count else 0.0
+    high = middle + reach if count < total else 1.0
+    return Proportion(count, total, float(low), float(high))
 
 
 def _ratio(numerator: Floats | Ints, denominator: Floats | Ints) -> Floats:

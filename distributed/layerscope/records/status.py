@@ -7,6 +7,7 @@ from pathlib import Path
 import orjson
 
 from layerscope.formatting import count_of, size_text, utf8, visible
+from layerscope.records.goals import GoalGroups
 from layerscope.records.record import Unscored
 from layerscope.records.run import Run
 from layerscope.records.shards import without_batches
@@ -30,6 +31,8 @@ class Status:
     """The `example_id` of every error line."""
     accuracy: str
     accuracy_per_character: str
+    goals: dict[str, int]
+    """How many goal groups the scored questions make, and how many questions share one."""
     to_go_on: str | None
     """The command, where there is something left to do and nobody does it."""
     software: dict[str, str]
@@ -44,11 +47,13 @@ def status(path: Path) -> Status:
         LayerscopeError: a line is not the record that was written there.
     """
     run = Run.open(path)
-    totals, errors = Totals(), list[int]()
+    totals, errors, goals = Totals(), list[int](), GoalGroups()
     for _, record in run.records():
         totals.add_record(record)
         if isinstance(record, Unscored):
             errors.append(record.example_id)
+        else:
+            goals.add(record.question)
     alive, identity = run.alive(), run.manifest.identity
     complete = totals.questions == run.planned
     empty = without_batches(run.manifest)
@@ -67,6 +72,7 @@ def status(path: Path) -> Status:
         errors=tuple(errors),
         accuracy=totals.accuracy(),
         accuracy_per_character=totals.accuracy_per_character(),
+        goals=goals.result(),
         to_go_on=None if alive or complete else _to_go_on(run),
         software=identity.software,
         hardware=identity.hardware,

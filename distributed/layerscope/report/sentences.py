@@ -172,8 +172,9 @@ def map_title(contrast: Contrast) -> str:
     )
 
 
-def warnings(header: Header) -> Iterator[str]:
+def warnings(analysis: Analysis) -> Iterator[str]:
     """What a reader has to know before believing a number."""
+    header = analysis.header
     if header.standin:
         yield "These are stand-in weights, small and trained on generated text. Nothing here says anything about Gemma."
     if not header.finished:
@@ -190,11 +191,27 @@ def warnings(header: Header) -> Iterator[str]:
             f"Layers {ranges(header.not_canonical)}: not the canonical SAE. Its features have other numbers than those "
             f"on Neuronpedia's pages, so they are not linked."
         )
+    if grouped := goal_groups(analysis):
+        yield grouped
     if header.cut_share > 0:
         yield (
             f"Lists cut at {header.top_k}: in {percent(header.cut_share)} of solution × layer cells more features are "
             f"active than are listed. What is not listed there is unknown, and is not counted as silent."
         )
+
+
+def goal_groups(analysis: Analysis) -> str:
+    """Which questions are no independent ones; empty where all are."""
+    sizes = analysis.questions.group_sizes
+    shared = sizes[sizes > 1]
+    if not len(shared):
+        return ""
+    return (
+        f"{int(shared.sum()):,} of {count_of(int(sizes.sum()), 'question')} share a goal with another, but for case, "
+        f"digits, punctuation and spaces: {count_of(len(shared), 'group')}, the largest of {int(shared.max()):,}. They "
+        f"repeat each other, so each group counts once in tests and intervals and stays in one half, as if there were "
+        f"{count_of(len(sizes), 'question')}."
+    )
 
 
 def accuracy_title(header: Header) -> str:

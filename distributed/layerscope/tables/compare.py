@@ -12,80 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from scipy.stats import binomtest
 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import told, utf8
 from layerscope.records.differences import differences
+from layerscope.records.goals import GoalGroups, told_goals
 from layerscope.records.manifest import Manifest
 from layerscope.records.progress import shown
-from layerscope.records.readings import Feature
 from layerscope.records.record import NotARecordError, Record, Unscored, parse
 from layerscope.records.run import Run
 from layerscope.records.shards import Files, open_run, without_batches
 from layerscope.records.totals import Totals
+from layerscope.tables.measures import Overlap, Paired
 
 Json = dict[str, Any]
-
-
-@dataclass
-class Paired:
-    """In how many of the questions that both runs scored, which of them is right."""
-
-    both: int = 0
-    only_a: int = 0
-    only_b: int = 0
-    neither: int = 0
-
-    def add(self, a: bool, b: bool) -> None:
-        self.both += a and b
-        self.only_a += a and not b
-        self.only_b += b and not a
-        self.neither += not (a or b)
-
-    @property
-    def questions(self) -> int:
-        return self.both + self.only_a + self.only_b + self.neither
-
-    def p(self) -> float | None:
-        """McNemar's exact test, two-sided: a binomial test of the questions that only one run has right.
-
-        None where there is no such question: nothing was tested then.
-        """
-        discordant = self.only_a + self.only_b
-        return float(binomtest(self.only_a, discordant).pvalue) if discordant else None
-
-    def result(self) -> Json:
-        a, b = self.both + self.only_a, self.both + self.only_b
-        return {"a_right": a, "b_right": b, "only_a_right": self.only_a, "only_b_right": self.only_b, "p": self.p()}
-
-
-@dataclass
-class Overlap:
-    """How far the features of one layer are the same in both runs, over the solutions of the common questions."""
-
-    solutions: int = 0
-    """Those for which either run lists a feature."""
-    jaccard: float = 0.0
-    """Sum over these of |shared| / |in either|."""
-    largest: float | None = None
-    """Absolute difference of the activations of a shared feature, the largest; None where none is shared."""
-
-    def add(self, a: Sequence[Feature], b: Sequence[Feature]) -> None:
-        of_a = {feature.feature_id: feature.activation for feature in a}
-        of_b = {feature.feature_id: feature.activation for feature in b}
-        shared, either = of_a.keys() & of_b.keys(), of_a.keys() | of_b.keys()
-        if either:
-            self.solutions += 1
-            self.jaccard += len(shared) / len(either)
-        if shared:
-            self.largest = max(self.largest or 0.0, *(abs(of_a[feature] - of_b[feature]) for feature in shared))
-
-    def result(self) -> Json:
-        return {
-            "mean_jaccard": self.jaccard / self.solutions if self.solutions else None,
-            "largest_activation_difference": self.largest,
-        }
 
 
 @dataclass
@@ -104,11 +44,13 @@ class Comparison:
     largest_example_id: int | None = None
     """Of the first run; None where no log-likelihood differs."""
     overlaps: dict[int, Overlap] = field(default_factory=lambda: defaultdict(Overlap))
+    goals: GoalGroups = field(default_factory=GoalGroups)
 
     def add(self, a: Record, b: Record) -> None:
         """Adds the records of one question."""
-        self.acc.add(a.model_is_correct, b.model_is_correct)
-        self.acc_norm.add(a.correct_per_character(), b.correct_per_character())
+        group = self.goals.add(a.question)
+        self.acc.add(group, a.model_is_correct, b.model_is_correct)
+        self.acc_norm.add(group, a.correct_per_character(), b.correct_per_character())
         for of_a, of_b in zip(a.solutions, b.solutions, strict=True):
             difference = abs(of_a.score - of_b.score)
             self.difference += difference
@@ -173,6 +115,7 @@ def compare(a: Files, b: Files) -> Json:
             "scored_only_by_a": totals_a.scored - common,
             "scored_only_by_b": totals_b.scored - common,
         },
+        "goals": comparison.goals.result(),
         **comparison.result(),
         "layers_left_out": left_out,
         "settings_that_differ": differences(_settings(*manifests), _settings(*manifests[::-1])),
@@ -202,6 +145,7 @@ def as_text(comparison: Json) -> str:
         "",
         f"questions       {common} scored by both (all figures are over these), "
         f"{questions['scored_only_by_a']} only by A, {questions['scored_only_by_b']} only by B",
+        *([f"goals           {goals}"] if (goals := told_goals(comparison["goals"])) else []),
         f"same choice     {comparison['same_choice'] / common:.2%} of the questions",
         f"log-likelihood  differs by {log_likelihood['mean_difference']:.3g} on average, by "
         f"{log_likelihood['largest_difference']:.3g} at most{whose}",

@@ -101,6 +101,7 @@ def test_a_side_that_is_cut_more_often_gets_no_features_of_its_own() -> None:
     n_pairs = len(cells)
     layer = layer_tests(
         pair_up(lists),
+        np.arange(n_pairs),
         np.arange(n_pairs) % 2 == 0,
         {},
         [np.ones(n_pairs)],

@@ -147,7 +147,7 @@ def test_held_out_scores_are_those_of_a_plain_loop(planted: Analysis, planted_fi
     picked = contrast.firing.selected & (planted.features.layer == 9)
     ids = planted.features.feature_id[picked].tolist()
     weights = dict(zip(ids, contrast.firing.discovery.effect[picked].tolist(), strict=True))
-    scores = []
+    scores, goals = [], []
     for line in planted_file.read_bytes().splitlines():
         record = orjson.loads(line)
         if record["error"] or reading.in_discovery_half(record["question"]):
@@ -159,13 +159,17 @@ def test_held_out_scores_are_those_of_a_plain_loop(planted: Analysis, planted_fi
             listed[-1]["activation"] if count > len(listed) else 0 for listed, count in zip(lists, counts, strict=True)
         )
         scores.append([sum(weights.get(f["feature_id"], 0) for f in x if f["activation"] > limit) for x in lists])
+        goals.append(record["question"])
     first, second = np.array(scores).T
-    wins = (first > second + 1e-9) + (np.abs(first - second) < 1e-9) / 2
+    weight = np.array([1 / goals.count(goal) for goal in goals])  # questions with one goal count once
+    won = (first > second + 1e-9) + (np.abs(first - second) < 1e-9) / 2
+    wins = np.array([np.mean([w for w, other in zip(won, goals, strict=True) if other == goal]) for goal in set(goals)])
     assert contrast.held_out.features[index] == len(weights) >= 1
     assert contrast.held_out.paired[index] == pytest.approx(wins.mean())
     assert contrast.held_out.paired_error[index] == pytest.approx(wins.std() / len(wins) ** 0.5)
     grid = np.round(first[:, None] - second[None, :], 9)
-    assert contrast.held_out.auroc[index] == pytest.approx(((np.sign(grid) + 1) / 2).mean(), abs=1e-3)
+    counted = np.average((np.sign(grid) + 1) / 2, weights=weight[:, None] * weight[None, :])
+    assert contrast.held_out.auroc[index] == pytest.approx(counted, abs=1e-6)
     assert contrast.held_out.paired[index] > 0.6
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from layerscope.analysis import statistics
-from layerscope.analysis.censoring import LayerPairs
 from layerscope.analysis.layer_tests import layer_tests
 from layerscope.analysis.result import Magnitude
+from synthetic_pairs import parts_of, random_pairs
 
 # Differences with many ties and zeros, and differences with few.
 DIFFERENCES = st.lists(st.integers(-4, 4).map(float) | st.floats(-50, 50, width=32), min_size=1, max_size=40)
@@ -101,19 +101,24 @@ def test_false_discovery_rates_pass_over_what_was_not_tested(values: list[float 
 @settings(max_examples=50, deadline=None)
 @given(DIFFERENCES, DIFFERENCES)
 def test_shares_of_pairs_and_auroc_count_ties_as_half(first: list[float], second: list[float]) -> None:
+    first, second = first[: len(second)], second[: len(first)]
     wins = [(a > b) + (a == b) / 2 for a, b in itertools.product(first, second)]
-    assert statistics.auroc(np.array(first), np.array(second)) == pytest.approx(np.mean(wins))
+    assert statistics.auroc(np.array(first), np.array(second), np.ones(len(first))) == pytest.approx(np.mean(wins))
     differences = np.array(first)
     wins = [(value > 0) + (value == 0) / 2 for value in first]
     zeros = np.zeros(len(first))
-    assert statistics.paired_superiority(differences, zeros)[0] == pytest.approx(np.mean(wins))
+    assert statistics.paired_superiority(differences, zeros, np.arange(len(zeros)))[0] == pytest.approx(np.mean(wins))
 
 
 def test_wilsons_interval() -> None:
     """8 of 10 by hand: (0.8 + z²/20 ± z sqrt(0.016 + z²/400)) / (1 + z²/10)."""
-    interval = statistics.proportion(8, 10)
+    interval = statistics.proportion(np.arange(10) < 8, np.arange(10))
     assert (interval.low, interval.high) == pytest.approx((0.490162, 0.943318), abs=1e-6)
-    assert math.isnan(statistics.proportion(0, 0).share)
+    for count, total in ((0, 7), (7, 7), (61, 326), (1, 1)):  # to the last bit
+        expected = stats.binomtest(count, total).proportion_ci(0.95, method="wilson")
+        found = statistics.proportion(np.arange(total) < count, np.arange(total))
+        assert (found.low, found.high) == (expected.low, expected.high)
+    assert math.isnan(statistics.proportion(np.zeros(0, bool), np.zeros(0, np.int64)).share)
 
 
 def test_permutations_against_every_flip_there_is() -> None:
@@ -145,33 +150,6 @@ def test_a_finding_is_selected_on_one_half_and_confirmed_on_the_other() -> None:
     assert found.validation_q[0] == pytest.approx(stats.binomtest(18, 20).pvalue * 3 / 2)  # among three, two as small
 
 
-def random_pairs(seed: int, n_pairs: int = 300, n_features: int = 60) -> LayerPairs:
-    """Features that fire and differ without regard to the side, in correlated families."""
-    rng = np.random.default_rng(seed)
-    family = rng.random((n_pairs, n_features // 4)).repeat(4, axis=1)
-    sides = [
-        np.where((family + 0.6 * rng.random((n_pairs, n_features)) < 0.7), rng.gamma(3.0, 1.0, family.shape), 0)
-        for _ in range(2)
-    ]
-    pair, feature = np.nonzero((sides[0] > 0) | (sides[1] > 0))
-    order = np.lexsort((pair, feature))
-    pair, feature = pair[order], feature[order]
-    return LayerPairs(
-        np.arange(n_features),
-        np.bincount(feature, minlength=n_features),
-        feature,
-        pair,
-        sides[0][pair, feature],
-        sides[1][pair, feature],
-        np.ones(n_pairs, dtype=bool),
-    )
-
-
-def parts_of(n_pairs: int) -> dict[str, np.ndarray]:
-    discovery = np.arange(n_pairs) % 2 == 0
-    return {"everything": np.ones(n_pairs, dtype=bool), "discovery": discovery, "validation": ~discovery}
-
-
 def test_shuffled_labels_keep_the_levels_that_are_promised() -> None:
     """Of 400 shufflings 20 or so may have any finding at level 0.05; the permutation's threshold uses its level up."""
     shufflings, level = 400, 0.05
@@ -179,10 +157,10 @@ def test_shuffled_labels_keep_the_levels_that_are_promised() -> None:
     signs = list(np.random.default_rng(2).choice([-1.0, 1.0], (shufflings, len(pairs.whole))))
     flips = statistics.label_flips(len(pairs.whole), 999, seed=3)
     discovery = parts_of(len(pairs.whole))["discovery"]
-    layer = layer_tests(pairs, discovery, {}, signs, flips, min_pairs=10)
+    layer = layer_tests(pairs, np.arange(len(pairs.whole)), discovery, {}, signs, flips, min_pairs=10)
     most = stats.binom.isf(1e-4, shufflings, level)  # a right procedure goes beyond this once in 10,000
     least = stats.binom.ppf(1e-4, shufflings, level)
-    for name, largest in (("firing", layer.largest_firing), ("magnitude", layer.largest_magnitude)):
+    for name, largest in (("firing", layer.largest_firing[0]), ("magnitude", layer.largest_magnitude[0])):
         tests = [getattr(contrast, name) for contrast in layer.contrasts]
         assert (~np.isnan(tests[0]["everything"].p)).sum() > 50
         significant = selected = confirmed = family_wise = 0
@@ -206,7 +184,13 @@ def test_swapped_labels_flip_every_sign_and_keep_every_p(seed: int) -> None:
     pairs = random_pairs(seed, n_pairs=40, n_features=12)
     sign = np.random.default_rng(seed).choice([-1.0, 1.0], 40)
     layer = layer_tests(
-        pairs, parts_of(40)["discovery"], {}, [sign, -sign], statistics.label_flips(40, 10, 0), min_pairs=5
+        pairs,
+        np.arange(40),
+        parts_of(40)["discovery"],
+        {},
+        [sign, -sign],
+        statistics.label_flips(40, 10, 0),
+        min_pairs=5,
     )
     one, other = layer.contrasts
     for part in one.firing:
@@ -225,7 +209,9 @@ def test_a_layer_is_tested_as_each_feature_alone() -> None:
     pairs = random_pairs(seed=7, n_pairs=80, n_features=16)
     sign = np.random.default_rng(7).choice([-1.0, 1.0], 80)
     parts = parts_of(80)
-    layer = layer_tests(pairs, parts["discovery"], {}, [sign], statistics.label_flips(80, 10, 0), min_pairs=4)
+    layer = layer_tests(
+        pairs, np.arange(80), parts["discovery"], {}, [sign], statistics.label_flips(80, 10, 0), min_pairs=4
+    )
     (found,) = layer.contrasts
     assert len(layer.feature_id) == 16
     for row, feature in enumerate(layer.feature_id):

@@ -29,7 +29,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.reading import in_discovery_half
-from layerscope.analysis.result import Analysis, LengthBin, Options
+from layerscope.analysis.result import Analysis, LengthBin, Options, Proportion
 from layerscope.analysis.statistics import proportion
 from layerscope.cli import main
 from layerscope.errors import LayerscopeError, UsageError
@@ -234,11 +234,15 @@ def test_features_are_linked_only_where_their_sae_has_pages(run: Path, analysis:
 
 def test_every_warning_is_said_in_words(analysis: Analysis) -> None:
     header = replace(analysis.header, standin=True, planned=1000, cut_share=0.371, top_k=20, errors=3)
-    said = "\n".join(sentences.warnings(header))
+    said = "\n".join(sentences.warnings(replace(analysis, header=header)))
     for words in ("stand-in", "Unfinished run: 162 of 1,000", "3 questions could not be scored", "37.1 % of solution"):
         assert words in said
+    assert "10 of 159 questions share a goal with another" in said
+    assert "5 groups, the largest of 2" in said
+    assert "as if there were 154 questions" in said
     whole = replace(analysis.header, errors=0, planned=analysis.header.questions, cut_share=0.0)
-    assert list(sentences.warnings(whole)) == []
+    distinct = replace(analysis.questions, group=np.arange(len(analysis.questions.group)))
+    assert list(sentences.warnings(replace(analysis, header=whole, questions=distinct))) == []
 
 
 # Its questions
@@ -292,7 +296,7 @@ def test_a_big_run_keeps_the_closest_and_the_worst_within_bounds(total: int, see
     chosen, why = choose_questions(stub)
     assert len(chosen) == min(total, QUESTIONS)
     assert np.array_equal(chosen, np.unique(chosen))
-    assert f"{min(total, QUESTIONS):,}" in why
+    assert ("one scored question" if total == 1 else f"{min(total, QUESTIONS):,}") in why
     if total > QUESTIONS:
         assert {*np.argsort(np.abs(margin))[: QUESTIONS // 2], *np.argsort(margin)[: QUESTIONS // 4]} <= set(chosen)
 
@@ -386,12 +390,16 @@ def test_a_layer_that_could_not_be_tested_is_left_out_of_the_count(analysis: Ana
     assert "Not tested" not in sentences.answer(analysis, contrast)
 
 
+def share(count: int, total: int) -> Proportion:
+    return proportion(np.arange(total) < count, np.arange(total))
+
+
 def test_few_questions_are_not_told_as_no_difference(analysis: Analysis) -> None:
     """An interval with one half in it is no proof of chance, nor two that overlap of no influence."""
-    few = replace(analysis.header, questions=8, accuracy=proportion(5, 8))
+    few = replace(analysis.header, questions=8, accuracy=share(5, 8))
     assert "too few questions (8)" in sentences.accuracy_title(few)
-    assert "better than chance" in sentences.accuracy_title(replace(few, accuracy=proportion(80, 100)))
-    bins = tuple(LengthBin(low, low, proportion(count, 4)) for low, count in ((-3, 2), (5, 3)))
+    assert "better than chance" in sentences.accuracy_title(replace(few, accuracy=share(80, 100)))
+    bins = tuple(LengthBin(low, low, share(count, 4)) for low, count in ((-3, 2), (5, 3)))
     assert "not shown to sway" in sentences.length_title(bins)
     assert "cannot be told" in sentences.length_title(bins[:1])
     assert "No question" in sentences.length_title(())

@@ -20,7 +20,8 @@ from layerscope.questions.sources import Question
 from layerscope.records.lines import SolutionScore, error_line
 from layerscope.records.manifest import manifest_path
 from layerscope.records.readings import Feature
-from layerscope.tables.compare import Overlap, Paired, as_text, compare
+from layerscope.tables.compare import as_text, compare
+from layerscope.tables.measures import Overlap, Paired
 from made_up import Features, identity, record_line, write_run
 
 Json = dict[str, Any]
@@ -30,7 +31,9 @@ ALL_EQUAL = {str(layer): {"mean_jaccard": 1.0, "largest_activation_difference": 
 
 
 def question(number: int) -> Question:
-    return Question(number, f"goal {number % 7} ☃", f"do {number}", f"leave {number} ", number % 2)
+    return Question(
+        number, f"goal {chr(97 + number % 26) * (1 + number // 26)} ☃", f"do {number}", f"leave {number} ", number % 2
+    )
 
 
 def line(
@@ -104,8 +107,8 @@ def test_both_accuracies_are_compared(a: Path) -> None:
 def test_mcnemar_is_the_sign_test_of_the_questions_that_one_run_has_right(answers: list[tuple[bool, bool]]) -> None:
     """Against the definition, by counting: twice the chance of a split at least as uneven, at most 1."""
     paired = Paired()
-    for answer in answers:
-        paired.add(*answer)
+    for number, answer in enumerate(answers):
+        paired.add(number, *answer)
     signs = [a for a, b in answers if a != b]
     less = min(sum(signs), len(signs) - sum(signs))
     binomial = [1]

@@ -1,0 +1,71 @@
+"""Goal groups: questions that ask the same thing, told by their goals alone. Knows nothing of what is done with them.
+
+Two goals are one where they are equal after case, digits, punctuation and white space are taken away: "Cut 2 apples."
+and "cut 3 apples". Such questions are no independent observations: whatever one of them says, the others repeat.
+"""
+
+import unicodedata
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+
+from layerscope.formatting import count_of
+
+
+@lru_cache(maxsize=4096)
+def _kept(character: str) -> bool:
+    """Letters, and the marks that belong to them."""
+    return unicodedata.category(character)[0] in "LM"
+
+
+def goal_key(goal: str) -> bytes:
+    """16 bytes, the same for goals of one group.
+
+    A goal without a letter ("12 + 5 =") would be equal to every other one: of such a goal all but case and white space
+    is kept.
+    """
+    plain = unicodedata.normalize("NFKC", goal).casefold()
+    letters = "".join(filter(_kept, plain))
+    kept = letters or "\0" + "".join(plain.split())
+    return blake2b(kept.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+@dataclass
+class GoalGroups:
+    """The groups of the questions of a file, while they are read: about 150 bytes a group."""
+
+    sizes: list[int] = field(default_factory=list)
+    """Questions of each group, in the order in which the groups first appear."""
+    _numbers: dict[bytes, int] = field(default_factory=dict)
+
+    def add(self, goal: str) -> int:
+        """The number of the group of a question, which may be a new one."""
+        number = self._numbers.setdefault(goal_key(goal), len(self.sizes))
+        if number == len(self.sizes):
+            self.sizes.append(0)
+        self.sizes[number] += 1
+        return number
+
+    @property
+    def shared(self) -> int:
+        """Groups of more than one question."""
+        return sum(size > 1 for size in self.sizes)
+
+    @property
+    def questions_sharing(self) -> int:
+        """Questions in these."""
+        return sum(size for size in self.sizes if size > 1)
+
+    def result(self) -> dict[str, int]:
+        """For programs."""
+        return {"groups": len(self.sizes), "shared": self.shared, "questions_sharing": self.questions_sharing}
+
+
+def told_goals(found: dict[str, int]) -> str:
+    """For people, from `GoalGroups.result`; empty where every question has a goal of its own."""
+    if not found["shared"]:
+        return ""
+    return (
+        f"{count_of(found['questions_sharing'], 'question')} in {count_of(found['shared'], 'group')} of equal goals "
+        f"(but for case, digits, punctuation, spaces): a group counts once"
+    )
