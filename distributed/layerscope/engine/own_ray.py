@@ -23,7 +23,9 @@ from layerscope.planning.machine import probe
 
 _PREFIX = "layerscope-"
 _LOCK = "lock"
-_OBJECT_STORE_BYTES = 2 << 30
+# A GPU's batches of short questions are 0.2 GiB each, and several must be under way at once; memory that is not written
+# to is not taken.
+_OBJECT_STORE_BYTES, _MOST_OBJECT_STORE_BYTES = 2 << 30, 8 << 30
 _LEAST_STORE_BYTES = 80 << 20  # Ray's own least is a little below
 _LEAST_ADDRESS_SPACE = 4 << 30  # of each process: the object store is mapped whole, and torch's libraries
 _LEAST_DISK_BYTES = 64 << 20
@@ -100,7 +102,8 @@ def _store_bytes(base: Path) -> int:
         raise _cannot_start(base, str(error)) from error
     if free < _LEAST_DISK_BYTES:
         raise _cannot_start(base, f"{base} has {free >> 20} MiB free")
-    store = min(_OBJECT_STORE_BYTES, probe().memory // 4)
+    memory = probe().memory
+    store = min(max(_OBJECT_STORE_BYTES, memory // 16), _MOST_OBJECT_STORE_BYTES, memory // 4)
     return min(store, files) if files >= 0 else store
 
 

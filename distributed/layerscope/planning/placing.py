@@ -14,7 +14,7 @@ from layerscope.planning.on_gpus import place_on_gpus
 from layerscope.planning.placement import Placement, kinds, split
 from layerscope.planning.settings import Crew
 
-_BEST_NUMBERS_OF_BLOCKS = (4, 2)
+_BEST_NUMBERS_OF_BLOCKS = (6, 4, 2)
 
 
 def place(crew: Crew, nodes: Sequence[Node], needs: Needs) -> Placement:
@@ -40,8 +40,8 @@ def place(crew: Crew, nodes: Sequence[Node], needs: Needs) -> Placement:
 def _numbers_of_blocks(crew: Crew, nodes: Sequence[Node]) -> list[int]:
     """Into how many layer blocks to cut, the best first.
 
-    An encoder on a GPU is bound by the CPU on which it formats JSON, a millisecond a question for all layers. Four
-    together keep up with 4,000 questions/s; one alone would keep a fast GPU waiting.
+    An encoder on a GPU is bound by the CPU on which it formats JSON, a millisecond a question for all layers; one alone
+    would keep a fast GPU waiting. Each makes the job begin a second later, because a GPU lets processes in one by one.
     """
     if crew.layer_blocks is not None:
         return [crew.layer_blocks]

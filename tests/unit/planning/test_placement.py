@@ -85,11 +85,11 @@ CREW = st.fixed_dictionaries({"gemma_actors": COUNT, "layer_blocks": COUNT, "enc
 @pytest.mark.parametrize(
     ("gpus", "gemma_actors", "gemma_share", "blocks", "per_block", "encoder_share"),
     [
-        (1, 1, 0.75, 4, 1, 0.0625),
-        (2, 1, 1.0, 4, 1, 0.25),
-        (8, 7, 1.0, 4, 1, 0.25),
-        (9, 8, 1.0, 4, 1, 0.25),
-        (64, 56, 1.0, 4, 8, 0.25),
+        (1, 1, 0.75, 6, 1, 0.0416),
+        (2, 1, 1.0, 6, 1, 0.1666),
+        (8, 7, 1.0, 6, 1, 0.1666),
+        (9, 8, 1.0, 6, 1, 0.1666),
+        (64, 56, 1.0, 6, 8, 0.1666),
     ],
 )
 def test_gpus_are_used_as_the_help_says(
@@ -107,7 +107,7 @@ def test_gpus_are_used_as_the_help_says(
 
 
 @pytest.mark.parametrize(
-    ("memory", "cpus", "blocks"), [(24, 16, 4), (24, 4, 2), (24, 2, 1), (12, 16, 2), (11.5, 16, 1)]
+    ("memory", "cpus", "blocks"), [(24, 16, 6), (24, 8, 4), (24, 4, 2), (24, 2, 1), (12, 16, 2), (11.5, 16, 1)]
 )
 def test_a_small_gpu_or_few_cpus_have_fewer_encoders(memory: float, cpus: int, blocks: int) -> None:
     node = replace(gpu_node(1, memory=int(memory * GIB)), cpus=cpus)
@@ -164,7 +164,7 @@ def test_the_lines_say_who_works_where_and_what_memory_it_takes() -> None:
     assert lines == (
         "gpus-1: 1 Gemma x 1 GPU; memory 7.0 GiB of 80.0 GiB, on each of 4 GPUs",
         "gpus-2: 1 Gemma x 1 GPU; memory 7.0 GiB of 40.0 GiB, on each of 3 GPUs",
-        "gpus-2: 4 encoder(s) of layers 0-6 | 7-13 | 14-19 | 20-25 x 0.25 GPU; memory 5.9 GiB of 40.0 GiB",
+        "gpus-2: 6 encoder(s) of layers 0-4 | 5-9 | 10-13 | 14-17 | 18-21 | 22-25 x 0.17 GPU; memory 7.2 GiB of 40.0 GiB",
     )
 
 
