@@ -87,17 +87,18 @@ def export(files: _Files, to: Annotated[str, _FlagPath], overwrite: bool = False
 
 
 @_app.command
-def compare(files: _Files, json: bool = False) -> int:
+def compare(files: _Files, json: bool = False, reading: str = "final") -> int:
     """Compare two runs over the same questions: accuracy, log-likelihoods, features.
 
     Args:
         files: The .jsonl files of two runs, or those of the shards of two jobs.
         json: Print it for programs.
+        reading: Whose features are compared: final, last-word, max or prompt, of those that both runs have.
     """
     from layerscope.records.shards import two_runs
     from layerscope.tables.compare import as_json, as_text, compare
 
-    print((as_json if json else as_text)(compare(*two_runs(files))))
+    print((as_json if json else as_text)(compare(*two_runs(files), reading)))
     return 0
 
 
@@ -127,6 +128,7 @@ def report(
     files: _Files,
     to: Annotated[Path | None, _FlagPath, tyro.conf.arg(help_behavior_hint="(default: beside the first FILE)")] = None,
     show: Annotated[bool, tyro.conf.arg(name="open")] = False,
+    reading: str = "final",
 ) -> int:
     """Make one web page of what a file says so far: which features tell the solutions apart, and at which depth.
 
@@ -134,10 +136,11 @@ def report(
         files: The .jsonl file of a run, finished or growing, or those of the shards of one job.
         to: The page; the (first) FILE with .html by default. A report that is there is replaced, anything else is not.
         show: Open the page in the browser.
+        reading: What it is about: final, last-word, max or prompt, of those that the run has.
     """
     from layerscope.report.page import report
 
-    print(report(files, to, show))
+    print(report(files, to, show, reading))
     return 0
 
 

@@ -14,6 +14,7 @@ from layerscope.analysis import contrast, overview, statistics
 from layerscope.analysis.censoring import LayerPairs, pair_up
 from layerscope.analysis.contrast import joined
 from layerscope.analysis.layer_tests import LayerTests, layer_tests
+from layerscope.analysis.method import method
 from layerscope.analysis.reading import Columns, FeatureLists, reading
 from layerscope.analysis.result import (
     Analysis,
@@ -41,11 +42,11 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
     """Analyses a file, or the shards of one job, finished or still growing: whole lines, read once, as a stream.
 
     Raises:
-        UsageError: there is no such file, it has no manifest, or several are not shards of one job.
-        LayerscopeError: a line is not a record.
+        UsageError: there is no such file, it has no manifest or not the reading, or several are not shards of one job.
+        LayerscopeError: a line is not a record, or the solutions differ at the prompt, which they share.
     """
     options = options or Options()
-    with reading(files, lambda share: progress("reading", share)) as run:
+    with reading(files, options.reading, lambda share: progress("reading", share)) as run:
         questions = run.questions
         signs = np.ones(len(questions.correct)), np.where(questions.correct, 1.0, -1.0)  # as in _CONTRASTS
         layers, tests, stratum_shares = _first_pass(run, signs, options, progress)
@@ -76,6 +77,7 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
         right_wrong,
         chosen_rejected,
         overview.length_bins(questions),
+        method(options.reading),
     )
 
 

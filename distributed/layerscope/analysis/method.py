@@ -1,8 +1,31 @@
 """Method and limits of the analysis: the text that a report prints, a point a line."""
 
-METHOD: tuple[str, ...] = (
-    "Final token only: features are read where a solution ends. Many pairs end in the same token, often a full "
-    "stop, which may say little about what came before; what happens at the other tokens is not seen.",
+READ_AT = {
+    "final": "at the solution’s final token",
+    "last-word": "at the solution’s last token with a letter or a digit in it",
+    "max": "at any of the solution’s tokens",
+    "prompt": "at the last token before the solution",
+}
+"""Where a feature is looked for, by reading."""
+
+_READINGS = {
+    "final": "Final token only: features are read where a solution ends. Many pairs end in the same token, often a "
+    "full stop, which may say little about what came before; what happens at the other tokens is not seen.",
+    "last-word": "Last word only: features are read at the solution's last token with a letter or a digit in it (the "
+    "final one where none has any); what happens at the other tokens is not seen.",
+    "max": "Strongest of all tokens: of each feature the largest activation over the solution's tokens. The longer a "
+    "solution, the more tokens a feature has to fire at: see accuracy by length, and read effects beside it.",
+    "prompt": "Prompt only, a control: features are read at the last token before the solution, which is the same for "
+    "both solutions, so there must be no difference at all.",
+}
+
+
+def method(reading: str) -> tuple[str, ...]:
+    """Method and limits for one of the readings."""
+    return (_READINGS[reading], *_METHOD)
+
+
+_METHOD: tuple[str, ...] = (
     "Two contrasts, never mixed: right against wrong (by label), and chosen against rejected (by the sum of "
     "log-likelihoods; a tie goes to sol1). They differ only in the questions that the model gets wrong, so the "
     "more accurate the model, the more alike they are.",

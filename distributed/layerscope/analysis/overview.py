@@ -26,6 +26,7 @@ def header(run: Columns, cut_share: float) -> Header:
         saes=tuple(_sae(run, layer) for layer in run.layers),
         d_sae=about.d_sae,
         top_k=None if top_k == "all" else top_k,
+        readings=run.manifest.readings,
         standin=about.standin,
         planned=identity.plan.questions,
         empty=without_batches(run.manifest),

@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from layerscope.analysis.result import Floats, Ints, Questions
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import utf8
+from layerscope.records.checking import check_prompt
 from layerscope.records.goals import GoalGroups
 from layerscope.records.manifest import Manifest
-from layerscope.records.record import Record, SolutionDetails
+from layerscope.records.readings import ReadingLists
+from layerscope.records.record import NotARecordError, Record
 from layerscope.records.run import Run
 from layerscope.records.shards import Files, open_run
 from layerscope.records.totals import Totals
@@ -57,8 +59,8 @@ class Columns:
 
 
 @contextmanager
-def reading(files: Files, progress: Callable[[float], None]) -> Iterator[Columns]:
-    """Reads a file, or the shards of one job.
+def reading(files: Files, name: str, progress: Callable[[float], None]) -> Iterator[Columns]:
+    """Reads a file, or the shards of one job, and of their readings one.
 
     What it spills to temporary files (8 bytes a feature) is gone when the `with` block is left.
 
@@ -66,10 +68,12 @@ def reading(files: Files, progress: Callable[[float], None]) -> Iterator[Columns
         progress: gets which share of the file is read.
 
     Raises:
-        UsageError: there is no such file, it has no manifest, or several are not shards of one job.
-        LayerscopeError: a line is not a record, or there is no room for the temporary files.
+        UsageError: there is no such file, it has no manifest or no such reading, or several are not shards of one job.
+        LayerscopeError: a line is not a record, the solutions differ at the prompt, which they share, or there is no
+            room for the temporary files.
     """
     run = open_run(files)
+    run.check_reading(name)
     layers = tuple(run.manifest.about.layers)
     totals, rows, done = Totals(), _QuestionRows(), 0
     with ExitStack() as stack:
@@ -77,10 +81,11 @@ def reading(files: Files, progress: Callable[[float], None]) -> Iterator[Columns
         for line, record in run.records():
             totals.add_record(record)
             if isinstance(record, Record):
+                _trust_prompt(run, record)
                 rows.add(record)
                 for details in record.solutions:
                     for column in columns:
-                        column.add(details)
+                        column.add(details.reading(name))
             done += len(line)
             progress(min(1.0, done / run.size))  # it may have grown
         yield Columns(
@@ -92,6 +97,16 @@ def reading(files: Files, progress: Callable[[float], None]) -> Iterator[Columns
             rows.columns(),
             lambda index: columns[index].feature_lists(),
         )
+
+
+def _trust_prompt(run: Run, record: Record) -> None:
+    try:
+        check_prompt(record)
+    except NotARecordError as error:
+        raise LayerscopeError(
+            f"{run.path}{run.others}, example_id {record.example_id}: {error}.\n"
+            "What tells the solutions apart there is no finding but a fault, so no other number of it can be trusted."
+        ) from error
 
 
 def _written(run: Run) -> datetime:
@@ -136,7 +151,7 @@ class _LayerColumns:
         self._feature_id, self._activation = _Column("i", stack), _Column("f", stack)
         self._listed, self._active = array("i"), array("i")
 
-    def add(self, details: SolutionDetails) -> None:
+    def add(self, details: ReadingLists) -> None:
         features = details.active_features_by_layer[self._layer]
         self._feature_id.extend(map(_feature_id, features))
         self._activation.extend(map(_activation, features))

@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from layerscope.analysis.method import METHOD
 from layerscope.analysis.stratum import Stratum
 from layerscope.errors import UsageError
 
@@ -33,6 +32,8 @@ class Options:
     """Label flips behind the family-wise threshold; 0 leaves it out."""
     seed: int = 0
     """Of the label flips."""
+    reading: str = "final"
+    """Which of the readings that the file has."""
 
     def __post_init__(self) -> None:
         if not (0 < self.level < 1 and self.min_pairs >= 1 and self.permutations >= 0):
@@ -86,6 +87,8 @@ class Header:
     d_sae: int
     top_k: int | None
     """Features listed per layer and solution at most; None is all of them."""
+    readings: tuple[str, ...]
+    """Those that the file has."""
     standin: bool
     """Weights of the stand-in: nothing here says anything about Gemma."""
     planned: int
@@ -288,5 +291,5 @@ class Analysis:
     right_wrong: Contrast
     chosen_rejected: Contrast
     length_bins: tuple[LengthBin, ...]
-    method: tuple[str, ...] = METHOD
+    method: tuple[str, ...]
     """Method and limits, a point a line, to be printed with any figure from here."""

@@ -27,7 +27,7 @@ def check(record: Record, top_k: int | Literal["all"], d_sae: int) -> None:
                 except NotARecordError as error:
                     raise NotARecordError(f"{error}{'' if name == 'final' else f' (reading {name})'}") from error
         _check_tokens(details)
-    _check_prompt(record)
+    check_prompt(record)
     if record.model_is_correct != record.correct():
         raise NotARecordError("model_is_correct does not follow from the log-likelihoods")
 
@@ -65,7 +65,12 @@ def _check_tokens(details: SolutionDetails) -> None:
             raise NotARecordError(f"layer {layer} has fewer features at all tokens than at the final one")
 
 
-def _check_prompt(record: Record) -> None:
+def check_prompt(record: Record) -> None:
+    """The control: what is read before the solutions is the same for both, where a run reads it.
+
+    Raises:
+        NotARecordError: it is not.
+    """
     positive, negative = (details.readings.get("prompt") for details in record.solutions)
     if positive != negative:
         raise NotARecordError("the solutions have different features at the prompt, which is the same for both")

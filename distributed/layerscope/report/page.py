@@ -19,7 +19,8 @@ from markupsafe import Markup
 from tqdm import tqdm
 
 from layerscope.analysis.findings import analyse
-from layerscope.analysis.result import Analysis, Contrast
+from layerscope.analysis.method import READ_AT
+from layerscope.analysis.result import Analysis, Contrast, Options
 from layerscope.errors import LayerscopeError
 from layerscope.files import remove_leftovers, replacing
 from layerscope.formatting import size_text, visible
@@ -37,23 +38,28 @@ _SCRIPT = ("page.js", "questions.js", "addresses.js")
 _BEGINNING = b"<!doctype html>\n<!-- layerscope report -->\n"
 
 
-def report(files: Files, to: Path | None = None, show: bool = False) -> str:
+def report(files: Files, to: Path | None = None, show: bool = False, reading: str = "final") -> str:
     """Writes the page of a file, or of the shards of one job, finished or still growing, and says where it is.
 
     Args:
-        to: the page; the (first) file with `.html` if None. Replaced if it is a report, refused if it is anything else.
+        to: the page; the (first) file with `.html` if None, with `.READING.html` for another reading than `final`.
+            Replaced if it is a report, refused if it is anything else.
         show: open it in the browser.
+        reading: which of the file's readings it is about.
 
     Raises:
-        UsageError: a file is not a run's, several are not shards of one job, or `to` is there and no report.
+        UsageError: a file is not a run's or has no such reading, several are not shards of one job, or `to` is there
+            and no report.
         LayerscopeError: a line is not a record, or the page cannot be written.
     """
     run = open_run(files)
     inputs = [part.path for part in run.parts]
-    to = check_target("--to", to or run.path.with_suffix(".html"), inputs, own=begins_with(_BEGINNING))
+    run.check_reading(reading)
+    suffix = ".html" if reading == "final" else f".{reading}.html"
+    to = check_target("--to", to or run.path.with_suffix(suffix), inputs, own=begins_with(_BEGINNING))
     remove_leftovers(to)
     with _Stages() as stages:
-        analysis = analyse(inputs, progress=stages.tell)
+        analysis = analyse(inputs, Options(reading=reading), stages.tell)
         descriptions = load_explanations(run.manifest).by_layer
         pack = pack_questions(run, analysis, lambda share: stages.tell("packing questions", share))
     page = render(analysis, descriptions, pack)
@@ -84,6 +90,7 @@ def render(analysis: Analysis, descriptions: Descriptions, pack: Pack) -> bytes:
     page = environment.get_template("report.html.jinja").render(
         analysis=analysis,
         header=analysis.header,
+        read_at=READ_AT[analysis.options.reading],
         say=sentences,
         untested=untested,
         contrasts=[

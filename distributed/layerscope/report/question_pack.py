@@ -70,7 +70,7 @@ def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], Non
     chosen, why = choose_questions(analysis)
     tracked, tracked_total = _tracked(analysis, len(chosen))
     strongest = int(np.clip(_FEATURES // max(len(chosen) * len(analysis.layers.layer), 1), 1, 10))
-    cells = _Cells(tuple(map(int, analysis.layers.layer)), strongest, tracked)
+    cells = _Cells(tuple(map(int, analysis.layers.layer)), strongest, tracked, analysis.options.reading)
     questions = []
     for index, record in _records(run, analysis, chosen, progress):
         questions.append(_question(analysis, index, record))
@@ -212,8 +212,8 @@ def _plainly(questions: list[Question]) -> tuple[Question, ...]:
 class _Cells:
     """The kept features of every question and layer: those of either solution, each with both activations."""
 
-    def __init__(self, layers: tuple[int, ...], strongest: int, tracked: Mapping[int, set[int]]) -> None:
-        self._layers, self._strongest, self._tracked = layers, strongest, tracked
+    def __init__(self, layers: tuple[int, ...], strongest: int, tracked: Mapping[int, set[int]], reading: str) -> None:
+        self._layers, self._strongest, self._tracked, self._reading = layers, strongest, tracked, reading
         self._lengths = array("H")
         self._active = array("H")
         self.feature_id = array("I")
@@ -223,9 +223,10 @@ class _Cells:
         """An activation is exp(first + second * (level - 2))."""
 
     def add(self, record: Record) -> None:
+        readings = [details.reading(self._reading) for details in record.solutions]
         for layer in self._layers:
-            sides = [details.active_features_by_layer[layer] for details in record.solutions]
-            active = [details.active_feature_count_by_layer[layer] for details in record.solutions]
+            sides = [reading.active_features_by_layer[layer] for reading in readings]
+            active = [reading.active_feature_count_by_layer[layer] for reading in readings]
             activations = [{each.feature_id: each.activation for each in side} for side in sides]
             kept = {each.feature_id for side in sides for each in side[: self._strongest]}
             kept |= self._tracked[layer] & (activations[0].keys() | activations[1].keys())

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import stats
 
+from layerscope.analysis.method import READ_AT
 from layerscope.analysis.result import Analysis, Contrast, Header, LengthBin, Proportion
 from layerscope.analysis.stratum import Stratum
 from layerscope.formatting import count_of, ranges
@@ -198,6 +199,18 @@ def warnings(analysis: Analysis) -> Iterator[str]:
             f"Lists cut at {header.top_k}: in {percent(header.cut_share)} of solution × layer cells more features are "
             f"active than are listed. What is not listed there is unknown, and is not counted as silent."
         )
+
+
+def reading_shown(header: Header, reading: str) -> str:
+    """Which of a file's readings the page is about, and what came of the control."""
+    others = ", ".join(name for name in header.readings if name != reading)
+    told = f"This page reads features {READ_AT[reading]} ({reading}); the file has {others} too (--reading)."
+    if "prompt" not in header.readings or not header.questions:
+        return told
+    return (
+        f"{told} Check passed: at the last token before the solution, which both share, both have the same features in "
+        f"all of {count_of(header.questions, 'question')}."
+    )
 
 
 def goal_groups(analysis: Analysis) -> str:

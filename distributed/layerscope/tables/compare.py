@@ -34,6 +34,7 @@ class Comparison:
 
     layers: Sequence[int]
     """Those with the same SAE in both."""
+    reading: str
     top_k: int | None
     """Of the strongest features of each list only so many are compared: what the shorter lists of the two hold."""
     acc: Paired = field(default_factory=Paired)
@@ -57,8 +58,8 @@ class Comparison:
             if difference > self.largest:
                 self.largest, self.largest_example_id = difference, a.example_id
             for layer in self.layers:
-                lists = (details.active_features_by_layer[layer][: self.top_k] for details in (of_a, of_b))
-                self.overlaps[layer].add(*lists)
+                readings = (details.reading(self.reading) for details in (of_a, of_b))
+                self.overlaps[layer].add(*(lists.active_features_by_layer[layer][: self.top_k] for lists in readings))
 
     def result(self) -> Json:
         return {
@@ -74,21 +75,26 @@ class Comparison:
         }
 
 
-def compare(a: Files, b: Files) -> Json:
+def compare(a: Files, b: Files, reading: str = "final") -> Json:
     """Compares two output files, or those of the shards of two jobs, finished or growing.
 
     Features are compared where both runs had the same SAE: the same file by its hash, or the same Neuronpedia id.
 
+    Args:
+        reading: whose features are compared.
+
     Raises:
-        UsageError: there is no such file, one has no manifest, several are not shards of one job, or the runs have no
-            question in common.
+        UsageError: there is no such file, one has no manifest or no such reading, several are not shards of one job,
+            or the runs have no question in common.
         LayerscopeError: a line is not a record.
     """
     runs = [open_run(files) for files in (a, b)]
+    for run in runs:
+        run.check_reading(reading)
     manifests = [run.manifest for run in runs]
     layers, left_out = _same_saes(*manifests)
     top_k = [manifest.identity.settings.top_k for manifest in manifests]
-    comparison = Comparison(layers, min((k for k in top_k if k != "all"), default=None))
+    comparison = Comparison(layers, reading, min((k for k in top_k if k != "all"), default=None))
     totals_a, (totals_b, places) = Totals(), _index(runs[1])
     for _, record in shown(runs[0].records(), runs[0]):
         totals_a.add_record(record)
@@ -117,6 +123,7 @@ def compare(a: Files, b: Files) -> Json:
         },
         "goals": comparison.goals.result(),
         **comparison.result(),
+        "reading": reading,
         "layers_left_out": left_out,
         "settings_that_differ": differences(_settings(*manifests), _settings(*manifests[::-1])),
     }
@@ -153,7 +160,8 @@ def as_text(comparison: Json) -> str:
         *_aligned(rows),
     ]
     if comparison["layers"]:
-        rows = [["layer", "same features (mean Jaccard)", "largest difference of a shared feature's activation"]]
+        of = "" if comparison["reading"] == "final" else f" of reading {comparison['reading']}"
+        rows = [["layer", f"same features{of} (mean Jaccard)", "largest difference of a shared feature's activation"]]
         for layer, overlap in comparison["layers"].items():
             jaccard = told(overlap["mean_jaccard"], ".4f", "neither run lists any")
             rows.append([layer, jaccard, told(overlap["largest_activation_difference"], ".3g", "none is shared")])

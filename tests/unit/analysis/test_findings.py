@@ -463,10 +463,10 @@ def test_reading_does_not_hold_the_features(tmp_path: Path, monkeypatch: pytest.
     for questions in (60, 180):
         path = tmp_path / f"{questions}.jsonl"
         write_run(path, Spec(questions=questions, layers=(0,), active=80))
-        with reading.reading(path, lambda _: None):  # what is imported on the way is not counted
+        with reading.reading(path, "final", lambda _: None):  # what is imported on the way is not counted
             pass
         tracemalloc.start()
-        with reading.reading(path, lambda _: None) as run:
+        with reading.reading(path, "final", lambda _: None) as run:
             peaks.append(tracemalloc.get_traced_memory()[1])
             n_features.append(len(run.feature_lists(0).feature_id))
         tracemalloc.stop()
