@@ -164,7 +164,8 @@ def test_the_lines_say_who_works_where_and_what_memory_it_takes() -> None:
     assert lines == (
         "gpus-1: 1 Gemma x 1 GPU; memory 7.0 GiB of 80.0 GiB, on each of 4 GPUs",
         "gpus-2: 1 Gemma x 1 GPU; memory 7.0 GiB of 40.0 GiB, on each of 3 GPUs",
-        "gpus-2: 6 encoder(s) of layers 0-4 | 5-9 | 10-13 | 14-17 | 18-21 | 22-25 x 0.17 GPU; memory 7.2 GiB of 40.0 GiB",
+        "gpus-2: 6 encoder(s) of layers 0-4 | 5-9 | 10-13 | 14-17 | 18-21 | 22-25 x 0.17 GPU; "
+        "memory 7.2 GiB of 40.0 GiB",
     )
 
 
