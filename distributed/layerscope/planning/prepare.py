@@ -33,9 +33,9 @@ from layerscope.questions.prompts import Prompt
 from layerscope.questions.reading import Reading
 from layerscope.questions.selection import select_questions
 from layerscope.questions.sources import question_files
-from layerscope.records import journal
 from layerscope.records.manifest import manifest_path
-from layerscope.records.targets import TIMELINE, begins_with, check_output, check_target
+from layerscope.records.marks import marks_path
+from layerscope.records.targets import TIMELINE, begins_with, check_output, check_target, records_path
 from layerscope.saes.gemma_scope import SaeChoice, choose_saes
 from layerscope.saes.params_npz import read_shapes
 from layerscope.standin import standin_folder
@@ -157,12 +157,12 @@ def _settle_output(config: Config) -> Output:
                 f"--{name}: {named} would lie in this Ray job's own folder, which Ray deletes after it.\n"
                 f"Name it by an absolute path that outlives the job, such as /shared/{Path(named).name}."
             )
-    records, array = journal.records_path(named_file), user_path(named_file).absolute()
+    records, array = records_path(named_file), user_path(named_file).absolute()
     inputs = question_files(config.dataset)
     if named_file.endswith("/"):
         raise UsageError(f"--output-file: {named_file} is a folder's name. Name a file.")
     check_output(records, array if array != records else None, inputs, config.overwrite)
     if config.timeline:
-        written = (records, array, manifest_path(records))
+        written = (records, array, manifest_path(records), marks_path(records))
         check_target("--timeline", config.timeline, (*inputs, *written), begins_with(TIMELINE, b"[]"))
     return Output(records, array if array != records else None, config.timeline, config.overwrite, config.retry_errors)

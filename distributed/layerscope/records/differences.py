@@ -1,13 +1,34 @@
 """What keeps a run from going on with a file: which of its settings were others when the file was begun."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from layerscope.records.manifest import Identity, Manifest
+from layerscope.errors import UsageError
+from layerscope.records.manifest import RUNNING, About, Identity, Manifest
+from layerscope.records.run import Run
 
 _COMMITS = {"model": "commit", "saes": "commit", "questions": "revision"}
+
+
+def manifest_to_go_on_with(path: Path, identity: Identity, about: About) -> Manifest:
+    """The manifest of a file that a run is about to go on with.
+
+    Raises:
+        UsageError: the file was made with other settings, or was not made by layerscope.
+    """
+    manifest = Run.open(path, RUNNING).manifest
+    differing = settings_that_differ(manifest, identity)
+    if about.order != manifest.about.order:
+        differing.append("the order of the questions was another")
+    if differing:
+        raise UsageError(
+            f"{path} was made with other settings: {'; '.join(differing)}.\n"
+            "Use the settings it was made with, name another --output-file, or start anew with --overwrite."
+        )
+    return manifest
 
 
 def settings_that_differ(manifest: Manifest, identity: Identity) -> list[str]:

@@ -1,12 +1,14 @@
 """How far a file goes, and a mark after every line that tells which one was changed later."""
 
 import hashlib
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 import xxhash
 from msgspec import UNSET, UnsetType
 
 from layerscope.records.manifest import Progress
+
+MARK_BYTES: Final = 4
 
 
 class _Digest(Protocol):
@@ -41,7 +43,16 @@ class Extent:
         for piece in pieces:
             self.size += len(piece)
             self._digest.update(piece)
-        self._marks += self._digest.digest()[:4]
+        self._marks += self._digest.digest()[:MARK_BYTES]
+
+    @property
+    def marks(self) -> bytes:
+        """Of all lines, end to end."""
+        return bytes(self._marks)
+
+    @property
+    def last_mark(self) -> bytes:
+        return bytes(self._marks[-MARK_BYTES:])
 
     def ahead(self) -> "Extent":
         """An extent of what is about to follow, to be joined once it is sure to stay."""
@@ -61,12 +72,18 @@ class Extent:
         return Progress(
             lines=self.lines,
             bytes=self.size,
-            running=self._marks.hex(" ", -4),
+            running=self._marks.hex(" ", -MARK_BYTES),
             **{self._digest.name.lower(): self._digest.hexdigest()},
         )
 
-    def agrees(self, noted: Progress | UnsetType) -> bool:
-        """Whether the last line is what a manifest noted there; true behind what it noted."""
-        if noted is UNSET or self.lines > noted.lines:
-            return True
-        return noted.running[9 * (self.lines - 1) : 9 * self.lines - 1] == self._marks[-4:].hex()
+    def agrees(self, noted: Progress | UnsetType, marks: bytes) -> bool:
+        """Whether the last line is the one that was written there; true behind all that is known.
+
+        Args:
+            noted: what the manifest notes.
+            marks: of these lines and more, end to end.
+        """
+        if noted is not UNSET and self.lines <= noted.lines:
+            return noted.running[9 * (self.lines - 1) : 9 * self.lines - 1] == self.last_mark.hex()
+        mark = marks[MARK_BYTES * (self.lines - 1) : MARK_BYTES * self.lines]
+        return mark in (b"", self.last_mark)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from layerscope.errors import LayerscopeError, UsageError
+from layerscope.errors import LayerscopeError
 from layerscope.files import (
     Piece,
     begin_sync,
@@ -20,10 +20,9 @@ from layerscope.files import (
     replacing,
     sync_data,
     sync_folder,
-    user_path,
     write_pieces,
 )
-from layerscope.records.differences import settings_that_differ
+from layerscope.records.differences import manifest_to_go_on_with
 from layerscope.records.extent import Extent
 from layerscope.records.fingerprints import Fingerprint
 from layerscope.records.lines import in_first_form
@@ -38,6 +37,7 @@ from layerscope.records.manifest import (
     manifest_path,
     write_manifest,
 )
+from layerscope.records.marks import Marks, marks_path
 from layerscope.records.overwriting import forget_aside, has_records, put_aside
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import Run, read_lines
@@ -48,12 +48,6 @@ _SYNC_BYTES = 4 << 20  # after which the disk begins on what was written
 
 Line = bytes | Sequence[Piece]
 """One line of the file, its line end included: whole, or in pieces that follow one another, so that none is copied."""
-
-
-def records_path(output_file: str) -> Path:
-    """Where the lines go: the output file, or `x.jsonl` for `x.json`, which gets the array when the run is finished."""
-    path = user_path(output_file).absolute()
-    return path.with_suffix(".jsonl") if path.suffix == ".json" else path
 
 
 class Journal:
@@ -68,6 +62,7 @@ class Journal:
         self._known = known  # the extent is that of the file: nothing else may be noted in the manifest
         self._unsaved = False  # something of the manifest, to be on the disk before the next lines are
         self._watch = Watch(path, descriptor)
+        self._marks = Marks(path)
 
     @property
     def lines(self) -> int:
@@ -91,8 +86,10 @@ class Journal:
             self.checkpoint()
         more = self._extent.ahead()
         try:
+            self._marks.begin(self._extent)
             self._write_lines(lines, more)
             sync_data(self._descriptor, self._extent.size)
+            self._marks.sync()
             self._watch.note_written()
         except OSError as error:
             self._take_back()
@@ -110,8 +107,9 @@ class Journal:
         begun = 0
         for line in lines:
             pieces = self._formed(line)
-            write_pieces(self._descriptor, pieces)
-            more.add(*pieces)  # while the line is in the processor's cache
+            more.add(*pieces)
+            self._marks.add(more.last_mark)
+            write_pieces(self._descriptor, pieces)  # while the line is in the processor's cache
             if more.size - begun > _SYNC_BYTES:
                 begin_sync(self._descriptor, self._extent.size + begun, more.size - begun)
                 begun = more.size
@@ -147,6 +145,8 @@ class Journal:
                     extent, unchanged = self._copy(descriptor, replacements)
                     os.fsync(descriptor)
                     # Until the new file's extent is noted, only what both have in common may be held against either.
+                    self.checkpoint()
+                    self._marks.remove()
                     self._note(replace(self._manifest, progress=unchanged))
                 except BaseException:
                     os.close(descriptor)
@@ -214,7 +214,9 @@ class Journal:
                 if self._known:
                     self._expect_untouched(at_the_end=True)
                     self.checkpoint()
+                    self._marks.remove()
             finally:
+                self._marks.close()
                 os.close(self._descriptor)
                 self._descriptor = -1
 
@@ -241,6 +243,7 @@ class Journal:
 
     def _take_back(self) -> None:
         self._known = False
+        self._marks.close()  # it has more than the file: what is written next begins it anew
         with suppress(OSError):  # the next run removes the torn line
             self._cut()
 
@@ -270,10 +273,10 @@ def open_journal(path: Path, identity: Identity, about: About, overwrite: bool) 
             write_manifest(path, manifest)
             sync_folder(path.parent)
         else:
-            manifest = _manifest_to_go_on_with(path, identity, about)
+            manifest = manifest_to_go_on_with(path, identity, about)
             if has_records(path):
                 forget_aside(path)
-        for file in (path, manifest_path(path)):
+        for file in (path, manifest_path(path), marks_path(path)):
             remove_leftovers(file)
     except OSError as error:
         os.close(descriptor)
@@ -282,16 +285,3 @@ def open_journal(path: Path, identity: Identity, about: About, overwrite: bool) 
         os.close(descriptor)
         raise
     return Journal(path, descriptor, manifest, known=fresh)
-
-
-def _manifest_to_go_on_with(path: Path, identity: Identity, about: About) -> Manifest:
-    manifest = Run.open(path, RUNNING).manifest
-    differing = settings_that_differ(manifest, identity)
-    if about.order != manifest.about.order:
-        differing.append("the order of the questions was another")
-    if differing:
-        raise UsageError(
-            f"{path} was made with other settings: {'; '.join(differing)}.\n"
-            "Use the settings it was made with, name another --output-file, or start anew with --overwrite."
-        )
-    return manifest

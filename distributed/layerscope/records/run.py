@@ -17,6 +17,7 @@ from layerscope.formatting import count_of
 from layerscope.records import locking
 from layerscope.records.extent import Extent
 from layerscope.records.manifest import READING, Advice, Manifest, manifest_path, read_manifest
+from layerscope.records.marks import read_marks
 from layerscope.records.record import NotARecordError, Record, Unscored, check_parts, parse
 
 _READ_BYTES = 1 << 20
@@ -30,6 +31,7 @@ class RecordsFile:
         self.size = path.stat().st_size
         """When it was opened, in bytes."""
         self._known, self._advice = manifest, advice
+        self._marks = b"" if manifest is None else read_marks(path, manifest.progress)
 
     @classmethod
     def open(cls, path: Path) -> "RecordsFile":
@@ -132,7 +134,7 @@ class RecordsFile:
             check_parts(record, self._known.about.layers, self._known.readings, self._known.identity.settings.tokens)
 
     def _hold_against_mark(self, extent: Extent) -> None:
-        if self._known is not None and not extent.agrees(self._known.progress):
+        if self._known is not None and not extent.agrees(self._known.progress, self._marks):
             raise NotARecordError("it is not the line that was written there")
 
     def _expect_all(self, extent: Extent) -> None:

@@ -11,14 +11,21 @@ from pathlib import Path
 from layerscope.errors import UsageError
 from layerscope.files import COMPRESSED, user_path
 from layerscope.records.manifest import manifest_path
+from layerscope.records.marks import is_marks, marks_path
 
-_MANIFEST = manifest_path(Path("x")).name.removeprefix("x")
+_MANIFEST, _MARKS = (beside(Path("x")).name.removeprefix("x") for beside in (manifest_path, marks_path))
 _FIRST_RECORD = b'{"example_id":'
 _OF_EXPORTS = (".parquet", ".csv", ".html")
 TIMELINE = b'[\n{"name":"process_name",'
 """How a timeline begins; an empty one is `[]`."""
 LONGEST_NAME = 255 - len(f".overwritten{_MANIFEST}")
 """Bytes of an output file's name: that of its manifest is longer, and file systems take 255."""
+
+
+def records_path(output_file: str) -> Path:
+    """Where the lines go: the output file, or `x.jsonl` for `x.json`, which gets the array when the run is finished."""
+    path = user_path(output_file).absolute()
+    return path.with_suffix(".jsonl") if path.suffix == ".json" else path
 
 
 def begins_with(*beginnings: bytes) -> Callable[[Path], bool]:
@@ -63,6 +70,12 @@ def check_output(records: Path, array: Path | None, inputs: Iterable[Path], over
             f"{option}: the name {records.name[:40]}… has {len(os.fsencode(records.name))} bytes; with those that its "
             f"manifest's has besides, {LONGEST_NAME} are possible. Take a shorter one."
         )
+    marks = marks_path(records)
+    if _is_there(option, marks) and not is_marks(marks):
+        raise UsageError(
+            f"{option}: {marks} would be written beside {records.name}, and was not made by a run.\n"
+            "Move it away, or name another file."
+        )
     if array is not None and array.exists() and not records.exists() and not overwrite:
         raise UsageError(
             f"{array} is there already, without the {records.name} of a run that could go on.\n"
@@ -92,7 +105,8 @@ def check_target(
     if os.fspath(target).endswith("/"):
         raise UsageError(f"{option}: {os.fspath(target)} is a folder's name. Name a file.")
     _check_place(option, path, inputs)
-    if path.name.endswith(_MANIFEST) or manifest_path(path).exists():
+    of_marks = path.name.endswith(_MARKS) and manifest_path(path.with_name(path.name.removesuffix(_MARKS))).exists()
+    if path.name.endswith(_MANIFEST) or manifest_path(path).exists() or of_marks:
         raise UsageError(f"{option}: {path} belongs to a run, whose records it would spoil. Name another file.")
     if _is_there(option, path) and not overwrite and (own is None or not own(path)):
         how = "Name another file." if overwrite is None else "Name another file, or replace it with --overwrite."

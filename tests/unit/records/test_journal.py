@@ -28,12 +28,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.records.array import write_array
 from layerscope.records.differences import differences
-from layerscope.records.journal import Journal, open_journal, records_path
+from layerscope.records.journal import Journal, open_journal
 from layerscope.records.lines import error_line
 from layerscope.records.locking import is_locked
 from layerscope.records.manifest import About, Identity, Progress, manifest_path, read_manifest
+from layerscope.records.marks import marks_path
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import read_lines
+from layerscope.records.targets import records_path
 from made_up import about, edit_manifest, identity, typed
 
 ORDER = np.random.default_rng(0).permutation(24)
@@ -659,7 +661,8 @@ try:
 except LayerscopeError as error:
     print(error)
 limit_file_size(resource.RLIM_INFINITY)
-assert sorted(file.name for file in path.parent.iterdir()) == [path.name, path.name + ".manifest.json"]
+left = {path.name + ending for ending in ("", ".manifest.json", ".marks")}  # the marks hold what nobody noted
+assert {file.name for file in path.parent.iterdir()} == left
 """
     assert "The manifest of" in told_by_another_process(code, path)
     assert path.read_bytes() == b"".join(LINES[:2])
@@ -829,7 +832,8 @@ def test_an_overwritten_file_stands_aside_until_the_new_one_has_a_record(path: P
         journal.append([])
         assert [aside.read_bytes() for aside in asides(path)] == [old, manifest], "no record yet"
         journal.append(LINES[:1])
-        assert contents(path.parent).keys() == {path.name, manifest_path(path).name}
+        assert contents(path.parent).keys() == {path.name, manifest_path(path).name, marks_path(path).name}
+    assert contents(path.parent).keys() == {path.name, manifest_path(path).name}
     assert read_manifest(path).identity == OTHER[0]
 
 

@@ -1,6 +1,7 @@
 """There is one reader: a file or a manifest that is broken is told in the same words by every command."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,7 +27,9 @@ from layerscope.tables.compare import compare
 from layerscope.tables.export import export
 from layerscope.tables.rows import read_features, read_questions
 from made_up import about, edit_manifest, identity, record_line, typed
+from paths import ROOT
 
+SUPPORT = ROOT / "tests" / "support"
 LAYERS = (0, 8)
 ORDER = (4, 2, 7, 0)
 PAGES = {str(layer): f"gemma-2-2b/{layer}-gemmascope-res-16k" for layer in LAYERS}
@@ -124,6 +127,44 @@ def test_a_broken_line_is_told_alike_by_every_command(
     messages = {first_line_of(command, path) for command in COMMANDS.values()}
     assert len(messages) == 1, messages
     assert messages.pop().startswith(f"{path}, {told}")
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2:]
+from layerscope.records.journal import open_journal
+from test_one_reader import LINES, PARTS
+
+journal = open_journal(Path(sys.argv[1]), *PARTS, overwrite=False)
+journal.append(LINES[:1])
+journal.append(LINES[1:])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def killed(path: Path) -> Path:
+    """A file three of whose lines lie behind what the manifest notes: its run was killed within seconds of a note."""
+    path.unlink()
+    words = [sys.executable, "-c", _KILLED, str(path), str(Path(__file__).parent), str(SUPPORT)]
+    assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
+    noted = orjson.loads(manifest_path(path).read_bytes())["progress"]["lines"]
+    assert (noted, path.read_bytes()) == (1, b"".join(LINES))
+    return path
+
+
+def test_a_line_that_was_changed_behind_the_manifests_last_note_is_told_too(killed: Path) -> None:
+    """Up to five seconds of lines lie there after a kill; a resume would vouch for a line that somebody edited."""
+    for spoil, told in (BROKEN[change] for change in ("a digit", "a likelihood", "a reason")):
+        lines = list(LINES)
+        spoil(lines)
+        killed.write_bytes(b"".join(lines))
+        messages = {first_line_of(command, killed) for _ in range(2) for command in COMMANDS.values()}
+        assert messages == {f"{killed}, {told}."}
+    killed.write_bytes(b"".join(LINES))
+    for command in COMMANDS.values():
+        command(killed)
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "resume"])

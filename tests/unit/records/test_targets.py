@@ -8,6 +8,7 @@ import pytest
 
 from layerscope.errors import UsageError
 from layerscope.records.manifest import manifest_path
+from layerscope.records.marks import HEADER
 from layerscope.records.targets import LONGEST_NAME, begins_with, check_output, check_target
 
 PAGE = b"<!page>"
@@ -52,6 +53,7 @@ def test_what_is_no_file_of_its_own_is_refused_even_to_overwrite(
         ("hard", "reads or writes already"),
         ("run.jsonl.manifest.json", "belongs to a run"),
         ("new.manifest.json", "belongs to a run"),
+        ("run.jsonl.marks", "belongs to a run"),
         ("other-run", "belongs to a run"),
     ):
         message = refused(lambda name=name: check_target("--to", f"{tmp_path}/{name}", (run,), None, overwrite))  # type: ignore[misc]
@@ -126,3 +128,14 @@ def test_records_do_not_go_to_a_file_of_another_format(suffix: str, tmp_path: Pa
 def test_the_longest_name_of_an_input_is_compared_too(tmp_path: Path) -> None:
     """The labels beside a file of questions have a longer name, which no file can have."""
     check_output(tmp_path / "x.jsonl", None, [tmp_path / ("x" * 250), tmp_path / ("x" * 261)], overwrite=False)
+
+
+def test_marks_that_no_run_wrote_are_somebodys_file(tmp_path: Path) -> None:
+    """A run writes `run.jsonl.marks` beside its records, and would replace what somebody keeps under that name."""
+    records, marks = tmp_path / "run.jsonl", tmp_path / "run.jsonl.marks"
+    marks.write_bytes(b"my marks at school")
+    assert f"{marks} would be written" in refused(lambda: check_output(records, None, (), True))
+    for own in (b"", HEADER[:5], HEADER, HEADER + b"12345678"):
+        marks.write_bytes(own)
+        check_output(records, None, (), False)
+    check_target("--to", tmp_path / "school.marks")

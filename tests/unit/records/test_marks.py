@@ -1,0 +1,223 @@
+"""Lines behind the manifest's last note: whoever changed one is found out, and no honest line is lost or refused."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layerscope.errors import LayerscopeError
+from layerscope.records import journal as journals
+from layerscope.records.journal import Journal, open_journal
+from layerscope.records.lines import error_line
+from layerscope.records.manifest import manifest_path, read_manifest
+from layerscope.records.marks import HEADER, marks_path
+from layerscope.records.verify import verify
+from made_up import about, identity, typed
+
+N = 8
+PARTS = typed(identity((3, 5), questions=N), about((3, 5), range(N)))
+LINES = [error_line(number, f"line {number} " + "x" * 50).line for number in range(N)]
+ENTRY_BYTES = 8
+NOTED = 2
+_MEMORY = Path("/dev/shm")  # where syncing costs nothing
+FAST = _MEMORY if os.access(_MEMORY, os.W_OK) else None
+
+
+@pytest.fixture(autouse=True)
+def notes_are_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "_CHECKPOINT_SECONDS", 1e9)
+
+
+def opened(path: Path) -> Journal:
+    journal = open_journal(path, *PARTS, False)
+    try:
+        journal.recover(lambda _: None)
+    except LayerscopeError:
+        journal.close()
+        raise
+    return journal
+
+
+def killed(folder: Path, lines: int) -> Path:
+    """A file of a run that was killed with so many lines, of which its manifest notes `NOTED`."""
+    path = folder / "out.jsonl"
+    with opened(path) as journal:
+        journal.append(LINES[:NOTED])
+    running = opened(path)
+    running.append(LINES[NOTED:3])
+    running.append(LINES[3:lines])
+    copy = folder / "killed"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("killed"))
+    running.close()
+    return copy / path.name
+
+
+@contextmanager
+def changed(path: Path, number: int) -> Iterator[None]:
+    """A file with another letter in one line, and then again as it was."""
+    before = path.read_bytes()
+    lines = before.splitlines(keepends=True)
+    lines[number] = lines[number].replace(b"xxx", b"xyx", 1)
+    path.write_bytes(b"".join(lines))
+    yield
+    path.write_bytes(before)
+
+
+def refused(path: Path, line: int) -> None:
+    """By readers and by a run, and the second time too."""
+    for look in (verify, opened, verify):
+        with pytest.raises(LayerscopeError, match=f"line {line}: it is not the line that was written there"):
+            look(path)
+
+
+def finished(path: Path) -> None:
+    """Goes on to the end and finds the finished file, without marks beside it."""
+    with opened(path) as journal:
+        journal.append(LINES[journal.lines :])
+    assert path.read_bytes() == b"".join(LINES)
+    assert f"{N} of {N}" in verify(path)
+    assert not marks_path(path).exists()
+
+
+def test_every_line_of_a_killed_run_is_covered(tmp_path: Path) -> None:
+    path = killed(tmp_path, 6)
+    assert read_manifest(path).lines_noted() == NOTED
+    for number in range(6):
+        with changed(path, number):
+            refused(path, number + 1)
+    finished(path)
+
+
+@settings(max_examples=40, deadline=None)
+@given(kept=st.integers(0, len(HEADER) + 6 * ENTRY_BYTES), lines=st.integers(NOTED + 1, 6), zeros=st.integers(0, 20))
+def test_marks_that_end_anywhere_lose_and_refuse_no_line_and_cover_what_they_still_have(
+    kept: int, lines: int, zeros: int
+) -> None:
+    """A kill tears the last entry; where the power failed some file systems leave zeros, or lines without a mark."""
+    with tempfile.TemporaryDirectory(dir=FAST) as name:
+        path = killed(Path(name), lines)
+        marks = marks_path(path).read_bytes()
+        marks_path(path).write_bytes(marks[:kept] + bytes(zeros))
+        assert f"{lines} of {N} lines" in verify(path)
+        whole = (min(kept, len(marks)) - len(HEADER)) // ENTRY_BYTES if kept >= len(HEADER) else 0
+        for number in range(lines):
+            with changed(path, number):
+                if number < max(whole, NOTED):
+                    refused(path, number + 1)
+                else:
+                    assert f"{lines} of {N} lines" in verify(path)
+        finished(path)
+
+
+def test_a_file_without_marks_goes_on_as_those_of_the_first_version_do(tmp_path: Path) -> None:
+    path = killed(tmp_path, 6)
+    marks_path(path).unlink()
+    assert f"6 of {N} lines" in verify(path)
+    with changed(path, 1):
+        refused(path, 2)
+    finished(path)
+
+
+def test_marks_of_another_file_are_held_against_none(tmp_path: Path) -> None:
+    """A copy of a run brought back over a later one, or somebody's file of that name."""
+    path = killed(tmp_path, 6)
+    for content in (b"my marks at school", HEADER + bytes(range(48))):
+        marks_path(path).write_bytes(content)
+        assert f"6 of {N} lines" in verify(path)
+    finished(path)
+
+
+def test_marks_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    path = killed(tmp_path, 6)
+    marks_path(path).unlink()
+    marks_path(path).mkdir()
+    with pytest.raises(LayerscopeError, match=r"out\.jsonl\.marks cannot be read: Is a directory"):
+        verify(path)
+
+
+STEPS = ("write", "writev", "fsync", "fdatasync", "ftruncate", "replace", "unlink")
+
+
+@contextmanager
+def before_every_step(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
+    """Copies of a folder as a kill before each step of the system would leave it, half of what is written included."""
+    copies: list[Path] = []
+    busy = False
+
+    def watched(call: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any, **named: Any) -> Any:
+            nonlocal busy
+            if not busy:
+                busy = True
+                copies.append(folder.with_name(f"copy {len(copies)}"))
+                shutil.copytree(folder, copies[-1])
+                busy = False
+            return call(*arguments, **named)
+
+        return step
+
+    with monkeypatch.context() as patched:
+        for name in STEPS:
+            patched.setattr(os, name, watched(getattr(os, name)))
+        yield copies
+
+
+def test_a_run_killed_at_any_step_leaves_lines_that_are_all_covered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with before_every_step(folder, monkeypatch) as copies, opened(folder / "out.jsonl") as journal:
+        journal.append(LINES[:2])
+        journal.checkpoint()
+        journal.append(LINES[2:5])
+    assert len(copies) > 20
+    for copy in copies:
+        path = copy / "out.jsonl"
+        for number in range(path.read_bytes().count(b"\n") if path.exists() else 0):
+            with changed(path, number):
+                refused(path, number + 1)
+        finished(path)
+
+
+def test_a_kill_at_any_step_of_rewriting_leaves_marks_that_refuse_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    again = error_line(3, "again " + "x" * 50).line
+    with opened(folder / "out.jsonl") as journal:
+        journal.append(LINES[:6])
+        with before_every_step(folder, monkeypatch) as copies:
+            journal.rewrite([(3, again)])
+            journal.append(LINES[6:7])
+    for copy in copies:
+        path = copy / "out.jsonl"
+        assert f" of {N} lines" in verify(path)
+        with opened(path) as journal:
+            journal.append(LINES[journal.lines :])
+        assert path.read_bytes().splitlines(keepends=True) in (
+            LINES,
+            [*LINES[:3], again, *LINES[4:]],
+        )
+
+
+def test_marks_stay_where_the_manifest_could_not_be_noted(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    journal = opened(path)
+    journal.append(LINES[:4])
+    os.truncate(path, len(b"".join(LINES[:3])))
+    with pytest.raises(LayerscopeError, match="goes on behind the lines that are left"):
+        journal.close()
+    assert read_manifest(path).lines_noted() == 0
+    with changed(path, 2):
+        refused(path, 3)
+    finished(path)
+    assert manifest_path(path).exists()
