@@ -20,7 +20,7 @@ from layerscope.engine.timeline import Timeline
 from layerscope.formatting import count_of, shell_word, size_text
 from layerscope.planning.describe import describe, summarise
 from layerscope.planning.job import Job, check_space, download_bytes
-from layerscope.planning.prepare import in_ray_job, prepare
+from layerscope.planning.prepare import in_ray_job, prepare, ray_job_environment
 from layerscope.questions.plan import Plan
 from layerscope.records import journal
 from layerscope.records.array import write_array
@@ -223,5 +223,20 @@ def command_line() -> str:
     """This process's command, to be typed again to go on: without `--overwrite`, which would start anew."""
     program = Path(sys.argv[0])
     words = ["python", str(program)] if program.suffix == ".py" and program.stem != "__main__" else ["layerscope"]
-    submit = ["ray", "job", "submit", "--"] if in_ray_job() else []
-    return " ".join(map(shell_word, [*submit, *words, *(word for word in sys.argv[1:] if word != "--overwrite")]))
+    return " ".join(
+        map(shell_word, [*_submission(), *words, *(word for word in sys.argv[1:] if word != "--overwrite")])
+    )
+
+
+def _submission() -> list[str]:
+    """How this process was submitted, if it was: a job without its environment would not find layerscope."""
+    if not in_ray_job():
+        return []
+    brought = ray_job_environment()
+    if not brought:
+        environment = []
+    elif brought == {"working_dir"}:
+        environment = ["--working-dir", "THE_SAME_FOLDER"]
+    else:
+        environment = ["--runtime-env", "THE_SAME.yaml"]  # Ray knows what it holds, not the file
+    return ["ray", "job", "submit", *environment, "--"]

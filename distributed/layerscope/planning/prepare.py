@@ -1,5 +1,6 @@
 """From the settings and the machines there are to a job: the one step in which everything is settled."""
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -109,6 +110,15 @@ def _rows_per_question(plan: Plan, reading: Reading) -> float:
 def in_ray_job() -> bool:
     """Whether `ray job submit` started this process: in a folder that Ray made for it, and deletes."""
     return _RAY_JOB in os.environ
+
+
+def ray_job_environment() -> set[str]:
+    """What `ray job submit` brought to the nodes, by the names that a runtime environment has for its parts."""
+    try:
+        brought = json.loads(os.environ.get(_RAY_JOB, "{}"))["runtime_env"]
+        return {name for name, value in brought.items() if value and not name.startswith("_")}
+    except (ValueError, KeyError, TypeError, AttributeError):  # another Ray's form; the command is only printed
+        return set()
 
 
 def _repositories(config: Config) -> tuple[Repository, Repository]:

@@ -2,14 +2,18 @@
 
 import errno
 import io
+import json
 import os
+import shlex
+import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from layerscope.commands.run import _Work
+from layerscope.commands.run import _Work, command_line
 from layerscope.engine.lines import BatchLines, Line
 from layerscope.errors import LayerscopeError
 from layerscope.questions.plan import Plan
@@ -84,3 +88,23 @@ def test_how_lines_were_computed_is_on_the_disk_before_they_are(
     manifest = read_manifest(path)
     assert manifest.halved_batches == [0]
     assert manifest.fingerprints == NOTED
+
+
+@pytest.mark.parametrize(
+    ("environment", "options"),
+    [
+        ({}, []),
+        ({"_ray_commit": "abc", "env_vars": {}}, []),
+        ({"working_dir": "gcs://_ray_pkg_1.zip"}, ["--working-dir", "THE_SAME_FOLDER"]),
+        ({"working_dir": "gcs://_ray_pkg_1.zip", "pip": {"packages": ["."]}}, ["--runtime-env", "THE_SAME.yaml"]),
+        ({"env_vars": {"HF_TOKEN": "secret"}}, ["--runtime-env", "THE_SAME.yaml"]),
+    ],
+)
+def test_the_command_to_go_on_of_a_ray_job_brings_its_environment(
+    environment: dict[str, Any], options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that goes on without it would not find layerscope on the nodes."""
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": environment, "metadata": {}}))
+    monkeypatch.setattr(sys, "argv", ["/bin/layerscope", "run", "--overwrite", "--output-file", "/shared/x.jsonl"])
+    rest = ["--", "layerscope", "run", "--output-file", "/shared/x.jsonl"]
+    assert shlex.split(command_line()) == ["ray", "job", "submit", *options, *rest]

@@ -1,0 +1,107 @@
+"""A node that is slow to say what it has, or failed to once, is told of and used later, not lost for good.
+
+Ray's answers are scripted and the clock is moved by hand: a probe that hangs takes a minute otherwise.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ray.exceptions import GetTimeoutError, RaySystemError
+
+from layerscope.engine import nodes
+from layerscope.engine.nodes import Nodes
+from layerscope.planning.node import Node
+
+NODE = Node(name="late", cpus=4, memory=1 << 30, gpus=(), processor="Xeon")
+
+NODE_ID = "1a" * 28
+
+
+class Script:
+    """What stands for Ray: one node, whose probe answers as `answer` says; and the clock."""
+
+    def __init__(self) -> None:
+        self.now, self.probes = 1000.0, 0
+        self.answer: Node | Exception = NODE
+        self.there = {NODE_ID: ("10.0.0.7", {"CPU": 4.0})}
+
+    def options(self, **_: Any) -> "Script":
+        return self
+
+    def remote(self) -> object:
+        self.probes += 1
+        return object()
+
+    def get(self, _: object, timeout: float) -> Node:  # noqa: ARG002
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    script = Script()
+    monkeypatch.setattr(nodes, "probe_node", script)
+    monkeypatch.setattr(nodes, "takers", lambda: script.there)
+    monkeypatch.setattr(nodes.ray, "get", script.get)
+    monkeypatch.setattr(nodes.time, "monotonic", lambda: script.now)
+    return script
+
+
+@pytest.fixture
+def asked() -> tuple[Callable[[], list[Node]], list[str]]:
+    """Looks for usable nodes, and what was told meanwhile."""
+    told: list[str] = []
+    known = Nodes(told.append)
+    return known.usable, told
+
+
+def test_a_probe_that_hangs_is_told_once_and_its_node_used_when_it_answers(
+    script: Script, asked: tuple[Callable[[], list[Node]], list[str]]
+) -> None:
+    """`ray job submit` with pip makes an environment on every node, which takes minutes."""
+    usable, told = asked
+    script.answer = GetTimeoutError("not yet")
+    for seconds in (0, 30, 29):
+        script.now += seconds
+        assert usable() == []
+    assert told == []
+    for seconds in (1, 100, 400):
+        script.now += seconds
+        assert usable() == []
+    assert [sentence.split(" (")[0] for sentence in told] == ["The node at 10.0.0.7 has not said what it has for 60 s"]
+    script.answer = NODE
+    assert [node.name for node in usable()] == ["late"]
+    assert script.probes == 1, "the probe that hung is waited for, not started over and over"
+
+
+def test_a_probe_that_failed_is_told_and_tried_again_less_and_less_often(
+    script: Script, asked: tuple[Callable[[], list[Node]], list[str]]
+) -> None:
+    usable, told = asked
+    script.answer = RaySystemError("its environment could not be made: no space left")
+    assert usable() == []
+    assert len(told) == 1
+    assert "10.0.0.7 cannot be used yet and is asked again" in told[0]
+    assert "no space left" in told[0]
+    for _ in range(600):
+        script.now += 1
+        assert usable() == []
+    assert 4 <= script.probes <= 7, "after 10, 20, 40, … seconds"
+    assert len(told) == script.probes, "each failure is told"
+    script.answer = NODE
+    script.now += 640
+    assert [node.name for node in usable()] == ["late"]
+
+
+def test_a_node_that_left_and_came_back_is_asked_anew(
+    script: Script, asked: tuple[Callable[[], list[Node]], list[str]]
+) -> None:
+    usable, _ = asked
+    assert [node.identity for node in usable()] == [NODE_ID]
+    here, script.there = script.there, {}
+    assert usable() == []
+    script.there = here
+    assert [node.cpus for node in usable()] == [4]
+    assert script.probes == 2
