@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
@@ -53,6 +54,17 @@ def test_a_head_that_takes_no_work_and_a_cluster_that_adds_none_end_the_run(clus
     assert code == 1
     assert "No node of the cluster takes work" in errors
     assert "Traceback" not in errors
+
+
+def test_a_plan_asks_a_cluster_for_no_node(cluster: Cluster) -> None:
+    """One that scales itself would start it, which may cost, and the plan would wait for it."""
+    words = [sys.executable, "-m", "layerscope", "plan", "--standin", "--address", cluster.address]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert "which may cost; `plan` starts none" in done.stderr
+    assert "Traceback" not in done.stderr
+    asked = GcsClient(cluster.address).internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL, None)
+    assert asked in (None, b"[]"), "what a run asked for before is taken back"
 
 
 @pytest.mark.slow
