@@ -29,6 +29,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from background import METRICS_EACH_SECOND, OUTPUT, Run, SharedRay, Start, faulty, shared_ray  # noqa: E402 - Ray reads the environment
+from faults import sitecustomize as faults  # noqa: E402
+from in_process import OneProcess  # noqa: E402
 from paths import ROOT  # noqa: E402
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -36,7 +38,7 @@ _hub_home = pytest.StashKey[Path]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=3, help="how often the driver is killed; scripts/soak: 25 times")
+    parser.addoption("--kills", type=int, default=2, help="how often the driver is killed; scripts/soak: 25 times")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -109,6 +111,34 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Command:
         ):
             main()
         return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Runs of `command` have their actors in this process; what it gives sets what is wrong with their model."""
+    from layerscope.models import language_model
+
+    monkeypatch.setattr("layerscope.commands.run.Cluster", OneProcess)
+    monkeypatch.setattr(language_model.LanguageModel, "forward", language_model.LanguageModel.forward)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setenv("LAYERSCOPE_FAULT", "")
+    faults.spoil(language_model)
+    yield lambda fault: monkeypatch.setenv("LAYERSCOPE_FAULT", fault)
+    for number, handler in handlers.items():  # a run that was stopped leaves its own
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def run_here(
+    settings: dict[str, str], command: Command, one_process: Callable[[str], None], tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """A run as `start` has it, from beginning to end in this process, with a fault."""
+
+    def run(*more: str, fault: str = "") -> subprocess.CompletedProcess[str]:
+        one_process(fault)
+        return command("run", *words(settings), "--output-file", OUTPUT, *more, cwd=tmp_path)
 
     return run
 

@@ -11,7 +11,6 @@ from unittest.mock import patch
 
 import psutil
 
-from layerscope.engine import nodes as ray_nodes
 from layerscope.engine.budget import Budget
 from layerscope.engine.crew import Crew
 from layerscope.engine.driver import Driver
@@ -49,7 +48,7 @@ def simulate(n_actors: int, options: argparse.Namespace, nodes: Nodes, folder: P
     with open_journal(path, *manifest(job), overwrite=False) as file:
         crew = Crew(job, engine, note)
         before = readings(nodes)
-        budget = Budget(job, ray_nodes.object_store_bytes())
+        budget = Budget(job, engine.object_store_bytes())
         memory = write(
             file, clock, disturbance, job, Driver(job, range(len(job.plan)), crew, budget, note).results(lambda: False)
         )

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import FrameType
 
 from layerscope.config import Config
-from layerscope.engine import nodes
 from layerscope.engine.budget import Budget
 from layerscope.engine.cluster import Cluster
 from layerscope.engine.crew import Crew
@@ -115,7 +114,7 @@ def _work(
 
         def results(batches: Sequence[int]) -> Generator[BatchLines]:
             crew = Crew(job, engine, progress.note, fingerprints)
-            budget = Budget(job, nodes.object_store_bytes())
+            budget = Budget(job, engine.object_store_bytes())
             driver = Driver(job, batches, crew, budget, progress.note, timeline, progress.begin)
             yield from driver.results(lambda: bool(caught) or file.is_taken_away())
 

@@ -77,6 +77,10 @@ class Engine(Protocol):
         """Tells a metric: adds to a counter, sets a gauge, or counts an observation."""
         ...
 
+    def object_store_bytes(self) -> int:
+        """What the store of this process's node holds, in which every finished record comes to lie."""
+        ...
+
     def node_ids(self) -> set[str]:
         """The nodes that are there."""
         ...

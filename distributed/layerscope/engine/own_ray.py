@@ -61,6 +61,8 @@ def _start(cpus: int, store: int, folder: Path) -> None:
                 address="local",
                 num_cpus=cpus,
                 include_dashboard=False,
+                # Ray would start a Python for every CPU, and none of them for our actors: these have an environment.
+                _system_config={"prestart_worker_first_driver": False},
                 object_store_memory=store,
                 _temp_dir=str(folder),
             )

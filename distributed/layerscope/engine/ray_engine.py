@@ -72,6 +72,9 @@ class RayEngine:
     def measure(self, name: str, value: float, **labels: str) -> None:
         self._metrics.measure(name, value, **labels)
 
+    def object_store_bytes(self) -> int:
+        return nodes.object_store_bytes()
+
     def node_ids(self) -> set[str]:
         return nodes.alive_nodes()
 

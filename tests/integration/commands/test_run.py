@@ -2,14 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from background import SharedRay
 from conftest import Command, words
 from layerscope.config import Config
 from paths import ROOT
@@ -54,31 +55,66 @@ def expected(settings: dict[str, str]) -> bytes:
     return plain_run(Config(**settings, **more))  # type: ignore[arg-type]
 
 
-NUMBERS = ["--num-samples", "all", "--batch-tokens", "300", "--top-k", "20", "--output-file", "out.jsonl"]
-NUMBERS += ["--readings", READINGS, "--tokens"]
+NUMBERS = ["--num-samples", "all", "--batch-tokens", "300", "--top-k", "20", "--readings", READINGS, "--tokens"]
 
 
-def test_the_ray_run_equals_the_plain_composition_however_it_is_spread_and_resumed(
+@pytest.fixture(scope="module")
+def spread(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder in which the old script ran, two Gemma actors and two blocks in a Ray of its own, and what it told.
+
+    A name in .json streams to .jsonl.
+    """
+    folder = tmp_path_factory.mktemp("spread")
+    script = str(ROOT / "scripts/run_sae_feature_extraction_all_layers.py")
+    crew = ["--gemma-actors", "2", "--layer-blocks", "2", "--encoders-per-block", "1"]
+    done = subprocess.run(
+        [sys.executable, script, *words(settings), *NUMBERS, *crew, "--address", "local", "--output-file", "out.json"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={"HF_HOME": os.environ["HF_HOME"], "PATH": "/usr/bin:/bin", "HOME": str(folder)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_the_ray_run_equals_the_plain_composition_and_sums_up(spread: tuple[Path, str], expected: bytes) -> None:
+    folder, told = spread
+    lines = (folder / "out.jsonl").read_bytes()
+    assert lines == expected
+    assert json.loads((folder / "out.json").read_bytes()) == [json.loads(line) for line in lines.splitlines()]
+    wanted = ("accuracy", "acc_norm", "mean active features", "questions/s", "out.json")
+    assert [word for word in (f"questions             {len(lines.splitlines())}", *wanted) if word not in told] == []
+
+
+def test_it_is_gone_on_with_by_another_crew_and_refused_with_other_settings(
+    spread: tuple[Path, str],
     settings: dict[str, str],
     expected: bytes,
-    layerscope: Command,
     command: Command,
-    cluster_for_all: SharedRay,
+    one_process: Callable[[str], None],
     tmp_path: Path,
 ) -> None:
-    """Two of everything in a Ray of its own; then, one of each, from a torn line in mid-batch, which goes."""
-    cluster_for_all.set_fault("")
-    run = ["run", *words(settings), *NUMBERS, "--address"]
-    for address, actors, blocks, encoders in (("local", "2", "2", "2"), (cluster_for_all.address, "1", "1", "1")):
-        crew = ["--gemma-actors", actors, "--layer-blocks", blocks, "--encoders-per-block", encoders]
-        done = layerscope(*run, address, *crew, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert (tmp_path / "out.jsonl").read_bytes() == expected
-        if address == "local":
-            lines = expected.splitlines(keepends=True)
-            (tmp_path / "out.jsonl").write_bytes(b"".join(lines[:9]) + lines[9][:700])
+    """From a torn line in mid-batch, which goes, with one actor of each kind; then it is complete."""
+    one_process("")
+    lines = expected.splitlines(keepends=True)
+    (tmp_path / "out.jsonl").write_bytes(b"".join(lines[:9]) + lines[9][:700])
+    shutil.copy(spread[0] / "out.jsonl.manifest.json", tmp_path)
+    run = [*words(settings), *NUMBERS, "--address", "local", "--output-file", "out.json"]
+    crew = ["--gemma-actors", "1", "--layer-blocks", "1", "--encoders-per-block", "1"]
+    done = command("run", *run, *crew, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert "Going on after 9 of" in done.stderr
-    assert "is complete already" in command(*run, "local", cwd=tmp_path).stdout
+    assert (tmp_path / "out.jsonl").read_bytes() == expected
+    assert "is complete already" in command("run", *run, cwd=tmp_path).stdout
+
+    other = command("run", *run, "--top-k", "51", "--dtype", "bfloat16", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "settings.top_k was 20, is 51" in other.stderr
+    assert "settings.dtype was float32, is bfloat16" in other.stderr
+    assert len(other.stderr.strip().splitlines()) <= 3
+    assert f"{len(lines)} of {len(lines)} questions" in command("plan", *run, cwd=tmp_path).stdout
 
 
 def test_every_question_has_one_line_and_every_record_keeps_its_promises(expected: bytes, tricky: Path) -> None:
@@ -119,47 +155,3 @@ def check_record(record: dict, question: dict) -> None:
             keys = [(-feature["activation"], feature["feature_id"]) for feature in features]
             assert keys == sorted(keys)
             assert all(float(np.float32(f["activation"])) == np.float32(f["activation"]) for f in features)
-
-
-def test_the_old_script_runs_writes_the_array_and_goes_on(
-    settings: dict[str, str], command: Command, tmp_path: Path
-) -> None:
-    """A name in .json streams to .jsonl; a second start finds it complete; other settings are refused, each named."""
-    script = str(ROOT / "scripts/run_sae_feature_extraction_all_layers.py")
-    arguments = [*words(settings), "--address", "local", "--num-samples", "10", "--top-k", "50"]
-    arguments += ["--output-file", "results.json", "--strip-solutions"]
-    environment = {"HF_HOME": os.environ["HF_HOME"], "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    first = subprocess.run(
-        [sys.executable, script, *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert first.returncode == 0, first.stderr
-    lines = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == [json.loads(line) for line in lines]
-    assert len(lines) == 10
-    for told in (
-        "questions             10",
-        "accuracy",
-        "acc_norm",
-        "mean active features",
-        "questions/s",
-        "results.json",
-    ):
-        assert told in first.stdout
-
-    again = command("run", *arguments, cwd=tmp_path)
-    assert again.returncode == 0
-    assert "complete already" in again.stdout
-
-    other = command("run", *arguments, "--top-k", "51", "--seed", "1", cwd=tmp_path)
-    assert other.returncode == 2
-    assert "settings.top_k was 50, is 51" in other.stderr
-    assert "settings.seed was 0, is 1" in other.stderr
-    assert len(other.stderr.strip().splitlines()) <= 3
-
-    planned = command("plan", *arguments, cwd=tmp_path)
-    assert "10 of 10 questions" in planned.stdout

@@ -1,11 +1,14 @@
-"""The driver killed at random moments, again and again; `scripts/soak` does it 25 times."""
+"""The driver killed at random moments, again and again, and sent signals; `scripts/soak` kills it 25 times."""
 
 import random
+import signal
 import time
+from pathlib import Path
 
 import pytest
 
-from background import Start
+from background import OUTPUT, Start
+from conftest import Command
 
 
 @pytest.mark.slow
@@ -18,8 +21,8 @@ def test_a_driver_killed_again_and_again_leaves_a_prefix_each_time_and_the_same_
     kills = 0
     while kills < wanted:
         run = start(fault="slow:0.01")
-        if dice.random() < 0.4:
-            moment = time.monotonic() + dice.uniform(0.2, 5)
+        if not kills or dice.random() < 0.4:
+            moment = time.monotonic() + dice.uniform(0.2, 5 if kills else 2)
             run.wait_until(lambda moment=moment: time.monotonic() > moment)  # type: ignore[misc]
         else:
             size = run.size() + dice.randrange(1, len(expected) // (wanted + 1))
@@ -34,3 +37,32 @@ def test_a_driver_killed_again_and_again_leaves_a_prefix_each_time_and_the_same_
     assert code == 0, errors
     assert run.output.read_bytes() == expected
     assert kills == wanted
+
+
+@pytest.mark.slow
+def test_a_signal_stops_within_seconds_with_whole_lines_and_the_command_to_go_on(
+    start: Start, expected: bytes, command: Command, tmp_path: Path
+) -> None:
+    """SIGINT, and SIGTERM, which Ray takes; a hang-up is sent where a terminal is lost."""
+    written = b""
+    for number, code, *more in ((signal.SIGINT, 130, "--overwrite"), (signal.SIGTERM, 143)):
+        before = len(written)
+        run = start(*more, fault="slow:0.3")
+        assert run.wait_until(lambda run=run, before=before: run.size() > before)  # type: ignore[misc]
+        if number == signal.SIGINT:
+            refused, _, told = start(fault="slow:0.3").finish()
+            assert refused == 1
+            assert "Another run is writing" in told
+            assert "a run is writing it" in command("status", OUTPUT, cwd=tmp_path).stdout
+        asked = time.monotonic()
+        run.process.send_signal(number)
+        stopped, out, _ = run.finish()
+        assert stopped == code
+        assert time.monotonic() - asked < 10
+        assert f"Stopped by {number.name}" in out
+        assert "To go on: layerscope run" in out
+        assert "--overwrite" not in out  # which would start anew
+        written = run.output.read_bytes()
+        assert written.endswith(b"\n")
+        assert expected.startswith(written)
+        assert "stopped" in command("status", OUTPUT, cwd=tmp_path).stdout

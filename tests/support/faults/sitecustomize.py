@@ -2,14 +2,15 @@
 
 `LAYERSCOPE_FAULT` says what the model's forward pass shall do, in every process that loads one: `slow:SECONDS` sleeps
 before it, so that a test can catch it at work; `oom:TOKENS` raises `torch.OutOfMemoryError`, as CUDA does, for a batch
-of more tokens; `flaky:N` finds a residual not finite in every Nth pair of a batch. A path names a file that says it at
-the moment of each pass: empty, nothing is wrong.
+of more tokens; `flaky:N` finds a residual not finite in every Nth pair of a batch; `terminate` sends this process
+SIGTERM. A path names a file that says it at the moment of each pass: empty, nothing is wrong.
 """
 
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -39,6 +40,9 @@ def spoil(module: ModuleType) -> None:
         kind, value = told()
         if kind == "oom" and sum(len(pair.tokens) for pair in pairs) > value:
             raise module.torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        if kind == "terminate":
+            os.environ["LAYERSCOPE_FAULT"] = ""  # a second signal would not wait for the batch
+            os.kill(os.getpid(), signal.SIGTERM)
         result = forward(self, pairs, layers, *more)
         if kind == "flaky":
             for index in range(0, len(pairs), int(value)):
