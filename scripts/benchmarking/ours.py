@@ -230,9 +230,9 @@ def whole_job(command: Sequence[str], environment: dict[str, str], records: Path
                 cpu[kind] += used.user + used.system
         samples.append((1e6 * time.time(), cpu))
         time.sleep(0.4 if first_record else 0.1)  # looking takes milliseconds, which the job has to wait for
+    _, errors = process.communicate()
     if process.returncode:
-        assert process.stderr is not None
-        raise SystemExit(process.stderr.read()[-2000:])
+        raise SystemExit(errors[-2000:])
     spans = [event for event in json.loads(timeline.read_text()) if event["ph"] == "X"]
     working = [event for event in spans if event["name"] in ("score", "encode")]
     begin = min(event["ts"] for event in working)

@@ -3,6 +3,7 @@
 Blocks marked `bash` and `python` are executed. What needs a cloud, the hub or minutes stands in blocks without a mark.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ import pytest
 from make_docs import DOCS, generated
 
 from conftest import Command
+from in_process import OneProcess
+from layerscope.cli import main
 from paths import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / ".github/CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
@@ -77,9 +80,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     questions = (PACKAGE / "standin/questions.jsonl").read_text(encoding="utf-8").splitlines()[:24]
     questions.append('{"goal": "nothing", "sol1": "", "sol2": "x", "label": 0}')
     (folder / "few.jsonl").write_text("\n".join(questions), encoding="utf-8")
-    done = shell("layerscope run --standin --dataset few.jsonl --output-file demo.jsonl --address local", folder)
-    assert done.returncode == 0, done.stderr
-    assert "Nothing here says anything about Gemma" in done.stdout
+    words = ["run", "--standin", "--dataset", "few.jsonl", "--output-file", "demo.jsonl", "--address", "local"]
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+        patch.setattr("layerscope.commands.run.Cluster", OneProcess)
+        patch.setattr(sys, "argv", ["layerscope", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert not ended.value.code
     return folder
 
 
@@ -110,6 +117,7 @@ def test_the_demo_leads_from_nothing_to_a_report(tmp_path: Path) -> None:
     folder = as_a_checkout(tmp_path)
     done = shell("scripts/demo", folder)
     assert done.returncode == 0, done.stderr
+    assert "Nothing here says anything about Gemma" in done.stdout
     assert "positive_solution_details: " in done.stdout
     assert (folder / "demo.html").stat().st_size > 100_000
 

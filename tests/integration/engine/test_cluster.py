@@ -100,25 +100,6 @@ def test_a_lost_node_changes_nothing_and_a_new_one_is_used_until_it_drains(
     assert run.output.read_bytes() == expected
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("home")
-def test_the_crew_is_placed_anew_when_what_is_left_cannot_hold_it(
-    cluster: Cluster, start: Start, expected: bytes, pace: Path
-) -> None:
-    """With two threads each, Gemma asks for two CPUs; after the node that has them is lost, it makes do with one."""
-    say(pace, "slow:1")
-    large = add_node(cluster, num_cpus=2)
-    run = start("--threads", "2", address=cluster.address)
-    assert run.wait_until(lambda: run.size() > 0)
-    assert actors_on(large)
-    cluster.remove_node(large, allow_graceful=False)
-    say(pace, "")
-    code, _, errors = run.finish()
-    assert code == 0, errors
-    assert "placed anew" in errors
-    assert len(run.output.read_bytes().splitlines()) == len(expected.splitlines())
-
-
 @pytest.mark.usefixtures("home")
 def test_a_full_cluster_ends_the_run_with_what_was_asked_for_and_what_there_is(cluster: Cluster, start: Start) -> None:
     hold = (

@@ -1,19 +1,19 @@
 """The benchmark: its arithmetic by hand, and one small run of all of it but the driver's."""
 
 import json
-import subprocess
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import benchmark
 import pytest
 from benchmarking import limit, ours, report
 from benchmarking.inputs import SHAPES
 from benchmarking.measure import apart
 
-from paths import ROOT
-
-SCRIPT = ROOT / "scripts" / "benchmark.py"
+from memory import fill
 
 
 def span(name: str, actor: int, begin: float, end: float) -> dict[str, Any]:
@@ -44,10 +44,6 @@ def test_an_actor_waits_between_its_batches_only() -> None:
     assert ours._waits([*busy, *idle]) == pytest.approx((0 + 0.5) / 2)
 
 
-def fill(mebibytes: int) -> int:
-    return len(bytearray(b"x") * (mebibytes << 20))
-
-
 def test_a_measurement_has_its_own_memory() -> None:
     """Else the second contender would be said to need what the first one did."""
     mine = bytearray(b"x") * (1000 << 20)  # which a process inherits in ru_maxrss
@@ -57,18 +53,20 @@ def test_a_measurement_has_its_own_memory() -> None:
     assert 400 << 20 < with_much - with_little < 850 << 20  # imports have a peak of their own
 
 
+def in_this_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
+    """In place of `apart`: what a measurement is of, without the seconds that a new process takes to import torch."""
+    return function(*arguments), 1
+
+
 @pytest.mark.slow
-def test_all_of_it(tmp_path: Path) -> None:
+def test_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     figures_file, plot = tmp_path / "figures.json", tmp_path / "times.png"
-    command = [sys.executable, str(SCRIPT), "tiny", "--skip", "driver", "--folder", str(tmp_path)]
-    done = subprocess.run(
-        [*command, "--json", str(figures_file), "--plot", str(plot)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    words = ["tiny", "--skip", "driver", "--folder", str(tmp_path), "--json", str(figures_file), "--plot", str(plot)]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *words])
+    monkeypatch.setattr(benchmark, "apart", in_this_process)
+    for name in ("HF_HOME", "HF_HUB_OFFLINE"):  # which it sets
+        monkeypatch.setenv(name, os.environ.get(name, "0"))
+    benchmark.main()
     figures = json.loads(figures_file.read_text(encoding="utf-8"))
     assert figures["parts"]["questions"] == figures["job"]["questions"] == figures["questions"] == 24
     assert figures["parts"]["tokens"] == figures["shared_tokens"] < figures["unshared_tokens"]
@@ -84,6 +82,6 @@ def test_all_of_it(tmp_path: Path) -> None:
     assert 0 <= figures["job"]["gemma_waits"] < 1
     assert 0 <= figures["job"]["nobody_works"] < 1
     assert {"driver", "gemma", "encoder", "ray"} == set(figures["job"]["memory"])
-    assert "times as fast as the baseline" in done.stdout
+    assert "times as fast as the baseline" in capsys.readouterr().out
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["benchmark-tiny", "figures.json", "times.png"]

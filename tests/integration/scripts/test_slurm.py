@@ -83,6 +83,7 @@ def test_the_slurm_recipe_runs_on_two_nodes_and_gives_the_same_bytes(tiny: Path,
     settings = {"model": str(tiny / "model"), "sae_repo": str(tiny / "saes"), **SETTINGS}
     words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     words += ["--output-file", str(tmp_path / "records.jsonl")]
+    words += ["--gemma-actors", "1", "--layer-blocks", "1", "--encoders-per-block", "1"]
     done = on_two_nodes(tmp_path, "bash", str(ROOT / "scripts/slurm.sbatch"), *words)
     head, other = (tmp_path / "node1.log").read_text(), (tmp_path / "node2.log").read_text()
     assert done.returncode == 0, done.stderr + head + other

@@ -177,6 +177,22 @@ def test_a_run_goes_on_over_nodes_that_are_lost_and_join() -> None:
     assert written == b"".join(expected_lines())
 
 
+def test_the_crew_is_placed_anew_when_what_is_left_cannot_hold_it() -> None:
+    """With two threads Gemma asks for two CPUs; after the node that has them is lost, it makes do with one."""
+    nodes = [node("large", cpus=3), node("small", cpus=2)]
+    crew, engine, told = crew_on(nodes, device="cpu", threads=2, gemma_actors=1, layer_blocks=1)
+    settle(crew, engine)
+    assert {name for name, (gemma, _) in ready(crew).items() if gemma} == {"large"}
+    engine.nodes = [replace(engine.nodes[1], cpus=1)]
+    engine.lose_node("large")
+    for member in crew.members:
+        if member.handle.dead:
+            crew.lost(member)
+    settle(crew, engine, 60)
+    assert ready(crew) == {"small": (1, 1)}
+    assert any("placed anew" in line for line in told)
+
+
 def test_an_actor_that_gets_other_bits_is_left_out_and_told_and_the_others_go_on() -> None:
     """One name of a processor stands for several instruction sets; a variable of one node is as bad."""
     crew, engine, told = crew_on([node("a"), node("b")], device="cpu", gemma_actors=2)

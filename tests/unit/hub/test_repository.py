@@ -250,8 +250,8 @@ class Job:
 def job(tiny: Path, layerscope: Command, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """Plans and runs the whole job: the only one of this file."""
     home, records = tmp_path_factory.mktemp("fresh") / "home", tmp_path_factory.mktemp("output") / "records.jsonl"
-    # Two of each actor, so that the same file is wanted twice.
-    spread = ["--gemma-actors", "2", "--layer-blocks", "1", "--encoders-per-block", "2"]
+    # Two encoders, so that the same file is wanted twice.
+    spread = ["--gemma-actors", "1", "--layer-blocks", "1", "--encoders-per-block", "2"]
     options = ["--sae-width", "1k", "--num-samples", "8", "--address", "local", "--output-file", str(records), *spread]
     with HubServer() as server:
         commits = serve(server, tiny)

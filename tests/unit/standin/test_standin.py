@@ -236,7 +236,7 @@ def every_residual(model, questions: list[Question]) -> list:
 
 def test_the_training_script_makes_what_a_run_takes_and_the_same_twice(tmp_path: Path) -> None:
     environment = {**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "distributed")}
-    script = [sys.executable, str(SCRIPTS / "train_standin.py"), "--steps", "16", "--folder"]
+    script = [sys.executable, str(SCRIPTS / "train_standin.py"), "--steps", "4", "--folder"]
     started = [
         subprocess.Popen([*script, str(tmp_path / name)], stderr=subprocess.PIPE, text=True, env=environment)
         for name in ("one", "two")
