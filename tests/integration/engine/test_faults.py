@@ -66,6 +66,21 @@ def test_a_question_that_never_fits_stops_the_run_with_its_id(run_here: Here, ex
     assert len(done.stderr[done.stderr.index(f"Question {first} ") :].strip().splitlines()) <= 2
 
 
+def test_an_interrupt_leaves_whole_lines_and_the_command_to_go_on(
+    run_here: Here, expected: bytes, tmp_path: Path
+) -> None:
+    stopped = run_here("--overwrite", fault="interrupt")
+    assert stopped.returncode == 130
+    assert "Stopped by SIGINT" in stopped.stdout
+    assert "To go on: layerscope run" in stopped.stdout
+    assert "--overwrite" not in stopped.stdout
+    written = (tmp_path / OUTPUT).read_bytes()
+    assert expected.startswith(written)
+    assert len(written) < len(expected)
+    assert run_here().returncode == 0
+    assert (tmp_path / OUTPUT).read_bytes() == expected
+
+
 def test_retried_errors_are_replaced_in_place_by_the_undisturbed_bytes(
     run_here: Here, expected: bytes, tmp_path: Path
 ) -> None:
