@@ -77,6 +77,22 @@ def report(files: Files, to: Path | None = None, show: bool = False, reading: st
 
 def render(analysis: Analysis, descriptions: Descriptions, pack: Pack) -> bytes:
     """The page."""
+    environment = _environment()
+    style = Markup(_read("report.css"))
+    script = Markup('"use strict";\n(() => {\n' + "\n".join(map(_read, _SCRIPT)) + "})();\n")
+    page = environment.get_template("report.html.jinja").render(
+        header=analysis.header,
+        contrasts=(analysis.right_wrong, analysis.chosen_rejected),
+        body=_body(environment, analysis, descriptions, pack),
+        pack=pack,
+        style=style,
+        script=script,
+        hashes={"style": _hash(style), "script": _hash(script)},
+    )
+    return _BEGINNING + page.encode()
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("layerscope.report"),
         autoescape=True,
@@ -85,9 +101,12 @@ def render(analysis: Analysis, descriptions: Descriptions, pack: Pack) -> bytes:
         lstrip_blocks=True,
     )
     environment.filters |= {"visible": visible, "percent": sentences.percent, "number": sentences.number}
-    style = Markup(_read("report.css"))
-    script = Markup('"use strict";\n(() => {\n' + "\n".join(map(_read, _SCRIPT)) + "})();\n")
-    page = environment.get_template("report.html.jinja").render(
+    return environment
+
+
+def _body(environment: Environment, analysis: Analysis, descriptions: Descriptions, pack: Pack) -> Markup:
+    """All that the page says of one reading: its header and its sections."""
+    body = environment.get_template("reading.html.jinja").render(
         analysis=analysis,
         header=analysis.header,
         read_at=READ_AT[analysis.options.reading],
@@ -104,11 +123,8 @@ def render(analysis: Analysis, descriptions: Descriptions, pack: Pack) -> bytes:
             for draw in (confound_charts.margin_histogram, confound_charts.length_chart)
         ],
         pack=pack,
-        style=style,
-        script=script,
-        hashes={"style": _hash(style), "script": _hash(script)},
     )
-    return _BEGINNING + page.encode()
+    return Markup(body)
 
 
 def _contrast(analysis: Analysis, contrast: Contrast, descriptions: Descriptions) -> dict[str, Any]:
