@@ -15,9 +15,10 @@ for _name in (
         del os.environ[_name]
 
 if TYPE_CHECKING:
+    from layerscope.records.residuals import read_residuals
     from layerscope.tables.rows import read_features, read_questions
 
-__all__ = ["__version__", "read_features", "read_questions"]
+__all__ = ["__version__", "read_features", "read_questions", "read_residuals"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,4 +27,8 @@ def __getattr__(name: str) -> Any:
         from layerscope.tables import rows as tables
 
         return getattr(tables, name)
+    if name == "read_residuals":
+        from layerscope.records.residuals import read_residuals
+
+        return read_residuals
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

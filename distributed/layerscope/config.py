@@ -11,6 +11,7 @@ from layerscope.errors import UsageError
 
 Count = int | Literal["all"]
 AutoCount = int | Literal["auto"]
+ResidualFormat = Literal["float16", "float32"]
 
 MAX_BATCH_TOKENS = 1_000_000
 READINGS = ("final", "last-word", "max", "prompt")
@@ -78,6 +79,9 @@ class Config:
     (the last token before the solution, a control)."""
     tokens: bool = False
     """Record each solution's tokens too: texts that joined are the solution."""
+    residuals: ResidualFormat | Literal["off"] = "off"
+    """Keep the residual stream too, in this number format, where each reading but max takes it: beside the output file,
+    in the folder NAME.residuals with one .npy file for every layer."""
     prompt: str = r"Question: {goal}\nSolution:"
     """What stands before a solution, with {goal} for the question and \\n for a new line; chat is the chat template of
     the model's tokeniser, with the question as the user's message and the solution as the answer."""

@@ -71,6 +71,7 @@ def job(config: Config, nodes: Sequence[Node], batches: Sequence[Sequence[int]] 
         software=dict(SOFTWARE),
         n_questions=sum(map(len, batches)),
         estimated_bytes=lambda: 1000,
+        residual_bytes=lambda: 0,
     )
 
 

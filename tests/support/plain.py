@@ -9,19 +9,26 @@ import torch
 
 from layerscope.config import Config
 from layerscope.engine.batch import encode_block, score_batch
+from layerscope.engine.lines import residual_rows
 from layerscope.models.loading import load_language_model
 from layerscope.models.spec import tokenizer_path
 from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.records.lines import ErrorLine, join_record, settle
+from layerscope.records.manifest import FORMAT, Manifest
+from layerscope.records.residuals import Layout
 from layerscope.saes.cache import load_encoder
 
 DEVICES = [torch.device(name) for name in ("cpu", "cuda") if name == "cpu" or torch.cuda.is_available()]
 
 
-def plain_run(config: Config) -> bytes:
-    """The finished file of a run with these settings."""
+def plain_run(config: Config, residuals: dict[int, bytes] | None = None) -> bytes:
+    """The finished file of a run with these settings.
+
+    Args:
+        residuals: gets those of every layer, where the run keeps any.
+    """
     job = prepare(config, [probe()])
     torch.set_num_threads(job.numerics.threads or 1)
     device, dtype = torch.device(job.placement.device), getattr(torch, job.numerics.dtype)
@@ -30,15 +37,19 @@ def plain_run(config: Config) -> bytes:
     model = load_language_model(Path(job.model.name), dtype, device)
     encoders = [load_encoder(job.sae_repository, sae.path, job.spec.d_model, sae_dtype, device) for sae in job.saes]
     lines: list[bytes | memoryview] = []
+    layout = Layout.of(job.output.records, Manifest(format=FORMAT, identity=job.identity(), about=job.about("")))
     for batch in range(len(job.plan)):
         questions = [job.selection[int(example_id)] for example_id in job.plan.batch(batch)]
-        outcomes, residuals, spans, *_ = score_batch(model, tokenizer, questions, job.layers, job.reading)
+        outcomes, kept, spans, *_ = score_batch(model, tokenizer, questions, job.layers, job.reading)
         blocks = (
-            [encode_block(residuals.to(device), job.layers, encoders, job.numerics.top_k, spans)]
-            if residuals.numel()
+            [encode_block(kept.to(device), job.layers, encoders, job.numerics.top_k, spans, job.reading.residuals)]
+            if kept.numel()
             else []
         )
-        for outcome in outcomes:
-            outcome = settle(outcome, blocks)
+        settled = [settle(outcome, blocks) for outcome in outcomes]
+        rows = residual_rows([None if isinstance(each, ErrorLine) else each for each in settled], blocks)
+        for number, layer in enumerate(layout.layers if residuals is not None else ()):
+            residuals[layer] = residuals.get(layer, layout.header()) + rows.joined(number, layout)
+        for outcome in settled:
             lines += [outcome.line] if isinstance(outcome, ErrorLine) else join_record(outcome, blocks)
     return b"".join(lines)

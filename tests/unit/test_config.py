@@ -40,6 +40,7 @@ def test_the_command_line_knows_every_field_under_the_name_that_messages_use() -
         "seed": -3,
         "top_k": "all",
         "readings": "final,max",
+        "residuals": "float16",
         "prompt": "chat",
         "solution_separator": "",
         "system_prompt": "Be brief.",

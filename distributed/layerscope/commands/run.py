@@ -27,6 +27,7 @@ from layerscope.records.fingerprints import Fingerprints
 from layerscope.records.manifest import RUNNING
 from layerscope.records.progress import Progress
 from layerscope.records.record import Record, Unscored
+from layerscope.records.replacing import Replacement
 from layerscope.records.run import Run
 from layerscope.records.totals import Totals
 from layerscope.records.write_behind import WriteBehind
@@ -145,11 +146,12 @@ class _Work:
         there = self.file.lines
         batches = range(self.plan.batch_of(there), len(self.plan))
         with closing(self.results(batches)) as computed, WriteBehind(self.file) as writer:
-            for batch, lines, halved, _ in computed:
+            for of_batch in computed:
                 # A run that was killed within a batch left some of its lines: they are the same, and are passed over.
-                missing = lines[max(0, there - int(self.plan.starts[batch])) :]
-                self._note(batch, halved, writer.flush)
-                writer.append([line.pieces for line in missing])
+                known = max(0, there - int(self.plan.starts[of_batch.batch]))
+                missing = of_batch.lines[known:]
+                self._note(of_batch, writer.flush)
+                writer.append([line.pieces for line in missing], of_batch.residuals.behind(known))
                 for line in missing:
                     if line.frame is None:
                         self.progress.totals.add_error()
@@ -165,13 +167,14 @@ class _Work:
         self.progress.note(f"Retrying {count_of(len(error_lines), 'question')} with an error line.")
         wanted = set(error_lines)
 
-        def replacements(computed: Iterable[BatchLines]) -> Iterator[tuple[int, bytes]]:
-            for batch, lines, halved, _ in computed:
-                self._note(batch, halved)
-                for number, line in enumerate(lines, start=int(self.plan.starts[batch])):
-                    if number in wanted:
-                        wanted.remove(number)
-                        yield number, b"".join(line.pieces)
+        def replacements(computed: Iterable[BatchLines]) -> Iterator[Replacement]:
+            for of_batch in computed:
+                self._note(of_batch)
+                first = int(self.plan.starts[of_batch.batch])
+                for place, line in enumerate(of_batch.lines):
+                    if first + place in wanted:
+                        wanted.remove(first + place)
+                        yield Replacement(first + place, b"".join(line.pieces), of_batch.residuals.line(place))
 
         with closing(self.results(sorted({self.plan.batch_of(line) for line in error_lines}))) as computed:
             found = replacements(computed)
@@ -183,13 +186,20 @@ class _Work:
             self.progress.totals.add_record(record)
         return len(wanted)
 
-    def _note(self, batch: int, halved: bool, before: Callable[[], None] = lambda: None) -> None:
+    def _note(self, of: BatchLines, before: Callable[[], None] = lambda: None) -> None:
         """Notes in the manifest how a batch was computed, if there is news; `before` waits for whoever writes there."""
-        if halved:
-            self.progress.note(f"Batch {batch} did not fit the memory and was halved; the manifest names it.")
-        if halved or self.file.fingerprints != self.fingerprints.noted:
+        clamped = of.residuals.clamped
+        if of.halved:
+            self.progress.note(f"Batch {of.batch} did not fit the memory and was halved; the manifest names it.")
+        if clamped:
+            self.progress.note(
+                f"Batch {of.batch} has residuals beyond --residuals float16, kept as its largest number, 65504; the "
+                "manifest names it."
+            )
+        if of.halved or clamped or self.file.fingerprints != self.fingerprints.noted:
             before()
-            self.file.note_computed([batch] if halved else [], self.fingerprints.noted)
+            batch = [of.batch]
+            self.file.note_computed(batch * of.halved, self.fingerprints.noted, batch * clamped)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import ray
 
+from layerscope.config import ResidualFormat
 from layerscope.engine.answers import Activations, Arrival, Encoded, Scores, TorchSettings
 from layerscope.engine.logs import ActorLog
 from layerscope.formatting import ranges
@@ -98,12 +99,19 @@ class EncoderActor(_Actor):
     """The SAE encoders of one layer block: activations in, features as JSON out."""
 
     def load(
-        self, repository: Repository, saes: Sequence[SaeChoice], d_model: int, residuals: str, settings: TorchSettings
+        self,
+        repository: Repository,
+        saes: Sequence[SaeChoice],
+        d_model: int,
+        residuals: str,
+        kept: ResidualFormat | None,
+        settings: TorchSettings,
     ) -> Fingerprint:
         """Loads the encoders.
 
         Args:
             residuals: number format of what they will get.
+            kept: that of the residuals that are kept; None for none.
         """
         import torch
 
@@ -112,7 +120,7 @@ class EncoderActor(_Actor):
 
         self._device, dtype = settings.apply()
         repository = on_this_node(repository)
-        self._layers = [sae.layer for sae in saes]
+        self._layers, self._kept = [sae.layer for sae in saes], kept
         self._log = ActorLog(f"encoder {ranges(self._layers)}")
         with self._log.timed("load"):
             self._encoders = [load_encoder(repository, sae.path, d_model, dtype, self._device) for sae in saes]
@@ -127,7 +135,7 @@ class EncoderActor(_Actor):
 
         with self._log.timed("encode", batch=batch, rows=activations.residuals.shape[1]) as span:
             residuals = from_array(activations.residuals).to(self._device)
-            block = encode_block(residuals, self._layers, self._encoders, k, activations.spans)
+            block = encode_block(residuals, self._layers, self._encoders, k, activations.spans, self._kept)
         return Encoded(block, span())
 
 

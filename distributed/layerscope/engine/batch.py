@@ -17,6 +17,7 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
+from layerscope.config import ResidualFormat
 from layerscope.engine.readings import read_batch
 from layerscope.errors import LayerscopeError
 from layerscope.numerics.circumstances import circumstances
@@ -150,16 +151,31 @@ def encode_block(
     encoders: Sequence[SaeEncoder],
     k: int | None,
     spans: Spans | None = None,
+    kept: ResidualFormat | None = None,
 ) -> LayerBlock:
     """Encodes a block of layers and serialises the strongest features of every row, and of every solution.
 
     Args:
         residuals: [L, R, D] of these layers, on the encoders' device.
         spans: which rows make a list of their own, and which solutions' they are; without them each makes one.
+        kept: number format of the residuals that go with it, of the rows that make a list of their own; None for none.
 
     Raises:
         LayerscopeError: a single row does not fit the memory.
     """
+    block = _encode_block(residuals, layers, encoders, k, spans)
+    if kept is None:
+        return block
+    singles = residuals if spans is None else residuals[:, torch.from_numpy(spans.single).to(residuals.device)]
+    format, numbers = getattr(torch, kept), singles.float()
+    largest = torch.finfo(format).max
+    clamped = bool((numbers.isfinite() & (numbers.abs() > largest)).any())
+    return replace(block, residuals=numbers.clamp(-largest, largest).to(format).cpu().numpy(), clamped=clamped)
+
+
+def _encode_block(
+    residuals: Tensor, layers: Sequence[int], encoders: Sequence[SaeEncoder], k: int | None, spans: Spans | None
+) -> LayerBlock:
     if residuals.device.type == "cuda" and spans is None:
         try:
             return serialise_block(layers, encode_layers(residuals, encoders, k))

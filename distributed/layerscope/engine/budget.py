@@ -22,7 +22,7 @@ class Budget:
         width = 2 if job.numerics.dtype == "bfloat16" else 4
         self._row = len(job.layers) * job.spec.d_model * width
         self._reading, self._batch_tokens = job.reading, job.numerics.batch_tokens
-        self._record = job.estimated_bytes() / max(1, job.n_questions)
+        self._record = (job.estimated_bytes() + job.residual_bytes()) / max(1, job.n_questions)
         self._taken: dict[int, float] = {}
         self._limit = _STORE_SHARE * store
         self.taken = 0.0
@@ -39,7 +39,7 @@ class Budget:
 
     def learn(self, batch: int, blocks: Sequence[LayerBlock]) -> None:
         """Notes what a batch took in fact."""
-        size = float(sum(block.json.nbytes for block in blocks))
+        size = float(sum(block.nbytes for block in blocks))
         self._record = max(self._record, size / len(self._plan.batch(batch)))
         self.free(batch)
         self._taken[batch] = size

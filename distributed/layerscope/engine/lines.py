@@ -1,11 +1,13 @@
 """From what actors answered of a batch to the lines of the file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from layerscope.engine.answers import Scores
 from layerscope.engine.interface import Reference
 from layerscope.records.lines import ErrorLine, Frame, LayerBlock, Outcome, join_record, settle
+from layerscope.records.residual_files import NO_ROWS, ResidualRows
 
 
 @dataclass
@@ -41,6 +43,8 @@ class BatchLines(NamedTuple):
     lines: list[Line]
     halved: bool
     tokens: int
+    residuals: ResidualRows = NO_ROWS
+    """Of these lines, if the run keeps any."""
 
 
 def scored(scores: Scores, activations: list[Reference | None], now: float) -> Scored:
@@ -53,7 +57,18 @@ def batch_lines(batch: int, of: Scored) -> BatchLines:
     """The lines of a complete batch."""
     blocks = [block for block in of.blocks if block is not None]
     lines = [_line(outcome, blocks) for outcome in of.scores.outcomes]
-    return BatchLines(batch, lines, of.scores.halved or any(block.halved for block in blocks), of.scores.tokens)
+    halved = of.scores.halved or any(block.halved for block in blocks)
+    return BatchLines(batch, lines, halved, of.scores.tokens, residual_rows([line.frame for line in lines], blocks))
+
+
+def residual_rows(frames: Sequence[Frame | None], blocks: Sequence[LayerBlock]) -> ResidualRows:
+    """The residuals of lines, None for an error line, among those that the encoders kept."""
+    layers = [layer for block in blocks if block.residuals is not None for layer in block.residuals]
+    lists = [
+        None if frame is None or not layers else tuple(number for number in frame.rows if number < len(layers[0]))
+        for frame in frames
+    ]
+    return ResidualRows(layers, lists, any(block.clamped for block in blocks))
 
 
 def _line(outcome: Outcome, blocks: list[LayerBlock]) -> Line:

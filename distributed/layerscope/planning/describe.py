@@ -6,6 +6,7 @@ from layerscope.planning.job import Job, download_bytes
 from layerscope.planning.placement import Placement
 from layerscope.records.differences import settings_that_differ
 from layerscope.records.manifest import RUNNING, manifest_path
+from layerscope.records.residuals import residual_readings, residuals_path
 from layerscope.records.run import Run
 from layerscope.records.totals import Totals
 
@@ -41,11 +42,22 @@ def describe(job: Job) -> str:
         f"batches    {len(plan)} of up to {count_of(job.numerics.batch_tokens, 'token')}",
         *_describe_placement(placement, job.numerics.threads),
         f"output     {job.output.records}: about {size_text(job.estimated_bytes())}",
+        *_describe_residuals(job),
         f"download   {size_text(download_bytes(job))} to this machine",
         f"cache      {cache.told()}",
         f"done       {_done(job)}",
     ]
     return "\n".join(lines)
+
+
+def _describe_residuals(job: Job) -> list[str]:
+    if job.reading.residuals is None:
+        return []
+    readings = ", ".join(residual_readings(job.reading.names))
+    return [
+        f"residuals  {residuals_path(job.output.records)}: {size_text(job.residual_bytes())}, "
+        f"{job.reading.residuals} of {readings} after {count_of(len(job.layers), 'layer')}"
+    ]
 
 
 def _describe_placement(placement: Placement, threads: int | None) -> list[str]:
@@ -82,6 +94,8 @@ def summarise(job: Job, totals: Totals, rate: float) -> str:
         rate: questions per second of this run; 0 where it had nothing to do.
     """
     files = [str(job.output.records), str(manifest_path(job.output.records))]
+    if job.reading.residuals:
+        files.append(str(residuals_path(job.output.records)))
     if job.output.array:
         files.append(str(job.output.array))
     lines = [

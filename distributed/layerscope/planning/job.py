@@ -19,6 +19,7 @@ from layerscope.questions.plan import Plan
 from layerscope.questions.reading import MAX, Reading
 from layerscope.questions.selection import Selection
 from layerscope.records.manifest import About, Identity, ModelFiles, PlanSize, SaeFile, SaeFiles, Settings, Tokens
+from layerscope.records.residuals import RESIDUAL_DTYPES, residual_readings, residuals_path
 from layerscope.saes.gemma_scope import SaeChoice
 
 _L0S_OVER_TOKENS = 8  # features of a solution over features of a token
@@ -90,6 +91,13 @@ class Job:
 
         return self.n_questions * 2 * (sum(map(of_reading, self.reading.names)) + 300)
 
+    def residual_bytes(self) -> int:
+        """The size of the residuals beside the finished file."""
+        if self.reading.residuals is None:
+            return 0
+        kept = 2 * len(residual_readings(self.reading.names)) * self.spec.d_model
+        return self.n_questions * len(self.layers) * kept * RESIDUAL_DTYPES[self.reading.residuals].itemsize
+
     def identity(self) -> Identity:
         """Whatever decides the bytes of the file; the manifest keeps it, and a resumed run must have the same.
 
@@ -113,6 +121,7 @@ class Job:
                 attention="soft-capped, softmax in float32",
                 readings=",".join(self.reading.names),
                 tokens=self.reading.tokens,
+                residuals=self.reading.residuals,
             ),
             model=ModelFiles(
                 repository=_told(self.model),
@@ -155,13 +164,14 @@ def check_space(job: Job) -> None:
         LayerscopeError: there is too little room.
     """
     path = job.output.records
-    there = path.stat().st_size if path.exists() else 0
+    written = [path, *residuals_path(path).glob("*.npy")]
+    there = sum(file.stat().st_size for file in written if file.exists())
     copies = 2 if job.output.array else 1
-    needed = max(0, job.estimated_bytes() * copies - there)
+    needed = max(0, job.estimated_bytes() * copies + job.residual_bytes() - there)
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise LayerscopeError(
-            f"{path.parent} has {size_text(free)} free; the records will take about {size_text(needed)} more.\n"
+            f"{path.parent} has {size_text(free)} free; the run will take about {size_text(needed)} more.\n"
             "Make room, name an --output-file elsewhere, or take fewer questions, layers or features."
         )
 

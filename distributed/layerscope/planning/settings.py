@@ -94,7 +94,8 @@ def settle_reading(config: Config, model: Repository) -> Reading:
     template, separator = parse_prompt(config.prompt, config.solution_separator)
     chat = template == CHAT
     prompt = chat_prompt(model, config.system_prompt, separator) if chat else Prompt(template, separator)
-    return Reading(parse_readings(config.readings), config.tokens, prompt)
+    residuals = None if config.residuals == "off" else config.residuals
+    return Reading(parse_readings(config.readings), config.tokens, prompt, residuals)
 
 
 def numeric(setting: int | str) -> int | None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from layerscope.config import ResidualFormat
 from layerscope.questions.prompts import DEFAULT, Prompt
 
 MAX = "max"
@@ -18,6 +19,8 @@ class Reading:
     tokens: bool = False
     """Whether the record has the solutions' tokens."""
     prompt: Prompt = DEFAULT
+    residuals: ResidualFormat | None = None
+    """Number format of the residuals that are kept, where readings take one token each."""
 
     @property
     def spells(self) -> bool:

@@ -36,6 +36,8 @@ class Extent:
         first_kind = noted is not UNSET and noted.sha256 is not UNSET
         self._digest: _Digest = hashlib.sha256() if first_kind else xxhash.xxh3_128()
         self._marks = bytearray()
+        self.residuals: dict[int, str] | UnsetType | None = UNSET if noted is UNSET else noted.residuals
+        """What is to be noted of the residuals of these lines."""
 
     def add(self, *pieces: bytes | memoryview) -> None:
         """Counts one more line, its line end included, whole or in pieces that follow one another."""
@@ -73,6 +75,7 @@ class Extent:
             lines=self.lines,
             bytes=self.size,
             running=self._marks.hex(" ", -MARK_BYTES),
+            residuals=self.residuals,
             **{self._digest.name.lower(): self._digest.hexdigest()},
         )
 

@@ -33,21 +33,20 @@ from layerscope.records.manifest import (
     About,
     Identity,
     Manifest,
-    Progress,
     manifest_path,
     write_manifest,
 )
 from layerscope.records.marks import Marks, marks_path
 from layerscope.records.overwriting import forget_aside, has_records, put_aside
 from layerscope.records.record import Record, Unscored
-from layerscope.records.run import Run, read_lines
+from layerscope.records.replacing import Line, Replacement, copy_replaced
+from layerscope.records.residual_files import NO_ROWS, ResidualFiles, ResidualRows
+from layerscope.records.residuals import Layout
+from layerscope.records.run import Run
 from layerscope.records.taken_away import Watch
 
 _CHECKPOINT_SECONDS = 5.0
 _SYNC_BYTES = 4 << 20  # after which the disk begins on what was written
-
-Line = bytes | Sequence[Piece]
-"""One line of the file, its line end included: whole, or in pieces that follow one another, so that none is copied."""
 
 
 class Journal:
@@ -63,6 +62,7 @@ class Journal:
         self._unsaved = False  # something of the manifest, to be on the disk before the next lines are
         self._watch = Watch(path, descriptor)
         self._marks = Marks(path)
+        self._residuals = ResidualFiles(Layout.of(path, manifest))
 
     @property
     def lines(self) -> int:
@@ -75,8 +75,8 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def append(self, lines: Iterable[Line]) -> None:
-        """Writes whole lines and waits until they are on the disk.
+    def append(self, lines: Iterable[Line], residuals: ResidualRows = NO_ROWS) -> None:
+        """Writes whole lines and waits until they are on the disk; before them their residuals, if the run keeps any.
 
         Raises:
             LayerscopeError: they cannot be written or synced; the file then ends where it ended before.
@@ -86,6 +86,8 @@ class Journal:
             self.checkpoint()
         more = self._extent.ahead()
         try:
+            self._residuals.begin()
+            self._residuals.append(residuals)
             self._marks.begin(self._extent)
             self._write_lines(lines, more)
             sync_data(self._descriptor, self._extent.size)
@@ -99,6 +101,7 @@ class Journal:
             ) from error
         if more.lines and not self.lines:
             forget_aside(self.path)
+        self._residuals.join()
         self._extent.join(more)
         if time.monotonic() - self._checkpointed > _CHECKPOINT_SECONDS:
             self.checkpoint()
@@ -125,24 +128,32 @@ class Journal:
 
     def _expect_untouched(self, at_the_end: bool = False) -> None:
         """See `Watch.check`, after whose error nothing more is noted."""
+        self._extent.residuals = self._residuals.digests
         try:
             self._watch.check(self._extent, self._manifest, at_the_end)
+            self._residuals.expect_untouched(self._extent.lines)
         except LayerscopeError:
             self._known = False
             raise
 
-    def rewrite(self, replacements: Iterable[tuple[int, bytes]]) -> None:
+    def rewrite(self, replacements: Iterable[Replacement]) -> None:
         """Replaces some lines in one atomic step: whoever reads, and whatever happens, the file is the old or the new.
 
+        Their residuals change before that, and nothing is noted of any meanwhile: a run that goes on with a file in
+        which such a line is still an error puts them back.
+
         Args:
-            replacements: numbers from 0, ascending, and whole lines.
+            replacements: in ascending order.
         """
         self._expect_untouched()
+        if self._residuals.begin_replacing():
+            self.checkpoint()
         try:
             with replacing(self.path, locked=False) as temporary:
                 descriptor = open_locked(temporary)
                 try:
-                    extent, unchanged = self._copy(descriptor, replacements)
+                    made = copy_replaced(self.path, descriptor, replacements, self._formed, self._residuals)
+                    extent, unchanged = made
                     os.fsync(descriptor)
                     # Until the new file's extent is noted, only what both have in common may be held against either.
                     self.checkpoint()
@@ -156,46 +167,40 @@ class Journal:
         os.close(self._descriptor)
         self._descriptor, self._extent = descriptor, extent
         self._watch = Watch(self.path, descriptor)
-        self.checkpoint()
         try:
+            self._residuals.end_replacing()
+            self.checkpoint()
             sync_folder(self.path.parent)
         except OSError as error:
             raise LayerscopeError(f"{self.path.parent} cannot be synced: {error.strerror}. Mend the disk.") from error
-
-    def _copy(self, descriptor: int, replacements: Iterable[tuple[int, bytes]]) -> tuple[Extent, Progress]:
-        """Copies the file, some lines replaced: the copy's extent, and the note of what comes before the first one."""
-        wanted = iter(replacements)
-        number, replacement = next(wanted, (-1, b""))
-        extent = Extent()
-        unchanged = None
-        for line in read_lines(self.path):
-            if extent.lines == number:
-                unchanged = unchanged or extent.note()
-                line = b"".join(self._formed(replacement))
-                number, replacement = next(wanted, (-1, b""))
-            write_pieces(descriptor, [line])
-            extent.add(line)
-        return extent, unchanged or extent.note()
 
     @property
     def fingerprints(self) -> Mapping[str, Fingerprint]:
         """Of whoever computed what is in the file."""
         return self._manifest.fingerprints
 
-    def note_computed(self, halved: Iterable[int], fingerprints: Mapping[str, Fingerprint]) -> None:
+    def note_computed(
+        self, halved: Iterable[int], fingerprints: Mapping[str, Fingerprint], clamped: Iterable[int] = ()
+    ) -> None:
         """Notes how the lines that follow were computed; it is on the disk before they are.
 
         Args:
             halved: batches that did not fit the memory as a whole: their numbers may differ in the last digit.
             fingerprints: of all that computed for the file so far.
+            clamped: batches with residuals beyond their number format.
         """
-        known = self._manifest.halved_batches
-        batches = [*known, *(batch for batch in halved if batch not in known)]
-        self._manifest = replace(self._manifest, halved_batches=batches, fingerprints=dict(fingerprints))
+        known = self._manifest
+        self._manifest = replace(
+            known,
+            halved_batches=list(dict.fromkeys([*known.halved_batches, *halved])),
+            clamped_batches=list(dict.fromkeys([*known.clamped_batches, *clamped])),
+            fingerprints=dict(fingerprints),
+        )
         self._unsaved = True
 
     def checkpoint(self) -> None:
         """Notes in the manifest how far the file goes and what its bytes hash to."""
+        self._extent.residuals = self._residuals.digests
         try:
             self._note(replace(self._manifest, progress=self._extent.note()))
         except LayerscopeError:
@@ -216,6 +221,7 @@ class Journal:
                     self.checkpoint()
                     self._marks.remove()
             finally:
+                self._residuals.close()
                 self._marks.close()
                 os.close(self._descriptor)
                 self._descriptor = -1
@@ -229,11 +235,14 @@ class Journal:
         Raises:
             LayerscopeError: a line is not the record that belongs there, or was changed after it was written.
         """
-        self._extent = Extent(self._manifest.progress)
+        self._extent, errors = Extent(self._manifest.progress), list[int]()
         for line, record in Run(self.path, self._manifest, RUNNING).records(to_go_on=True):
+            if isinstance(record, Unscored):
+                errors.append(self._extent.lines)
             self._extent.add(line)
             on_record(record)
         try:
+            self._residuals.recover(self._extent.lines, errors, self._manifest.progress)
             self._cut()
             os.fsync(self._descriptor)
             self._watch.note_written()
@@ -246,6 +255,7 @@ class Journal:
         self._marks.close()  # it has more than the file: what is written next begins it anew
         with suppress(OSError):  # the next run removes the torn line
             self._cut()
+            self._residuals.cut()
 
     def _cut(self) -> None:
         os.ftruncate(self._descriptor, self._extent.size)

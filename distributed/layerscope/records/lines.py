@@ -108,6 +108,15 @@ class LayerBlock:
     failed_layers: NDArray[np.int64]  # [R]; the first layer with a non-finite activation, -1 for none
     halved: bool = False
     """The rows did not fit the memory at once, so the numbers may differ in the last digit."""
+    residuals: NDArray[np.floating[Any]] | None = None
+    """[L, S, D] of the rows of one token each, where they are kept; lists over several tokens are behind these."""
+    clamped: bool = False
+    """Some of these were beyond their number format, whose largest number stands in their place."""
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes."""
+        return self.json.nbytes + (0 if self.residuals is None else self.residuals.nbytes)
 
 
 def frame_record(

@@ -15,7 +15,7 @@ import msgspec
 import orjson
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from layerscope.config import READINGS
+from layerscope.config import READINGS, ResidualFormat
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import replacing
 from layerscope.records.fingerprints import Fingerprint
@@ -68,6 +68,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Names with commas between them, in the order of the record; files of 0.1.0 have the first alone."""
     tokens: bool = False
     """Every solution's tokens are in the record."""
+    residuals: ResidualFormat | None = None
+    """Number format of the residuals beside the file; None where it has none."""
 
 
 class ModelFiles(Struct, frozen=True, kw_only=True):
@@ -160,6 +162,8 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """In its stead, in the first files; they stay with it."""
     running: str
     """Eight digits of that digest after every line."""
+    residuals: dict[int, str] | UnsetType | None = UNSET
+    """By layer, XXH3 (128 bits) of the rows of these lines. None where it is not known; not there without residuals."""
 
 
 class Manifest(Struct, kw_only=True, omit_defaults=True):
@@ -172,6 +176,8 @@ class Manifest(Struct, kw_only=True, omit_defaults=True):
     """Files of 0.1.0 have none until their first lines are noted."""
     halved_batches: list[Count] = []
     """Batches that did not fit the memory as a whole: their numbers may differ in the last digit."""
+    clamped_batches: list[Count] = []
+    """Batches some of whose residuals are beyond their number format, whose largest number stands in their place."""
     fingerprints: dict[str, Fingerprint] = {}
     """By kind of processor or GPU; files of 0.1.0 have none until they are gone on with."""
     as_read: dict[str, Any] = {}
@@ -265,6 +271,8 @@ def _check(manifest: Manifest) -> None:
             raise ValueError("`progress.running` has not as many marks as there are `progress.lines`")
         if (progress.xxh3_128 is UNSET) == (progress.sha256 is UNSET):
             raise ValueError("`progress` has no digest, or two")
+        if isinstance(progress.residuals, dict) and list(progress.residuals) != about.layers:
+            raise ValueError("`progress.residuals` has other layers than `about.average_l0`")
 
 
 def _builtins(manifest: Manifest) -> dict[str, Any]:

@@ -1,20 +1,23 @@
 """What `--overwrite` does with the records that are there: they stand aside until the new file has its first record."""
 
 import os
+import shutil
 from pathlib import Path
 
 from layerscope.files import replacing
 from layerscope.records.locking import open_locked
 from layerscope.records.manifest import manifest_path
+from layerscope.records.residuals import residuals_path
 from layerscope.records.run import read_lines
 
 
 def put_aside(path: Path, descriptor: int) -> int:
-    """Moves records and manifest aside: a descriptor of the new, empty file, locked, for that of the old one.
+    """Moves what there is of a run aside: a descriptor of the new, empty file, locked, for that of the old one.
 
     May be cut off anywhere and called again: the last file that had a record, and its manifest, are what stands aside.
     """
     aside, manifest_aside = _aside(path)
+    residuals_aside = residuals_path(aside)
     if aside.exists() and not aside.samefile(path):
         if not has_records(path):
             os.ftruncate(descriptor, 0)
@@ -26,6 +29,9 @@ def put_aside(path: Path, descriptor: int) -> int:
             if not aside.exists():
                 if manifest_path(path).exists():
                     manifest_path(path).replace(manifest_aside)  # first: without it nobody goes on with the records
+                if residuals_path(path).is_dir():
+                    shutil.rmtree(residuals_aside, ignore_errors=True)
+                    residuals_path(path).replace(residuals_aside)
                 os.link(path, aside)
         except BaseException:
             os.close(fresh)
@@ -36,8 +42,10 @@ def put_aside(path: Path, descriptor: int) -> int:
 
 def forget_aside(path: Path) -> None:
     """Removes what stands aside."""
-    for aside in _aside(path):
-        aside.unlink(missing_ok=True)
+    aside, manifest_aside = _aside(path)
+    for each in (aside, manifest_aside):
+        each.unlink(missing_ok=True)
+    shutil.rmtree(residuals_path(aside), ignore_errors=True)
 
 
 def has_records(path: Path) -> bool:

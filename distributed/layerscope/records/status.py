@@ -3,12 +3,14 @@
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from layerscope.formatting import count_of, size_text, utf8, visible
 from layerscope.records.goals import GoalGroups
 from layerscope.records.record import Unscored
+from layerscope.records.residuals import Layout, expect_rows, residuals_path
 from layerscope.records.run import Run
 from layerscope.records.shards import without_batches
 from layerscope.records.totals import Totals
@@ -31,6 +33,8 @@ class Status:
     """The `example_id` of every error line."""
     accuracy: str
     accuracy_per_character: str
+    residuals: dict[str, Any] | None
+    """The folder of the residuals and what it holds, where the run keeps any."""
     goals: dict[str, int]
     """How many goal groups the scored questions make, and how many questions share one."""
     to_go_on: str | None
@@ -72,6 +76,7 @@ def status(path: Path) -> Status:
         errors=tuple(errors),
         accuracy=totals.accuracy(),
         accuracy_per_character=totals.accuracy_per_character(),
+        residuals=_residuals(run, totals.questions),
         goals=goals.result(),
         to_go_on=None if alive or complete else _to_go_on(run),
         software=identity.software,
@@ -88,6 +93,7 @@ def as_text(found: Status) -> str:
         f"done      {found.done} of {count_of(found.planned, 'question')}",
         f"errors    {len(found.errors)}{named}",
         f"accuracy  {found.accuracy} (acc), {found.accuracy_per_character} (acc_norm)",
+        *([_residuals_line(found.residuals)] if found.residuals else []),
         *([f"to go on  {visible(found.to_go_on)}"] if found.to_go_on else []),
     ]
     return "\n".join(lines)
@@ -96,6 +102,30 @@ def as_text(found: Status) -> str:
 def as_json(found: Status) -> str:
     """For programs, and for whoever reports a fault."""
     return orjson.dumps(asdict(found), option=orjson.OPT_INDENT_2).decode()
+
+
+def _residuals(run: Run, lines: int) -> dict[str, Any] | None:
+    layout = Layout.of(run.path, run.manifest)
+    if not layout.layers:
+        return None
+    expect_rows(layout, lines)
+    return {
+        "folder": utf8(str(residuals_path(run.path))),
+        "format": layout.dtype.name,
+        "readings": layout.readings,
+        "rows": lines,
+        "bytes": len(layout.layers) * lines * layout.row_bytes,
+        "clamped_batches": run.manifest.clamped_batches,
+    }
+
+
+def _residuals_line(found: dict[str, Any]) -> str:
+    clamped = count_of(len(found["clamped_batches"]), "batch")
+    beyond = f"; {clamped} with numbers beyond that format" if found["clamped_batches"] else ""
+    return (
+        f"residuals {found['folder']} ({size_text(found['bytes'])}): {found['format']} of "
+        f"{', '.join(found['readings'])}{beyond}"
+    )
 
 
 def _to_go_on(run: Run) -> str:

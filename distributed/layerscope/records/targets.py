@@ -12,6 +12,7 @@ from layerscope.errors import UsageError
 from layerscope.files import COMPRESSED, user_path
 from layerscope.records.manifest import manifest_path
 from layerscope.records.marks import is_marks, marks_path
+from layerscope.records.residuals import is_residuals, residuals_path
 
 _MANIFEST, _MARKS = (beside(Path("x")).name.removeprefix("x") for beside in (manifest_path, marks_path))
 _FIRST_RECORD = b'{"example_id":'
@@ -74,6 +75,12 @@ def check_output(records: Path, array: Path | None, inputs: Iterable[Path], over
     if _is_there(option, marks) and not is_marks(marks):
         raise UsageError(
             f"{option}: {marks} would be written beside {records.name}, and was not made by a run.\n"
+            "Move it away, or name another file."
+        )
+    residuals = residuals_path(records)
+    if os.path.lexists(residuals) and not is_residuals(residuals):
+        raise UsageError(
+            f"{option}: {residuals.name} is where a run keeps the residuals of {records.name}, and no run made it.\n"
             "Move it away, or name another file."
         )
     if array is not None and array.exists() and not records.exists() and not overwrite:

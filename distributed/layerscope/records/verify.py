@@ -4,12 +4,13 @@ from layerscope.formatting import count_of
 from layerscope.records import locking
 from layerscope.records.checking import check
 from layerscope.records.record import Record
-from layerscope.records.run import RecordsFile
+from layerscope.records.residuals import check_residuals
+from layerscope.records.run import RecordsFile, Run
 from layerscope.records.shards import Files, open_run, without_batches
 
 
 def verify(files: Files) -> str:
-    """Reads every line of a file, or of the shards of one job, and checks schema, order, ids and digest.
+    """Reads every line of a file, or of the shards of one job, and checks schema, order, ids, digest and residuals.
 
     Raises:
         LayerscopeError: the first line that is off, and what is.
@@ -23,12 +24,16 @@ def verify(files: Files) -> str:
 
     lines, behind = 0, ""
     for part in run.parts:
-        size = 0
-        for line, _ in part.records(look_closer):
-            lines += 1
+        size, scored = 0, list[bool]()
+        for line, record in part.records(look_closer):
+            scored.append(isinstance(record, Record))
             size += len(line)
+        lines += len(scored)
+        if isinstance(part, Run):
+            check_residuals(part, scored)
         behind += _behind(part, size)
-    said = f"{lines} of {count_of(run.planned, 'line')}, all whole, in order and as they were written{behind}."
+    beside = ", with their residuals" if run.manifest.identity.settings.residuals else ""
+    said = f"{lines} of {count_of(run.planned, 'line')}, all whole, in order and as they were written{beside}{behind}."
     if why := without_batches(run.manifest):
         said = f"sound, and empty for good: its {why}."
     return "\n".join([f"{run.path}{run.others}: {said}", *run.notes])

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from layerscope.records.journal import Journal, Line
+from layerscope.records.journal import Journal
+from layerscope.records.replacing import Line
+from layerscope.records.residual_files import NO_ROWS, ResidualRows
 
 
 class WriteBehind:
@@ -15,14 +17,14 @@ class WriteBehind:
         self._thread = ThreadPoolExecutor(1, "writer")
         self._on_its_way: Future[None] | None = None
 
-    def append(self, lines: Sequence[Line]) -> None:
-        """Begins to write whole lines once those before them are on the disk.
+    def append(self, lines: Sequence[Line], residuals: ResidualRows = NO_ROWS) -> None:
+        """Begins to write whole lines and their residuals once those before them are on the disk.
 
         Raises:
             LayerscopeError: those before them cannot be written; the file ends before these.
         """
         self.flush()
-        self._on_its_way = self._thread.submit(self._file.append, lines)
+        self._on_its_way = self._thread.submit(self._file.append, lines, residuals)
 
     def flush(self) -> None:
         """Waits until everything is on the disk.

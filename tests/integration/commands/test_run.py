@@ -49,13 +49,20 @@ def settings(tiny: Path, tricky: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def expected(settings: dict[str, str]) -> bytes:
+def residuals() -> dict[int, bytes]:
+    """Of every layer, as `expected` is made."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def expected(settings: dict[str, str], residuals: dict[int, bytes]) -> bytes:
     """The file as one process makes it from the plain functions."""
     more = {"num_samples": "all", "batch_tokens": 300, "top_k": 20, "readings": READINGS, "tokens": True}
-    return plain_run(Config(**settings, **more))  # type: ignore[arg-type]
+    return plain_run(Config(**settings, **more, residuals="float16"), residuals)  # type: ignore[arg-type]
 
 
 NUMBERS = ["--num-samples", "all", "--batch-tokens", "300", "--top-k", "20", "--readings", READINGS, "--tokens"]
+NUMBERS += ["--residuals", "float16"]
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +86,16 @@ def spread(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     return folder, done.stdout
 
 
-def test_the_ray_run_equals_the_plain_composition_and_sums_up(spread: tuple[Path, str], expected: bytes) -> None:
+def kept(folder: Path) -> dict[int, bytes]:
+    """The files of residuals, by layer."""
+    return {int(file.stem[-2:]): file.read_bytes() for file in (folder / "out.jsonl.residuals").iterdir()}
+
+
+def test_the_ray_run_equals_the_plain_composition_and_sums_up(
+    spread: tuple[Path, str], expected: bytes, residuals: dict[int, bytes]
+) -> None:
     folder, told = spread
+    assert kept(folder) == residuals
     lines = (folder / "out.jsonl").read_bytes()
     assert lines == expected
     assert json.loads((folder / "out.json").read_bytes()) == [json.loads(line) for line in lines.splitlines()]
@@ -92,6 +107,7 @@ def test_it_is_gone_on_with_by_another_crew_and_refused_with_other_settings(
     spread: tuple[Path, str],
     settings: dict[str, str],
     expected: bytes,
+    residuals: dict[int, bytes],
     command: Command,
     one_process: Callable[[str], None],
     tmp_path: Path,
@@ -101,12 +117,15 @@ def test_it_is_gone_on_with_by_another_crew_and_refused_with_other_settings(
     lines = expected.splitlines(keepends=True)
     (tmp_path / "out.jsonl").write_bytes(b"".join(lines[:9]) + lines[9][:700])
     shutil.copy(spread[0] / "out.jsonl.manifest.json", tmp_path)
+    shutil.copytree(spread[0] / "out.jsonl.residuals", tmp_path / "out.jsonl.residuals")
     run = [*words(settings), *NUMBERS, "--address", "local", "--output-file", "out.json"]
     crew = ["--gemma-actors", "1", "--layer-blocks", "1", "--encoders-per-block", "1"]
     done = command("run", *run, *crew, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Going on after 9 of" in done.stderr
     assert (tmp_path / "out.jsonl").read_bytes() == expected
+    assert kept(tmp_path) == residuals
+    assert command("verify", "out.jsonl", cwd=tmp_path).stdout.endswith("with their residuals.\n")
     assert "is complete already" in command("run", *run, cwd=tmp_path).stdout
 
     other = command("run", *run, "--top-k", "51", "--dtype", "bfloat16", cwd=tmp_path)

@@ -22,6 +22,7 @@ from layerscope.records.journal import Journal, open_journal
 from layerscope.records.lines import error_line
 from layerscope.records.manifest import read_manifest
 from layerscope.records.progress import Progress
+from layerscope.records.residual_files import ResidualRows
 from layerscope.records.totals import Totals
 from made_up import about, identity, typed
 
@@ -108,3 +109,33 @@ def test_the_command_to_go_on_of_a_ray_job_brings_its_environment(
     monkeypatch.setattr(sys, "argv", ["/bin/layerscope", "run", "--overwrite", "--output-file", "/shared/x.jsonl"])
     rest = ["--", "layerscope", "run", "--output-file", "/shared/x.jsonl"]
     assert shlex.split(command_line()) == ["ray", "job", "submit", *options, *rest]
+
+
+def test_a_run_and_a_retry_write_the_residuals_of_the_right_lines_and_name_what_is_beyond_their_format(
+    tmp_path: Path,
+) -> None:
+    """From the middle of a batch on too, where the lines before are there."""
+    parts = typed(identity((0,), questions=6, residuals="float16"), about((0,), range(6), d_model=1))
+    numbers, path = np.arange(12, dtype=np.float16).reshape(1, 12, 1), tmp_path / "out.jsonl"
+
+    def rows_of(first: int, last: int, errors: Sequence[int] = ()) -> ResidualRows:
+        lists = [None if n in errors else (2 * n, 2 * n + 1) for n in range(first, last)]
+        return ResidualRows(list(numbers), lists, clamped=first == 3)
+
+    def results(batches: Sequence[int], errors: Sequence[int]) -> Generator[BatchLines]:
+        for batch in batches:
+            ends = STARTS[batch], STARTS[batch + 1]
+            lines = [Line([line(number, "x")], None) for number in range(*ends)]
+            yield BatchLines(batch, lines, False, 1, rows_of(*ends, errors))
+
+    def run(file: Journal, *errors: int) -> _Work:
+        progress = Progress(6, Totals(), io.StringIO())
+        return _Work(PLAN, file, progress, Fingerprints(NOTED), lambda batches: results(batches, errors))
+
+    with open_journal(path, *parts, overwrite=False) as file:
+        file.append([line(number, "x") for number in range(4)], rows_of(0, 4, [1]))
+        run(file, 1, 5).go_on()
+        run(file, 5).retry([1, 5])
+    found = np.load(tmp_path / "out.jsonl.residuals" / "layer_00.npy")
+    assert np.nan_to_num(found, nan=-1).reshape(6, 2).tolist() == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [-1, -1]]
+    assert read_manifest(path).clamped_batches == [2]

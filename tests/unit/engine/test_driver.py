@@ -6,7 +6,6 @@ from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -170,6 +169,7 @@ def test_what_is_begun_and_not_written_is_bounded_by_a_share_of_the_object_store
         reading=FINAL,
         n_questions=10,
         estimated_bytes=lambda: 20,
+        residual_bytes=lambda: 0,
     )
     budget = Budget(the_job, 1000)  # type: ignore[arg-type]
     begun = 0
@@ -177,7 +177,7 @@ def test_what_is_begun_and_not_written_is_bounded_by_a_share_of_the_object_store
         budget.take(begun)
         begun += 1
     assert (begun, budget.taken) == (3, 300)
-    budget.learn(0, [SimpleNamespace(json=np.zeros(150, np.uint8))])  # type: ignore[list-item]
+    budget.learn(0, [SimpleNamespace(nbytes=150)])  # type: ignore[list-item]
     assert budget.taken == 350
     budget.free(1)
     budget.free(2)

@@ -13,17 +13,19 @@ from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 
 from layerscope.engine import batch as plain_functions
 from layerscope.engine.batch import encode_block, score_batch
+from layerscope.engine.lines import residual_rows
 from layerscope.hub.repository import open_repository
 from layerscope.models.language_model import LanguageModel
 from layerscope.models.loading import load_language_model
-from layerscope.questions.pairs import PairTokenizer
+from layerscope.questions.pairs import PairTokenizer, last_word
 from layerscope.questions.prompts import Prompt
 from layerscope.questions.reading import Reading
 from layerscope.questions.sources import Question
 from layerscope.records.checking import check
-from layerscope.records.lines import ErrorLine, join_record, settle
+from layerscope.records.lines import ErrorLine, Frame, LayerBlock, Outcome, join_record, settle
 from layerscope.records.readings import Feature, PlacedFeature
 from layerscope.records.record import Record, parse
+from layerscope.records.residuals import RESIDUAL_DTYPES, Layout, residual_readings
 from layerscope.saes.cache import load_encoder
 from layerscope.saes.encoder import SaeEncoder
 from plain import DEVICES
@@ -65,20 +67,26 @@ class Bench:
         return records
 
     def lines(self, questions: Sequence[Question], reading: Reading, k: int | None = 10) -> list[bytes]:
-        scored = score_batch(self.model, self.tokenizer(reading), questions, LAYERS, reading)
-        blocks = [
-            encode_block(scored.residuals[part].to(self.device), LAYERS[part], self.encoders[part], k, scored.spans)
-            for part in (slice(0, 2), slice(2, 3))
-        ]
-        settled = [settle(outcome, blocks) for outcome in scored.outcomes]
+        settled, blocks = self.batch(questions, reading, k)
         return [
             outcome.line if isinstance(outcome, ErrorLine) else b"".join(join_record(outcome, blocks))
             for outcome in settled
         ]
 
+    def batch(
+        self, questions: Sequence[Question], reading: Reading, k: int | None = 10
+    ) -> tuple[list[Outcome], list[LayerBlock]]:
+        scored = score_batch(self.model, self.tokenizer(reading), questions, LAYERS, reading)
+        kept = reading.residuals
+        blocks = [
+            encode_block(scored.residuals[at].to(self.device), LAYERS[at], self.encoders[at], k, scored.spans, kept)
+            for at in (slice(0, 2), slice(2, 3))
+        ]
+        return [settle(outcome, blocks) for outcome in scored.outcomes], blocks
+
     @torch.inference_mode()
-    def active(self, ids: Sequence[int]) -> list[np.ndarray]:
-        """By transformers and the formula: the activations [T, F] of every token of a text, of each layer."""
+    def residuals(self, ids: Sequence[int]) -> list[np.ndarray]:
+        """By transformers: the residual stream [T, D] of every token of a text, after each layer."""
         residuals = list[np.ndarray]()
         hooks = [
             layer.register_forward_hook(lambda _m, _i, output: residuals.append(output[0].numpy()))
@@ -87,8 +95,12 @@ class Bench:
         self.plain(input_ids=torch.tensor([list(ids)]), use_cache=False)
         for hook in hooks:
             hook.remove()
+        return residuals
+
+    def active(self, ids: Sequence[int]) -> list[np.ndarray]:
+        """By the formula: the activations [T, F] of every token of a text, of each layer."""
         found = []
-        for residual, sae in zip(residuals, self.arrays, strict=True):
+        for residual, sae in zip(self.residuals(ids), self.arrays, strict=True):
             pre = residual @ sae["W_enc"] + sae["b_enc"]
             found.append(np.where(pre > sae["threshold"], np.maximum(pre, 0), 0))
         return found
@@ -231,3 +243,55 @@ def test_a_row_that_both_solutions_share_is_read_once(bench: Bench) -> None:
     pair = bench.tokenizer(reading).pair(question)
     assert scored.residuals.shape[1] == len(pair.tokens) - pair.prompt + 1
     assert json.loads(bench.lines([question], reading)[0])["error"] == ""
+
+
+@pytest.mark.parametrize("names", [ALL, ("final", "last-word"), ("final", "max")])
+def test_kept_residuals_are_those_of_each_solution_alone_at_the_readings_tokens(
+    bench: Bench, names: tuple[str, ...]
+) -> None:
+    """The right solution first; of `max`, which takes many tokens, none; and NaN where a question cannot be scored."""
+    questions = [
+        Question(number, *texts, number % 2) for number, texts in enumerate([*ODD[:2], ("no", "", "x"), *ODD[2:]])
+    ]
+    found = kept_rows(bench, questions, Reading(names, residuals="float32"))
+    tokenizer = PairTokenizer(bench.file, 8192, Prompt(), spell=True)
+    for number, question in enumerate(questions):
+        if not question.sol1:
+            assert np.isnan(found[:, number]).all()
+            continue
+        pair = tokenizer.pair(question)
+        assert pair.spelled is not None
+        for solution in (0, 1):
+            ids = [pair.tokens[pair.row_index(solution, position)] for position in range(pair.lengths[solution])]
+            places = {
+                "final": -1,
+                "last-word": pair.prompt + last_word(pair.spelled[solution]),
+                "prompt": pair.prompt - 1,
+            }
+            own = np.stack(bench.residuals(ids))[:, [places[name] for name in names if name != "max"]]
+            np.testing.assert_allclose(found[:, number, :, solution ^ question.label], own, rtol=2e-4, atol=2e-4)
+    halves = kept_rows(bench, questions, Reading(names, residuals="float16"))
+    np.testing.assert_array_equal(halves, found.astype(np.float16))
+
+
+def kept_rows(bench: Bench, questions: Sequence[Question], reading: Reading) -> np.ndarray:
+    """[layers, questions, readings, 2, d_model] as a run writes them."""
+    outcomes, blocks = bench.batch(questions, reading)
+    assert reading.residuals
+    one_token, dtype = residual_readings(reading.names), RESIDUAL_DTYPES[reading.residuals]
+    layout = Layout(Path(), tuple(LAYERS), one_token, len(questions), 32, dtype)
+    rows = residual_rows([outcome if isinstance(outcome, Frame) else None for outcome in outcomes], blocks)
+    joined = [np.frombuffer(rows.joined(layer, layout), dtype) for layer in range(len(LAYERS))]
+    return np.stack(joined).reshape(len(LAYERS), *layout.shape(len(questions)))
+
+
+def test_numbers_beyond_float16_become_its_largest_and_are_told(bench: Bench) -> None:
+    """Nothing becomes infinite in silence; what was not finite before is no number that was clamped."""
+    rows = torch.tensor([[[7e4, -1e5, 65504, 65519.0] + [1.0] * 28, [float("nan"), float("inf")] + [0.5] * 30]])
+    encoders = bench.encoders[:1]
+    block = encode_block(rows.to(bench.device), LAYERS[:1], encoders, 5, None, "float16")
+    assert block.clamped
+    assert block.residuals is not None
+    assert block.residuals[0, 0, :4].tolist() == [65504, -65504, 65504, 65504]
+    for numbers, kept in ((rows, "float32"), (rows[:, 1:], "float16"), (rows.clamp(-65504, 65504), "float16")):
+        assert not encode_block(numbers.to(bench.device), LAYERS[:1], encoders, 5, None, kept).clamped  # type: ignore[arg-type]

@@ -2,12 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from layerscope.config import Config
 from layerscope.engine.budget import Budget
+from layerscope.errors import LayerscopeError
+from layerscope.formatting import size_text
+from layerscope.planning.describe import describe
+from layerscope.planning.job import check_space
 from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
 from layerscope.planning.settings import output_file
@@ -43,6 +48,7 @@ def test_the_default_name_is_never_too_long() -> None:
     [
         ({"readings": "max"}, "settings.readings was final, is final,max"),
         ({"tokens": True}, "settings.tokens was False, is True"),
+        ({"residuals": "float16"}, "settings.residuals was None, is float16"),
         ({"prompt": "{goal}"}, "settings.prompt was Question: {goal}\nSolution: {solution}, is {goal} {solution}"),
         ({"solution_separator": ""}, "settings.prompt was Question: {goal}\nSolution: {solution}, is Question"),
     ],
@@ -73,3 +79,28 @@ def test_more_readings_ask_for_more_room(tiny: Path, tmp_path: Path) -> None:
         few, more, most = map(measure, jobs)
         assert few < more < most
     assert jobs[0].estimated_bytes() < jobs[2].estimated_bytes() < jobs[1].estimated_bytes() * 2
+
+
+def test_residuals_are_reckoned_with_before_the_run_starts(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their size is known to the byte: of 5 questions' 2 solutions, 2 readings of one token, 3 layers, 32 numbers."""
+    sources = {"model": str(tiny / "model"), "sae_repo": str(tiny / "saes"), "sae_width": "1k", "dataset": "bundled"}
+    config = Config(**sources, num_samples=5, device="cpu", output_file=str(tmp_path / "out.jsonl"))  # type: ignore[arg-type]
+    readings = replace(config, readings="final,max,prompt")
+    none, halves, whole = (
+        prepare(replace(readings, residuals=each), [probe()]) for each in ("off", "float16", "float32")
+    )
+    assert [job.residual_bytes() for job in (none, halves, whole)] == [
+        0,
+        5 * 2 * 2 * 3 * 32 * 2,
+        5 * 2 * 2 * 3 * 32 * 4,
+    ]
+    assert f"out.jsonl.residuals: {size_text(7680)}, float32 of final, prompt after 3 layers" in describe(whole)
+    assert "residuals  " not in describe(none)
+    assert Budget(none, 1 << 30)._size(0) < Budget(halves, 1 << 30)._size(0) < Budget(whole, 1 << 30)._size(0)
+    free = none.estimated_bytes() + 100
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    check_space(none)
+    with pytest.raises(LayerscopeError, match="free; the run will take about"):
+        check_space(whole)

@@ -18,6 +18,7 @@ from layerscope.questions.sources import Question
 from layerscope.records.journal import open_journal
 from layerscope.records.lines import SolutionScore, error_line
 from layerscope.records.manifest import FORMAT, read_manifest
+from layerscope.records.replacing import Replacement
 from layerscope.records.run import Run, read_lines
 from layerscope.records.verify import verify
 from made_up import record_line
@@ -118,7 +119,7 @@ def test_an_unfinished_file_of_the_first_form_goes_on_in_it(there: int, first: P
         journal.recover(lambda _: None)
         journal.append(now[there:])
         if there:
-            journal.rewrite([(0, now[0])])
+            journal.rewrite([Replacement(0, now[0])])
     assert first.read_bytes() == whole
     assert read_manifest(first).format == 1
     assert len(list(Run.open(first).records())) == 4

@@ -34,6 +34,7 @@ from layerscope.records.locking import is_locked
 from layerscope.records.manifest import About, Identity, Progress, manifest_path, read_manifest
 from layerscope.records.marks import marks_path
 from layerscope.records.record import Record, Unscored
+from layerscope.records.replacing import Replacement
 from layerscope.records.run import read_lines
 from layerscope.records.targets import records_path
 from made_up import about, edit_manifest, identity, typed
@@ -137,6 +138,7 @@ from layerscope.errors import LayerscopeError
 from layerscope.records.array import write_array
 from layerscope.records.journal import open_journal
 from layerscope.records.manifest import About, Identity, manifest_path
+from layerscope.records.replacing import Replacement
 from layerscope.records.run import read_lines
 
 path, parts = Path(sys.argv[1]), orjson.loads(sys.argv[2])
@@ -286,9 +288,11 @@ class JournalMachine(RuleBasedStateMachine):
     @rule(numbers=st.sets(st.integers(0, 7)), marker=st.integers(100, 999))
     def rewrite(self, numbers: set[int], marker: int) -> None:
         assert self.journal
-        replacements = [(number, line_of(number, marker)) for number in sorted(numbers) if number < self.whole]
+        replacements = [
+            Replacement(number, line_of(number, marker)) for number in sorted(numbers) if number < self.whole
+        ]
         self.journal.rewrite(replacements)
-        for number, line in replacements:
+        for number, line, _ in replacements:
             self.lines[number] = line
         self.manifests = []
 
@@ -673,7 +677,7 @@ def test_a_rewritten_file_that_does_not_fit_leaves_the_old_one(path: Path) -> No
     code = """
 journal = resumed()
 limit_file_size(200)
-print(refusal(journal.rewrite, [(1, lines[1])]))
+print(refusal(journal.rewrite, [Replacement(1, lines[1])]))
 limit_file_size(resource.RLIM_INFINITY)
 journal.append(lines[10:])
 journal.close()
@@ -737,7 +741,7 @@ with resumed() as journal:
     assert journal.lines == 2
     journal.append(long[2:])
     assert path.read_bytes() == b"".join(long)
-    told = refusal(journal.rewrite, [(0, long[0])])
+    told = refusal(journal.rewrite, [Replacement(0, long[0])])
     assert "No space left on device" in told and "as it was" in told, told
     assert path.read_bytes() == b"".join(long)
 assert sorted(file.name for file in path.parent.iterdir()) == ["ballast", path.name, path.name + ".manifest.json"]
@@ -783,7 +787,7 @@ def fail_to_sync(patch: pytest.MonkeyPatch, only_folders: bool = False) -> None:
 
 def rewrite_one(path: Path) -> None:
     with resumed(path) as journal:
-        journal.rewrite([(3, LINES[3])])
+        journal.rewrite([Replacement(3, LINES[3])])
 
 
 def array_of(path: Path) -> None:
@@ -945,7 +949,7 @@ def test_rewriting_replaces_the_lines_and_the_run_goes_on_behind_them(path: Path
     written(path, LINES[:10])
     expected = [retried(index) if index in (0, 4, 9) else line for index, line in enumerate(LINES)]
     with resumed(path) as journal:
-        journal.rewrite((index, retried(index)) for index in (0, 4, 9))
+        journal.rewrite(Replacement(index, retried(index)) for index in (0, 4, 9))
         assert path.read_bytes() == b"".join(expected[:10])
         assert journal.lines == 10
         journal.append(LINES[10:])
@@ -961,8 +965,8 @@ def test_rewriting_replaces_the_lines_and_the_run_goes_on_behind_them(path: Path
 def test_rewriting_that_fails_half_way_leaves_the_file_and_no_rest(path: Path) -> None:
     written(path, LINES[:10])
 
-    def failing() -> Iterator[tuple[int, bytes]]:
-        yield 1, retried(1)
+    def failing() -> Iterator[Replacement]:
+        yield Replacement(1, retried(1))
         raise LayerscopeError("no GPU left")
 
     with resumed(path) as journal:
@@ -984,17 +988,17 @@ def test_rewriting_that_fails_leaves_no_open_file(path: Path) -> None:
         before = sorted(file.name for file in Path("/proc/self/fd").iterdir())
         for _ in range(3):
             with pytest.raises(ZeroDivisionError):
-                journal.rewrite((index, bytes([1 // (2 - index)])) for index in range(1, 9))
+                journal.rewrite(Replacement(index, bytes([1 // (2 - index)])) for index in range(1, 9))
         assert sorted(file.name for file in Path("/proc/self/fd").iterdir()) == before
 
 
 def test_another_process_stays_out_during_and_after_rewriting(path: Path) -> None:
     written(path, LINES[:10])
 
-    def observed() -> Iterator[tuple[int, bytes]]:
+    def observed() -> Iterator[Replacement]:
         assert is_locked(path)
         assert path.read_bytes() == b"".join(LINES[:10])
-        yield 1, retried(1)
+        yield Replacement(1, retried(1))
         assert is_locked(path)
         assert path.read_bytes() == b"".join(LINES[:10]), "seen half-written"
 
@@ -1010,10 +1014,10 @@ def test_a_run_that_waits_for_the_lock_while_the_file_is_rewritten_gets_the_new_
     opened: list[Journal] = []
     waiting = threading.Thread(target=lambda: opened.append(resumed(path)))
 
-    def replacements() -> Iterator[tuple[int, bytes]]:
+    def replacements() -> Iterator[Replacement]:
         waiting.start()
         time.sleep(0.1)
-        yield 1, retried(1)
+        yield Replacement(1, retried(1))
 
     journal.rewrite(replacements())
     journal.close()
@@ -1028,7 +1032,7 @@ def test_a_kill_at_any_rename_of_rewriting_leaves_a_file_that_can_be_gone_on_wit
     code = """
 journal = resumed()
 os.replace = replace_or_die
-journal.rewrite([(3, lines[3])])
+journal.rewrite([Replacement(3, lines[3])])
 os._exit(0)
 """
     old = [*LINES[:3], retried(3), *LINES[4:10]]
@@ -1051,7 +1055,7 @@ def test_every_file_has_the_permissions_that_the_umask_leaves(
     modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
     assert modes == {"out.jsonl": mode, "out.jsonl.manifest.json": mode, "out.json": mode}
     with resumed(path) as journal:
-        journal.rewrite([(1, retried(1))])
+        journal.rewrite([Replacement(1, retried(1))])
     assert path.stat().st_mode & 0o777 == mode
 
 
@@ -1090,7 +1094,7 @@ def test_links_planted_under_the_names_of_temporary_files_are_not_followed(path:
         written(path, LINES)
         plant(names)
         with resumed(path) as journal:
-            journal.rewrite([(1, LINES[1])])
+            journal.rewrite([Replacement(1, LINES[1])])
         plant(names)
         write_array(path, array, read_lines(path))
         plant([aside.name for aside in asides(path)])

@@ -3,21 +3,22 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from killing import before_every_step
 from layerscope.errors import LayerscopeError
 from layerscope.records import journal as journals
 from layerscope.records.journal import Journal, open_journal
 from layerscope.records.lines import error_line
 from layerscope.records.manifest import manifest_path, read_manifest
 from layerscope.records.marks import HEADER, marks_path
+from layerscope.records.replacing import Replacement
 from layerscope.records.verify import verify
 from made_up import about, identity, typed
 
@@ -142,33 +143,6 @@ def test_marks_that_cannot_be_read_are_told(tmp_path: Path) -> None:
         verify(path)
 
 
-STEPS = ("write", "writev", "fsync", "fdatasync", "ftruncate", "replace", "unlink")
-
-
-@contextmanager
-def before_every_step(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
-    """Copies of a folder as a kill before each step of the system would leave it, half of what is written included."""
-    copies: list[Path] = []
-    busy = False
-
-    def watched(call: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*arguments: Any, **named: Any) -> Any:
-            nonlocal busy
-            if not busy:
-                busy = True
-                copies.append(folder.with_name(f"copy {len(copies)}"))
-                shutil.copytree(folder, copies[-1])
-                busy = False
-            return call(*arguments, **named)
-
-        return step
-
-    with monkeypatch.context() as patched:
-        for name in STEPS:
-            patched.setattr(os, name, watched(getattr(os, name)))
-        yield copies
-
-
 def test_a_run_killed_at_any_step_leaves_lines_that_are_all_covered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +170,7 @@ def test_a_kill_at_any_step_of_rewriting_leaves_marks_that_refuse_no_line(
     with opened(folder / "out.jsonl") as journal:
         journal.append(LINES[:6])
         with before_every_step(folder, monkeypatch) as copies:
-            journal.rewrite([(3, again)])
+            journal.rewrite([Replacement(3, again)])
             journal.append(LINES[6:7])
     for copy in copies:
         path = copy / "out.jsonl"

@@ -25,6 +25,7 @@ from layerscope.questions.sources import Question
 from layerscope.records.journal import open_journal
 from layerscope.records.lines import SolutionScore, error_line, frame_record, join_record, serialise_block
 from layerscope.records.manifest import About, Identity, manifest_path, read_manifest
+from layerscope.records.replacing import Replacement
 from layerscope.records.status import as_json, as_text, status
 from layerscope.records.verify import verify
 from layerscope.report.page import report
@@ -317,7 +318,7 @@ def test_a_file_whose_error_lines_were_retried_passes(path: Path) -> None:
     run_of(path, [LINES[0], LINES[1], error_line(40, "once").line, *LINES[3:5]])
     with open_journal(path, *parts(path), overwrite=False) as journal:
         journal.recover(lambda _: None)
-        journal.rewrite([(2, LINES[2])])
+        journal.rewrite([Replacement(2, LINES[2])])
         journal.append(LINES[5:])
     assert path.read_bytes() == b"".join(LINES)
     assert "8 of 8 lines" in verify(path)

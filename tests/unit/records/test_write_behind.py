@@ -10,13 +10,15 @@ import pytest
 from layerscope.errors import LayerscopeError
 from layerscope.records.journal import Journal, open_journal
 from layerscope.records.write_behind import WriteBehind
+from made_up import about, identity, typed
 
 LINES = [b'{"example_id":%d}\n' % number for number in range(6)]
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Journal:
-    return open_journal(tmp_path / "out.jsonl", {"settings": {}, "plan": {}}, {"order": ""}, overwrite=False)
+    parts = typed(identity((0,), questions=6), about((0,), range(6)))
+    return open_journal(tmp_path / "out.jsonl", *parts, overwrite=False)
 
 
 def break_disk(monkeypatch: pytest.MonkeyPatch) -> None:
