@@ -74,12 +74,13 @@ def spread(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("spread")
     script = str(ROOT / "scripts/run_sae_feature_extraction_all_layers.py")
     crew = ["--gemma-actors", "2", "--layer-blocks", "2", "--encoders-per-block", "1"]
+    here = {name: value for name, value in os.environ.items() if name == "PYTHONPATH"}  # else another checkout's code
     done = subprocess.run(
         [sys.executable, script, *words(settings), *NUMBERS, *crew, "--address", "local", "--output-file", "out.json"],
         cwd=folder,
         capture_output=True,
         text=True,
-        env={"HF_HOME": os.environ["HF_HOME"], "PATH": "/usr/bin:/bin", "HOME": str(folder)},
+        env={**here, "HF_HOME": os.environ["HF_HOME"], "PATH": "/usr/bin:/bin", "HOME": str(folder)},
         check=False,
     )
     assert done.returncode == 0, done.stderr
