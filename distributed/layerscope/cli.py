@@ -128,7 +128,7 @@ def report(
     files: _Files,
     to: Annotated[Path | None, _FlagPath, tyro.conf.arg(help_behavior_hint="(default: beside the first FILE)")] = None,
     show: Annotated[bool, tyro.conf.arg(name="open")] = False,
-    reading: str = "final",
+    reading: Annotated[str | None, tyro.conf.arg(help_behavior_hint="(default: all on one page)")] = None,
 ) -> int:
     """Make one web page of what a file says so far: which features tell the solutions apart, and at which depth.
 
@@ -136,7 +136,7 @@ def report(
         files: The .jsonl file of a run, finished or growing, or those of the shards of one job.
         to: The page; the (first) FILE with .html by default. A report that is there is replaced, anything else is not.
         show: Open the page in the browser.
-        reading: What it is about: final, last-word, max or prompt, of those that the run has.
+        reading: The one it is about: final, last-word, max or prompt, of those that the run has.
     """
     from layerscope.report.page import report
 

@@ -8,6 +8,9 @@ import sys
 import time
 import webbrowser
 from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -25,27 +28,42 @@ from layerscope.errors import LayerscopeError
 from layerscope.files import remove_leftovers, replacing
 from layerscope.formatting import size_text, visible
 from layerscope.neuronpedia.explanations import load_explanations
+from layerscope.records.run import Run
 from layerscope.records.shards import Files, open_run
 from layerscope.records.targets import begins_with, check_target
-from layerscope.report import confound_charts, feature_tables, sentences, untested
+from layerscope.report import confound_charts, feature_tables, readings_said, sentences, untested
 from layerscope.report.depth_axis import NARROW, WIDE
 from layerscope.report.depth_strip import depth_strip
 from layerscope.report.feature_map import CELLS, effect_legend, feature_map
 from layerscope.report.feature_tables import Descriptions
-from layerscope.report.question_pack import Pack, pack_questions
+from layerscope.report.question_pack import Pack, pack_questions, packed
+from layerscope.report.readings_strip import readings_strip
 
 _SCRIPT = ("page.js", "questions.js", "addresses.js")
 _BEGINNING = b"<!doctype html>\n<!-- layerscope report -->\n"
 
 
-def report(files: Files, to: Path | None = None, show: bool = False, reading: str = "final") -> str:
+@dataclass(frozen=True)
+class Shown:
+    """One reading of the page."""
+
+    analysis: Analysis
+    pack: Pack
+
+    @property
+    def reading(self) -> str:
+        return self.analysis.options.reading
+
+
+def report(files: Files, to: Path | None = None, show: bool = False, reading: str | None = None) -> str:
     """Writes the page of a file, or of the shards of one job, finished or still growing, and says where it is.
 
     Args:
-        to: the page; the (first) file with `.html` if None, with `.READING.html` for another reading than `final`.
-            Replaced if it is a report, refused if it is anything else.
+        to: the page; the (first) file with `.html` if None, with `.READING.html` where the file has several readings
+            and one is named. Replaced if it is a report, refused if it is anything else.
         show: open it in the browser.
-        reading: which of the file's readings it is about.
+        reading: the one of the file's readings that it is about; all of them if None. Of a file with `prompt` the
+            control is said to have passed, and has no sections of its own unless it is named.
 
     Raises:
         UsageError: a file is not a run's or has no such reading, several are not shards of one job, or `to` is there
@@ -54,15 +72,17 @@ def report(files: Files, to: Path | None = None, show: bool = False, reading: st
     """
     run = open_run(files)
     inputs = [part.path for part in run.parts]
-    run.check_reading(reading)
-    suffix = ".html" if reading == "final" else f".{reading}.html"
+    readings = run.manifest.readings
+    if reading is not None:
+        run.check_reading(reading)
+        readings = (reading,)
+    several = reading is not None and len(run.manifest.readings) > 1
+    suffix = f".{reading}.html" if several else ".html"
     to = check_target("--to", to or run.path.with_suffix(suffix), inputs, own=begins_with(_BEGINNING))
     remove_leftovers(to)
     with _Stages() as stages:
-        analysis = analyse(inputs, Options(reading=reading), stages.tell)
         descriptions = load_explanations(run.manifest).by_layer
-        pack = pack_questions(run, analysis, lambda share: stages.tell("packing questions", share))
-    page = render(analysis, descriptions, pack)
+        page = render(_read_all(run, readings, stages), descriptions)
     try:
         with replacing(to) as temporary, temporary.open("wb") as stream:
             stream.write(page)
@@ -75,16 +95,39 @@ def report(files: Files, to: Path | None = None, show: bool = False, reading: st
     return "\n".join([f"report      {to} ({size_text(len(page))})", *run.notes])
 
 
-def render(analysis: Analysis, descriptions: Descriptions, pack: Pack) -> bytes:
-    """The page."""
+def _read_all(run: Run, readings: Sequence[str], stages: "_Stages") -> list[Shown]:
+    """What the page shows of each reading, `final` first; the control is shown only where it is alone."""
+    shown = [name for name in readings if name != "prompt"] or readings
+    inputs = [part.path for part in run.parts]
+    found = []
+    for name in shown:
+        of = f" ({name})" if len(shown) > 1 else ""
+
+        def tell(stage: str, share: float, of: str = of) -> None:
+            stages.tell(stage + of, share)
+
+        analysis = analyse(inputs, Options(reading=name), tell)
+        pack = pack_questions(run, analysis, partial(tell, "packing questions"), len(shown))
+        found.append(Shown(analysis, pack))
+    return found
+
+
+def render(shown: Sequence[Shown], descriptions: Descriptions) -> bytes:
+    """The page: the first reading as it is, the others packed beside it."""
     environment = _environment()
     style = Markup(_read("report.css"))
     script = Markup('"use strict";\n(() => {\n' + "\n".join(map(_read, _SCRIPT)) + "})();\n")
+    analysis = shown[0].analysis
+    bodies = [_body(environment, each, descriptions, shown) for each in shown]
     page = environment.get_template("report.html.jinja").render(
         header=analysis.header,
         contrasts=(analysis.right_wrong, analysis.chosen_rejected),
-        body=_body(environment, analysis, descriptions, pack),
-        pack=pack,
+        readings=[each.reading for each in shown],
+        body=bodies[0],
+        packed=[
+            (each.reading, packed(body.encode()) if number else "", each.pack)
+            for number, (each, body) in enumerate(zip(shown, bodies, strict=True))
+        ],
         style=style,
         script=script,
         hashes={"style": _hash(style), "script": _hash(script)},
@@ -104,11 +147,16 @@ def _environment() -> Environment:
     return environment
 
 
-def _body(environment: Environment, analysis: Analysis, descriptions: Descriptions, pack: Pack) -> Markup:
+def _body(environment: Environment, one: Shown, descriptions: Descriptions, shown: Sequence[Shown]) -> Markup:
     """All that the page says of one reading: its header and its sections."""
+    analysis = one.analysis
     body = environment.get_template("reading.html.jinja").render(
         analysis=analysis,
         header=analysis.header,
+        readings=[each.reading for each in shown],
+        reads=[(each.analysis, each.analysis.right_wrong) for each in shown],
+        across=_across(shown) if one is shown[0] else [],
+        say_readings=readings_said,
         read_at=READ_AT[analysis.options.reading],
         say=sentences,
         untested=untested,
@@ -122,9 +170,25 @@ def _body(environment: Environment, analysis: Analysis, descriptions: Descriptio
             [draw(analysis, width, kind) for width, kind in ((540, "wide"), (NARROW, "narrow"))]
             for draw in (confound_charts.margin_histogram, confound_charts.length_chart)
         ],
-        pack=pack,
+        pack=one.pack,
     )
     return Markup(body)
+
+
+def _across(shown: Sequence[Shown]) -> list[dict[str, Any]]:
+    """All that the template shows of several readings together, by contrast; nothing of one alone."""
+    if len(shown) == 1:
+        return []
+    pairs = [(each.analysis, each.analysis.right_wrong) for each in shown]
+    contrasts = [pairs, [(analysis, analysis.chosen_rejected) for analysis, _ in pairs]]
+    return [
+        {
+            "numbers": reads[0][1],
+            "reads": reads,
+            "strips": [readings_strip(reads, width) for width in (WIDE, NARROW)],
+        }
+        for reads in contrasts
+    ]
 
 
 def _contrast(analysis: Analysis, contrast: Contrast, descriptions: Descriptions) -> dict[str, Any]:

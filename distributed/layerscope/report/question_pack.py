@@ -52,24 +52,29 @@ class Pack:
     """What the page holds."""
 
     questions: str
-    """JSON, deflated, in base64."""
+    """The same for every reading: JSON, deflated, in base64."""
+    about: str
+    """JSON, deflated, in base64: how `features` are to be read."""
     features: str
-    """Columns of bytes, deflated, in base64; `questions` says how many of each."""
+    """Columns of bytes, deflated, in base64; `about` says how many of each."""
     plain: tuple[Question, ...]
     """The few that are shown without JavaScript."""
     kept: tuple[str, ...]
     """What was kept and what was left out, in sentences."""
 
 
-def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], None]) -> Pack:
+def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], None], sharing: int = 1) -> Pack:
     """Reads the chosen questions again and packs them.
+
+    Args:
+        sharing: how many readings share the room that a page has for features.
 
     Raises:
         LayerscopeError: the file is no longer the one that was analysed.
     """
     chosen, why = choose_questions(analysis)
-    tracked, tracked_total = _tracked(analysis, len(chosen))
-    strongest = int(np.clip(_FEATURES // max(len(chosen) * len(analysis.layers.layer), 1), 1, 10))
+    tracked, tracked_total = _tracked(analysis, len(chosen), _TRACKED / sharing)
+    strongest = int(np.clip(_FEATURES // sharing // max(len(chosen) * len(analysis.layers.layer), 1), 1, 10))
     cells = _Cells(tuple(map(int, analysis.layers.layer)), strongest, tracked, analysis.options.reading)
     questions = []
     for index, record in _records(run, analysis, chosen, progress):
@@ -80,11 +85,13 @@ def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], Non
     content = {
         "fields": [field.name for field in fields(Question)],
         "layers": list(map(int, analysis.layers.layer)),
+        "pages": {sae.layer: neuronpedia_url(sae.neuronpedia_id, "") for sae in analysis.header.saes},
+        "questions": [list(vars(question).values()) for question in questions],
+    }
+    about = {
         "entries": len(cells.feature_id),
         "scale": cells.scale,
-        "pages": {sae.layer: neuronpedia_url(sae.neuronpedia_id, "") for sae in analysis.header.saes},
         "tracked": {layer: sorted(map(int, ids)) for layer, ids in tracked.items()},
-        "questions": [list(vars(question).values()) for question in questions],
     }
     kept = [
         why,
@@ -94,8 +101,9 @@ def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], Non
         f"{count_of(cut, 'question')} with a text longer than {longest:,} characters, which is cut." if cut else "",
     ]
     return Pack(
-        _packed(orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)),
-        _packed(levels),
+        packed(orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)),
+        packed(orjson.dumps(about, option=orjson.OPT_NON_STR_KEYS)),
+        packed(levels),
         _plainly(questions),
         tuple(filter(None, kept)),
     )
@@ -125,10 +133,10 @@ def choose_questions(analysis: Analysis) -> tuple[Ints, str]:
     return np.union1d(chosen, others[evenly]), why
 
 
-def _tracked(analysis: Analysis, questions: int) -> tuple[dict[int, set[int]], int]:
+def _tracked(analysis: Analysis, questions: int, room: float) -> tuple[dict[int, set[int]], int]:
     """By layer, the surest selected features of both contrasts whose every firing fits into the page; how many."""
     tracked: dict[int, set[int]] = {int(layer): set() for layer in analysis.layers.layer}
-    features, room = analysis.features, float(_TRACKED)
+    features = analysis.features
     share = questions / max(analysis.header.questions, 1)
     ranked = [selected_rows(contrast) for contrast in (analysis.right_wrong, analysis.chosen_rejected)]
     for row in np.concatenate(ranked)[
@@ -268,5 +276,6 @@ def _low_and_high(numbers: "array[int]") -> list[Ints]:
     return [values & 255, values >> 8]
 
 
-def _packed(data: bytes) -> str:
+def packed(data: bytes) -> str:
+    """Deflated, in base64, as the page's script unpacks it."""
     return b64encode(zlib.compress(data, 9)).decode()

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import stats
 
-from layerscope.analysis.method import READ_AT
 from layerscope.analysis.result import Analysis, Contrast, Header, LengthBin, Proportion
 from layerscope.analysis.stratum import Stratum
 from layerscope.formatting import count_of, ranges
+from layerscope.report.readings_said import control_verdict
 from layerscope.report.untested import (
     confirmed_in,
     is_untested,
@@ -48,6 +48,8 @@ def interval(proportion: Proportion) -> str:
 def verdict(analysis: Analysis) -> str:
     """The answer to the page's question, in a line."""
     header = analysis.header
+    if analysis.options.reading == "prompt":
+        return control_verdict(header)
     if not header.questions:
         return f"Nothing to know: this {header.empty}." if header.empty else "Not known yet: no question is scored."
     layers = len(analysis.layers.layer)
@@ -76,6 +78,8 @@ def answer(analysis: Analysis, contrast: Contrast) -> str:
     """Whether features tell the sides apart, and what depth does to that."""
     if not analysis.header.questions:
         return "No question is scored yet, so there is nothing to compare."
+    if analysis.options.reading == "prompt":
+        return "The control: nothing can tell the solutions apart before they begin, and nothing does"
     tested, confirmed = contrast.firing_by_layer.selectable, contrast.firing_by_layer.confirmed
     total, with_any = int(confirmed.sum()), int((confirmed > 0).sum())
     layers = len(analysis.layers.layer)
@@ -199,18 +203,6 @@ def warnings(analysis: Analysis) -> Iterator[str]:
             f"Lists cut at {header.top_k}: in {percent(header.cut_share)} of solution × layer cells more features are "
             f"active than are listed. What is not listed there is unknown, and is not counted as silent."
         )
-
-
-def reading_shown(header: Header, reading: str) -> str:
-    """Which of a file's readings the page is about, and what came of the control."""
-    others = ", ".join(name for name in header.readings if name != reading)
-    told = f"This page reads features {READ_AT[reading]} ({reading}); the file has {others} too (--reading)."
-    if "prompt" not in header.readings or not header.questions:
-        return told
-    return (
-        f"{told} Check passed: at the last token before the solution, which both share, both have the same features in "
-        f"all of {count_of(header.questions, 'question')}."
-    )
 
 
 def goal_groups(analysis: Analysis) -> str:

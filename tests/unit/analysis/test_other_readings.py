@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -14,48 +13,15 @@ from layerscope.cli import main
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.records.manifest import manifest_path
 from layerscope.records.verify import verify
-from layerscope.report.page import report
 from layerscope.tables.compare import as_text, compare
-from made_up import edit_manifest
-from synthetic_run import Effect, Spec, write_run
-
-SIDES = ("positive_solution_details", "negative_solution_details")
-PLANTED = 400
-
-
-def lists_of(details: dict[str, Any]) -> dict[str, Any]:
-    return {name: details[name] for name in ("active_features_by_layer", "active_feature_count_by_layer")}
+from synthetic_readings import PLANTED, SIDES, write_lines, write_readings
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An effect that the strongest of all tokens shows and the final one, where nothing fires, does not."""
     path = tmp_path_factory.mktemp("readings") / "run.jsonl"
-    write_run(path, Spec(questions=300, layers=(0, 1), effects=[Effect(1, PLANTED, 0.7, 0.1)], distinct=True))
-    records = [orjson.loads(line) for line in path.read_bytes().splitlines()]
-    for record in records:
-        empty = {"active_features_by_layer": {"0": [], "1": []}, "active_feature_count_by_layer": {"0": 0, "1": 0}}
-        for side in SIDES:
-            details = record[side]
-            strongest = lists_of(details)
-            placed = {
-                layer: [{**feature, "token": 0, "token_count": 1} for feature in features]
-                for layer, features in strongest["active_features_by_layer"].items()
-            }
-            prompt = lists_of(record[SIDES[0]]) if side == SIDES[0] else record[SIDES[0]]["other_readings"]["prompt"]
-            details["other_readings"] = {
-                "max": {**strongest, "active_features_by_layer": placed},
-                "prompt": prompt,
-            }
-            details |= empty
-    write_lines(path, records)
-    edit_manifest(path, lambda manifest: manifest["identity"]["settings"].update(readings="final,max,prompt"))
+    write_readings(path)
     return path
-
-
-def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    path.write_bytes(b"".join(orjson.dumps(record) + b"\n" for record in records))
-    edit_manifest(path, lambda manifest: manifest.pop("progress", None))
 
 
 def test_each_reading_has_its_own_findings_and_the_control_has_none(run: Path) -> None:
@@ -69,21 +35,6 @@ def test_each_reading_has_its_own_findings_and_the_control_has_none(run: Path) -
     control = analyse(run, Options(permutations=50, reading="prompt"))
     assert len(control.features.layer) == 0, "no pair of equal lists can tell anything"
     assert np.all(control.layers.jaccard == 1)
-
-
-def test_the_page_says_what_it_is_about_and_that_the_check_passed(run: Path) -> None:
-    told = report(run, reading="max")
-    page = run.with_name("run.max.html")
-    assert str(page) in told
-    text = page.read_text("utf-8")
-    assert "active at any of the solution’s tokens" in text
-    assert "Check passed" in text
-    assert "in all of 300 questions" in text
-    assert str(PLANTED) in text
-    report(run)
-    final = run.with_suffix(".html").read_text("utf-8")
-    assert "active at the solution’s final token" in final
-    assert "the file has max, prompt too" in final
 
 
 def test_a_file_whose_control_differs_is_refused(run: Path, tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import shutil
 import unicodedata
 import webbrowser
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,8 +25,9 @@ import pytest
 from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
+from browsing import opened
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.reading import in_discovery_half
 from layerscope.analysis.result import Analysis, LengthBin, Options, Proportion
@@ -40,7 +40,7 @@ from layerscope.records.manifest import manifest_path
 from layerscope.records.run import Run
 from layerscope.report import question_pack, sentences
 from layerscope.report.feature_map import effect_class
-from layerscope.report.page import render, report
+from layerscope.report.page import Shown, render, report
 from layerscope.report.question_pack import QUESTIONS, choose_questions, pack_questions
 from made_up import edit_manifest
 from synthetic_run import Effect, Spec, write_run
@@ -99,7 +99,7 @@ def page(run: Path, analysis: Analysis) -> Path:
     """The page, with a description of the planted feature."""
     descriptions = {FIRES[0]: {FIRES[1]: Explanation('<b>liquids</b> in "jars"', "somebody (method)", 0.02)}}
     path = run.with_name("page.html")
-    path.write_bytes(render(analysis, descriptions, pack_questions(Run.open(run), analysis, lambda _: None)))
+    path.write_bytes(render([Shown(analysis, pack_questions(Run.open(run), analysis, lambda _: None))], descriptions))
     return path
 
 
@@ -221,7 +221,7 @@ def test_features_are_linked_only_where_their_sae_has_pages(run: Path, analysis:
         replace(sae, neuronpedia_id=None, canonical=False) if sae.layer == 1 else sae for sae in analysis.header.saes
     )
     partly = replace(analysis, header=replace(analysis.header, saes=saes))
-    source = render(partly, {}, pack_questions(Run.open(run), partly, lambda _: None)).decode()
+    source = render([Shown(partly, pack_questions(Run.open(run), partly, lambda _: None))], {}).decode()
     links = set(re.findall(r'href="https://www\.neuronpedia\.org/gemma-2-2b/(\d+)-gemmascope-res-16k/\d+"', source))
     assert links == {"0", "2"}
     assert "Layers 1: not the canonical SAE" in text_of(source.encode())
@@ -257,7 +257,8 @@ def unpacked(packed: str) -> bytes:
 def test_the_packed_features_are_those_of_the_records(run: Path, analysis: Analysis) -> None:
     """Unpacked as the page does it: ids exact, activations to the rounding that the page names."""
     pack = pack_questions(Run.open(run), analysis, lambda _: None)
-    content, columns = orjson.loads(unpacked(pack.questions)), np.frombuffer(unpacked(pack.features), np.uint8)
+    content = orjson.loads(unpacked(pack.questions)) | orjson.loads(unpacked(pack.about))
+    columns = np.frombuffer(unpacked(pack.features), np.uint8)
     layers, entries, (low, step) = content["layers"], content["entries"], content["scale"]
     cells = len(content["questions"]) * len(layers)
     sizes = [cells, cells, 2 * cells, 2 * cells, *[entries] * 6]
@@ -477,35 +478,6 @@ def test_the_models_own_text_in_the_manifest_is_text_too(tmp_path: Path) -> None
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("no chromium, chromium-browser or google-chrome on PATH")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found)
-        yield browser
-        browser.close()
-
-
-@contextmanager
-def opened(chromium: Any, page: Path, fragment: str = "", width: int = 1400, **options: Any) -> Iterator[Any]:
-    """The page in a browser; whatever it complains about, asks for or pops up fails the test."""
-    complaints: list[str] = []
-    context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
-    tab = context.new_page()
-    tab.on("console", lambda message: complaints.append(message.text))
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.on("dialog", lambda dialog: complaints.append(dialog.message))
-    tab.on("request", lambda request: complaints.append(request.url) if request.url.startswith("http") else None)
-    tab.goto(page.as_uri() + fragment)
-    if options.get("java_script_enabled", True):
-        tab.wait_for_selector("#browser .lane")
-    yield tab
-    context.close()
-    assert complaints == []
 
 
 def test_sorting_searching_and_copying(chromium: Any, page: Path) -> None:

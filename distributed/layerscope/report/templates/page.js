@@ -37,9 +37,17 @@ for (const [name, index] of [["depth", 0], ["features", 1]]) {
   });
 }
 
+/** Gives what the page says of a reading its behaviour; once, and before it is shown. */
+function enliven(part) {
+  for (const link of all("a[data-layer]", part)) followDepth(link);
+  for (const table of all("table.sortable", part)) makeSortable(table);
+  for (const section of all("section[data-contrast]", part)) makeSearchable(section);
+  for (const button of all(".copy", part)) button.addEventListener("click", () => copy(button));
+}
+
 // Depth strip: what is said of the layer that is pointed at, and arrow keys
 
-for (const link of all("a[data-layer]")) {
+function followDepth(link) {
   const readout = one(".readout", link.closest("figure"));
   const tell = () => {
     readout.textContent = link.getAttribute("aria-label");
@@ -79,7 +87,7 @@ function sort(table, index, header) {
   one("tbody", table).append(...keyed.map(([, row]) => row));
 }
 
-for (const table of all("table.sortable")) {
+function makeSortable(table) {
   [...one("thead", table).lastElementChild.cells].forEach((header, index) => {
     const button = make("button", { type: "button", title: header.title }, ...header.childNodes);
     button.addEventListener("click", () => sort(table, index, header));
@@ -87,7 +95,7 @@ for (const table of all("table.sortable")) {
   });
 }
 
-for (const section of all("section[data-contrast]")) {
+function makeSearchable(section) {
   const input = one(".search", section);
   input.addEventListener("input", () => {
     const wanted = input.value.trim().toLowerCase();
@@ -123,17 +131,15 @@ function csv(table) {
   return `${lines.join("\r\n")}\r\n`;
 }
 
-for (const button of all(".copy")) {
-  button.addEventListener("click", async () => {
-    const text = csv(one("table", button.parentElement.previousElementSibling));
-    try {
-      await navigator.clipboard.writeText(text);
-      button.textContent = "Copied";
-    } catch { // a browser may refuse; then a person copies
-      one("textarea", button.parentElement)?.remove();
-      const area = make("textarea", { readOnly: true, value: text, ariaLabel: "CSV: copy with Ctrl+C" });
-      button.parentElement.append(area);
-      area.select();
-    }
-  });
+async function copy(button) {
+  const text = csv(one("table", button.parentElement.previousElementSibling));
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch { // a browser may refuse; then a person copies
+    one("textarea", button.parentElement)?.remove();
+    const area = make("textarea", { readOnly: true, value: text, ariaLabel: "CSV: copy with Ctrl+C" });
+    button.parentElement.append(area);
+    area.select();
+  }
 }

@@ -5,16 +5,19 @@
 const PAGE = 15;
 const SIDES = ["right", "wrong"];
 
-async function unpack(id) {
-  const bytes = Uint8Array.from(atob(one(`#${id}`).textContent), (character) => character.charCodeAt(0));
+async function unpack(name) {
+  const bytes = Uint8Array.from(atob(one(`#packed-${name}`).textContent), (character) => character.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Response(stream).arrayBuffer();
 }
 
-async function load() {
-  const content = JSON.parse(new TextDecoder().decode(await unpack("packed-questions")));
-  const bytes = new Uint8Array(await unpack("packed-features"));
-  const { fields, layers, entries, scale, pages, tracked } = content;
+const unpackText = async (name) => new TextDecoder().decode(await unpack(name));
+
+async function load(reading) {
+  const content = JSON.parse(await unpackText("questions"));
+  const { entries, scale, tracked } = JSON.parse(await unpackText(`about-${reading}`));
+  const bytes = new Uint8Array(await unpack(`features-${reading}`));
+  const { fields, layers, pages } = content;
   const cells = content.questions.length * layers.length;
   let offset = 0;
   const plane = (length) => bytes.subarray(offset, (offset += length));
@@ -55,18 +58,24 @@ async function load() {
   return { questions, layers, pages, tracked, features, fires };
 }
 
-const known = new Map(); // what the tables say of a feature, by layer/id
-for (const row of all("table.features tbody tr[id]")) {
-  const entry = known.get(row.dataset.feature) ?? { words: one(".words", row)?.textContent ?? "", confirmed: [] };
-  if (row.classList.contains("confirmed")) entry.confirmed.push(row.closest("section").getAttribute("aria-label"));
-  known.set(row.dataset.feature, entry);
+/** What the tables of a reading say of a feature, by layer/id. */
+function toldByTables(main) {
+  const known = new Map();
+  for (const row of all("table.features tbody tr[id]", main)) {
+    const entry = known.get(row.dataset.feature) ?? { words: one(".words", row)?.textContent ?? "", confirmed: [] };
+    if (row.classList.contains("confirmed")) entry.confirmed.push(row.closest("section").getAttribute("aria-label"));
+    known.set(row.dataset.feature, entry);
+  }
+  return known;
 }
 
 const signed = (value, digits = 1) => value.toFixed(digits).replace("-", "−").replace(/^−(0\.?0*)$/, "$1");
 const short = (value) => (value >= 100 ? value.toFixed(0) : value.toPrecision(2));
 
-function browser(data) {
+/** Puts the browser into the sections of a reading. */
+function browser(data, main) {
   const { questions, layers } = data;
+  const known = toldByTables(main);
   let page = 0;
   let matches = [];
   let current = null;
@@ -133,7 +142,7 @@ function browser(data) {
   }
 
   function item(question) {
-    const link = make("a", { href: `#q=${question.example_id}` },
+    const link = make("a", { href: addressIn(main.dataset.reading, `q=${question.example_id}`) },
       make("span", { className: `margin ${question.correct ? "" : "wrong"}` }, `${question.correct ? "✓" : "✗"} ${signed(question.margin)}`),
       make("span", { dir: "auto" }, question.goal));
     if (question === current) link.setAttribute("aria-current", "true");
@@ -207,10 +216,10 @@ function browser(data) {
       make("p", { className: "how" }, "A number and its activation; framed: a confirmed feature; dashed: too weak to know, because the other list is cut above it. Activations of different layers do not compare."));
   }
 
-  one("#browser").append(filters, make("div", { className: "two" },
+  one("#browser", main).append(filters, make("div", { className: "two" },
     make("div", { className: "list" }, list, make("div", { className: "turn" }, previous, where, next)), detail));
-  one("#browser").hidden = false;
-  one("#plain-questions").hidden = true;
+  one("#browser", main).hidden = false;
+  one("#plain-questions", main).hidden = true;
   update();
   if (questions.length) open(questions.find((question) => !question.correct) ?? questions[0]);
 

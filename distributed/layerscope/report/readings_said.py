@@ -1,0 +1,83 @@
+"""What a page of several readings says of them: which it shows, what each finds, what came of the control."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from layerscope.analysis.method import READ_AT
+from layerscope.analysis.result import Analysis, Contrast, Header
+from layerscope.formatting import count_of
+from layerscope.report.untested import confirmed_in, why_untested
+
+Read = tuple[Analysis, Contrast]
+"""One reading's analysis, with the contrast of it that is shown."""
+
+
+def reading_shown(header: Header, reading: str, on_page: Sequence[str]) -> str:
+    """Which of a file's readings this is, where the others are, and what came of the control."""
+    told = f"Here features are read {READ_AT[reading]} ({reading})."
+    if elsewhere := [name for name in on_page if name != reading]:
+        told += f" The page has {' and '.join(elsewhere)} too."
+    elif others := [name for name in header.readings if name != reading]:
+        told += f" The file has {', '.join(others)} too (--reading)."
+    control = control_passed(header)
+    return f"{told} Check passed: {control}." if control else told
+
+
+def control_passed(header: Header) -> str:
+    """That the solutions do not differ where they cannot; a file in which they do is refused before it gets here."""
+    if "prompt" not in header.readings or not header.questions:
+        return ""
+    return (
+        f"at the last token before the solution, which both share, both have the same features in all of "
+        f"{count_of(header.questions, 'question')}"
+    )
+
+
+def control_verdict(header: Header) -> str:
+    """What there is to say of the control alone."""
+    passed = control_passed(header)
+    return f"The control: no finding, as it must be; {passed}." if passed else "Not known yet: no question is scored."
+
+
+def readings_title(reads: Sequence[Read]) -> str:
+    contrast = reads[0][1]
+    return f"Features that tell {contrast.first} from {contrast.second}: {by_reading(reads)}"
+
+
+def by_reading(reads: Sequence[Read]) -> str:
+    """How many features each reading finds, the most first."""
+    found = sorted(reads, key=lambda read: -_confirmed(read))
+    counts = [
+        f"not known by {read[0].options.reading}"
+        if why_untested(*read)
+        else f"{_confirmed(read):,} by {read[0].options.reading}"
+        for read in found
+    ]
+    return ", ".join(counts)
+
+
+def lane_title(read: Read) -> str:
+    """One reading in a line, over its bars."""
+    analysis, contrast = read
+    name = analysis.options.reading
+    if why_untested(analysis, contrast):
+        return f"{name}: not known, too few pairs"
+    auroc = contrast.held_out.auroc
+    best = "" if np.isnan(auroc).all() else f" · best AUROC {np.nanmax(auroc):.2f}"
+    return f"{name}: {_confirmed(read):,} confirmed{best}"
+
+
+def said_of_cell(read: Read, index: int) -> str:
+    """One layer of one reading in a line."""
+    analysis, contrast = read
+    auroc = contrast.held_out.auroc[index]
+    told = (
+        f"{analysis.options.reading}, layer {analysis.layers.layer[index]}: "
+        f"{confirmed_in(contrast.firing_by_layer, index)} confirmed to fire more often for one solution"
+    )
+    return told if np.isnan(auroc) else f"{told}, held-out AUROC {auroc:.2f}"
+
+
+def _confirmed(read: Read) -> int:
+    return int(read[1].firing_by_layer.confirmed.sum())

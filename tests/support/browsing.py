@@ -1,0 +1,40 @@
+"""A page in a real browser, which must not complain about anything."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+
+@contextmanager
+def chromium_running() -> Iterator[Any]:
+    """The browser of this machine; the test is skipped where there is none."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome on PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(chromium: Any, page: Path, fragment: str = "", width: int = 1400, **options: Any) -> Iterator[Any]:
+    """The page in a browser; whatever it complains about, asks for or pops up fails the test."""
+    complaints: list[str] = []
+    context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
+    tab = context.new_page()
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("dialog", lambda dialog: complaints.append(dialog.message))
+    tab.on("request", lambda request: complaints.append(request.url) if request.url.startswith("http") else None)
+    tab.goto(page.as_uri() + fragment)
+    if options.get("java_script_enabled", True):
+        tab.wait_for_selector("#browser .lane")
+    yield tab
+    context.close()
+    assert complaints == []

@@ -1,0 +1,45 @@
+"""A run's file with several readings, of which one shows a planted effect and the others do not."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from made_up import edit_manifest
+from synthetic_run import Effect, Spec, write_run
+
+SIDES = ("positive_solution_details", "negative_solution_details")
+PLANTED = 400
+"""The feature of layer 1 that fires for the right solution."""
+
+
+def write_readings(path: Path, questions: int = 300) -> None:
+    """An effect that the strongest of all tokens shows and the final one, where nothing fires, does not."""
+    write_run(path, Spec(questions=questions, layers=(0, 1), effects=[Effect(1, PLANTED, 0.7, 0.1)], distinct=True))
+    records = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    for record in records:
+        empty = {"active_features_by_layer": {"0": [], "1": []}, "active_feature_count_by_layer": {"0": 0, "1": 0}}
+        for side in SIDES:
+            details = record[side]
+            strongest = _lists_of(details)
+            placed = {
+                layer: [{**feature, "token": 0, "token_count": 1} for feature in features]
+                for layer, features in strongest["active_features_by_layer"].items()
+            }
+            prompt = _lists_of(record[SIDES[0]]) if side == SIDES[0] else record[SIDES[0]]["other_readings"]["prompt"]
+            details["other_readings"] = {
+                "max": {**strongest, "active_features_by_layer": placed},
+                "prompt": prompt,
+            }
+            details |= empty
+    write_lines(path, records)
+    edit_manifest(path, lambda manifest: manifest["identity"]["settings"].update(readings="final,max,prompt"))
+
+
+def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    path.write_bytes(b"".join(orjson.dumps(record) + b"\n" for record in records))
+    edit_manifest(path, lambda manifest: manifest.pop("progress", None))
+
+
+def _lists_of(details: dict[str, Any]) -> dict[str, Any]:
+    return {name: details[name] for name in ("active_features_by_layer", "active_feature_count_by_layer")}
