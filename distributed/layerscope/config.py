@@ -53,8 +53,8 @@ class Config:
     layers: str = "all"
     """Decoder layers: all, or numbers and ranges such as 0-25 or 8,20."""
     dataset: str = "auto"
-    """Questions: piqa (from the hub), bundled (with layerscope), or a JSON-lines file with goal, sol1, sol2 and label.
-    auto is piqa, and bundled for --standin."""
+    """Questions: piqa (from the hub), bundled or bundled-middle (with layerscope; in the latter the deciding word is in
+    the middle), or a JSON-lines file with goal, sol1, sol2 and label. auto is piqa, and bundled for --standin."""
     split: Literal["validation", "train"] = "validation"
     """Split of PIQA on the hub."""
     dataset_revision: str = "main"

@@ -5,6 +5,7 @@ from layerscope.hub import cache
 from layerscope.planning.job import Job, download_bytes
 from layerscope.planning.placement import Placement
 from layerscope.records.differences import settings_that_differ
+from layerscope.records.goals import GoalGroups, told_goals
 from layerscope.records.manifest import RUNNING, manifest_path
 from layerscope.records.residuals import residual_readings, residuals_path
 from layerscope.records.run import Run
@@ -98,11 +99,17 @@ def summarise(job: Job, totals: Totals, rate: float) -> str:
         files.append(str(residuals_path(job.output.records)))
     if job.output.array:
         files.append(str(job.output.array))
+    goals = GoalGroups()
+    for example_id in job.plan.order:
+        goals.add(job.selection[int(example_id)].goal)
+    grouped = told_goals(goals.result())
     lines = [
         f"questions             {totals.questions} ({totals.errors} with an error line)",
+        *([f"goals                 {grouped}"] if grouped else []),
         f"accuracy              {totals.accuracy()} by log-likelihood (acc)",
         f"                      {totals.accuracy_per_character()} by log-likelihood per character (acc_norm)",
-        f"mean active features  {totals.mean_active_features()} per solution and layer",
+        f"readings              {', '.join(job.reading.names)}",
+        f"mean active features  {totals.mean_active_features()} per solution and layer ({job.reading.names[0]})",
         *([f"questions/s           {rate:.2f}"] if rate else []),
         *(f"file                  {file}" for file in files),
     ]

@@ -18,6 +18,7 @@ from layerscope.models.chat import chat_prompt
 from layerscope.planning.node import FIRST_WITH_BFLOAT16, Node
 from layerscope.questions.prompts import Prompt
 from layerscope.questions.reading import Reading
+from layerscope.questions.sources import BUNDLED
 from layerscope.standin import STANDIN_WIDTH
 
 _NAME_OF_QUESTIONS, _NAME_OF_LAYERS = 60, 60  # characters in a file's name
@@ -66,7 +67,7 @@ def output_file(config: Config) -> str:
     if config.output_file != "auto":
         return config.output_file
     questions = dataset(config)
-    if questions not in ("piqa", "bundled"):
+    if questions not in ("piqa", *BUNDLED):
         questions = (
             re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(questions).stem)[:_NAME_OF_QUESTIONS].lstrip("-.") or "questions"
         )

@@ -41,7 +41,7 @@ def select_questions(
     """A sample of a data set's questions, in ascending order of their ids, and warnings for the user.
 
     Args:
-        dataset: `piqa`, `bundled`, or a file of questions.
+        dataset: `piqa`, `bundled`, `bundled-middle`, or a file of questions.
         split, revision: of PIQA.
         count: how many; None takes them all.
 

@@ -22,6 +22,8 @@ from layerscope.hub.repository import fetch, open_repository
 from layerscope.strict_json import RepeatedKeyError, parse_object
 
 PIQA = "baber/piqa"  # PIQA as parquet; the authors' own repository is a script, which `datasets` no longer runs
+BUNDLED = {"bundled": "questions.jsonl", "bundled-middle": "questions_middle.jsonl"}
+"""The files of questions that come with layerscope, by the name of the data set."""
 MAX_LINE_BYTES = 16 << 20
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 
@@ -65,9 +67,9 @@ def open_source(dataset: str, split: str = "validation", revision: str = "main")
         raise UsageError(
             f"--dataset-revision {visible(revision)} is of PIQA on the hub; --dataset {visible(dataset)} has none."
         )
-    if dataset == "bundled":
-        path = Path(str(resources.files("layerscope") / "standin" / "questions.jsonl"))
-        return QuestionFile(path, origin={"dataset": "bundled"})
+    if dataset in BUNDLED:
+        path = Path(str(resources.files("layerscope") / "standin" / BUNDLED[dataset]))
+        return QuestionFile(path, origin={"dataset": dataset})
     path = user_path(dataset)
     _check_kind(path, dataset)
     return QuestionFile(path, origin={"dataset": visible(path.name)})  # may be moved: the plan has its content's hash
@@ -83,7 +85,7 @@ def _check_kind(path: Path, dataset: str) -> None:
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        kinds = "It is piqa, bundled, or a JSON-lines file of questions."
+        kinds = f"It is piqa, {', '.join(BUNDLED)}, or a JSON-lines file of questions."
         raise UsageError(f"{told}: no such file ({error.strerror}). {kinds}") from error
     if dataset.endswith("/") and not stat.S_ISDIR(mode):
         raise UsageError(f"{told} is a folder's name, and {path} a file. Leave out the / at its end.")
@@ -100,7 +102,7 @@ def _check_kind(path: Path, dataset: str) -> None:
 
 def question_files(dataset: str) -> list[Path]:
     """The files that a run reads its questions from, as far as they are the user's own."""
-    if dataset in ("auto", "piqa", "bundled"):
+    if dataset in ("auto", "piqa", *BUNDLED):
         return []
     path = user_path(dataset)
     return [path, _labels_path(path)]

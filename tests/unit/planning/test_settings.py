@@ -11,13 +11,14 @@ from layerscope.config import Config
 from layerscope.engine.budget import Budget
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import size_text
-from layerscope.planning.describe import describe
+from layerscope.planning.describe import describe, summarise
 from layerscope.planning.job import check_space
 from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
 from layerscope.planning.settings import output_file
 from layerscope.records.differences import settings_that_differ
 from layerscope.records.manifest import Manifest
+from layerscope.records.totals import Totals
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,7 @@ from layerscope.records.manifest import Manifest
     [
         ({}, "piqa_sae_top100_all_layers.jsonl"),
         ({"standin": True, "top_k": 20}, "bundled_sae_top20_all_layers.jsonl"),
+        ({"dataset": "bundled-middle", "layers": "3"}, "bundled-middle_sae_top100_layers_3.jsonl"),
         ({"top_k": "all", "layers": "20, 8"}, "piqa_sae_all_layers_8,20.jsonl"),
         ({"layers": "0-3,2-5"}, "piqa_sae_top100_layers_0-5.jsonl"),
         ({"shard": "3/16"}, "piqa_sae_top100_all_layers_shard_3_of_16.jsonl"),
@@ -104,3 +106,12 @@ def test_residuals_are_reckoned_with_before_the_run_starts(
     check_space(none)
     with pytest.raises(LayerscopeError, match="free; the run will take about"):
         check_space(whole)
+
+
+def test_the_summary_names_the_readings_and_the_goals_that_count_once() -> None:
+    """Features of which token, and how many questions are no independent ones, is else not to be seen in it."""
+    config = Config(standin=True, num_samples="all", readings="final,max")
+    told = summarise(prepare(config, [probe()]), Totals(1, 0, 1, 1, 64, 2), 0.0)
+    assert "readings              final, max\n" in told
+    assert "32.0 per solution and layer (final)" in told
+    assert "goals                 10 questions in 5 groups of equal goals" in told

@@ -316,7 +316,7 @@ def test_what_is_no_file_is_refused_by_what_it_is(
         open_source(name)
 
 
-@pytest.mark.parametrize("named", ["bundled", "set.jsonl"])
+@pytest.mark.parametrize("named", ["bundled", "bundled-middle", "set.jsonl"])
 def test_a_revision_is_of_the_hub_alone(write: Write, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
     """A pin that pins nothing is taken in silence."""
     monkeypatch.chdir(write([ROW]).parent)
@@ -367,6 +367,18 @@ def test_the_bundled_questions_show_what_piqa_has() -> None:
     assert all(question.sol1.strip() != question.sol2.strip() for question in questions)
     assert sum(words_that_differ(question) == 1 for question in questions) >= 10
     assert sum(question.stripped() != question for question in questions) >= 10
+
+
+def test_the_questions_with_a_word_in_the_middle_are_the_bundled_ones_and_a_sentence() -> None:
+    """Else what is found in one and not in the other could come from the questions."""
+    closing = " Dry a wet plate with a towel."
+    bundled, middle = (list(select_questions(name)[0]) for name in ("bundled", "bundled-middle"))
+    assert len(bundled) == len(middle)
+    for question, longer in zip(bundled, middle, strict=True):
+        assert (question.goal, question.label) == (longer.goal, longer.label)
+        for short, long in ((question.sol1, longer.sol1), (question.sol2, longer.sol2)):
+            assert long.removesuffix(closing).removesuffix(".") == short.strip().removesuffix(".")
+            assert long.endswith(closing)
 
 
 def test_a_lone_surrogate_is_named_not_passed_on(write: Write) -> None:

@@ -16,6 +16,7 @@ import pytest
 from huggingface_hub import constants
 
 from layerscope.analysis.findings import analyse
+from layerscope.analysis.result import Options
 from layerscope.config import Config
 from layerscope.hub.repository import open_repository
 from layerscope.models.loading import load_language_model
@@ -104,6 +105,21 @@ def test_its_deeper_layers_tell_right_from_wrong_on_questions_that_selected_noth
     ]
     nothing = analyse(write(tmp_path / "shuffled.jsonl", shuffled)).right_wrong
     assert nothing.firing_by_layer.confirmed.sum() == 0
+
+
+def test_a_word_in_the_middle_is_found_by_the_strongest_token_and_not_by_the_final_one(tmp_path: Path) -> None:
+    """The closing sentence is another matter, and true: at its end nothing is left of what decides."""
+    path = tmp_path / "middle.jsonl"
+    config = Config(standin=True, dataset="bundled-middle", num_samples="all", readings="max", output_file=str(path))
+    path.write_bytes(plain_run(config))
+    job = prepare(config, [probe()])
+    write_manifest(path, Manifest(format=FORMAT, identity=job.identity(), about=job.about("")))
+    found = {
+        name: analyse(path, Options(reading=name, permutations=0)).right_wrong.firing_by_layer.confirmed.sum()
+        for name in ("final", "max")
+    }
+    assert found["final"] == 0
+    assert found["max"] >= 10
 
 
 def test_no_bundled_question_is_in_the_training_text(
