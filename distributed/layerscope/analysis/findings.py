@@ -11,6 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.analysis import contrast, overview, statistics
+from layerscope.analysis.baselines.comparison import compare
+from layerscope.analysis.baselines.features import FeatureScores
+from layerscope.analysis.baselines.residuals import residual_differences
+from layerscope.analysis.baselines.split import Split
 from layerscope.analysis.censoring import LayerPairs, pair_up
 from layerscope.analysis.contrast import joined
 from layerscope.analysis.layer_tests import LayerTests, layer_tests
@@ -49,7 +53,8 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
     with reading(files, options.reading, lambda share: progress("reading", share)) as run:
         questions = run.questions
         signs = np.ones(len(questions.correct)), np.where(questions.correct, 1.0, -1.0)  # as in _CONTRASTS
-        layers, tests, stratum_shares = _first_pass(run, signs, options, progress)
+        scores = FeatureScores(Split.of(questions, options.seed))
+        layers, tests, stratum_shares = _first_pass(run, signs, options, scores, progress)
         features = _features(run.layers, tests, len(questions.correct))
         largest_firing = np.max([layer.largest_firing for layer in tests], axis=0)  # [contrast, P]
         largest_magnitude = np.max([layer.largest_magnitude for layer in tests], axis=0)
@@ -63,7 +68,9 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
             contrast.settle(found.magnitude, largest, options)
             for found, largest in zip(contrasts, largest_magnitude, strict=True)
         ]
-        held_out = _second_pass(run, signs, features, firing, progress)
+        held_out = _second_pass(run, signs, features, firing, scores, progress)
+        residuals = residual_differences(files, run.manifest, options.reading, len(questions.correct))
+        comparison = compare(questions, scores.split, run.layers, run.texts, scores.of_saes(), residuals, {}, progress)
     right_wrong, chosen_rejected = (
         contrast.assemble(*parts, layers, features, stratum_shares, options)
         for parts in zip(_CONTRASTS, contrasts, firing, magnitude, held_out, strict=True)
@@ -77,12 +84,13 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
         right_wrong,
         chosen_rejected,
         overview.length_bins(questions),
+        comparison,
         method(options.reading),
     )
 
 
 def _first_pass(
-    run: Columns, signs: Sequence[Floats], options: Options, progress: Progress
+    run: Columns, signs: Sequence[Floats], options: Options, scores: FeatureScores, progress: Progress
 ) -> tuple[Layers, list[LayerTests], dict[str, float]]:
     """Tests every layer; also the share of the pairs (of all layers) in each stratum."""
     questions = run.questions
@@ -91,6 +99,7 @@ def _first_pass(
     for index, layer in enumerate(run.layers):
         lists = run.feature_lists(index)
         pairs = pair_up(lists)
+        scores.add_layer(pairs)
         strata = _strata(questions, pairs)
         layers.append(_layer(layer, lists, pairs))
         found = layer_tests(pairs, questions.group, questions.discovery, strata, signs, flips, options.min_pairs)
@@ -129,9 +138,18 @@ def _features(layers: Sequence[int], tests: Sequence[LayerTests], n_questions: i
 
 
 def _second_pass(
-    run: Columns, signs: Sequence[Floats], features: Features, tested: Sequence[Tested[Firing]], progress: Progress
+    run: Columns,
+    signs: Sequence[Floats],
+    features: Features,
+    tested: Sequence[Tested[Firing]],
+    scores: FeatureScores,
+    progress: Progress,
 ) -> list[HeldOut]:
-    """Scores the validation half of every contrast with what was selected for it on the discovery half."""
+    """Scores the validation half of every contrast with what was selected for it on the discovery half.
+
+    Args:
+        scores: get what is selected by label, the first of the contrasts.
+    """
     rows: list[list[tuple[float, ...]]] = [[] for _ in tested]
     held_out = ~run.questions.discovery
     group = run.questions.group[held_out]
@@ -139,11 +157,15 @@ def _second_pass(
     for index, layer in enumerate(run.layers):
         chosen = [firing.selected & (features.layer == layer) for firing in tested]
         pairs = pair_up(run.feature_lists(index)) if any(map(np.any, chosen)) else None
-        for sign, firing, mask, found in zip(signs, tested, chosen, rows, strict=True):
+        for number, (sign, firing, mask, found) in enumerate(zip(signs, tested, chosen, rows, strict=True)):
             if pairs is None or not mask.any():
                 found.append((0, np.nan, np.nan, np.nan))
+                if number == 0:
+                    scores.add_selected(None)
                 continue
             positive, negative = _scores(pairs, features.feature_id[mask], firing.discovery.effect[mask])
+            if number == 0:
+                scores.add_selected(positive - negative)
             first = np.where(sign > 0, positive, negative)[held_out]
             second = np.where(sign > 0, negative, positive)[held_out]
             found.append(

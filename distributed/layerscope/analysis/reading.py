@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layerscope.analysis.baselines.texts import TextColumns, Texts
 from layerscope.analysis.result import Floats, Ints, Questions
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import utf8
@@ -54,6 +55,7 @@ class Columns:
     layers: tuple[int, ...]
     totals: Totals
     questions: Questions
+    texts: Texts
     feature_lists: Callable[[int], FeatureLists]
     """Reads those of the layer with this index into `layers`."""
 
@@ -75,7 +77,7 @@ def reading(files: Files, name: str, progress: Callable[[float], None]) -> Itera
     run = open_run(files)
     run.check_reading(name)
     layers = tuple(run.manifest.about.layers)
-    totals, rows, done = Totals(), _QuestionRows(), 0
+    totals, rows, texts, done = Totals(), _QuestionRows(), TextColumns(), 0
     with ExitStack() as stack:
         columns = [_LayerColumns(layer, stack) for layer in layers]
         for line, record in run.records():
@@ -83,6 +85,7 @@ def reading(files: Files, name: str, progress: Callable[[float], None]) -> Itera
             if isinstance(record, Record):
                 _trust_prompt(run, record)
                 rows.add(record)
+                texts.add(record)
                 for details in record.solutions:
                     for column in columns:
                         column.add(details.reading(name))
@@ -95,6 +98,7 @@ def reading(files: Files, name: str, progress: Callable[[float], None]) -> Itera
             layers,
             totals,
             rows.columns(),
+            texts.texts(),
             lambda index: columns[index].feature_lists(),
         )
 

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from layerscope.analysis.baselines.result import Comparison
 from layerscope.analysis.stratum import Stratum
 from layerscope.errors import UsageError
 
@@ -291,5 +292,6 @@ class Analysis:
     right_wrong: Contrast
     chosen_rejected: Contrast
     length_bins: tuple[LengthBin, ...]
+    comparison: Comparison
     method: tuple[str, ...]
     """Method and limits, a point a line, to be printed with any figure from here."""

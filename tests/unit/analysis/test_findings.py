@@ -410,7 +410,7 @@ def test_a_growing_file_is_read_up_to_its_last_whole_line(tmp_path: Path) -> Non
 def test_progress_comes_to_its_end(planted_file: Path) -> None:
     told: dict[str, list[float]] = {}
     analyse(planted_file, Options(permutations=0), lambda stage, share: told.setdefault(stage, []).append(share))
-    assert list(told) == ["reading", "testing", "scoring"]
+    assert list(told) == ["reading", "testing", "scoring", "comparing"]
     for shares in told.values():
         assert shares == sorted(shares)
         assert shares[-1] == 1.0

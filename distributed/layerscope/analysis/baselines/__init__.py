@@ -1,0 +1,1 @@
+"""What else tells the right solution from the wrong one, measured as features are: baselines beside the findings."""

@@ -1,0 +1,47 @@
+"""Probes on the dense residuals that a file may have beside it: a direction learnt on all of a layer's numbers."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerscope.analysis.baselines.ridge import Probe, Scores, mean_difference, ridge
+from layerscope.analysis.baselines.split import Split
+from layerscope.questions.reading import MAX
+from layerscope.records.manifest import Manifest
+from layerscope.records.residuals import read_residuals, residuals_path
+from layerscope.records.shards import Files
+
+Differences = Callable[[int], NDArray[np.float32]]
+"""Of a layer, right solution less wrong one, [Q, D]."""
+
+
+def residual_differences(files: Files, manifest: Manifest, reading: str, n_questions: int) -> Differences | str:
+    """Those of a file, or of the shards of one job; or what is needed to have them."""
+    paths = [files] if isinstance(files, Path) else list(files)
+    if manifest.identity.settings.residuals is None:
+        return "needs a run with --residuals"
+    if reading == MAX:
+        return "max is of many tokens, and has no residual of its own"
+    if not all(residuals_path(path).is_dir() for path in paths):
+        return "needs the folder of residuals beside the file"
+
+    def differences(layer: int) -> NDArray[np.float32]:
+        rows = read_residuals(paths, layer, reading)
+        scored = np.flatnonzero(~np.isnan(rows[:, 0, 0]))[:n_questions]  # a file may have grown since
+        found: NDArray[np.float32] = rows[scored, 0].astype(np.float32) - rows[scored, 1].astype(np.float32)
+        return found
+
+    return differences
+
+
+def dense_probes(differences: Differences, layers: Sequence[int], split: Split) -> Scores:
+    """By layer the difference of means, and a ridge probe, for which every column has the same spread."""
+    means, dense = list[Probe | None](), list[Probe | None]()
+    for layer in layers:
+        columns = differences(layer)
+        means.append(mean_difference(columns, split))
+        spread = np.sqrt(np.square(columns[split.discovery], dtype=np.float64).mean(axis=0))
+        dense.append(ridge(columns / np.where(spread > 0, spread, 1), split))
+    return {"means": means, "dense": dense}

@@ -1,0 +1,49 @@
+"""Who chooses and who judges: the discovery half in folds, the held-out half in bootstrap draws, both by goal group.
+
+Shapes: `Q` questions; `H` of them held out; `G` goal groups held out; `B` draws.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerscope.analysis.result import Bools, Floats, Ints, Questions
+from layerscope.analysis.statistics import group_weights
+
+FOLDS = 5
+DRAWS = 1000
+LEAST_GROUPS = 10
+"""Goal groups that either half needs: below that neither folds nor an interval mean anything."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The halves of the analysis, with the folds of the one and the draws of the other."""
+
+    discovery: Bools  # [Q]
+    fold: Ints  # [Q] from 0 to FOLDS in the discovery half, -1 in the other; a goal group is in one
+    weight: Floats  # [Q] so that every goal group counts once
+    group: Ints  # [H] of every held-out question, from 0
+    draws: NDArray[np.uint8]  # [G, B] how often each draw of as many groups has a group
+
+    @classmethod
+    def of(cls, questions: Questions, seed: int) -> "Split | None":
+        """None where a half has too few goal groups."""
+        discovery, group = questions.discovery, questions.group
+        choosing = np.unique(group[discovery])
+        judging, of_held_out = np.unique(group[~discovery], return_inverse=True)
+        if min(len(choosing), len(judging)) < LEAST_GROUPS:
+            return None
+        rng = np.random.default_rng(seed)
+        of_group = np.full(int(group.max()) + 1, -1)
+        of_group[choosing] = rng.permutation(len(choosing)) % FOLDS
+        size = len(judging)
+        draws = np.empty((size, DRAWS), dtype=np.uint8)
+        for number in range(DRAWS):  # a group is drawn 255 times in no draw that anybody will see
+            draws[:, number] = np.bincount(rng.integers(0, size, size), minlength=size)
+        return cls(discovery, of_group[group], group_weights(group), of_held_out, draws)
+
+    @property
+    def held_out(self) -> Bools:
+        return ~self.discovery
