@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from layerscope.analysis.baselines.ridge import Probe, Scores, mean_difference, ridge
 from layerscope.analysis.baselines.split import Split
-from layerscope.questions.reading import MAX
 from layerscope.records.manifest import Manifest
-from layerscope.records.residuals import read_residuals, residuals_path
+from layerscope.records.residuals import read_residuals, residual_readings, residuals_path
 from layerscope.records.shards import Files
 
 Differences = Callable[[int], NDArray[np.float32]]
@@ -22,8 +21,8 @@ def residual_differences(files: Files, manifest: Manifest, reading: str, n_quest
     paths = [files] if isinstance(files, Path) else list(files)
     if manifest.identity.settings.residuals is None:
         return "needs a run with --residuals"
-    if reading == MAX:
-        return "max is of many tokens, and has no residual of its own"
+    if not residual_readings((reading,)):
+        return f"{reading} is of many tokens, and has no residual of its own"
     if not all(residuals_path(path).is_dir() for path in paths):
         return "needs the folder of residuals beside the file"
 
