@@ -1,5 +1,6 @@
 """A run's file with several readings, of which one shows a planted effect and the others do not."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from synthetic_run import Effect, Spec, write_run
 
 SIDES = ("positive_solution_details", "negative_solution_details")
 PLANTED = 400
-"""The feature of layer 1 that fires for the right solution."""
+"""The feature of layer 1 that fires for the right solution, at its last token."""
 
 
 def write_readings(path: Path, questions: int = 300) -> None:
@@ -22,8 +23,13 @@ def write_readings(path: Path, questions: int = 300) -> None:
         for side in SIDES:
             details = record[side]
             strongest = _lists_of(details)
+            details["tokens"] = re.findall(r"put |.+", details["text"])
+            last = len(details["tokens"]) - 1
             placed = {
-                layer: [{**feature, "token": 0, "token_count": 1} for feature in features]
+                layer: [
+                    {**feature, "token": last if feature["feature_id"] == PLANTED else 0, "token_count": 1}
+                    for feature in features
+                ]
                 for layer, features in strongest["active_features_by_layer"].items()
             }
             prompt = _lists_of(record[SIDES[0]]) if side == SIDES[0] else record[SIDES[0]]["other_readings"]["prompt"]
@@ -33,7 +39,9 @@ def write_readings(path: Path, questions: int = 300) -> None:
             }
             details |= empty
     write_lines(path, records)
-    edit_manifest(path, lambda manifest: manifest["identity"]["settings"].update(readings="final,max,prompt"))
+    edit_manifest(
+        path, lambda manifest: manifest["identity"]["settings"].update(readings="final,max,prompt", tokens=True)
+    )
 
 
 def write_lines(path: Path, records: list[dict[str, Any]]) -> None:

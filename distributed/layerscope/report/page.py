@@ -39,7 +39,7 @@ from layerscope.report.feature_tables import Descriptions
 from layerscope.report.question_pack import Pack, pack_questions, packed
 from layerscope.report.readings_strip import readings_strip
 
-_SCRIPT = ("page.js", "questions.js", "addresses.js")
+_SCRIPT = ("page.js", "questions.js", "tokens.js", "addresses.js")
 _BEGINNING = b"<!doctype html>\n<!-- layerscope report -->\n"
 
 

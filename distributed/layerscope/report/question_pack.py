@@ -5,21 +5,21 @@ Bounded in the page and in memory whatever the run's size; `Pack.kept` says what
 
 import re
 import zlib
-from array import array
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from layerscope.analysis.result import Analysis, Ints
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import count_of, visible
 from layerscope.records.record import Record, parse
 from layerscope.records.run import Run
+from layerscope.report.cell_pack import Cells
 from layerscope.report.feature_tables import neuronpedia_url, selected_rows
+from layerscope.report.token_pack import Places, has_places, pieces
 
 QUESTIONS = 2000  # at most, in a page
 _FEATURES = 320_000  # strongest features, over all cells of a page, about
@@ -27,7 +27,6 @@ _TRACKED = 400_000  # entries of selected features at most
 _CHARACTERS = 2_500_000  # of text
 _LONGEST = (6000, 2000, 600, 200)  # characters of one text: the most that fits; the last one always does
 _SHOWN_PLAINLY = 40  # questions in the table that needs no JavaScript
-_LEVELS = 253  # of a rounded activation; 0 is at most the limit of the pair, 1 is unknown
 _EXAMPLE_ID = re.compile(rb'\{"example_id":(\d+),')
 
 
@@ -45,6 +44,7 @@ class Question:
     log_likelihoods: tuple[float, float]
     token_counts: tuple[int, int]
     final_tokens: tuple[str, str]
+    pieces: tuple[list[int], list[int]] | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], Non
     chosen, why = choose_questions(analysis)
     tracked, tracked_total = _tracked(analysis, len(chosen), _TRACKED / sharing)
     strongest = int(np.clip(_FEATURES // sharing // max(len(chosen) * len(analysis.layers.layer), 1), 1, 10))
-    cells = _Cells(tuple(map(int, analysis.layers.layer)), strongest, tracked, analysis.options.reading)
+    places = Places() if has_places(run.manifest.identity.settings, analysis.options.reading) else None
+    cells = Cells(tuple(map(int, analysis.layers.layer)), strongest, tracked, analysis.options.reading, places)
     questions = []
     for index, record in _records(run, analysis, chosen, progress):
         questions.append(_question(analysis, index, record))
@@ -91,6 +92,7 @@ def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], Non
     about = {
         "entries": len(cells.feature_id),
         "scale": cells.scale,
+        "placed": places is not None,
         "tracked": {layer: sorted(map(int, ids)) for layer, ids in tracked.items()},
     }
     kept = [
@@ -191,6 +193,7 @@ def _question(analysis: Analysis, index: int, record: Record) -> Question:
         (positive.log_likelihood, negative.log_likelihood),
         (positive.token_count, negative.token_count),
         (visible(positive.final_token), visible(negative.final_token)),
+        pieces(record),
     )
 
 
@@ -215,65 +218,6 @@ def _plainly(questions: list[Question]) -> tuple[Question, ...]:
     closest = sorted(questions, key=lambda q: abs(q.margin))
     both = {question.example_id: question for question in [*wrong[: _SHOWN_PLAINLY // 2], *closest]}
     return tuple(both.values())[:_SHOWN_PLAINLY]
-
-
-class _Cells:
-    """The kept features of every question and layer: those of either solution, each with both activations."""
-
-    def __init__(self, layers: tuple[int, ...], strongest: int, tracked: Mapping[int, set[int]], reading: str) -> None:
-        self._layers, self._strongest, self._tracked, self._reading = layers, strongest, tracked, reading
-        self._lengths = array("H")
-        self._active = array("H")
-        self.feature_id = array("I")
-        # 0 is at most the pair's limit, as in the tests; -1 is unknown, because the other side is not above it either.
-        self._activations = array("f"), array("f")
-        self.scale = (0.0, 0.0)
-        """An activation is exp(first + second * (level - 2))."""
-
-    def add(self, record: Record) -> None:
-        readings = [details.reading(self._reading) for details in record.solutions]
-        for layer in self._layers:
-            sides = [reading.active_features_by_layer[layer] for reading in readings]
-            active = [reading.active_feature_count_by_layer[layer] for reading in readings]
-            activations = [{each.feature_id: each.activation for each in side} for side in sides]
-            kept = {each.feature_id for side in sides for each in side[: self._strongest]}
-            kept |= self._tracked[layer] & (activations[0].keys() | activations[1].keys())
-            self._lengths.append(len(kept))
-            self._active.extend(min(count, 65535) for count in active)
-            ordered = sorted(kept)
-            self.feature_id.extend(ordered)
-            limit = max(
-                (side[-1].activation for side, n in zip(sides, active, strict=True) if n > len(side)), default=0
-            )
-            for column, own, other in zip(self._activations, activations, activations[::-1], strict=True):
-                for feature_id in ordered:
-                    shown = own.get(feature_id)
-                    column.append(shown or (0.0 if other[feature_id] > limit else -1.0))
-
-    def columns(self) -> tuple[bytes, float]:
-        """The columns as planes of bytes (which deflate well), and by how much an activation may be rounded."""
-        values = [np.array(column) for column in self._activations]
-        positive = np.concatenate([column[column > 0] for column in values])
-        low, high = (float(np.log(edge)) for edge in (positive.min(), positive.max())) if len(positive) else (0.0, 0.0)
-        step = (high - low) / (_LEVELS - 1)
-        self.scale = (low, step)
-        levels = [_levels(column, low, step) for column in values]
-        ids = np.array(self.feature_id, dtype=np.uint32)
-        planes = [*(ids >> shift & 255 for shift in (0, 8, 16, 24)), *levels]
-        planes = [*_low_and_high(self._lengths), *_low_and_high(self._active), *planes]
-        return b"".join(plane.astype(np.uint8).tobytes() for plane in planes), float(np.expm1(step / 2))
-
-
-def _levels(activations: NDArray[np.float32], low: float, step: float) -> NDArray[np.float64]:
-    fires = activations > 0
-    logarithms = np.log(np.where(fires, activations, 1))
-    level = np.rint((logarithms - low) / (step or 1)) + 2
-    return np.where(fires, level, np.where(activations < 0, 1, 0))
-
-
-def _low_and_high(numbers: "array[int]") -> list[Ints]:
-    values = np.array(numbers, dtype=np.int64)
-    return [values & 255, values >> 8]
 
 
 def packed(data: bytes) -> str:

@@ -15,7 +15,7 @@ const unpackText = async (name) => new TextDecoder().decode(await unpack(name));
 
 async function load(reading) {
   const content = JSON.parse(await unpackText("questions"));
-  const { entries, scale, tracked } = JSON.parse(await unpackText(`about-${reading}`));
+  const { entries, scale, placed, tracked } = JSON.parse(await unpackText(`about-${reading}`));
   const bytes = new Uint8Array(await unpack(`features-${reading}`));
   const { fields, layers, pages } = content;
   const cells = content.questions.length * layers.length;
@@ -30,6 +30,7 @@ async function load(reading) {
   const ids = new Uint32Array(entries);
   for (const shift of [0, 8, 16, 24]) plane(entries).forEach((value, index) => { ids[index] |= value << shift; });
   const levels = [plane(entries), plane(entries)];
+  const places = placed ? SIDES.map(() => ({ token: pairs(entries), count: pairs(entries) })) : null;
   const starts = new Uint32Array(cells + 1);
   lengths.forEach((length, index) => { starts[index + 1] = starts[index] + length; });
   const questions = content.questions.map((values, index) =>
@@ -42,7 +43,8 @@ async function load(reading) {
     const found = [];
     for (let entry = starts[cell]; entry < starts[cell + 1]; entry += 1) {
       const both = levels.map((side) => side[entry]);
-      found.push({ id: ids[entry], levels: both, activations: both.map(activation) });
+      const where = places?.map(({ token, count }) => ({ token: token[entry], count: count[entry] }));
+      found.push({ id: ids[entry], levels: both, activations: both.map(activation), where });
     }
     found.sort((a, b) => Math.max(...b.activations) - Math.max(...a.activations));
     return { found, active: [active[2 * cell], active[2 * cell + 1]] };
@@ -55,7 +57,7 @@ async function load(reading) {
     }
     return false;
   }
-  return { questions, layers, pages, tracked, features, fires };
+  return { questions, layers, pages, tracked, placed, features, fires };
 }
 
 /** What the tables of a reading say of a feature, by layer/id. */
@@ -165,7 +167,7 @@ function browser(data, main) {
     const chosen = question.correct === (side === 0);
     return make("div", { className: `solution ${SIDES[side]}` },
       make("small", {}, `${SIDES[side]} solution`, ...(chosen ? [make("span", { className: "tag" }, "chosen by the model")] : [])),
-      make("p", { dir: "auto" }, ...marked(...(side === 0 ? [question.positive, question.negative] : [question.negative, question.positive]))),
+      make("p", { dir: "auto", className: "text" }, ...marked(...(side === 0 ? [question.positive, question.negative] : [question.negative, question.positive]))),
       make("small", {}, `log-likelihood ${signed(question.log_likelihoods[side], 2)} nats over ${question.token_counts[side]} token${question.token_counts[side] === 1 ? "" : "s"}, the last “${question.final_tokens[side]}”`));
   }
 
@@ -182,9 +184,11 @@ function browser(data, main) {
     const classes = ["chip", unknown ? "cut" : "", about?.confirmed.length ? "finding" : ""].join(" ");
     const url = data.pages[layerValue];
     const content = [`${found.id} `, ...(kind === "both" ? [] : [make("small", {}, short(Math.max(...found.activations)))])];
-    return url
+    const made = url
       ? make("a", { className: classes, title: said, href: url + found.id, target: "_blank", rel: "noopener noreferrer" }, ...content)
       : make("span", { className: classes, title: said }, ...content);
+    made.dataset.feature = `${layerValue}/${found.id}`;
+    return made;
   }
 
   function lane(question, layerIndex) {
@@ -210,6 +214,7 @@ function browser(data, main) {
       make("p", { className: "eyebrow" }, `question ${question.example_id} · margin ${signed(question.margin, 2)} nats · ${question.correct ? "answered right" : "answered wrong"} · ${question.discovery ? "discovery" : "validation"} half`),
       make("p", { className: "goal", dir: "auto" }, question.goal),
       make("div", { className: "solutions" }, solution(question, 0), solution(question, 1)),
+      ...(data.placed && question.pieces ? shading(question, data, detail) : []),
       make("div", { className: "lanes" },
         make("div", { className: "lane head" }, make("b", {}, "layer"), make("div", { className: "only-right" }, "only right"), make("div", { className: "both" }, "both"), make("div", { className: "only-wrong" }, "only wrong")),
         ...layers.map((_, index) => lane(question, index))),
