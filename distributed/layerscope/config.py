@@ -16,6 +16,7 @@ ResidualFormat = Literal["float16", "float32"]
 MAX_BATCH_TOKENS = 1_000_000
 READINGS = ("final", "last-word", "max", "prompt")
 """Which of a solution's tokens are encoded, and how they become one list; in the order of the record."""
+_PARTS = ("goal", "sol1", "sol2", "choices", "label")
 CHAT = "chat"
 """For `--prompt`, the chat template of the model's tokeniser."""
 _COUNTS = (
@@ -54,11 +55,19 @@ class Config:
     """Decoder layers: all, or numbers and ranges such as 0-25 or 8,20."""
     dataset: str = "auto"
     """Questions: piqa (from the hub), bundled or bundled-middle (with layerscope; in the latter the deciding word is in
-    the middle), or a JSON-lines file with goal, sol1, sol2 and label. auto is piqa, and bundled for --standin."""
-    split: Literal["validation", "train"] = "validation"
-    """Split of PIQA on the hub."""
+    the middle), a file (JSON lines, a JSON array, CSV, TSV, Parquet; text also as .gz or .zst), a folder from
+    save_to_disk, or a data set of the hub (owner/name). auto is piqa, and bundled for --standin."""
+    split: str = "validation"
+    """Split of a data set on the hub or from save_to_disk."""
+    config: str = ""
+    """Configuration of a data set on the hub, if it has several."""
+    columns: str = ""
+    """Which columns hold what: goal=question,sol1=good,sol2=bad,label=answer (choices=options for one with both
+    solutions; label=sol1 where the first is always right). Common layouts are known without."""
+    first_label: Literal["auto", "0", "1"] = "auto"
+    """What number the first solution has in labels that are numbers. auto sees it by all of them."""
     dataset_revision: str = "main"
-    """Revision of PIQA on the hub, in the same way."""
+    """Revision of the questions on the hub, in the same way."""
     num_samples: Count = 50
     """How many questions, drawn by --seed; all takes every one."""
     seed: int = 0
@@ -144,6 +153,9 @@ class Config:
                 f"--sae-width is {self.sae_width!r}; it is auto, or written as the SAE folders write it: 16k, 65k, 1m."
             )
         parse_layers(self.layers)
+        parse_columns(self.columns)
+        if not re.fullmatch(r"[\w.-]{1,80}", self.split) or not re.fullmatch(r"[\w./-]{0,200}", self.config):
+            raise UsageError(f"--split {self.split!r} and --config {self.config!r} are to be names, such as test.")
         parse_readings(self.readings)
         parse_prompt(self.prompt, self.solution_separator)
         if self.system_prompt and self.prompt != CHAT:
@@ -194,6 +206,27 @@ def parse_readings(text: str) -> tuple[str, ...]:
         if names.count(name) > 1:
             raise UsageError(f"--readings names {name} twice.\nName each reading once.")
     return tuple(name for name in READINGS if name == "final" or name in names)
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """What `--columns` names: by part of a question its column.
+
+    Raises:
+        UsageError: it is not of the form goal=question,sol1=good,sol2=bad,label=answer.
+    """
+    named: dict[str, str] = {}
+    for pair in filter(None, text.split(",")):
+        part, equals, column = (word.strip() for word in pair.partition("="))
+        if part not in _PARTS or not equals or not column or part in named:
+            raise UsageError(
+                f"--columns has {pair!r}; it is made of parts and columns such as "
+                "goal=question,sol1=good,sol2=bad,label=answer, each part once.\n"
+                f"The parts are {', '.join(_PARTS)}; choices names one column with both solutions."
+            )
+        named[part] = column
+    if named.keys() & {"sol1", "sol2"} and (named.keys() >= {"choices"} or not named.keys() >= {"sol1", "sol2"}):
+        raise UsageError("--columns names both of sol1 and sol2, or choices in place of them.")
+    return named
 
 
 def parse_prompt(template: str, separator: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RotaryEmbedding
 
 from layerscope.models.loading import load_language_model
+from layerscope.questions.opening import Wanted
 from layerscope.questions.pairs import Pair, PairTokenizer
 from layerscope.questions.prompts import PROMPT
 from layerscope.questions.selection import select_questions
@@ -61,7 +62,7 @@ def make(shape: Shape, dataset: Path, folder: Path, device: str = "cpu") -> None
     if (folder / "done").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
-    questions, _ = select_questions(str(dataset))
+    questions, _ = select_questions(Wanted(str(dataset)))
     texts = [f"{PROMPT.format(goal=q.goal)} {solution}" for q in questions for solution in (q.sol1, q.sol2)]
     # Learned from the questions, so about as many tokens as Gemma's: 49 and 70 a pair of PIQA, against 48 and 70.
     tokenizer = make_tokenizer(sorted(set(texts)), min(16384, shape.vocabulary - _EXTRA_TOKENS))

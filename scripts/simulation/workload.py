@@ -19,6 +19,7 @@ from layerscope.planning.needs import Needs
 from layerscope.planning.node import Node
 from layerscope.planning.placing import place
 from layerscope.planning.settings import Numerics, settle_crew
+from layerscope.questions.opening import Wanted
 from layerscope.questions.pairs import Pair
 from layerscope.questions.plan import make_plan
 from layerscope.questions.reading import FINAL
@@ -47,7 +48,7 @@ def make_job(n_actors: int, options: argparse.Namespace, nodes: list[Node], fold
     bytes_per_question = make_features(range(N_LAYERS), 2, options.top_k, dice).json.size
     work = int(options.questions_per_second_per_gpu * n_actors * options.seconds)
     write_questions(questions, max(1, min(work, int(options.gigabytes * 1e9) // bytes_per_question)), dice)
-    selection, _ = select_questions(config.dataset)
+    selection, _ = select_questions(Wanted(config.dataset))
     plan = make_plan(selection, StubTokenizer(), options.batch_tokens)  # type: ignore[arg-type]
 
     rows = 2 * int(np.diff(plan.starts).max())

@@ -38,6 +38,7 @@ def describe(job: Job) -> str:
             else ""
         )
         + (f", {plan.unscorable} of them cannot be scored" if plan.unscorable else ""),
+        *([f"  {job.selection.source.told}"] if job.selection.source.told else []),
         f"tokens     {plan.shared_tokens:,} with shared prefixes, {plan.unshared_tokens:,} without ({saved:.0%} saved)",
         f"readings   {', '.join(job.reading.names)}{', with the tokens' if job.reading.tokens else ''}",
         f"batches    {len(plan)} of up to {count_of(job.numerics.batch_tokens, 'token')}",
@@ -85,7 +86,7 @@ def _done(job: Job) -> str:
 
 def _origin(job: Job) -> str:
     origin = job.selection.source.origin
-    return " ".join([origin["dataset"], *(origin[key] for key in ("split", "revision") if key in origin)])
+    return " ".join([origin["dataset"], *(origin[key] for key in ("split", "config", "revision") if key in origin)])
 
 
 def summarise(job: Job, totals: Totals, rate: float) -> str:

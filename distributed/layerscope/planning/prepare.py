@@ -20,20 +20,20 @@ from layerscope.planning.node import Node, gpu_types
 from layerscope.planning.placement import Placement
 from layerscope.planning.placing import place
 from layerscope.planning.settings import (
-    dataset,
     numeric,
     output_file,
+    questions_wanted,
     sae_width,
     settle_crew,
     settle_numerics,
     settle_reading,
 )
+from layerscope.questions.opening import question_files
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.plan import Plan, make_plan
 from layerscope.questions.prompts import Prompt
 from layerscope.questions.reading import Reading
 from layerscope.questions.selection import select_questions
-from layerscope.questions.sources import question_files
 from layerscope.records.manifest import manifest_path
 from layerscope.records.marks import marks_path
 from layerscope.records.residuals import residuals_path
@@ -53,12 +53,7 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     """
     output = _settle_output(config)
     selection, warnings = select_questions(
-        dataset(config),
-        config.split,
-        config.dataset_revision,
-        numeric(config.num_samples),
-        config.seed,
-        config.strip_solutions,
+        questions_wanted(config), numeric(config.num_samples), config.seed, config.strip_solutions
     )
     model, sae_repository = _repositories(config)
     spec = read_spec(model)

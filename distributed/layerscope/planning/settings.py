@@ -10,15 +10,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from layerscope.config import CHAT, Config, option, parse_layers, parse_prompt, parse_readings, parse_shard
+from layerscope.config import (
+    CHAT,
+    Config,
+    option,
+    parse_columns,
+    parse_layers,
+    parse_prompt,
+    parse_readings,
+    parse_shard,
+)
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import ranges
 from layerscope.hub.repository import Repository
 from layerscope.models.chat import chat_prompt
 from layerscope.planning.node import FIRST_WITH_BFLOAT16, Node
+from layerscope.questions.opening import BUNDLED, Wanted
 from layerscope.questions.prompts import Prompt
 from layerscope.questions.reading import Reading
-from layerscope.questions.sources import BUNDLED
 from layerscope.standin import STANDIN_WIDTH
 
 _NAME_OF_QUESTIONS, _NAME_OF_LAYERS = 60, 60  # characters in a file's name
@@ -60,6 +69,18 @@ def dataset(config: Config) -> str:
     if config.dataset != "auto":
         return config.dataset
     return "bundled" if config.standin else "piqa"
+
+
+def questions_wanted(config: Config) -> Wanted:
+    """Which questions, and how they are read."""
+    return Wanted(
+        dataset(config),
+        config.split,
+        config.config,
+        config.dataset_revision,
+        parse_columns(config.columns),
+        config.first_label,
+    )
 
 
 def output_file(config: Config) -> str:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.formatting import count_of
-from layerscope.questions.sources import Question, Source, open_source
+from layerscope.questions.opening import Wanted, open_source
+from layerscope.questions.sources import Question, Source
 
 
 @dataclass(frozen=True)
@@ -31,24 +32,17 @@ class Selection:
 
 
 def select_questions(
-    dataset: str,
-    split: str = "validation",
-    revision: str = "main",
-    count: int | None = None,
-    seed: int = 0,
-    strip_solutions: bool = False,
+    wanted: Wanted, count: int | None = None, seed: int = 0, strip_solutions: bool = False
 ) -> tuple[Selection, list[str]]:
     """A sample of a data set's questions, in ascending order of their ids, and warnings for the user.
 
     Args:
-        dataset: `piqa`, `bundled`, `bundled-middle`, or a file of questions.
-        split, revision: of PIQA.
         count: how many; None takes them all.
 
     Raises:
         UsageError: an unknown data set, or a question file that cannot be read.
     """
-    source = open_source(dataset, split, revision)
+    source = open_source(wanted)
     warnings = []
     if count is not None and count > len(source):
         warnings.append(f"{count_of(count, 'question')} asked for; the source has {len(source)}: taking all.")

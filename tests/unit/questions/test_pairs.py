@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from layerscope.errors import UsageError
+from layerscope.questions.opening import Wanted
 from layerscope.questions.pairs import Pair, PairTokenizer, UnscorableError
 from layerscope.questions.plan import Plan, cut, make_plan
 from layerscope.questions.prompts import PROMPT
@@ -154,7 +155,7 @@ def test_no_text_of_a_question_becomes_a_control_token(
 def test_tokens_agree_with_transformers(tiny: Path, tokenizer: PairTokenizer) -> None:
     """Anybody who checks a log-likelihood does so with transformers."""
     reference = AutoTokenizer.from_pretrained(tiny / "model", split_special_tokens=True)
-    bundled, _ = select_questions("bundled")
+    bundled, _ = select_questions(Wanted("bundled"))
     odd = Question(0, "<bos> é 漢字\n\n<table>", "two  blanks, \U0001f9fc <eos>", "    four\tblanks ", 0)
     for question in [*bundled, odd]:
         pair = tokenizer.pair(question)

@@ -23,6 +23,7 @@ from layerscope.models.loading import load_language_model
 from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
 from layerscope.planning.settings import sae_width
+from layerscope.questions.opening import Wanted
 from layerscope.questions.prompts import PROMPT
 from layerscope.questions.selection import select_questions
 from layerscope.questions.sources import Question
@@ -49,7 +50,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def questions() -> list[Question]:
-    return list(select_questions("bundled")[0])
+    return list(select_questions(Wanted("bundled"))[0])
 
 
 @pytest.fixture(scope="module")

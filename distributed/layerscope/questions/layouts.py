@@ -1,0 +1,217 @@
+"""Where a row has its question: the columns of common layouts, and those that a user names.
+
+A layout is found by the columns of the first row, and holds for all of them.
+"""
+
+import json
+import re
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from layerscope.errors import UsageError
+from layerscope.formatting import visible
+from layerscope.questions.labels import FirstLabel, Labels
+
+_MOST_PROBLEMS = 10  # told at once
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns that a question is made of."""
+
+    goal: str
+    """Empty where there is none: the solutions stand alone."""
+    solutions: tuple[str, ...]
+    """Two columns with a text each, or one with both."""
+    label: str
+    """Empty where the first solution is always the right one."""
+    inside: str = ""
+    """The column whose object has these columns, if it is not the row itself."""
+
+    def texts(self, row: Mapping[str, Any], where: str) -> tuple[str, str, str]:
+        """Goal and both solutions.
+
+        Raises:
+            UsageError: one is not there, or not a text; or there are more than two solutions.
+        """
+        row = self._inner(row, where)
+        goal = _text(row, self.goal, where) if self.goal else ""
+        if len(self.solutions) == 2:
+            return goal, *(_text(row, column, where) for column in self.solutions)  # type: ignore[return-value]
+        (column,) = self.solutions
+        choices, _ = _choices(row, column, where)
+        if len(choices) != 2:
+            raise UsageError(
+                f"{where} has {len(choices)} solutions in {column!r}; a question must have two to be compared."
+            )
+        return goal, choices[0], choices[1]
+
+    def label_of(self, row: Mapping[str, Any], where: str) -> tuple[object, Sequence[str]]:
+        """The label as it stands there, and by what names it may call the solutions."""
+        row = self._inner(row, where)
+        if self.label not in row:
+            raise UsageError(f"{where} has no {self.label!r}, though other lines have one.")
+        names = _choices(row, self.solutions[0], where)[1] if len(self.solutions) == 1 else ()
+        return row[self.label], names
+
+    def told(self) -> str:
+        """What is taken for what, for people; empty for layerscope's own layout."""
+        if self == OWN:
+            return ""
+        of_label = f"label from {self.label}" if self.label else f"{self.solutions[0]} is the right one"
+        parts = [f"goal from {self.goal}" if self.goal else "no goal", f"solutions from {' and '.join(self.solutions)}"]
+        return visible(", ".join([*parts, of_label]) + (f" (in {self.inside})" if self.inside else ""))
+
+    def _inner(self, row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+        if not self.inside:
+            return row
+        inner = row.get(self.inside)
+        if not isinstance(inner, dict):
+            raise UsageError(f"{where} has no object {self.inside!r}, though the first has.")
+        return inner
+
+
+OWN = Layout("goal", ("sol1", "sol2"), "label")
+_KNOWN = (
+    OWN,
+    Layout("question", ("choices",), "answer"),  # MMLU
+    Layout("question", ("choices",), "answerKey"),  # ARC
+    Layout("prompt", ("chosen", "rejected"), ""),
+    Layout("ctx", ("endings",), "label"),  # HellaSwag
+    Layout("", ("sentence_good", "sentence_bad"), ""),  # BLiMP
+    Layout("sentence", ("option1", "option2"), "answer"),  # Winogrande
+)
+_DOCUMENT = "doc"  # in which lm-eval's logs of samples keep the row
+
+
+def find_layout(row: Mapping[str, Any], named: Mapping[str, str], where: str) -> Layout:
+    """The layout of rows like this one.
+
+    Args:
+        named: what `--columns` says.
+
+    Raises:
+        UsageError: a named column is not there, or the columns are of no layout that is known.
+    """
+    inner = row.get(_DOCUMENT)
+    for columns, inside in ((row, ""), *([(inner, _DOCUMENT)] if isinstance(inner, dict) else [])):
+        if named:
+            found = _named_layout(columns, named)
+        else:
+            known = (one for one in _KNOWN if {one.goal, *one.solutions, one.label} - {""} <= columns.keys())
+            found = next(known, OWN if {"goal", "sol1", "sol2"} <= columns.keys() else None)
+        if found:
+            return Layout(found.goal, found.solutions, found.label, inside)
+    there = ", ".join(visible(str(name))[:40] for name in list(row)[:20]) or "none"
+    missing = [column for column in named.values() if column not in row]
+    wrong = f"no column {visible(missing[0])}" if missing else "no goal, sol1, sol2 and label"
+    raise UsageError(
+        f"{where} has {wrong}. Its columns: {there}.\n"
+        "Say which is which: --columns goal=COLUMN,sol1=COLUMN,sol2=COLUMN,label=COLUMN (choices=COLUMN for one with "
+        "both solutions; label=sol1 where the first is always right)."
+    )
+
+
+def _named_layout(columns: Mapping[str, Any], named: Mapping[str, str]) -> Layout | None:
+    solutions = (named["choices"],) if "choices" in named else (named.get("sol1", "sol1"), named.get("sol2", "sol2"))
+    label = named.get("label", "label")
+    if label == "sol1" and label not in columns:
+        label = ""
+    layout = Layout(named.get("goal", "goal"), solutions, label)
+    return layout if {layout.goal, *solutions, label} - {""} <= columns.keys() else None
+
+
+@dataclass
+class Understanding:
+    """How the rows of one source are read, one after the other, and what is wrong with them."""
+
+    named: Mapping[str, str]
+    first_label: FirstLabel
+    labels_beside: Callable[[], "array[int] | None"] = lambda: None
+    """The labels of a file of their own, asked for if the first row has none."""
+    layout: Layout | None = None
+    _labels: Labels = field(default_factory=Labels)
+    _problems: list[str] = field(default_factory=list)
+    _beside: "array[int] | None" = None
+    _rows: int = 0
+
+    def take(self, row: object, where: str) -> tuple[str, str, str] | None:
+        """Goal and solutions of the next row; None where something is wrong with it, which is told in the end."""
+        self._rows += 1
+        try:
+            if not isinstance(row, dict):
+                raise UsageError(
+                    f"{where} is {json_type(row)}.\nEvery line must be one JSON object with goal, sol1 and sol2."
+                )
+            if self.layout is None:
+                self.layout = find_layout(row, self.named, where)
+                if self.layout.label and self.layout == OWN and "label" not in row:
+                    self._beside = self.labels_beside()
+            texts = self.layout.texts(row, where)
+            self._take_label(self.layout, row, texts, where)
+        except UsageError as error:
+            self.problem(error)
+            return None
+        return texts
+
+    def _take_label(self, layout: Layout, row: Mapping[str, Any], texts: Sequence[str], where: str) -> None:
+        if self._beside is not None:
+            if layout.label in row:
+                raise UsageError(f"{where} has a 'label', though the first line has none and the labels file was read.")
+        elif layout.label:
+            value, names = layout.label_of(row, where)
+            self._labels.take(value, where, [*names], texts[1:])
+
+    def problem(self, error: UsageError) -> None:
+        """Notes what is wrong with a row; ends with it where nothing can be read further, or when there are enough."""
+        self._problems.append(str(error))
+        if self.layout is None or len(self._problems) >= _MOST_PROBLEMS:
+            self.finish()
+
+    def finish(self) -> "array[int]":
+        """The label of every row: 0 where the first solution is right.
+
+        Raises:
+            UsageError: what was wrong, up to ten times.
+        """
+        if not self._problems and self._beside is None and self.layout is not None and self.layout.label:
+            try:
+                return self._labels.settle(self.first_label, self.layout == OWN)
+            except UsageError as error:
+                self._problems.append(str(error))
+        if self._problems:
+            more = "\nThere may be more." if len(self._problems) >= _MOST_PROBLEMS else ""
+            raise UsageError("\n".join(self._problems) + more)
+        return self._beside if self._beside is not None else array("b", bytes(self._rows))
+
+
+def _text(row: Mapping[str, Any], column: str, where: str) -> str:
+    value = row.get(column)
+    if not isinstance(value, str):
+        problem = f"has {json_type(value)} for {column!r}" if column in row else f"has no {column!r}"
+        raise UsageError(f"{where} {problem}; goal and solutions must be strings.")
+    return value
+
+
+def _choices(row: Mapping[str, Any], column: str, where: str) -> tuple[list[str], list[str]]:
+    """The texts of a column with several, and the names that go with them, if it has any."""
+    value: Any = row.get(column)
+    if isinstance(value, str) and re.match(r"\s*[\[{]", value):  # as a table of text holds it
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise UsageError(f"{where} has {visible(value[:60])} for {column!r}, which is no JSON: {error}.") from error
+    names: object = []
+    if isinstance(value, dict):
+        value, names = value.get("text"), value.get("label", [])
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise UsageError(f"{where} has {json_type(row.get(column))} for {column!r}; it must be an array of strings.")
+    return value, [str(name) for name in names] if isinstance(names, list) else []
+
+
+def json_type(value: object) -> str:
+    """What kind of JSON a value is, for people."""
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
+    return f"a JSON {names.get(type(value), 'number')}"

@@ -1,0 +1,150 @@
+"""What `--dataset` names: PIQA, the bundled questions, a file or folder of one's own, or a data set of the hub."""
+
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import resources
+from itertools import chain
+from pathlib import Path
+
+from layerscope.errors import UsageError
+from layerscope.files import COMPRESSED, user_path
+from layerscope.formatting import visible
+from layerscope.hub.repository import Repository, fetch, open_repository
+from layerscope.questions.labels import FirstLabel
+from layerscope.questions.rows import FORMATS, UNPACKED, Rows, format_of, is_json_array, rows_of, saved_rows
+from layerscope.questions.sources import QuestionFile, QuestionTable, Source, labels_path
+
+PIQA = "baber/piqa"  # PIQA as parquet; the authors' own repository is a script, which nobody should run
+BUNDLED = {"bundled": "questions.jsonl", "bundled-middle": "questions_middle.jsonl"}
+"""The files of questions that come with layerscope, by the name of the data set."""
+_ON_THE_HUB = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which questions are asked for, and how they are read."""
+
+    dataset: str
+    split: str = "validation"
+    config: str = ""
+    revision: str = "main"
+    columns: dict[str, str] = field(default_factory=dict)
+    first_label: FirstLabel = "auto"
+
+
+def open_source(wanted: Wanted) -> Source:
+    """The source that is asked for.
+
+    Raises:
+        UsageError: there is none, it has no revisions and one is asked for, or its rows are not questions.
+        LayerscopeError: the hub cannot be reached.
+    """
+    dataset = wanted.dataset
+    path = user_path(dataset)
+    if dataset == "piqa" or _is_on_the_hub(dataset, path):
+        return _from_the_hub(wanted, PIQA if dataset == "piqa" else dataset)
+    for name, value, usual in (("dataset-revision", wanted.revision, "main"), ("config", wanted.config, "")):
+        if value != usual:
+            raise UsageError(
+                f"--{name} {visible(value)} is of a data set on the hub; --dataset {visible(dataset)} has none."
+            )
+    reading = (wanted.columns, wanted.first_label)
+    if dataset in BUNDLED:
+        path = Path(str(resources.files("layerscope") / "standin" / BUNDLED[dataset]))
+        return QuestionFile(path, {"dataset": dataset}, *reading)
+    _check_kind(path, dataset)
+    origin = {"dataset": visible(path.name)}  # it may be moved: the plan has its content's hash
+    if path.is_dir():
+        return QuestionTable(saved_rows(path, wanted.split), str(path), origin, *reading)
+    if format_of(path) == (".jsonl", False) or (format_of(path) == (".json", False) and not is_json_array(path)):
+        return QuestionFile(path, origin, *reading)
+    return QuestionTable(rows_of(path), str(path), origin, *reading)
+
+
+def _is_on_the_hub(dataset: str, path: Path) -> bool:
+    """Whether a name is of a data set there: like one, and of nothing here, nor misspelt for something here."""
+    named = _ON_THE_HUB.fullmatch(dataset) is not None and path.suffix.lower() not in (*FORMATS, *COMPRESSED)
+    return named and not path.exists() and not path.parent.exists()
+
+
+def _check_kind(path: Path, dataset: str) -> None:
+    """Refuses what is no file of questions by what it is.
+
+    Raises:
+        UsageError: there is nothing, or a pipe, a device, or something compressed in a way that is not read.
+    """
+    told = f"--dataset {visible(dataset)}"
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        kinds = f"It is piqa, {', '.join(BUNDLED)}, a file of questions, or a data set of the hub (owner/name)."
+        raise UsageError(f"{told}: no such file ({error.strerror}). {kinds}") from error
+    if dataset.endswith("/") and not stat.S_ISDIR(mode):
+        raise UsageError(f"{told} is a folder's name, and {path} a file. Leave out the / at its end.")
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UsageError(
+            f"{told} is a pipe or a device; questions are read more than once, also by the run that goes on later.\n"
+            "Write them to a file, and name that."
+        )
+    suffix = path.suffix.lower()
+    if suffix in COMPRESSED and (suffix not in UNPACKED or path.with_suffix("").suffix.lower() == ".parquet"):
+        raise UsageError(f"{told} is compressed, and not by gzip or zstd as text. Unpack it, and name the plain file.")
+
+
+def question_files(dataset: str) -> list[Path]:
+    """The files that a run reads its questions from, as far as they are the user's own."""
+    if dataset in ("auto", "piqa", *BUNDLED):
+        return []
+    path = user_path(dataset)
+    return [path, labels_path(path)]
+
+
+def _from_the_hub(wanted: Wanted, name: str) -> Source:
+    """A split of a data set on the hub: its data files are fetched at one commit, and no code of it is run."""
+    repository = open_repository(name, wanted.revision, kind="dataset")
+    origin = {"dataset": name, "revision": str(repository.commit), "split": wanted.split}
+    if wanted.config:
+        origin["config"] = wanted.config
+    paths = _data_files(repository, name, wanted)
+    rows: Rows = chain.from_iterable(_named(repository, name, path) for path in paths)
+    return QuestionTable(rows, f"{name}, split {wanted.split}", origin, wanted.columns, wanted.first_label)
+
+
+def _named(repository: Repository, name: str, path: str) -> Iterator[tuple[str, object]]:
+    """Rows of one file, with its name on the hub in place of the cache's."""
+    local = fetch(repository, path)
+    for where, row in rows_of(local):
+        yield where.replace(str(local), f"{name}, {path}"), row
+
+
+def _data_files(repository: Repository, name: str, wanted: Wanted) -> list[str]:
+    """The files of the split and configuration.
+
+    Raises:
+        UsageError: there are none, or of several configurations; which there are.
+    """
+    endings = "|".join(re.escape(ending[1:]) for ending in FORMATS)
+    data = [path for path in repository.files if re.search(rf"\.({endings})(\.gz|\.zst)?$", path)]
+    of_split = re.compile(rf"(.*[/_.-])?{re.escape(wanted.split)}([/_.-].*)?\.({endings})(\.gz|\.zst)?")
+    paths = sorted(path for path in data if of_split.fullmatch(path))
+    configs = {config: [path for path in paths if _config(path) == config] for config in map(_config, paths)}
+    at = f"{name} at {repository.commit}"
+    if wanted.config:
+        configs = {config: found for config, found in configs.items() if config == wanted.config}
+    if not configs:
+        told = f"no data file of a {wanted.split} split" + (f" of {wanted.config}" if wanted.config else "")
+        there = ", ".join(visible(path) for path in sorted(data)[:8]) or "none (a script, perhaps, which is not run)"
+        raise UsageError(
+            f"{at} has {told}.\nIts data files: {there}{' …' if len(data) > 8 else ''}. Name one: --split."
+        )
+    if len(configs) > 1:
+        raise UsageError(f"{at} has several configurations: {', '.join(map(visible, configs))}.\nName one: --config.")
+    return next(iter(configs.values()))
+
+
+def _config(path: str) -> str:
+    """The configuration that a data file is of, by the folder it lies in."""
+    folder = path.rpartition("/")[0]
+    return "" if folder in ("", "data") else folder.removeprefix("data/")

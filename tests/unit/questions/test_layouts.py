@@ -1,0 +1,298 @@
+"""The same questions in every format and layout that people have are the same questions; what is wrong is named."""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hub_server import HubServer, Repository
+from layerscope.config import parse_columns
+from layerscope.errors import UsageError
+from layerscope.questions.opening import Wanted, open_source
+from layerscope.questions.sources import Question
+
+ROWS: list[dict[str, Any]] = [
+    {"goal": "dry a cup", "sol1": 'with a "cloth", soft', "sol2": "with a stone", "label": 0},
+    {"goal": "ö 日本\nboil", "sol1": "  =1+1", "sol2": "NA", "label": 1},
+    {"goal": "None", "sol1": "", "sol2": "nan", "label": 1},
+]
+EXPECTED = [Question(index, **row) for index, row in enumerate(ROWS)]
+
+
+def read(path: Path | str, **wanted: Any) -> list[Question]:
+    source = open_source(Wanted(str(path), **wanted))
+    return [source[index] for index in range(len(source))]
+
+
+def refusal(path: Path | str, **wanted: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        open_source(Wanted(str(path), **wanted))
+    return str(caught.value)
+
+
+def table(rows: list[dict[str, Any]], delimiter: str = ",") -> str:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def packed(text: str) -> bytes:
+    stream = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(stream, "zstd") as out:
+        out.write(text.encode())
+    return bytes(stream.getvalue())
+
+
+FORMATS: dict[str, Callable[[], bytes]] = {
+    "q.jsonl": lambda: lines(ROWS).encode(),
+    "q.json": lambda: json.dumps(ROWS, indent=1).encode(),
+    "lines.json": lambda: lines(ROWS).encode(),
+    "q.csv": lambda: table(ROWS).encode("utf-8-sig"),
+    "semicolons.csv": lambda: table(ROWS, ";").encode(),
+    "q.tsv": lambda: table(ROWS, "\t").replace("\r\n", "\n").encode(),
+    "q.jsonl.gz": lambda: gzip.compress(lines(ROWS).encode()),
+    "q.csv.gz": lambda: gzip.compress(table(ROWS).encode()),
+    "q.jsonl.zst": lambda: packed(lines(ROWS)),
+    "Q.JSON.ZST": lambda: packed(json.dumps(ROWS)),
+    "no-ending": lambda: lines(ROWS).encode(),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_questions(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(FORMATS[name]())
+    assert read(tmp_path / name) == EXPECTED
+
+
+def test_parquet_and_a_saved_data_set_give_the_same_questions(tmp_path: Path) -> None:
+    pa.parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / "q.parquet")
+    saved = datasets.Dataset.from_list(ROWS)
+    saved.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"test": saved, "train": saved.select([0])}).save_to_disk(str(tmp_path / "splits"))
+    assert read(tmp_path / "q.parquet") == read(tmp_path / "one") == EXPECTED
+    assert read(tmp_path / "splits", split="test") == EXPECTED
+    assert "no split validation: --split test or train" in refusal(tmp_path / "splits")
+
+
+@given(st.lists(st.tuples(*[st.text(st.characters(exclude_categories=["Cs"]))] * 3), min_size=1, max_size=4))
+@settings(deadline=None, max_examples=50)
+def test_any_text_comes_through_a_table_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, str, str]]
+) -> None:
+    """A reader that guesses types would make numbers of digits and nothing of "NA"."""
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    rows = [dict(zip(("goal", "sol1", "sol2", "label"), (*three, 1), strict=True)) for three in texts]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), quoting=csv.QUOTE_ALL)
+    writer.writeheader()
+    writer.writerows(rows)
+    path.write_bytes(stream.getvalue().encode())
+    assert [(q.goal, q.sol1, q.sol2) for q in read(path)] == texts
+
+
+LAYOUTS: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "mmlu": ([{"question": r["goal"], "choices": [r["sol1"], r["sol2"]], "answer": r["label"]} for r in ROWS], ""),
+    "arc": (
+        [
+            {
+                "question": r["goal"],
+                "choices": {"text": [r["sol1"], r["sol2"]], "label": ["1", "2"]},
+                "answerKey": "12"[r["label"]],
+            }
+            for r in ROWS
+        ],
+        "",
+    ),
+    "hellaswag": ([{"ctx": r["goal"], "endings": [r["sol1"], r["sol2"]], "label": str(r["label"])} for r in ROWS], ""),
+    "winogrande": (
+        [
+            {"sentence": r["goal"], "option1": r["sol1"], "option2": r["sol2"], "answer": str(1 + r["label"])}
+            for r in ROWS
+        ],
+        "",
+    ),
+    "lm-eval's log": ([{"doc_id": i, "doc": r, "target": str(r["label"])} for i, r in enumerate(ROWS)], ""),
+    "named": (
+        [{"q": r["goal"], "good": r["sol1"], "bad": r["sol2"], "which": "AB"[r["label"]]} for r in ROWS],
+        "goal=q, sol1=good,sol2=bad,label=which",
+    ),
+    "in one column": (
+        [{"q": r["goal"], "both": json.dumps([r["sol1"], r["sol2"]]), "label": bool(r["label"])} for r in ROWS],
+        "goal=q,choices=both",
+    ),
+    "answer in words": (
+        [{"question": r["goal"], "choices": [r["sol1"], r["sol2"]], "answer": r[f"sol{1 + r['label']}"]} for r in ROWS],
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_gives_the_same_questions_and_is_told(name: str, tmp_path: Path) -> None:
+    rows, columns = LAYOUTS[name]
+    (tmp_path / "q.jsonl").write_text(lines(rows))
+    (tmp_path / "q.json").write_text(json.dumps(rows))
+    wanted = {"columns": parse_columns(columns)}
+    assert read(tmp_path / "q.jsonl", **wanted) == read(tmp_path / "q.json", **wanted) == EXPECTED
+    told = open_source(Wanted(str(tmp_path / "q.jsonl"), **wanted)).told
+    assert "goal from" in told
+    assert "solutions from" in told
+
+
+def test_preferences_and_minimal_pairs_have_the_right_one_first(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "say hello", "chosen": "hello", "rejected": "no"}\n')
+    (tmp_path / "b.csv").write_text("sentence_good,sentence_bad,field\nCats sleep.,Cats sleeps.,x\n")
+    (tmp_path / "c.csv").write_text("q,yes,no\ngoal,a,b\n")
+    assert read(tmp_path / "p.jsonl") == [Question(0, "say hello", "hello", "no", 0)]
+    assert read(tmp_path / "b.csv") == [Question(0, "", "Cats sleep.", "Cats sleeps.", 0)]
+    named = parse_columns("goal=q,sol1=yes,sol2=no,label=sol1")
+    assert read(tmp_path / "c.csv", columns=named) == [Question(0, "goal", "a", "b", 0)]
+    assert open_source(Wanted(str(tmp_path / "b.csv"))).told == (
+        "no goal, solutions from sentence_good and sentence_bad, sentence_good is the right one"
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "first", "expected"),
+    [
+        ([0, 1], "auto", [0, 1]),
+        ([1, 2], "auto", [0, 1]),
+        (["1", "2.0"], "auto", [0, 1]),
+        ([2, 2], "auto", [1, 1]),
+        ([0.0, 0.0], "auto", [0, 0]),
+        (["A", "b"], "auto", [0, 1]),
+        (["sol2", "sol1"], "auto", [1, 0]),
+        ([False, True], "auto", [0, 1]),
+        ([1, 1], "0", [1, 1]),
+        ([1, 1], "1", [0, 0]),
+        ([1, "B"], "1", [0, 1]),
+    ],
+)
+def test_labels_count_from_where_all_of_them_say(
+    labels: list[object], first: str, expected: list[int], tmp_path: Path
+) -> None:
+    rows = [{"question": "q", "choices": ["x", "y"], "answer": label} for label in labels]
+    (tmp_path / "q.jsonl").write_text(lines(rows))
+    assert [question.label for question in read(tmp_path / "q.jsonl", first_label=first)] == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted", "words"),
+    [
+        ([{"question": "q", "choices": ["x", "y"], "answer": 1}] * 2, {}, ["line 1", "are 1", "--first-label 0"]),
+        (
+            [{"question": "q", "choices": ["x", "y"], "answer": label} for label in (2, 0)],
+            {},
+            ["line 1 has the label 2", "others have 0"],
+        ),
+        (
+            [{"question": "q", "choices": ["x", "y"], "answer": 2}],
+            {"first_label": "0"},
+            ["the label 2", "--first-label is 0"],
+        ),
+        ([{"question": "q", "choices": ["x", "y", "z"], "answer": 1}], {}, ["line 1 has 3 solutions", "must have two"]),
+        ([{"question": "q", "choices": ["x"], "answer": 1}], {}, ["line 1 has 1 solutions"]),
+        ([{"question": "q", "choices": "x or y", "answer": 1}], {}, ["a JSON string for 'choices'", "array"]),
+        ([{"question": "q", "answers": ["x"], "key": 1}], {}, ["Its columns: question, answers, key", "--columns"]),
+        ([ROWS[0]], {"columns": {"goal": "question"}}, ["no column question", "goal, sol1, sol2, label"]),
+        ([{"goal": "g", "chosen": "a", "rejected": 1}], {}, ["--columns"]),
+    ],
+    ids=["all 1", "0 and 2", "2 from 0", "three", "one", "text", "unknown", "misnamed", "half a layout"],
+)
+def test_what_cannot_be_understood_is_named(
+    rows: list[dict[str, Any]], wanted: dict[str, Any], words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "q.jsonl").write_text(lines(rows))
+    told = refusal(tmp_path / "q.jsonl", **wanted)
+    assert [word for word in words if word not in told] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("q.csv", b"goal,sol1,sol2,label\na,b,c,0,d\n", ["line 2", "more cells"]),
+        ("q.csv", b"goal,sol1,sol2,label\na,b\n", ["line 2", "fewer cells"]),
+        ("q.csv", b"goal,goal,sol1,sol2,label\na,b,c,d,0\n", ["column goal twice"]),
+        ("q.csv", b'goal,sol1,sol2,label\n"a"x,b,c,0\n', ["no table that can be read"]),
+        ("q.csv", b"goal,sol1,sol2,label\n\xff,b,c,0\n", ["not UTF-8"]),
+        ("q.csv", b"goal,sol1,sol2,label\n", ["holds no questions"]),
+        ("q.csv", b"", ["holds no questions"]),
+        ("q.json", b"[]", ["holds no questions"]),
+        ("q.json", b'[{"goal": 1', ["not JSON"]),
+        ("q.json", b"[1, 2]", ["question 0 is a JSON number"]),
+        ("q.jsonl.gz", b"plain", ["cannot be read"]),
+        ("q.jsonl.zst", b"plain", ["cannot be read"]),
+        ("q.jsonl.gz", gzip.compress(b"x" * 99)[:-9], ["cannot be read"]),
+        ("q.parquet", b"PAR1", ["cannot be read"]),
+        ("q.parquet.gz", b"", ["compressed"]),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_named(
+    name: str, content: bytes, words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    told = refusal(tmp_path / name)
+    assert [word for word in (name, *words) if word not in told] == []
+
+
+def test_ten_problems_are_told_at_once(tmp_path: Path) -> None:
+    good, bad = lines([ROWS[0]]), '{"goal": "g", "sol1": 5, "sol2": "x", "label": 0}\n'
+    (tmp_path / "q.jsonl").write_text(good + bad + "nonsense\n" + good + bad)
+    told = refusal(tmp_path / "q.jsonl").splitlines()
+    assert [line.split(", ")[1][:6] for line in told if line.startswith("/")] == ["line 2", "line 3", "line 5"]
+    (tmp_path / "q.jsonl").write_text(good + bad * 50)
+    told = refusal(tmp_path / "q.jsonl").splitlines()
+    assert len(told) == 11
+    assert told[-1] == "There may be more."
+
+
+@pytest.mark.parametrize("text", ["goal", "goal=", "gaol=x", "goal=a,goal=b", "sol1=a", "choices=a,sol1=b,sol2=c"])
+def test_columns_that_say_nothing_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--columns"):
+        parse_columns(text)
+
+
+def test_a_data_set_of_the_hub_is_found_by_split_and_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the real client, from files in the layouts that data sets have there; no code of theirs is run."""
+    parquet = io.BytesIO()
+    pa.parquet.write_table(pa.Table.from_pylist(ROWS), parquet)
+    files = {
+        "README.md": b"",
+        "script.py": b"raise SystemExit",
+        "main/test-00000-of-00002.parquet": parquet.getvalue(),
+        "main/test-00001-of-00002.parquet": parquet.getvalue(),
+        "other/test.csv": table(ROWS).encode(),
+        "other/train.jsonl": lines(ROWS).encode(),
+    }
+    with HubServer() as hub:
+        hub.add(Repository("dataset", "some/questions", files))
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+        url = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", url)
+        name = "some/questions"
+        assert [q.goal for q in read(name, split="test", config="main")] == [q.goal for q in EXPECTED * 2]
+        assert read(name, split="train") == EXPECTED
+        source = open_source(Wanted(name, split="test", config="other"))
+        assert source.origin.keys() == {"dataset", "revision", "split", "config"}
+        assert "several configurations: main, other" in refusal(name, split="test")
+        told = refusal(name)
+        assert "no data file of a validation split" in told
+        assert "other/train.jsonl" in told
+        hub.add(Repository("dataset", "some/odd", {"validation.jsonl": lines([{"bad": 1}]).encode()}))
+        assert "some/odd, validation.jsonl, line 1" in refusal("some/odd")
