@@ -57,6 +57,15 @@ def by_reading(reads: Sequence[Read]) -> str:
     return ", ".join(counts)
 
 
+def grown(reads: Sequence[Read]) -> str:
+    """That a run went on while its readings were read one after the other; empty where it did not."""
+    counts = {analysis.options.reading: analysis.header.questions for analysis, _ in reads}
+    if len(set(counts.values())) == 1:
+        return ""
+    told = ", ".join(f"{name} of {count:,}" for name, count in counts.items())
+    return f"The run went on meanwhile, so the readings are not of the same questions: {told}."
+
+
 def lane_title(read: Read) -> str:
     """One reading in a line, over its bars."""
     analysis, contrast = read

@@ -1,15 +1,22 @@
 """A file with several readings makes one page, which shows them side by side and turns to each."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from playwright.sync_api import expect
 
 from browsing import opened
+from layerscope.analysis.findings import analyse
+from layerscope.analysis.result import Options
+from layerscope.records.manifest import manifest_path
+from layerscope.records.run import Run
 from layerscope.report import question_pack
-from layerscope.report.page import report
+from layerscope.report.page import Shown, render, report
+from layerscope.report.question_pack import pack_questions
 from synthetic_readings import PLANTED, write_readings
 
 
@@ -104,6 +111,27 @@ def test_an_address_names_reading_and_question(chromium: Any, page: Path) -> Non
         expect(tab.locator("main")).to_have_attribute("data-reading", "final")
         tab.evaluate("location.hash = '#reading=nonsense&q=9'")
         expect(tab.locator("main article .eyebrow")).to_contain_text("question 9 ")
+
+
+def test_a_run_that_grows_while_it_is_read_shows_each_reading_with_its_own_questions(
+    chromium: Any, run: Path, tmp_path: Path
+) -> None:
+    """Else the features of one question are shown beside another."""
+    shorter = tmp_path / "run.jsonl"
+    shutil.copy(manifest_path(run), manifest_path(shorter))
+    shorter.write_bytes(b"".join(run.read_bytes().splitlines(keepends=True)[:250]))
+    shown = []
+    for path, reading in ((shorter, "final"), (run, "max")):
+        analysis = analyse(path, Options(permutations=0, reading=reading))
+        shown.append(Shown(analysis, pack_questions(Run.open(path), analysis, lambda _: None)))
+    page = tmp_path / "grown.html"
+    page.write_bytes(render(shown, {}))
+    assert "not of the same questions: final of 250, max of 300." in page.read_text("utf-8")
+    with opened(chromium, page, "#reading=max&q=299") as tab:
+        expect(tab.locator("main article .eyebrow")).to_contain_text("question 299 ")
+        listed = orjson.loads(run.read_bytes().splitlines()[299])["positive_solution_details"]["other_readings"]["max"]
+        strongest = listed["active_features_by_layer"]["1"][0]["feature_id"]
+        assert tab.locator(f'.chip[data-feature="1/{strongest}"]').count() == 1
 
 
 @pytest.mark.parametrize("width", [1400, 400])

@@ -14,7 +14,8 @@ async function unpack(name) {
 const unpackText = async (name) => new TextDecoder().decode(await unpack(name));
 
 async function load(reading) {
-  const content = JSON.parse(await unpackText("questions"));
+  const own = `questions-${reading}`; // of a run that grew while its readings were read one after the other
+  const content = JSON.parse(await unpackText(one(`#packed-${own}`) ? own : "questions"));
   const { entries, scale, placed, tracked } = JSON.parse(await unpackText(`about-${reading}`));
   const bytes = new Uint8Array(await unpack(`features-${reading}`));
   const { fields, layers, pages } = content;
