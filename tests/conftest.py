@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -206,3 +207,12 @@ def start(settings: dict[str, str], tmp_path: Path, request: pytest.FixtureReque
     yield begin
     for one in runs:
         one.end()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser for the pages of a file of tests."""
+    from browsing import chromium_running
+
+    with chromium_running() as browser:
+        yield browser

@@ -26,6 +26,7 @@ _Files = Annotated[tuple[Path, ...], tyro.conf.Positional, _Several]
 _Options = Annotated[Config, tyro.conf.arg(name="")]
 _RunFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 _FlagPath = tyro.conf.arg(metavar="PATH")
+_OneReading = tyro.conf.arg(metavar="READING", help_behavior_hint="(default: all on one page)")
 
 
 @_app.command
@@ -128,7 +129,8 @@ def report(
     files: _Files,
     to: Annotated[Path | None, _FlagPath, tyro.conf.arg(help_behavior_hint="(default: beside the first FILE)")] = None,
     show: Annotated[bool, tyro.conf.arg(name="open")] = False,
-    reading: Annotated[str | None, tyro.conf.arg(help_behavior_hint="(default: all on one page)")] = None,
+    reading: Annotated[str | None, _OneReading] = None,
+    baseline_dictionary: bool = False,
 ) -> int:
     """Make one web page of what a file says so far: which features tell the solutions apart, and at which depth.
 
@@ -137,10 +139,11 @@ def report(
         to: The page; the (first) FILE with .html by default. A report that is there is replaced, anything else is not.
         show: Open the page in the browser.
         reading: The one it is about: final, last-word, max or prompt, of those that the run has.
+        baseline_dictionary: Say what random features reach that fire as often; of a run with --residuals, in minutes.
     """
     from layerscope.report.page import report
 
-    print(report(files, to, show, reading))
+    print(report(files, to, show, reading, baseline_dictionary))
     return 0
 
 

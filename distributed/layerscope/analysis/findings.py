@@ -5,7 +5,8 @@ are taken over all layers together and features are selected; the second scores 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,9 @@ from layerscope.analysis.baselines.residuals import residual_differences
 from layerscope.analysis.baselines.split import Split
 from layerscope.analysis.censoring import LayerPairs, pair_up
 from layerscope.analysis.contrast import joined
-from layerscope.analysis.layer_tests import LayerTests, layer_tests
+from layerscope.analysis.layer_tests import ContrastTests, LayerTests, layer_tests
 from layerscope.analysis.method import method
+from layerscope.analysis.random_dictionary import random_features
 from layerscope.analysis.reading import Columns, FeatureLists, reading
 from layerscope.analysis.result import (
     Analysis,
@@ -29,10 +31,12 @@ from layerscope.analysis.result import (
     HeldOut,
     Ints,
     Layers,
+    Magnitude,
     Options,
     Questions,
     Tested,
 )
+from layerscope.records.residuals import expect_residuals
 from layerscope.records.shards import Files
 
 Progress = Callable[[str, float], None]
@@ -46,47 +50,88 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
     """Analyses a file, or the shards of one job, finished or still growing: whole lines, read once, as a stream.
 
     Raises:
-        UsageError: there is no such file, it has no manifest or not the reading, or several are not shards of one job.
+        UsageError: there is no such file, it has no manifest or not the reading, several are not shards of one job, or
+            there are no residuals to make a random dictionary of.
         LayerscopeError: a line is not a record, or the solutions differ at the prompt, which they share.
     """
     options = options or Options()
+    if options.baseline_dictionary:
+        expect_residuals(files, options.reading)  # before minutes of work
     with reading(files, options.reading, lambda share: progress("reading", share)) as run:
         questions = run.questions
         signs = np.ones(len(questions.correct)), np.where(questions.correct, 1.0, -1.0)  # as in _CONTRASTS
         scores = FeatureScores(Split.of(questions, options.seed))
-        layers, tests, stratum_shares = _first_pass(run, signs, options, scores, progress)
-        features = _features(run.layers, tests, len(questions.correct))
-        largest_firing = np.max([layer.largest_firing for layer in tests], axis=0)  # [contrast, P]
-        largest_magnitude = np.max([layer.largest_magnitude for layer in tests], axis=0)
-        contrasts = [contrast.join_layers([layer.contrasts[number] for layer in tests]) for number in range(len(signs))]
-        del tests  # as large as what was joined from them
-        firing = [
-            contrast.settle(found.firing, largest, options)
-            for found, largest in zip(contrasts, largest_firing, strict=True)
-        ]
-        magnitude = [
-            contrast.settle(found.magnitude, largest, options)
-            for found, largest in zip(contrasts, largest_magnitude, strict=True)
-        ]
-        held_out = _second_pass(run, signs, features, firing, scores, progress)
+        found = _both_passes(run, signs, options, scores, progress)
         residuals = residual_differences(files, run.manifest, options.reading, len(questions.correct))
-        comparison = compare(questions, scores.split, run.layers, run.texts, scores.of_saes(), residuals, {}, progress)
+        of_random, missing = FeatureScores(scores.split), dict[str, str]()
+        if options.baseline_dictionary:
+            _pass_random_features(run, files, signs, options, of_random, progress)
+        else:
+            need = residuals if isinstance(residuals, str) else "needs --baseline-dictionary"
+            missing = dict.fromkeys(of_random.of_random(), need)
+        features = {**({} if missing else of_random.of_random()), **scores.of_saes()}
+        comparison = compare(questions, scores.split, run.layers, run.texts, features, residuals, missing, progress)
     right_wrong, chosen_rejected = (
-        contrast.assemble(*parts, layers, features, stratum_shares, options)
-        for parts in zip(_CONTRASTS, contrasts, firing, magnitude, held_out, strict=True)
+        contrast.assemble(*parts, found.layers, found.features, found.stratum_shares, options)
+        for parts in zip(_CONTRASTS, found.contrasts, found.firing, found.magnitude, found.held_out, strict=True)
     )
     return Analysis(
         options,
-        overview.header(run, _mean(layers.cut_share)),
+        overview.header(run, _mean(found.layers.cut_share)),
         questions,
-        layers,
-        features,
+        found.layers,
+        found.features,
         right_wrong,
         chosen_rejected,
         overview.length_bins(questions),
         comparison,
         method(options.reading),
     )
+
+
+class _Found(NamedTuple):
+    """What the two passes come to; lists have an entry for each of _CONTRASTS."""
+
+    layers: Layers
+    features: Features
+    stratum_shares: dict[str, float]
+    contrasts: list[ContrastTests]
+    firing: list[Tested[Firing]]
+    magnitude: list[Tested[Magnitude]]
+    held_out: list[HeldOut]
+
+
+def _both_passes(
+    run: Columns, signs: Sequence[Floats], options: Options, scores: FeatureScores, progress: Progress
+) -> _Found:
+    layers, tests, stratum_shares = _first_pass(run, signs, options, scores, progress)
+    features = _features(run.layers, tests, len(run.questions.correct))
+    largest_firing = np.max([layer.largest_firing for layer in tests], axis=0)  # [contrast, P]
+    largest_magnitude = np.max([layer.largest_magnitude for layer in tests], axis=0)
+    contrasts = [contrast.join_layers([layer.contrasts[number] for layer in tests]) for number in range(len(signs))]
+    del tests  # as large as what was joined from them
+    firing = [
+        contrast.settle(found.firing, largest, options)
+        for found, largest in zip(contrasts, largest_firing, strict=True)
+    ]
+    magnitude = [
+        contrast.settle(found.magnitude, largest, options)
+        for found, largest in zip(contrasts, largest_magnitude, strict=True)
+    ]
+    held_out = _second_pass(run, signs, features, firing, scores, progress)
+    return _Found(layers, features, stratum_shares, contrasts, firing, magnitude, held_out)
+
+
+def _pass_random_features(
+    run: Columns, files: Files, signs: Sequence[Floats], options: Options, scores: FeatureScores, progress: Progress
+) -> None:
+    """Puts random features to the same passes, for what they say of every pair."""
+
+    def tell(stage: str, share: float) -> None:
+        progress(f"{stage} random features", share)
+
+    with random_features(run, files, options.reading, options.seed) as random:
+        _both_passes(random, signs, replace(options, permutations=0), scores, tell)
 
 
 def _first_pass(

@@ -49,6 +49,9 @@ _METHOD: tuple[str, ...] = (
     "Neighbouring layers repeat each other: findings are not independent, and their number is no number of "
     "causes. The check that respects this flips labels, a goal group in all layers at once, and compares with "
     "the largest |z| of every flip.",
+    "Random dictionary, where it was asked for: of every feature there is one in a random direction instead, "
+    "with the threshold at which it fires at as many solutions. Random features are selected and scored on the same "
+    "halves; what they reach as well is no merit of the SAEs.",
     "Strata run the same procedure on fewer pairs, with less power: a feature that is not confirmed there need "
     "not be an artefact. Density counts the lists that name a feature, a lower bound where lists are cut.",
     "Correlation only: a feature that fires with the right solution need not make the model prefer it, and the "

@@ -35,6 +35,8 @@ class Options:
     """Of the label flips."""
     reading: str = "final"
     """Which of the readings that the file has."""
+    baseline_dictionary: bool = False
+    """Put random features to the same tests, made of the residuals beside the file."""
 
     def __post_init__(self) -> None:
         if not (0 < self.level < 1 and self.min_pairs >= 1 and self.permutations >= 0):

@@ -167,10 +167,11 @@ def encode_block(
     if kept is None:
         return block
     singles = residuals if spans is None else residuals[:, torch.from_numpy(spans.single).to(residuals.device)]
-    format, numbers = getattr(torch, kept), singles.float()
-    largest = torch.finfo(format).max
-    clamped = bool((numbers.isfinite() & (numbers.abs() > largest)).any())
-    return replace(block, residuals=numbers.clamp(-largest, largest).to(format).cpu().numpy(), clamped=clamped)
+    numbers = singles.to(getattr(torch, kept))
+    infinite = numbers.isinf()
+    if clamped := bool(infinite.any()) and bool((infinite & singles.isfinite()).any()):
+        numbers.clamp_(-torch.finfo(numbers.dtype).max, torch.finfo(numbers.dtype).max)
+    return replace(block, residuals=numbers.cpu().numpy(), clamped=clamped)
 
 
 def _encode_block(

@@ -211,19 +211,38 @@ def read_residuals(
         UsageError: there is no such file, or its run kept no residuals, or none of this layer or reading.
         LayerscopeError: residuals are missing, or are not those that were written.
     """
-    files = [Path(path)] if isinstance(path, str | PathLike) else [Path(each) for each in path]
-    run = open_run(files)
+    run, number = _kept(path, reading)
+    layers = Layout.of(run.path, run.manifest).layers
+    if layer not in layers:
+        raise UsageError(f"{run.path} has no layer {layer}.\nIt has {ranges(layers)}.")
+    arrays = [_mapped(part, layer)[:, number] for part in run.parts if isinstance(part, Run)]
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def expect_residuals(path: str | PathLike[str] | Sequence[str | PathLike[str]], reading: str) -> None:
+    """Looks whether there are residuals of a reading beside files, and reads none.
+
+    Raises:
+        UsageError: their run kept none.
+        LayerscopeError: a file is missing, or has not a row for every line.
+    """
+    run, _ = _kept(path, reading)
+    for part in run.parts:
+        if isinstance(part, Run):
+            expect_rows(Layout.of(part.path, part.manifest), part.manifest.lines_noted())
+
+
+def _kept(path: str | PathLike[str] | Sequence[str | PathLike[str]], reading: str) -> tuple[Run, int]:
+    """The run, and the place of a reading among those of its residuals."""
+    run = open_run([Path(path)] if isinstance(path, str | PathLike) else [Path(each) for each in path])
     layout = Layout.of(run.path, run.manifest)
     if not layout.layers:
         raise UsageError(
             f"{run.path} was made without residuals.\nRun again with --residuals float16 and another --output-file."
         )
-    if layer not in layout.layers:
-        raise UsageError(f"{run.path} has no layer {layer}.\nIt has {ranges(layout.layers)}.")
     if reading not in layout.readings:
         raise UsageError(f"{run.path} has no residuals of the reading {reading}.\nIt has {', '.join(layout.readings)}.")
-    arrays = [_mapped(part, layer)[:, layout.readings.index(reading)] for part in run.parts if isinstance(part, Run)]
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    return run, layout.readings.index(reading)
 
 
 def _mapped(run: Run, layer: int) -> Array:

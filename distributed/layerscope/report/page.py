@@ -55,7 +55,13 @@ class Shown:
         return self.analysis.options.reading
 
 
-def report(files: Files, to: Path | None = None, show: bool = False, reading: str | None = None) -> str:
+def report(
+    files: Files,
+    to: Path | None = None,
+    show: bool = False,
+    reading: str | None = None,
+    baseline_dictionary: bool = False,
+) -> str:
     """Writes the page of a file, or of the shards of one job, finished or still growing, and says where it is.
 
     Args:
@@ -64,10 +70,11 @@ def report(files: Files, to: Path | None = None, show: bool = False, reading: st
         show: open it in the browser.
         reading: the one of the file's readings that it is about; all of them if None. Of a file with `prompt` the
             control is said to have passed, and has no sections of its own unless it is named.
+        baseline_dictionary: say what random features come to, where a reading has residuals to make them of.
 
     Raises:
-        UsageError: a file is not a run's or has no such reading, several are not shards of one job, or `to` is there
-            and no report.
+        UsageError: a file is not a run's or has no such reading, several are not shards of one job, there are
+            no residuals to make random features of, or `to` is there and no report.
         LayerscopeError: a line is not a record, or the page cannot be written.
     """
     run = open_run(files)
@@ -82,7 +89,7 @@ def report(files: Files, to: Path | None = None, show: bool = False, reading: st
     remove_leftovers(to)
     with _Stages() as stages:
         descriptions = load_explanations(run.manifest).by_layer
-        page = render(_read_all(run, readings, stages), descriptions)
+        page = render(_read_all(run, readings, baseline_dictionary, stages), descriptions)
     try:
         with replacing(to) as temporary, temporary.open("wb") as stream:
             stream.write(page)
@@ -95,7 +102,7 @@ def report(files: Files, to: Path | None = None, show: bool = False, reading: st
     return "\n".join([f"report      {to} ({size_text(len(page))})", *run.notes])
 
 
-def _read_all(run: Run, readings: Sequence[str], stages: "_Stages") -> list[Shown]:
+def _read_all(run: Run, readings: Sequence[str], baseline_dictionary: bool, stages: "_Stages") -> list[Shown]:
     """What the page shows of each reading, `final` first; the control is shown only where it is alone."""
     shown = [name for name in readings if name != "prompt"] or readings
     inputs = [part.path for part in run.parts]
@@ -106,7 +113,8 @@ def _read_all(run: Run, readings: Sequence[str], stages: "_Stages") -> list[Show
         def tell(stage: str, share: float, of: str = of) -> None:
             stages.tell(stage + of, share)
 
-        analysis = analyse(inputs, Options(reading=name), tell)
+        baseline = baseline_dictionary and (name != "max" or len(shown) == 1)
+        analysis = analyse(inputs, Options(reading=name, baseline_dictionary=baseline), tell)
         pack = pack_questions(run, analysis, partial(tell, "packing questions"), len(shown))
         found.append(Shown(analysis, pack))
     return found
