@@ -67,13 +67,13 @@ NUMBERS += ["--residuals", "float16"]
 
 @pytest.fixture(scope="module")
 def spread(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder in which the old script ran, two Gemma actors and two blocks in a Ray of its own, and what it told.
+    """The folder in which the old script ran, two blocks of layers in a Ray of its own, and what it told.
 
     A name in .json streams to .jsonl.
     """
     folder = tmp_path_factory.mktemp("spread")
     script = str(ROOT / "scripts/run_sae_feature_extraction_all_layers.py")
-    crew = ["--gemma-actors", "2", "--layer-blocks", "2", "--encoders-per-block", "1"]
+    crew = ["--gemma-actors", "1", "--layer-blocks", "2", "--encoders-per-block", "1"]
     here = {name: value for name, value in os.environ.items() if name == "PYTHONPATH"}  # else another checkout's code
     done = subprocess.run(
         [sys.executable, script, *words(settings), *NUMBERS, *crew, "--address", "local", "--output-file", "out.json"],

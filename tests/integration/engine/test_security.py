@@ -88,7 +88,7 @@ def test_the_token_is_written_nowhere_and_nobody_else_is_served(
         addresses |= listening(process)
         lines += command_lines(process)
         files |= holding_the_token(ray_folder)
-        time.sleep(0.1)
+        time.sleep(0.4)
     out, err = run.communicate()
     assert run.returncode == 0, err
     assert "raylet" in lines, "the process list was never seen while Ray was there"

@@ -185,3 +185,15 @@ def test_what_is_begun_and_not_written_is_bounded_by_a_share_of_the_object_store
     budget.free(0)
     assert budget.taken == 0
     assert budget.has_room(3)
+
+
+def test_a_run_gives_back_all_that_it_took_of_the_object_store() -> None:
+    """Else a long run would end with one batch at a time."""
+    the_job = JOBS[2, 2]
+    budget = Budget(the_job, 1 << 30)
+    crew = Crew(the_job, FakeEngine(list(NODES)), lambda _: None)
+    taken = []
+    for _ in Driver(the_job, range(len(BATCHES)), crew, budget, lambda _: None).results(lambda: False):
+        taken.append(budget.taken)
+    assert max(taken) > 0
+    assert taken[-1] == pytest.approx(0)
