@@ -192,8 +192,7 @@ def test_a_run_gives_back_all_that_it_took_of_the_object_store() -> None:
     the_job = JOBS[2, 2]
     budget = Budget(the_job, 1 << 30)
     crew = Crew(the_job, FakeEngine(list(NODES)), lambda _: None)
-    taken = []
-    for _ in Driver(the_job, range(len(BATCHES)), crew, budget, lambda _: None).results(lambda: False):
-        taken.append(budget.taken)
+    driver = Driver(the_job, range(len(BATCHES)), crew, budget, lambda _: None)
+    taken = [budget.taken for _ in driver.results(lambda: False)]
     assert max(taken) > 0
     assert taken[-1] == pytest.approx(0)
