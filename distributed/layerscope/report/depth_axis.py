@@ -71,10 +71,14 @@ class DepthAxis:
             if layer in shown:
                 yield text((self.x(index), y), layer, "tick", "middle")
 
-    def columns(self, top: float, bottom: float) -> Iterator[Markup]:
-        """What is pointed at, clicked and reached by the keyboard: a link over each layer, to its table."""
+    def columns(self, top: float, bottom: float, told: Sequence[str] | None = None) -> Iterator[Markup]:
+        """What is pointed at, clicked and reached by the keyboard: a link over each layer, to its table.
+
+        Args:
+            told: of every layer, if not what there is to say of the contrast.
+        """
         for index, layer in enumerate(self.layers):
-            said = said_of_layer(self.analysis, self.contrast, index)
+            said = told[index] if told else said_of_layer(self.analysis, self.contrast, index)
             area = rectangle(LEFT + self.step * index, top, self.step, bottom - top, "column")
             href = f"#contrast={self.contrast.first}&layer={layer}"
             yield element("a", element("title", said), area, href=href, data_layer=layer, aria_label=said)

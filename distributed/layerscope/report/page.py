@@ -31,7 +31,15 @@ from layerscope.neuronpedia.explanations import load_explanations
 from layerscope.records.run import Run
 from layerscope.records.shards import Files, open_run
 from layerscope.records.targets import begins_with, check_target
-from layerscope.report import confound_charts, feature_tables, readings_said, sentences, untested
+from layerscope.report import (
+    baselines,
+    baselines_said,
+    confound_charts,
+    feature_tables,
+    readings_said,
+    sentences,
+    untested,
+)
 from layerscope.report.depth_axis import NARROW, WIDE
 from layerscope.report.depth_strip import depth_strip
 from layerscope.report.feature_map import CELLS, effect_legend, feature_map
@@ -172,6 +180,8 @@ def _body(environment: Environment, one: Shown, descriptions: Descriptions, show
             _contrast(analysis, contrast, descriptions) for contrast in (analysis.right_wrong, analysis.chosen_rejected)
         ],
         explainers=feature_tables.explainers(descriptions),
+        compared=baselines_said.compared(analysis),
+        beside=baselines.section(analysis),
         legend=effect_legend(),
         cells=[CELLS[width] for width in (WIDE, NARROW)],
         charts=[

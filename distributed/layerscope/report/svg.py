@@ -4,8 +4,9 @@ Colours are classes, so that they follow the page's theme; nothing here needs Ja
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from markupsafe import Markup, escape
 
@@ -45,6 +46,10 @@ def dot(at: Point, radius: float, kind: str, *children: object) -> Markup:
     return element("circle", *children, cx=at[0], cy=at[1], r=radius, class_=kind)
 
 
+def polygon(corners: Sequence[Point], kind: str) -> Markup:
+    return element("path", d=_path(corners) + "Z", class_=kind)
+
+
 def curve(points: Iterable[Point], kind: str) -> Markup:
     """A line through points, broken where a value is NaN."""
     return element("path", d="".join(_path(piece) for piece in _pieces(points)), class_=kind)
@@ -54,6 +59,19 @@ def area(points: Iterable[Point], base: float, kind: str) -> Markup:
     """What lies between such a line and a height."""
     closed = ([(piece[0][0], base), *piece, (piece[-1][0], base)] for piece in _pieces(points))
     return element("path", d="".join(_path(piece) + "Z" for piece in closed), class_=kind)
+
+
+def band(lower: Sequence[Point], upper: Sequence[Point], kind: str) -> Markup:
+    """What lies between two lines over the same places, broken where either is NaN."""
+    both = [
+        (low, high) if low[1] == low[1] and high[1] == high[1] else None for low, high in zip(lower, upper, strict=True)
+    ]
+    stretches = [list(group) for there, group in groupby(both, lambda each: each is not None) if there]
+    pieces = [[each for each in stretch if each is not None] for stretch in stretches]
+    around = [
+        [*(low for low, _ in piece), *(high for _, high in reversed(piece))] for piece in pieces if len(piece) > 1
+    ]
+    return element("path", d="".join(_path(points) + "Z" for points in around), class_=kind)
 
 
 @dataclass(frozen=True)

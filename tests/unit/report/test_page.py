@@ -580,7 +580,7 @@ def test_the_keyboard_moves_through_layers_and_questions(chromium: Any, page: Pa
         tab.locator("a[data-layer]:visible").first.focus()
         tab.keyboard.press("ArrowRight")
         assert tab.evaluate("document.activeElement.dataset.layer") == "1"
-        assert tab.locator(".readout:visible").inner_text().startswith("Layer 1:")
+        assert tab.locator(".readout.on").inner_text().startswith("Layer 1:")
         tab.keyboard.press("Enter")
         tab.wait_for_selector('[id="contrast=right&layer=1"][open]')
         tab.locator(".list a").first.focus()
