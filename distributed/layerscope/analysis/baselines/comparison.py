@@ -7,7 +7,15 @@ import numpy as np
 
 from layerscope.analysis.baselines.measuring import Drawn, discovery_auroc, drawn
 from layerscope.analysis.baselines.residuals import Differences, dense_probes
-from layerscope.analysis.baselines.result import OF_FEATURES, Ahead, Baseline, Comparison, HiddenKnowledge, Measured
+from layerscope.analysis.baselines.result import (
+    NAMES,
+    OF_FEATURES,
+    Ahead,
+    Baseline,
+    Comparison,
+    HiddenKnowledge,
+    Measured,
+)
 from layerscope.analysis.baselines.ridge import Probe, Scores, ridge
 from layerscope.analysis.baselines.sparse_probes import SIZES
 from layerscope.analysis.baselines.split import LEAST_GROUPS, Split
@@ -64,7 +72,7 @@ def compare(
     return Comparison(
         "",
         baselines,
-        tuple(missing.items()),
+        tuple((key, missing[key]) for key in NAMES if key in missing),
         best,
         _hidden_knowledge(probe, scores[probe], questions, split),
         len(split.draws),
