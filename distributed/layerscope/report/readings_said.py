@@ -41,8 +41,20 @@ def control_verdict(header: Header) -> str:
 
 
 def readings_title(reads: Sequence[Read]) -> str:
+    """What the chart of all readings comes to."""
     contrast = reads[0][1]
+    if all(why_untested(*read) for read in reads):
+        return "Too few questions to tell what any of the readings finds"
     return f"Features that tell {contrast.first} from {contrast.second}: {by_reading(reads)}"
+
+
+def beside_verdict(reads: Sequence[Read], reading: str) -> str:
+    """That an answer is one reading's, and what the others found; empty of one alone, or where none is known."""
+    if len(reads) == 1 or all(why_untested(*read) for read in reads):
+        return ""
+    contrast = reads[0][1]
+    found = by_reading(reads)
+    return f" That is by {reading} alone; features that tell {contrast.first} from {contrast.second}: {found}."
 
 
 def by_reading(reads: Sequence[Read]) -> str:

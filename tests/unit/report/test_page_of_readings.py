@@ -36,6 +36,7 @@ def page(run: Path) -> Path:
 def test_one_page_has_what_every_reading_finds_and_the_control_that_passed(page: Path) -> None:
     text = page.read_text("utf-8")
     assert "Features that tell right from wrong: 1 by max, not known by final" in text
+    assert "That is by final alone; features that tell right from wrong: 1 by max, not known by final." in text
     assert "prompt, the control: check passed" in text
     assert "both have the same features in all of 300 questions" in text
     assert "active at the solution’s final token" in text
@@ -60,6 +61,18 @@ def test_a_named_reading_has_a_page_of_its_own(run: Path, reading: str, says: li
     for words in [*says, "Check passed"]:
         assert words in text
     assert 'id="readings"' not in text
+
+
+@pytest.mark.parametrize("questions", [0, 12])
+def test_too_few_questions_are_never_told_as_none_found(tmp_path: Path, questions: int) -> None:
+    path = tmp_path / "run.jsonl"
+    write_readings(path, questions)
+    report(path)
+    text = path.with_suffix(".html").read_text("utf-8")
+    assert "Too few questions to tell what any of the readings finds" in text
+    assert "final: not known, too few pairs" in text
+    assert "That is by" not in text
+    assert ("check passed" in text) == bool(questions)
 
 
 def test_readings_share_the_room_that_a_page_has(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
