@@ -55,7 +55,7 @@ def _alone(better: Sequence[Baseline], level: Sequence[Baseline], comparison: Co
     """Of what is not beaten, that it does without features what they do."""
     said = [
         f"{_listed(each, comparison)} alone {'does' if len(each) == 1 else 'do'} {how}"
-        for each, how in ((better, "better"), (level, "as well"))
+        for each, how in ((better, "better"), (level, "as well, as far as these pairs can tell"))
         if each
     ]
     return f"{_sentence('; '.join(said))}." if said else ""
