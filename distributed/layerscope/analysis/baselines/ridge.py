@@ -40,10 +40,10 @@ def ridge(columns: NDArray[np.floating], split: Split) -> Probe:
     unit = float(np.square(x).sum()) / max(min(x.shape), 1)
     if not unit:
         return Probe(np.zeros(len(inside)), 0.5)
-    gram = x @ x.T if len(x) <= x.shape[1] else x.T @ x
+    axes = _Axes.of(x)
     best = Probe(np.zeros(len(inside)), -1.0)
     for penalty in unit * PENALTIES:
-        coefficients, left_out = _fit(x, y, gram + penalty * np.eye(len(gram)), split.fold[inside])
+        coefficients, left_out = _fit(x, y, axes, penalty, split.fold[inside])
         difference = np.zeros(len(inside))
         difference[inside] = left_out / y
         quality = discovery_auroc(difference, split)
@@ -53,25 +53,36 @@ def ridge(columns: NDArray[np.floating], split: Split) -> Probe:
     return best
 
 
-def _fit(x: Floats, y: Floats, penalised: Floats, fold: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """The coefficients [C], and predictions of y [D] of the fits without each one's fold.
+class _Axes(NamedTuple):
+    """The smaller of the two Gram matrices of X by its own axes, on which every penalty is a sum; `R` is its size."""
 
-    Args:
-        penalised: the smaller of the two Gram matrices of x, [D, D] or [C, C], with the penalty on its diagonal.
-    """
-    inverse = np.linalg.inv(penalised)
-    by_pairs = len(inverse) == len(x)
-    if by_pairs:
-        error = inverse @ y
+    squares: Floats  # [R] eigenvalues
+    vectors: Floats  # [R, R]
+    pairs: Floats  # [D, R] pairs along the axes
+    wide: bool
+    """It is that of the pairs, XXᵀ, and R is D; else XᵀX, and R is C."""
+
+    @classmethod
+    def of(cls, x: Floats) -> "_Axes":
+        wide = x.shape[0] <= x.shape[1]
+        squares, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
+        return cls(np.maximum(squares, 0), vectors, vectors if wide else x @ vectors, wide)
+
+
+def _fit(x: Floats, y: Floats, axes: _Axes, penalty: float, fold: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """The coefficients [C], and predictions of y [D] of the fits without each one's fold."""
+    shrunk = axes.pairs / (axes.squares + penalty)
+    if axes.wide:
+        error = shrunk @ (axes.pairs.T @ y)
         coefficients = x.T @ error
     else:
-        coefficients = inverse @ (x.T @ y)
+        coefficients = axes.vectors @ (shrunk.T @ y)
         error = y - x @ coefficients
     left_out = np.empty(len(y))
     for number in range(FOLDS):
         rows = np.flatnonzero(fold == number)
-        own = x[rows]
-        block = inverse[np.ix_(rows, rows)] if by_pairs else np.eye(len(rows)) - own @ inverse @ own.T
+        own = shrunk[rows] @ axes.pairs[rows].T
+        block = own if axes.wide else np.eye(len(rows)) - own
         left_out[rows] = y[rows] - np.linalg.solve(block, error[rows])
     return coefficients, left_out
 
