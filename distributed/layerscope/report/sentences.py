@@ -64,7 +64,7 @@ def verdict(analysis: Analysis) -> str:
     if all(untested):
         return f"{so_far}not known, because {untested[0]}.{seen_without_halves(analysis.right_wrong)}"
     if not any(found) and not any(untested):
-        return f"{so_far}none found in {count_of(layers, 'layer')}."
+        return f"{so_far}none found in {count_of(layers, 'layer')}.{_stronger(analysis.right_wrong)}"
     by_label, by_model = (
         f"{yes}in {count} of {count_of(layers, 'layer')}" if count else f"not known, because {why}" if why else none
         for yes, none, count, why in zip(
@@ -86,10 +86,12 @@ def answer(analysis: Analysis, contrast: Contrast) -> str:
     if why := why_untested(analysis, contrast):
         return f"Too few questions to tell: {why}.{seen_without_halves(contrast)}"
     if not total:
+        stronger = _stronger(contrast)
         return (
-            f"No difference found: of {count_of(int(tested.sum()), 'feature')} tested in "
-            f"{count_of(layers, 'layer')}, none is confirmed to fire more often for the {contrast.first} solution "
-            f"or for the {contrast.second} one.{partly_untested(contrast)}"
+            f"No difference {'in what fires' if stronger else 'found'}: of {count_of(int(tested.sum()), 'feature')} "
+            f"tested in {count_of(layers, 'layer')}, none is confirmed to fire more often for the {contrast.first} "
+            f"solution or for the {contrast.second} one."
+            f"{stronger}{partly_untested(contrast)}"
         )
     where = f"in {with_any} of {layers} layers" if layers > 1 else f"in layer {analysis.layers.layer[0]}"
     for_first = int((contrast.firing.confirmed & (contrast.firing.validation.z > 0)).sum())
@@ -99,6 +101,13 @@ def answer(analysis: Analysis, contrast: Contrast) -> str:
         f"solution, {total - for_first:,} for the {contrast.second} one"
     )
     return f"{found}{_with_depth(analysis, contrast)}.{partly_untested(contrast)}"
+
+
+def _stronger(contrast: Contrast) -> str:
+    """What is confirmed of features that fire on both sides, for where nothing is of those that fire on one."""
+    count = int(contrast.magnitude_by_layer.confirmed.sum())
+    are = "is" if count == 1 else "are"
+    return f" {count_of(count, 'feature')} that may fire on both {are} stronger on one." if count else ""
 
 
 def _with_depth(analysis: Analysis, contrast: Contrast) -> str:

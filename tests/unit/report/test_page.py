@@ -398,6 +398,26 @@ def share(count: int, total: int) -> Proportion:
     return proportion(np.arange(total) < count, np.arange(total))
 
 
+def test_what_differs_in_strength_alone_is_not_told_as_no_difference(analysis: Analysis) -> None:
+    """A page said that none was found, above a table of features that are confirmed to be stronger on one side."""
+    contrast = analysis.right_wrong
+    nothing = np.zeros_like(contrast.firing_by_layer.confirmed)
+    strong = nothing.copy()
+    strong[0] = 3
+    by_strength = replace(
+        contrast,
+        firing_by_layer=replace(contrast.firing_by_layer, confirmed=nothing),
+        magnitude_by_layer=replace(contrast.magnitude_by_layer, confirmed=strong),
+    )
+    told = "3 features that may fire on both are stronger on one."
+    assert told in sentences.answer(analysis, by_strength)
+    assert "No difference found" not in sentences.answer(analysis, by_strength)
+    neither = replace(by_strength, magnitude_by_layer=replace(by_strength.magnitude_by_layer, confirmed=nothing))
+    assert "No difference found" in sentences.answer(analysis, neither)
+    whole = replace(analysis, right_wrong=by_strength, chosen_rejected=by_strength)
+    assert told in sentences.verdict(whole)
+
+
 def test_few_questions_are_not_told_as_no_difference(analysis: Analysis) -> None:
     """An interval with one half in it is no proof of chance, nor two that overlap of no influence."""
     few = replace(analysis.header, questions=8, accuracy=share(5, 8))
