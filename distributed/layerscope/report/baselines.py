@@ -47,7 +47,7 @@ class Line(NamedTuple):
 def section(analysis: Analysis) -> dict[str, Any] | None:
     """All that the template shows of the comparison; None where nothing is compared."""
     comparison = analysis.comparison
-    if comparison.why:
+    if comparison.why or say.is_control(analysis):
         return None
     shown = [baseline for baseline in comparison.baselines if say.known(baseline)]
     return {

@@ -7,7 +7,6 @@ import numpy as np
 
 from layerscope.analysis.baselines.result import NAMES, OF_FEATURES, Baseline, Comparison
 from layerscope.analysis.result import Analysis
-from layerscope.formatting import count_of
 from layerscope.report.sentences import number, percent
 
 
@@ -19,6 +18,8 @@ def name_of(key: str, comparison: Comparison) -> str:
 def compared(analysis: Analysis) -> str:
     """What the comparison comes to, in plain words, for the top of the page; empty where there is nothing yet."""
     comparison = analysis.comparison
+    if is_control(analysis):
+        return "Beside baselines: nothing to compare, since before the solution there is nothing to tell the two by."
     if comparison.why:
         return f"Beside baselines: not known, because {comparison.why}." if analysis.header.questions else ""
     best = comparison.of(comparison.best)
@@ -39,7 +40,7 @@ def _beside(best: Baseline, told: str, others: Sequence[Baseline], comparison: C
     if not tells(best):
         head = f"features do not tell right from wrong on the half that chose nothing ({told})"
         if not rivals:
-            return f"{head}, and neither does any of {count_of(len(others), 'baseline')}."
+            return f"{head}, and neither does anything else: {_listed(others, comparison)}."
         return f"{head}, so they beat nothing that they are compared with. {_alone(better, level, comparison)}"
     head = f"features tell right from wrong on the half that chose nothing ({told})"
     if beaten:
@@ -82,7 +83,7 @@ def hidden_title(analysis: Analysis) -> str:
     )
     if not p <= analysis.options.level:
         return f"Hidden knowledge: no difference is shown; {told}"
-    return f"Hidden knowledge: {'more' if ours > model else 'none'} is found inside than is said; {told}"
+    return f"Hidden knowledge: {'more' if ours > model else 'less'} is found inside than is said; {told}"
 
 
 def said_of_layer_beside(analysis: Analysis, index: int) -> str:
@@ -94,6 +95,10 @@ def said_of_layer_beside(analysis: Analysis, index: int) -> str:
         if not math.isnan(each.measured.auroc[index if each.by_depth else 0])
     ]
     return f"Layer {analysis.layers.layer[index]}, AUROC: {', '.join(parts)}"
+
+
+def is_control(analysis: Analysis) -> bool:
+    return analysis.options.reading == "prompt"
 
 
 def p_value(p: float) -> str:

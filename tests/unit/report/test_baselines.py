@@ -1,16 +1,20 @@
 """The section of the page that sets features beside baselines."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from layerscope.analysis.baselines.result import NAMES
+from layerscope.analysis.baselines.result import NAMES, Ahead, Baseline, Comparison, Measured
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Options
 from layerscope.report.baselines import section
+from layerscope.report.baselines_said import compared
 from layerscope.report.page import report
 from layerscope.report.svg import band
+from synthetic_readings import write_readings
 from synthetic_run import Effect, Spec, write_run
 
 
@@ -80,6 +84,61 @@ def test_what_has_too_few_questions_has_no_chart(tmp_path: Path) -> None:
     assert section(analyse(path, Options(permutations=0))) is None
     report(path)
     assert "Beside baselines: not known, because either half" in path.with_suffix(".html").read_text()
+
+
+def scored(key: str, auroc: float, low: float, ahead: Ahead | None = None) -> Baseline:
+    columns = [np.full(2 if key.startswith("sparse") else 1, value) for value in (auroc, low, 0.99, 0.7, 0.6, 0.8)]
+    return Baseline(key, Measured(*columns), 0, ahead)
+
+
+@pytest.mark.parametrize(
+    ("auroc", "low", "others", "words"),
+    [
+        (
+            0.8,
+            0.7,
+            [scored("length", 0.6, 0.5, Ahead(0.2, 0.1, 0.3))],
+            "layer 0), better than length (0.60).",
+        ),
+        (
+            0.8,
+            0.7,
+            [
+                scored("length", 0.78, 0.7, Ahead(0.02, -0.1, 0.1)),
+                scored("likelihood", 0.9, 0.8, Ahead(-0.1, -0.2, -0.05)),
+            ],
+            "but they beat nothing that they are compared with. Log-likelihood (0.90) alone does better; length (0.78) "
+            "alone does as well, as far as these pairs can tell.",
+        ),
+        (
+            0.6,
+            0.51,
+            [scored("words", 0.55, 0.45, Ahead(0.05, -0.1, 0.1))],
+            "but they beat nothing that they are compared with. Whether they are better than bag of words (0.55) "
+            "cannot be told.",
+        ),
+        (
+            0.55,
+            0.45,
+            [scored("last", 0.4, 0.3, Ahead(0.15, 0.05, 0.3))],
+            "features do not tell right from wrong on the half that chose nothing (AUROC 0.55, 95 %: 0.45 to 0.99; a "
+            "probe on 5 features in layer 0), and neither does anything else: last token (0.40).",
+        ),
+    ],
+)
+def test_better_as_well_and_worse_are_said_by_intervals(
+    auroc: float, low: float, others: list[Baseline], words: str, analysis: Analysis
+) -> None:
+    """What does not tell by itself is never said to be beaten by features that do not tell either."""
+    comparison = Comparison("", (scored("sparse-5", auroc, low), *others), best="sparse-5")
+    assert words in compared(replace(analysis, comparison=comparison))
+
+
+def test_the_control_is_compared_with_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    write_readings(path, 120)
+    report(path, tmp_path / "page.html", reading="prompt")
+    assert "Beside baselines: nothing to compare" in (tmp_path / "page.html").read_text()
 
 
 def test_a_band_is_broken_where_nothing_is_known() -> None:
