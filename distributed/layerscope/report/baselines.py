@@ -69,7 +69,7 @@ def baselines_chart(analysis: Analysis, available: int) -> Markup:
     scale = _reach([*features, *others])
     content, top = [*depth.labels(11)], 26.0
     for title, height, lines in (
-        ("AUROC of features", 150, features),
+        (f"AUROC of features{', learnt and random' if comparison.of('random') else ''}", 150, features),
         ("AUROC of baselines, beside the best of features", 170, others),
     ):
         content += _panel(depth, top, title, height, scale, lines)
