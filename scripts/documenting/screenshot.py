@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SIZE = {"width": 1120, "height": 1330}
+SIZE = {"width": 1120, "height": 1620}
 """Down to the first charts over depth."""
 
 
