@@ -10,6 +10,7 @@ import orjson
 from numpy.typing import NDArray
 
 from layerscope.questions.sources import Question
+from layerscope.records.extent import Extent
 from layerscope.records.lines import SolutionScore, frame_record, join_record, serialise_block
 from layerscope.records.manifest import About, Identity, manifest_path
 from layerscope.saes.encoder import TopK
@@ -137,6 +138,15 @@ def write_run(path: Path, lines: Sequence[bytes], identity: Json, **more: Any) -
     path.write_bytes(b"".join(lines))
     said = about(list(map(int, identity["saes"]["layers"])), order, **more)
     manifest_path(path).write_bytes(orjson.dumps({"format": 1, "identity": identity, "about": said}))
+    return path
+
+
+def note_lines(path: Path) -> Path:
+    """Has the manifest note all lines, as that of a finished run does."""
+    extent = Extent()
+    for line in path.read_bytes().splitlines(keepends=True):
+        extent.add(line)
+    edit_manifest(path, lambda manifest: manifest.update(progress=msgspec.to_builtins(extent.note())))
     return path
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from made_up import edit_manifest
+from made_up import edit_manifest, note_lines
 from synthetic_run import Effect, Spec, write_run
 
 SIDES = ("positive_solution_details", "negative_solution_details")
@@ -46,7 +46,7 @@ def write_readings(path: Path, questions: int = 300) -> None:
 
 def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
     path.write_bytes(b"".join(orjson.dumps(record) + b"\n" for record in records))
-    edit_manifest(path, lambda manifest: manifest.pop("progress", None))
+    note_lines(path)
 
 
 def _lists_of(details: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import user_path
 from layerscope.formatting import count_of
 from layerscope.records import locking
-from layerscope.records.extent import Extent
+from layerscope.records.extent import MARK_BYTES, Extent
 from layerscope.records.manifest import READING, Advice, Manifest, manifest_path, read_manifest
 from layerscope.records.marks import read_marks
 from layerscope.records.record import NotARecordError, Record, Unscored, check_parts, parse
@@ -41,6 +41,11 @@ class RecordsFile:
         """
         path = _existing(path)
         return Run.open(path) if manifest_path(path).exists() else RecordsFile(path, None)
+
+    @property
+    def covered(self) -> int:
+        """How many lines the manifest or the marks beside the file could tell from others, when it was opened."""
+        return max(self._known.lines_noted() if self._known else 0, len(self._marks) // MARK_BYTES)
 
     @property
     def others(self) -> str:

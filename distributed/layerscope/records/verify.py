@@ -1,5 +1,6 @@
 """Whether a file is sound: every line of it, against the manifest and in itself."""
 
+from layerscope.errors import LayerscopeError
 from layerscope.formatting import count_of
 from layerscope.records import locking
 from layerscope.records.checking import check
@@ -22,21 +23,40 @@ def verify(files: Files) -> str:
     def look_closer(record: Record) -> None:
         check(record, top_k, d_sae)
 
-    lines, behind = 0, ""
+    lines, unknown, behind = 0, 0, ""
     for part in run.parts:
         size, scored = 0, list[bool]()
         for line, record in part.records(look_closer):
             scored.append(isinstance(record, Record))
             size += len(line)
         lines += len(scored)
+        unknown += _uncovered(part, len(scored))
         if isinstance(part, Run):
             check_residuals(part, scored)
         behind += _behind(part, size)
     beside = ", with their residuals" if run.manifest.identity.settings.residuals else ""
-    said = f"{lines} of {count_of(run.planned, 'line')}, all whole, in order and as they were written{beside}{behind}."
+    but = f" but for {unknown} that nothing notes" if unknown else ""
+    whole = f"all whole, in order and as they were written{but}{beside}{behind}"
+    said = f"{lines} of {count_of(run.planned, 'line')}, {whole}."
     if why := without_batches(run.manifest):
         said = f"sound, and empty for good: its {why}."
     return "\n".join([f"{run.path}{run.others}: {said}", *run.notes])
+
+
+def _uncovered(part: RecordsFile, lines: int) -> int:
+    """How many lines fit the plan, and nothing says that they are the ones that were written; none while a run writes.
+
+    Raises:
+        LayerscopeError: all lines of a finished file are such, and a run notes what it has finished.
+    """
+    if lines <= part.covered or locking.is_locked(part.path):
+        return 0
+    if isinstance(part, Run) and not part.covered and lines == len(part.manifest.about.example_ids):
+        raise LayerscopeError(
+            f"{part.path} is finished, and its manifest notes none of its lines: nobody can say whether they are those "
+            "that were written.\nPut the run's own manifest back; or go on with the run, which takes them as they are."
+        )
+    return lines - part.covered
 
 
 def _behind(part: RecordsFile, size: int) -> str:

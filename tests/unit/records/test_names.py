@@ -10,7 +10,7 @@ from layerscope import read_features, read_questions
 from layerscope.records.lines import error_line
 from layerscope.records.status import as_json, as_text, status
 from layerscope.records.verify import verify
-from made_up import identity, write_run
+from made_up import identity, note_lines, write_run
 
 NAMES = [b"two words.jsonl", b"it's.jsonl", b"-o.jsonl", b"\xfc\xff.jsonl", b"[*].jsonl", b"x" * 200 + b".jsonl"]
 
@@ -22,7 +22,8 @@ def test_whatever_a_file_is_called_it_is_read(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    write_run(tmp_path / os.fsdecode(name), [error_line(index, "empty").line for index in (1, 0)], identity((0,)))
+    lines = [error_line(index, "empty").line for index in (1, 0)]
+    note_lines(write_run(tmp_path / os.fsdecode(name), lines, identity((0,))))
     path = Path("~" if home else ".", os.fsdecode(name))
     assert "2 of 2 lines" in verify(path)
     assert orjson.loads(as_json(status(path)))["done"] == 2

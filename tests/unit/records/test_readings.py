@@ -14,7 +14,7 @@ from layerscope.records.manifest import read_manifest
 from layerscope.records.record import Record, parse
 from layerscope.records.run import RecordsFile, Run
 from layerscope.records.verify import verify
-from made_up import Features, edit_manifest, identity, record_line, write_run
+from made_up import Features, edit_manifest, identity, note_lines, record_line, write_run
 
 QUESTION = Question(7, "soap", "rub it", "eat.", 1)
 SCORES = (
@@ -88,7 +88,7 @@ def test_every_reading_is_read_by_its_name_and_alike() -> None:
 def test_any_of_them_can_be_left_out(tmp_path: Path, names: list[str]) -> None:
     line = record_line(QUESTION, SCORES, FINAL, others={name: OTHERS[name] for name in names})
     path = run_of(tmp_path, [line, error_line(8, "sol1 is empty").line], ",".join(["final", *names]))
-    assert "2 of 2 lines" in verify(path)
+    assert "2 of 2 lines" in verify(note_lines(path))
     assert Run.open(path).manifest.readings == ("final", *names)
     record = parse(line)
     assert isinstance(record, Record)
@@ -101,7 +101,7 @@ def test_a_file_from_before_there_were_readings_has_the_final_one(tmp_path: Path
     edit_manifest(
         path, lambda manifest: [manifest["identity"]["settings"].pop(name) for name in ("readings", "tokens")]
     )
-    assert "1 of 1 line" in verify(path)
+    assert "1 of 1 line" in verify(note_lines(path))
     settings = read_manifest(path).identity.settings
     assert (settings.readings, settings.tokens) == ("final", False)
     with pytest.raises(UsageError, match=r"--reading max: .*out\.jsonl has final\.\n"):

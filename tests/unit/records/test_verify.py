@@ -253,9 +253,20 @@ def test_a_file_or_a_manifest_that_is_missing_is_named(path: Path, look: Callabl
 @pytest.mark.parametrize("noted", [False, True])
 def test_a_sound_file_passes_at_every_line_that_a_run_may_stop_at(path: Path, count: int, noted: bool) -> None:
     run = run_of(path, LINES[:count])
+    but = ""
     if not noted:
         run.forgets_progress()
-    assert verify(path) == f"{path}: {count} of 8 lines, all whole, in order and as they were written."
+        but = f" but for {count} that nothing notes" if count else ""
+    if count == len(LINES) and not noted:
+        assert "is finished, and its manifest notes none of its lines" in refused_by(path)
+    else:
+        assert verify(path) == f"{path}: {count} of 8 lines, all whole, in order and as they were written{but}."
+
+
+def refused_by(path: Path) -> str:
+    with pytest.raises(LayerscopeError) as caught:
+        verify(path)
+    return str(caught.value)
 
 
 def test_lines_behind_the_last_checkpoint_pass(path: Path) -> None:
@@ -398,7 +409,7 @@ def test_a_record_that_is_right_in_itself_but_not_the_one_written_is_found(scrat
         lines = [*LINES[:number], LINES[number].replace(before, after, 1), *LINES[number + 1 :]]
         assert "not the line that was written there" in found_at(scratch.holds(lines), number + 1)
         with tempfile.TemporaryDirectory(dir=FAST) as name:
-            verify(run_of(Path(name) / "out.jsonl").holds(lines).forgets_progress().path)
+            assert "notes none" in refused_by(run_of(Path(name) / "out.jsonl").holds(lines).forgets_progress().path)
 
 
 # ---------------------------------------------------------------- verify: what a record must be, without a digest
