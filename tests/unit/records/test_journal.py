@@ -107,6 +107,8 @@ def written(path: Path, lines: list[bytes], progress: int | None = None) -> Path
 
 def crash(journal: Journal, torn: bytes = b"") -> None:
     """Ends a journal as SIGKILL would: nothing more than these bytes is written, and the lock is gone."""
+    if torn:
+        journal._marks.begin(journal._extent)  # which takes the place of an earlier run's before anything is written
     os.write(journal._descriptor, torn)
     os.close(journal._descriptor)
     journal._descriptor = -1

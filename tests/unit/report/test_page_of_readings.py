@@ -17,6 +17,7 @@ from layerscope.records.run import Run
 from layerscope.report import question_pack
 from layerscope.report.page import Shown, render, report
 from layerscope.report.question_pack import pack_questions
+from made_up import note_lines
 from synthetic_readings import PLANTED, write_readings
 
 
@@ -133,6 +134,7 @@ def test_a_run_that_grows_while_it_is_read_shows_each_reading_with_its_own_quest
     shorter = tmp_path / "run.jsonl"
     shutil.copy(manifest_path(run), manifest_path(shorter))
     shorter.write_bytes(b"".join(run.read_bytes().splitlines(keepends=True)[:250]))
+    note_lines(shorter)
     shown = []
     for path, reading in ((shorter, "final"), (run, "max")):
         analysis = analyse(path, Options(permutations=0, reading=reading))
