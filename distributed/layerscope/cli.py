@@ -176,7 +176,9 @@ def main(arguments: list[str] | None = None) -> None:
             _check_command(words)
             code = _app.cli(args=words, prog="layerscope", config=(tyro.conf.FlagCreatePairsOff,))
     except LayerscopeError as error:
-        print(f"layerscope: {error}", file=sys.stderr)
+        # It may quote a file's name or text, and whatever came from a file must not steer a terminal.
+        told = str(error).encode("utf-8", "backslashreplace").decode()
+        print(f"layerscope: {visible(told)}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130

@@ -158,6 +158,9 @@ class Config:
             raise UsageError(f"--split {self.split!r} and --config {self.config!r} are to be names, such as test.")
         parse_readings(self.readings)
         parse_prompt(self.prompt, self.solution_separator)
+        for name in ("prompt", "solution_separator", "system_prompt"):
+            if re.search("[\ud800-\udfff]", getattr(self, name)):  # as Python holds bytes that are no UTF-8
+                raise UsageError(f"{option(name)} is {getattr(self, name)[:80]!r}, which is no UTF-8 text.")
         if self.system_prompt and self.prompt != CHAT:
             raise UsageError(
                 "--system-prompt belongs to --prompt chat.\nWrite it into the template of --prompt instead."
@@ -226,6 +229,8 @@ def parse_columns(text: str) -> dict[str, str]:
         named[part] = column
     if named.keys() & {"sol1", "sol2"} and (named.keys() >= {"choices"} or not named.keys() >= {"sol1", "sol2"}):
         raise UsageError("--columns names both of sol1 and sol2, or choices in place of them.")
+    if "sol1" in named and named["sol1"] == named["sol2"]:
+        raise UsageError(f"--columns has {named['sol1']!r} for both solutions, which would be the same everywhere.")
     return named
 
 

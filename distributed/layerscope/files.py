@@ -1,6 +1,7 @@
 """Paths that people name, replacing a file as a whole, and what is on the disk."""
 
 import ctypes
+import errno
 import fcntl
 import hashlib
 import os
@@ -38,6 +39,28 @@ def user_path(text: str | os.PathLike[str]) -> Path:
         reason = str(getattr(error, "strerror", None) or error).rstrip(".")
         raise UsageError(f"{os.fspath(text)[:80]!r} cannot be a path: {reason}.") from error
     return path
+
+
+def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
+    """The descriptor of a plain file that others may have put there; a pipe under its name would be waited for.
+
+    Raises:
+        OSError: it cannot be opened, or is a pipe, a device or a folder.
+    """
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
+    return descriptor
+
+
+def read_plain(path: Path) -> bytes:
+    """The content of a plain file; raises OSError for everything else."""
+    with os.fdopen(open_plain(path), "rb") as stream:
+        return stream.read()
 
 
 @contextmanager

@@ -47,6 +47,17 @@ def test_a_mistyped_command_is_told_with_the_one_that_was_meant(word: str, meant
     assert len(done.stderr.splitlines()) == 2
 
 
+def test_no_refusal_steers_the_terminal_by_the_name_of_a_file(tmp_path: Path, command: Command) -> None:
+    """A name comes by completion, from whoever made the file."""
+    path = tmp_path / "e\x1b]0;title\x07\x1b[31m.csv"
+    path.write_bytes(b"goal,sol1,sol2,label\n\xff,a,b,0\n")
+    for words in (["plan", "--standin", "--dataset", str(path)], ["status", str(path)]):
+        done = command(*words)
+        assert done.returncode
+        assert "e[U+001B]]0;title[U+0007]" in done.stderr
+        assert "\x1b" not in done.stderr + done.stdout
+
+
 def test_one_of_a_thing_is_not_several(tmp_path: Path) -> None:
     path = tmp_path / "one.jsonl"
     write_run(path, Spec(questions=1, layers=(0,)))

@@ -105,6 +105,9 @@ def test_a_count_below_one_is_refused(name: str, value: int) -> None:
         ({"standin": True, "model": "some/model"}, "--model"),
         ({"standin": True, "revision": "v2"}, "--revision"),
         ({"standin": True, "sae_repo": "some/saes"}, "--sae-repo"),
+        ({"prompt": "a\udcff{goal}"}, "--prompt"),
+        ({"prompt": "chat", "system_prompt": "\ud800"}, "--system-prompt"),
+        ({"solution_separator": "\udcff"}, "--solution-separator"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_the_name_of_its_option(settings: dict[str, object], told: str) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from layerscope.errors import UsageError
-from layerscope.files import remove_leftovers, replacing, user_path
+from layerscope.errors import LayerscopeError, UsageError
+from layerscope.files import read_plain, remove_leftovers, replacing, user_path
+from layerscope.records.status import status
+from synthetic_run import Spec, write_run
 
 
 @pytest.fixture
@@ -140,3 +142,14 @@ def test_a_file_is_on_the_disk_before_it_takes_the_place_of_another(
         temporary.write_text("content")
     where = ((tmp_path / "file").stat().st_ino, len("content"))
     assert events == [("synced", *where), ("renamed", *where)]
+
+
+@pytest.mark.parametrize("name", ["run.jsonl.manifest.json", "run.jsonl.marks"])
+def test_a_pipe_under_the_name_of_a_file_is_refused_and_not_waited_for(name: str, tmp_path: Path) -> None:
+    write_run(tmp_path / "run.jsonl", Spec(questions=1, layers=(0,)))
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(OSError, match="not a plain file"):
+        read_plain(tmp_path / name)
+    with pytest.raises(LayerscopeError, match=f"{name} cannot be read: not a plain file"):
+        status(tmp_path / "run.jsonl")

@@ -35,12 +35,19 @@ class Labels:
         """
         text = str(value).strip() if isinstance(value, int | float | str) else ""
         if text in names:
+            if list(names).count(text) > 1:
+                raise UsageError(f"{where} has the label {shown(value)}, and more than one solution of that name.")
             self._found.append(_NAMED + _index(names.index(text), value, where))
         elif text in _NUMBERS and not isinstance(value, bool):
             self._first.setdefault(_NUMBERS[text], f"{where} has the label {shown(value)}")
             self._found.append(_NUMBERS[text])
-        elif text.lower() in _NAMES:
-            self._found.append(_NAMED + _NAMES[text.lower()])
+        elif (name := text.lower()) in _NAMES:
+            if [one.strip().lower() for one in texts].count(name) == 1 and texts[_NAMES[name]].strip().lower() != name:
+                raise UsageError(
+                    f"{where} has the label {shown(value)}: by its name sol{_NAMES[name] + 1}, and by its text the "
+                    f"other one. Nobody can say which counts; {_ADVICE}."
+                )
+            self._found.append(_NAMED + _NAMES[name])
         elif isinstance(value, str) and list(texts).count(value) == 1:
             self._found.append(_NAMED + list(texts).index(value))
         else:

@@ -3,7 +3,6 @@
 A layout is found by the columns of the first row, and holds for all of them.
 """
 
-import json
 import re
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from layerscope.errors import UsageError
 from layerscope.formatting import visible
 from layerscope.questions.labels import FirstLabel, Labels
+from layerscope.strict_json import parse_object
 
 _MOST_PROBLEMS = 10  # told at once
 
@@ -200,8 +200,8 @@ def _choices(row: Mapping[str, Any], column: str, where: str) -> tuple[list[str]
     value: Any = row.get(column)
     if isinstance(value, str) and re.match(r"\s*[\[{]", value):  # as a table of text holds it
         try:
-            value = json.loads(value)
-        except ValueError as error:
+            value = parse_object(value.encode())
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{where} has {visible(value[:60])} for {column!r}, which is no JSON: {error}.") from error
     names: object = []
     if isinstance(value, dict):
@@ -212,6 +212,8 @@ def _choices(row: Mapping[str, Any], column: str, where: str) -> tuple[list[str]
 
 
 def json_type(value: object) -> str:
-    """What kind of JSON a value is, for people."""
+    """What kind of JSON a value is, or, where no JSON holds it, what else; for people."""
     names = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
-    return f"a JSON {names.get(type(value), 'number')}"
+    names |= {int: "number", float: "number"}
+    kind = type(value)
+    return f"a JSON {names[kind]}" if kind in names else f"a value of type {kind.__name__}"

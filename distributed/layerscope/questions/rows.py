@@ -2,10 +2,11 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from layerscope.errors import UsageError
 from layerscope.formatting import visible
@@ -16,6 +17,7 @@ UNPACKED = (".gz", ".zst")
 """Endings of compressed text files that are read as they are."""
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 """Endings that name a format; everything else is JSON lines."""
+_MAX_ARRAY_BYTES = 1 << 30
 
 
 def format_of(path: Path) -> tuple[str, bool]:
@@ -28,7 +30,15 @@ def format_of(path: Path) -> tuple[str, bool]:
 def is_json_array(path: Path) -> bool:
     """Whether a plain file holds one JSON array instead of a JSON object a line."""
     with path.open("rb") as stream:
-        return stream.read(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+        return begins_array(stream)
+
+
+def begins_array(stream: IO[bytes]) -> bool:
+    """Whether the first thing in a stream, behind a byte-order mark and white space, is a bracket; reads up to it."""
+    content = stream.read(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip()
+    while not content and (more := stream.read(1 << 12)):
+        content = more.lstrip()
+    return content[:1] == b"["
 
 
 def rows_of(path: Path) -> Rows:
@@ -42,13 +52,17 @@ def rows_of(path: Path) -> Rows:
         if kind == ".parquet":
             yield from _parquet(path)
             return
-        with _text(path, packed) as stream:
-            if kind in (".csv", ".tsv"):
-                yield from _table(stream, path, "\t" if kind == ".tsv" else ",")
-            elif kind == ".json" and stream.buffer.peek(1 << 12).lstrip()[:1] == b"[":
-                yield from _array(stream, path)
-            else:
-                yield from _lines(stream, path)
+        if kind in (".csv", ".tsv"):
+            yield from _table(path, packed, "\t" if kind == ".tsv" else ",")
+        elif kind == ".json" and _holds_array(path, packed):
+            yield from _array(path, packed)
+        else:
+            yield from _lines(path, packed)
+
+
+def _holds_array(path: Path, packed: bool) -> bool:
+    with _unpacked(path, packed) as stream:
+        return begins_array(stream)
 
 
 def saved_rows(folder: Path, split: str) -> Rows:
@@ -61,7 +75,10 @@ def saved_rows(folder: Path, split: str) -> Rows:
 
     try:
         saved = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
+    except PermissionError as error:
+        raise UsageError(f"{error.filename or folder} cannot be read: {error.strerror}.") from error
+    # It takes the folder's JSON as it is, so that one of another shape ends in whatever Python says to it.
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, datasets.exceptions.DatasetsError) as error:
         raise UsageError(
             f"--dataset {visible(str(folder))} is a folder, and none that Dataset.save_to_disk made. "
             "Name the file of questions in it."
@@ -70,45 +87,64 @@ def saved_rows(folder: Path, split: str) -> Rows:
         if split not in saved:
             raise UsageError(f"{visible(str(folder))} has no split {split}: --split {' or '.join(saved)}.")
         saved = saved[split]
-    for number, row in enumerate(saved):
-        yield f"{folder}, row {number}", row
+    with _readable(folder):
+        for number, row in enumerate(saved.with_format(None)):  # numpy's, say, is but how it was looked at last
+            yield f"{folder}, row {number}", row
 
 
-def _lines(stream: io.TextIOWrapper, path: Path) -> Rows:
-    for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES), ""), start=1):
-        if len(line) == MAX_LINE_BYTES:
-            raise UsageError(
-                f"{path} has a line of over {MAX_LINE_BYTES >> 20} Mi characters: not a file of questions."
-            )
-        if line.strip():
-            where = f"{path}, line {number}"
-            yield where, parse_line(line.encode(), where)
+def _lines(path: Path, packed: bool) -> Rows:
+    with _unpacked(path, packed) as stream:
+        for number, line in enumerate(_text_lines(stream, path), start=1):
+            if line.strip():
+                where = f"{path}, line {number}"
+                yield where, parse_line(line.encode(), where)
 
 
-def _array(stream: io.TextIOWrapper, path: Path) -> Rows:
-    array = parse_line(stream.read().encode(), str(path))
+def _text_lines(stream: IO[bytes], path: Path) -> Iterator[str]:
+    """The lines of a text, none of them without bounds: a few kilobytes that are compressed may be gigabytes."""
+    with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+        while line := text.readline(MAX_LINE_BYTES):
+            if len(line) == MAX_LINE_BYTES:
+                raise UsageError(
+                    f"{path} has a line of over {MAX_LINE_BYTES >> 20} Mi characters: not a file of questions."
+                )
+            yield line
+
+
+def _array(path: Path, packed: bool) -> Rows:
+    with _unpacked(path, packed) as stream:
+        content = stream.read(_MAX_ARRAY_BYTES + 1)
+    if len(content) > _MAX_ARRAY_BYTES:
+        raise UsageError(
+            f"{path} is one JSON array of over {_MAX_ARRAY_BYTES >> 20} MiB, which must be held whole.\n"
+            "Write it as JSON lines, a question a line."
+        )
+    array = parse_line(content.removeprefix(b"\xef\xbb\xbf"), str(path))
     assert isinstance(array, list)
     for number, row in enumerate(array):
         yield f"{path}, question {number}", row
 
 
-def _table(stream: io.TextIOWrapper, path: Path, delimiter: str) -> Rows:
+def _table(path: Path, packed: bool, delimiter: str) -> Rows:
     csv.field_size_limit(MAX_LINE_BYTES)
-    rows = csv.DictReader(stream, delimiter=delimiter, strict=True, restkey="", restval=None)
-    names = rows.fieldnames or []
+    with _unpacked(path, packed) as stream:
+        names = next(csv.reader(_text_lines(stream, path), delimiter=delimiter, strict=True), [])
     if len(names) == 1 and ";" in names[0]:  # as spreadsheets write it where a comma stands in numbers
-        stream.seek(0)
-        rows = csv.DictReader(stream, delimiter=";", strict=True, restkey="", restval=None)
-        names = rows.fieldnames or []
-    if repeated := [name for name in names if list(names).count(name) > 1]:
-        raise UsageError(f"{path} has the column {visible(repeated[0])} twice, and nobody can say which counts.")
+        delimiter = ";"
+    with _unpacked(path, packed) as stream:
+        lines = _text_lines(stream, path)
+        yield from _cells(csv.DictReader(lines, delimiter=delimiter, strict=True, restkey="", restval=None), path)
+
+
+def _cells(rows: "csv.DictReader[str]", path: Path) -> Rows:
+    names = rows.fieldnames or []
+    _check_columns(names, path)
     for row in rows:
         where = f"{path}, line {rows.line_num}"
         if ("" in row and "" not in names) or None in row.values():
             some = "fewer" if None in row.values() else "more"
-            raise UsageError(
-                f"{where} has {some} cells than the first line has columns. Quote texts with {delimiter!r}."
-            )
+            between = rows.reader.dialect.delimiter
+            raise UsageError(f"{where} has {some} cells than the first line has columns. Quote texts with {between!r}.")
         yield where, row
 
 
@@ -117,24 +153,29 @@ def _parquet(path: Path) -> Rows:
 
     number = 0
     with ParquetFile(path) as file:
+        _check_columns(file.schema_arrow.names, path)
         for batch in file.iter_batches(1000):
             for row in batch.to_pylist():
                 yield f"{path}, row {number}", row
                 number += 1
 
 
+def _check_columns(names: Sequence[str], path: Path) -> None:
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise UsageError(f"{path} has the column {visible(repeated[0])[:80]} twice, and nobody can say which counts.")
+
+
 @contextmanager
-def _text(path: Path, packed: bool) -> Iterator[Any]:
-    """The text of a file, unpacked if need be."""
+def _unpacked(path: Path, packed: bool) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked as they are asked for if need be."""
     if not packed:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
+        with path.open("rb") as stream:
             yield stream
         return
     import pyarrow as pa
 
     with pa.input_stream(str(path), compression="gzip" if path.suffix.lower() == ".gz" else "zstd") as unpacked:
-        # Whole, because a table may have to be begun again, and Arrow's stream cannot go back.
-        yield io.TextIOWrapper(io.BufferedReader(io.BytesIO(unpacked.read())), encoding="utf-8-sig", newline="")
+        yield io.BufferedReader(unpacked)
 
 
 @contextmanager
@@ -149,5 +190,5 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:  # what Arrow raises for a broken file
+    except (ValueError, OverflowError) as error:  # what Arrow raises for a broken file, and for a date beyond Python's
         raise UsageError(f"{path} cannot be read: {str(error)[:200]}.") from error

@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from layerscope.config import READINGS, ResidualFormat
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.files import replacing
+from layerscope.files import read_plain, replacing
 from layerscope.records.fingerprints import Fingerprint
 
 FORMAT: Final = 2
@@ -211,7 +211,7 @@ def read_manifest(path: Path, advice: Advice = READING) -> Manifest:
     """
     beside = manifest_path(path)
     try:
-        content = orjson.loads(beside.read_bytes())
+        content = orjson.loads(read_plain(beside))
         _check_format(content)
         manifest = msgspec.convert(content, Manifest, str_keys=True)
         _check(manifest)

@@ -16,7 +16,7 @@ import xxhash
 from msgspec import UNSET, UnsetType
 
 from layerscope.errors import LayerscopeError
-from layerscope.files import replacing, sync_data, write_pieces
+from layerscope.files import read_plain, replacing, sync_data, write_pieces
 from layerscope.records.extent import MARK_BYTES, Extent
 from layerscope.records.manifest import Progress
 
@@ -47,7 +47,7 @@ def read_marks(path: Path, noted: Progress | UnsetType) -> bytes:
     """
     beside = marks_path(path)
     try:
-        content = beside.read_bytes()
+        content = read_plain(beside)
     except FileNotFoundError:
         return b""
     except OSError as error:

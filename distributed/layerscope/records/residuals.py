@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from layerscope.config import READINGS, ResidualFormat
 from layerscope.errors import LayerscopeError, UsageError
+from layerscope.files import open_plain
 from layerscope.formatting import count_of, ranges
 from layerscope.questions.reading import MAX
 from layerscope.records.manifest import READING, Advice, Manifest, Progress
@@ -128,7 +129,7 @@ def open_layer(layout: Layout, layer: int, lines: int, advice: Advice, flags: in
     """
     path, descriptor = layout.file(layer), -1
     try:
-        descriptor = os.open(path, flags | os.O_CLOEXEC)
+        descriptor = open_plain(path, flags)
         start = _rows_begin(descriptor, layout)
         rows = (os.fstat(descriptor).st_size - start) // layout.row_bytes
         if rows < lines:

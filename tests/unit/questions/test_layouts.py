@@ -262,7 +262,9 @@ def test_ten_problems_are_told_at_once(tmp_path: Path) -> None:
     assert told[-1] == "There may be more."
 
 
-@pytest.mark.parametrize("text", ["goal", "goal=", "gaol=x", "goal=a,goal=b", "sol1=a", "choices=a,sol1=b,sol2=c"])
+@pytest.mark.parametrize(
+    "text", ["goal", "goal=", "gaol=x", "goal=a,goal=b", "sol1=a", "choices=a,sol1=b,sol2=c", "sol1=a,sol2=a"]
+)
 def test_columns_that_say_nothing_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--columns"):
         parse_columns(text)
@@ -296,3 +298,108 @@ def test_a_data_set_of_the_hub_is_found_by_split_and_configuration(monkeypatch: 
         assert "other/train.jsonl" in told
         hub.add(Repository("dataset", "some/odd", {"validation.jsonl": lines([{"bad": 1}]).encode()}))
         assert "some/odd, validation.jsonl, line 1" in refusal("some/odd")
+
+
+HOSTILE: dict[str, tuple[bytes, list[str]]] = {
+    "deep.csv": (b"question,choices,answer\nq," + b"[" * 5000 + b",0\n", ["line 2", "which is no JSON"]),
+    "half.csv": (b'question,choices,answer\nq,"[""\\ud800"",""b""]",0\n', ["line 2", "which is no JSON"]),
+    "twice.csv": (
+        b'question,choices,answer\nq,"{""text"":[""x"",""y""],""text"":[""y"",""x""]}",0\n',
+        ["'text' twice"],
+    ),
+    "names.csv": (
+        b'question,choices,answer\nq,"{""text"":[""x"",""y""],""label"":[""A"",""A""]}",A\n',
+        ['the label "A"', "more than one"],
+    ),
+    "bomb.csv.gz": (gzip.compress(b"a" * (20 << 20)), ["a line of over 16 Mi"]),
+    "bomb.jsonl.gz": (gzip.compress(b"a" * (20 << 20)), ["a line of over 16 Mi"]),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_strangers_put_into_files_is_refused_in_words(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(HOSTILE[name][0])
+    told = refusal(tmp_path / name)
+    assert [word for word in (name, *HOSTILE[name][1]) if word not in told] == []
+    assert len(told) < 600
+
+
+def test_a_compressed_array_is_unpacked_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte of gzip may be a gigabyte of array, which is held whole to be parsed."""
+    monkeypatch.setattr("layerscope.questions.rows._MAX_ARRAY_BYTES", 1 << 20)
+    (tmp_path / "bomb.json.gz").write_bytes(gzip.compress(b"[" + b" " * (2 << 20)))
+    assert "one JSON array of over 1 MiB" in refusal(tmp_path / "bomb.json.gz")
+
+
+def test_a_table_of_many_columns_is_refused_at_once(tmp_path: Path) -> None:
+    """Each name compared with each would take an hour."""
+    (tmp_path / "wide.csv").write_text("\n".join(",".join(f"c{i}" for i in range(200_000)) for _ in range(2)))
+    assert "Its columns: c0, c1" in refusal(tmp_path / "wide.csv")
+
+
+@pytest.mark.parametrize("before", [b"\xef\xbb\xbf", b"\n" * 5000, b"\xef\xbb\xbf" + b" " * 5000])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_an_array_is_seen_behind_a_mark_and_white_space(
+    before: bytes, pack: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / ("q.json" if pack is bytes else "q.json.gz")
+    path.write_bytes(pack(before + json.dumps(ROWS).encode()))
+    assert read(path) == EXPECTED
+
+
+def test_columns_of_other_types_are_named_and_none_counts_twice(tmp_path: Path) -> None:
+    whole = pa.Table.from_pylist(ROWS)
+    pa.parquet.write_table(whole.append_column("goal", [["x", "y", "z"]]), tmp_path / "twice.parquet")
+    assert "the column goal twice" in refusal(tmp_path / "twice.parquet")
+    far = pa.array([10**15] * 3, pa.timestamp("ms"))  # the year 33,658
+    pa.parquet.write_table(whole.append_column("when", far), tmp_path / "far.parquet")
+    assert "far.parquet cannot be read: date" in refusal(tmp_path / "far.parquet")
+    pa.parquet.write_table(whole.set_column(0, "goal", pa.array([b"x"] * 3)), tmp_path / "bytes.parquet")
+    assert "a value of type bytes for 'goal'" in refusal(tmp_path / "bytes.parquet")
+
+
+@pytest.mark.parametrize(
+    ("choices", "answer", "expected"),
+    [
+        (["True", "False"], "True", None),
+        (["true", "false"], True, None),
+        (["False", "True"], "True", 1),
+        (["b", "a"], "a", None),
+        (["a", "b"], "A", 0),
+        (["yes", "no"], True, 1),
+        (["1", "0"], 0, 0),
+    ],
+)
+def test_a_label_that_is_one_solution_by_name_and_the_other_by_text_is_refused(
+    choices: list[str], answer: object, expected: int | None, tmp_path: Path
+) -> None:
+    """ "True" of True and False was taken for the second: every number of such a data set was the wrong way round."""
+    (tmp_path / "q.jsonl").write_text(lines([{"question": "is it?", "choices": choices, "answer": answer}]))
+    if expected is None:
+        assert "by its text the other one" in refusal(tmp_path / "q.jsonl")
+    else:
+        assert [question.label for question in read(tmp_path / "q.jsonl")] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("state.json", "[]"),
+        ("state.json", '{"_data_files": []}'),
+        ("state.json", '{"_data_files": 7}'),
+        ("dataset_info.json", "[]"),
+        ("dataset_info.json", '{"features": 7}'),
+        ("dataset_dict.json", '{"splits": 7}'),
+        ("dataset_dict.json", "[]"),
+    ],
+)
+def test_a_saved_data_set_of_a_wrong_shape_is_refused(file: str, content: str, tmp_path: Path) -> None:
+    saved = datasets.Dataset.from_list(ROWS)
+    (datasets.DatasetDict({"test": saved}) if "dict" in file else saved).save_to_disk(str(tmp_path / "saved"))
+    (tmp_path / "saved" / file).write_text(content)
+    assert "none that Dataset.save_to_disk made" in refusal(tmp_path / "saved")
+
+
+def test_a_saved_data_set_is_read_whatever_it_was_looked_at_as(tmp_path: Path) -> None:
+    datasets.Dataset.from_list(ROWS).with_format("numpy").save_to_disk(str(tmp_path / "saved"))
+    assert read(tmp_path / "saved") == EXPECTED
