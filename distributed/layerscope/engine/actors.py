@@ -14,6 +14,7 @@ import ray
 
 from layerscope.config import ResidualFormat
 from layerscope.engine.answers import Activations, Arrival, Encoded, Scores, TorchSettings
+from layerscope.engine.faults import device_faults
 from layerscope.engine.logs import ActorLog
 from layerscope.formatting import ranges
 from layerscope.hub.repository import Repository
@@ -49,6 +50,7 @@ class _Actor:
 class GemmaActor(_Actor):
     """A copy of the model: questions in, frames and activations out."""
 
+    @device_faults
     def load(
         self,
         repository: Repository,
@@ -76,6 +78,7 @@ class GemmaActor(_Actor):
         with self._log.timed("fingerprint"):
             return model_fingerprint(self._model, sorted(self._layers))
 
+    @device_faults
     def score(self, batch: int, questions: Sequence[Question]) -> tuple[Scores | Activations, ...]:
         """One batch. May be called in several threads: one batch is tokenised while a GPU computes another.
 
@@ -98,6 +101,7 @@ class GemmaActor(_Actor):
 class EncoderActor(_Actor):
     """The SAE encoders of one layer block: activations in, features as JSON out."""
 
+    @device_faults
     def load(
         self,
         repository: Repository,
@@ -129,6 +133,7 @@ class EncoderActor(_Actor):
         with self._log.timed("fingerprint"):
             return encoder_fingerprint(self._encoders, self._layers, d_model, getattr(torch, residuals))
 
+    @device_faults
     def encode(self, batch: int, activations: Activations, k: int | None) -> Encoded:
         """Encodes a block of a batch."""
         from layerscope.engine.batch import encode_block, from_array

@@ -11,8 +11,9 @@
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from ray.exceptions import (
     LocalRayletDiedError,
@@ -29,6 +30,8 @@ from ray.exceptions import (
 from layerscope.engine.interface import ActorLost, AnswerLost, EngineLost, MachineFault
 from layerscope.errors import LayerscopeError, first_line
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _ACTOR_LOST = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, RaySystemError)
 _FULL = (ObjectStoreFullError, OutOfDiskError)
 _DEVICE = re.compile(
@@ -59,17 +62,21 @@ def understood(error: Exception) -> Exception:
     return error
 
 
-@contextmanager
-def device_faults() -> Iterator[None]:
-    """In an actor: what its device or its memory did is no bug of ours; the process is not to be used any more.
+def device_faults(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Of an actor's method: what its device or its memory did is no bug of ours, and the process is used no more.
 
     Halving a batch comes before: what arrives here is what that did not mend.
     """
-    try:
-        yield
-    except LayerscopeError:
-        raise
-    except (RuntimeError, MemoryError) as error:  # torch's own errors of devices are RuntimeErrors
-        if isinstance(error, MemoryError) or _DEVICE.search(str(error)):
-            raise ActorLost(f"{type(error).__name__}: {first_line(error)}") from None
-        raise
+
+    @wraps(method)
+    def guarded(*arguments: _P.args, **named: _P.kwargs) -> _R:
+        try:
+            return method(*arguments, **named)
+        except LayerscopeError:
+            raise
+        except (RuntimeError, MemoryError) as error:  # torch's own errors of devices are RuntimeErrors
+            if isinstance(error, MemoryError) or _DEVICE.search(str(error)):
+                raise ActorLost(f"{type(error).__name__}: {first_line(error)}") from None
+            raise
+
+    return guarded

@@ -66,6 +66,23 @@ def test_a_question_that_never_fits_stops_the_run_with_its_id(run_here: Here, ex
     assert len(done.stderr[done.stderr.index(f"Question {first} ") :].strip().splitlines()) <= 2
 
 
+def test_a_device_that_fails_once_costs_its_actor_and_no_byte(run_here: Here, expected: bytes, tmp_path: Path) -> None:
+    """A GPU that falls off the bus, or an illegal access, is no bug that ends the run with a traceback."""
+    done = run_here(fault="device:1")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / OUTPUT).read_bytes() == expected
+
+
+def test_a_device_that_stays_out_of_order_ends_the_run_in_words(run_here: Here) -> None:
+    done = run_here(fault="device:0")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    told = done.stderr[done.stderr.index("layerscope: ") :].strip().splitlines()
+    assert "failed 5 times: RuntimeError: CUDA error: an illegal memory access" in told[0]
+    assert "run again to go on" in told[-1]
+    assert len(told) <= 3
+
+
 def test_an_interrupt_leaves_whole_lines_and_the_command_to_go_on(
     run_here: Here, expected: bytes, tmp_path: Path
 ) -> None:

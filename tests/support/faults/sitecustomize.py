@@ -2,9 +2,9 @@
 
 `LAYERSCOPE_FAULT` says what the model's forward pass shall do, in every process that loads one: `slow:SECONDS` sleeps
 before it, so that a test can catch it at work; `oom:TOKENS` raises `torch.OutOfMemoryError`, as CUDA does, for a batch
-of more tokens; `flaky:N` finds a residual not finite in every Nth pair of a batch; `terminate` and
-`interrupt` send this process SIGTERM and SIGINT. A path names a file that says it at the moment of each pass: empty,
-nothing is wrong.
+of more tokens; `flaky:N` finds a residual not finite in every Nth pair of a batch; `device:0`
+raises what torch does for a GPU that is out of order, `device:1` does so once; `terminate` and `interrupt` send this
+process SIGTERM and SIGINT. A path names a file that says it at the moment of each pass: empty, nothing is wrong.
 """
 
 import importlib.abc
@@ -41,9 +41,12 @@ def spoil(module: ModuleType) -> None:
         kind, value = told()
         if kind == "oom" and sum(len(pair.tokens) for pair in pairs) > value:
             raise module.torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        if kind in ("terminate", "interrupt") or (kind == "device" and value):
+            os.environ["LAYERSCOPE_FAULT"] = ""  # once: a second signal would not wait for the batch
         if kind in ("terminate", "interrupt"):
-            os.environ["LAYERSCOPE_FAULT"] = ""  # a second signal would not wait for the batch
             os.kill(os.getpid(), signal.SIGTERM if kind == "terminate" else signal.SIGINT)
+        if kind == "device":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered (simulated)")
         result = forward(self, pairs, layers, *more)
         if kind == "flaky":
             for index in range(0, len(pairs), int(value)):
