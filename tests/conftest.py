@@ -144,6 +144,12 @@ def run_here(
     return run
 
 
+@pytest.fixture
+def notes_are_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run notes in the manifest what it has written at its end alone, and not every few seconds."""
+    monkeypatch.setattr("layerscope.records.journal._CHECKPOINT_SECONDS", 1e9)
+
+
 @pytest.fixture(scope="session")
 def settings(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Many small batches, so that there is much to interrupt; one question cannot be scored."""

@@ -227,7 +227,7 @@ def parse_columns(text: str) -> dict[str, str]:
                 f"The parts are {', '.join(_PARTS)}; choices names one column with both solutions."
             )
         named[part] = column
-    if named.keys() & {"sol1", "sol2"} and (named.keys() >= {"choices"} or not named.keys() >= {"sol1", "sol2"}):
+    if named.keys() & {"sol1", "sol2"} and ("choices" in named or not named.keys() >= {"sol1", "sol2"}):
         raise UsageError("--columns names both of sol1 and sol2, or choices in place of them.")
     if "sol1" in named and named["sol1"] == named["sol2"]:
         raise UsageError(f"--columns has {named['sol1']!r} for both solutions, which would be the same everywhere.")

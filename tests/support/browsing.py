@@ -9,6 +9,16 @@ from typing import Any
 import pytest
 from playwright.sync_api import sync_playwright
 
+_OVERLAPS = """(within) => [...document.querySelectorAll(`${within}svg.chart`)].flatMap((svg) => {
+    const texts = [...svg.querySelectorAll('text')].map((text) => [text.textContent, text.getBoundingClientRect()])
+        .filter(([, box]) => box.width > 0);
+    return texts.flatMap(([one, a], index) => [
+        ...(a.right > innerWidth ? [[one, 'outside']] : []),
+        ...texts.slice(index + 1).filter(([, b]) =>
+            Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+            Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4).map(([other]) => [one, other])]);
+})"""
+
 
 @contextmanager
 def chromium_running() -> Iterator[Any]:
@@ -38,3 +48,13 @@ def opened(chromium: Any, page: Path, fragment: str = "", width: int = 1400, **o
     yield tab
     context.close()
     assert complaints == []
+
+
+def overlapping_texts(tab: Any, within: str = "") -> list[list[str]]:
+    """The pairs of texts in a page's charts of which one lies on the other, and those outside of the screen.
+
+    Args:
+        within: selector of the charts that are looked at, with a blank behind it.
+    """
+    found: list[list[str]] = tab.evaluate(_OVERLAPS, within)
+    return found

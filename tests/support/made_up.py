@@ -9,8 +9,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from layerscope.errors import LayerscopeError
 from layerscope.questions.sources import Question
 from layerscope.records.extent import Extent
+from layerscope.records.journal import Journal, open_journal
 from layerscope.records.lines import SolutionScore, frame_record, join_record, serialise_block
 from layerscope.records.manifest import About, Identity, manifest_path
 from layerscope.saes.encoder import TopK
@@ -139,6 +141,17 @@ def write_run(path: Path, lines: Sequence[bytes], identity: Json, **more: Any) -
     said = about(list(map(int, identity["saes"]["layers"])), order, **more)
     manifest_path(path).write_bytes(orjson.dumps({"format": 1, "identity": identity, "about": said}))
     return path
+
+
+def gone_on_with(path: Path, parts: tuple[Identity, About], overwrite: bool = False) -> Journal:
+    """An output file opened as a run does that goes on with it."""
+    journal = open_journal(path, *parts, overwrite)
+    try:
+        journal.recover(lambda _: None)
+    except LayerscopeError:
+        journal.close()
+        raise
+    return journal
 
 
 def note_lines(path: Path) -> Path:

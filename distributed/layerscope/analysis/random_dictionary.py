@@ -16,10 +16,10 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from layerscope.analysis.baselines.residuals import scored_residuals
 from layerscope.analysis.censoring import LayerPairs, pair_up
 from layerscope.analysis.reading import Columns, FeatureLists
 from layerscope.analysis.result import Ints
-from layerscope.records.residuals import read_residuals
 from layerscope.records.shards import Files
 
 _FEATURES = 512  # multiplied at once; a direction depends on where its block of so many begins, so never change it
@@ -38,10 +38,8 @@ def random_features(run: Columns, files: Files, reading: str, seed: int) -> Iter
 
         def lists(index: int) -> FeatureLists:
             if index not in found:
-                residuals = read_residuals(files, run.layers[index], reading)
-                scored = np.flatnonzero(~np.isnan(residuals[:, 0, 0]))[: len(run.questions.correct)]  # it may grow
-                pairs = pair_up(run.feature_lists(index))
-                made = random_lists(residuals[scored].astype(np.float32), pairs, (seed, run.layers[index]))
+                residuals = scored_residuals(files, run.layers[index], reading, len(run.questions.correct))
+                made = random_lists(residuals, pair_up(run.feature_lists(index)), (seed, run.layers[index]))
                 found[index] = stack.enter_context(TemporaryFile())
                 for column in vars(made).values():
                     np.save(found[index], column)

@@ -1,6 +1,6 @@
 """One batch from questions to lines, as plain functions that know nothing of Ray.
 
-The actors call these; the driver joins what they return (`records.py`). Composed in one process they give the same
+The actors call these; the driver joins what they return (`lines.py`). Composed in one process they give the same
 bytes.
 """
 

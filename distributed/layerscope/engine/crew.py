@@ -188,8 +188,8 @@ class Crew:
             self._await(member, "load", job.model, job.spec, placement.blocks, job.reading, settings)
         else:
             saes = [sae for sae in job.saes if sae.layer in placement.blocks[member.seat.block]]
-            formats = numerics.dtype, job.reading.residuals
-            self._await(member, "load", job.sae_repository, saes, job.spec.d_model, *formats, settings)
+            given = job.spec.d_model, numerics.dtype, job.reading.residuals, settings
+            self._await(member, "load", job.sae_repository, saes, *given)
 
     def _admit(self, member: Member, fingerprint: Fingerprint) -> None:
         """An actor has loaded: it may compute if it gets the bits that those before it got.

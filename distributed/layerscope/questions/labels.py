@@ -20,8 +20,8 @@ class Labels:
 
     def __init__(self) -> None:
         self._found = array("b")
-        self._first: dict[int, str] = {}
-        """Where each number stands first."""
+        self._first: dict[int, tuple[str, str]] = {}
+        """Where each number stands first, and how."""
 
     def take(self, value: object, where: str, names: Sequence[str] = (), texts: Sequence[str] = ()) -> None:
         """Notes the label of the next row.
@@ -39,7 +39,7 @@ class Labels:
                 raise UsageError(f"{where} has the label {shown(value)}, and more than one solution of that name.")
             self._found.append(_NAMED + _index(names.index(text), value, where))
         elif text in _NUMBERS and not isinstance(value, bool):
-            self._first.setdefault(_NUMBERS[text], f"{where} has the label {shown(value)}")
+            self._first.setdefault(_NUMBERS[text], (where, shown(value)))
             self._found.append(_NUMBERS[text])
         elif (name := text.lower()) in _NAMES:
             if [one.strip().lower() for one in texts].count(name) == 1 and texts[_NAMES[name]].strip().lower() != name:
@@ -66,17 +66,17 @@ class Labels:
         Raises:
             UsageError: they count from nowhere, or it cannot be told from where.
         """
-        zero, two = self._first.get(0), self._first.get(2)
-        if zero and two:
-            raise UsageError(f"{two}, where others have 0; {_ADVICE}, or they are 1 and 2 throughout.")
-        if (first_label == "0" and two) or (first_label == "1" and zero):
-            raise UsageError(f"{two or zero}, and --first-label is {first_label}.")
-        if first_label == "auto" and 1 in self._first and not (zero or two or own):
+        from_zero, from_one = 0 in self._first, 2 in self._first
+        if (from_one and (from_zero or first_label == "0")) or (from_zero and first_label == "1"):
+            where, label = self._first[2 if from_one else 0]
+            but = "others have 0" if from_zero and from_one else f"--first-label is {first_label}"
+            raise UsageError(f"{where} has the label {label}, and {but}; {_ADVICE}, or all are 1 and 2.")
+        if first_label == "auto" and 1 in self._first and not (from_zero or from_one or own):
             raise UsageError(
-                f"All labels that are numbers are 1 ({self._first[1].split(' has ')[0]}): the first solution if they "
+                f"All labels that are numbers are 1 (the first at {self._first[1][0]}): the first solution if they "
                 "count from 1, the second if from 0.\nSay which: --first-label 0 or --first-label 1."
             )
-        base = 1 if two or first_label == "1" else 0
+        base = 1 if from_one or first_label == "1" else 0
         return array("b", (code - _NAMED if code >= _NAMED else code - base for code in self._found))
 
 

@@ -92,10 +92,9 @@ class Layout:
         """Of one line, in the file of one layer."""
         return len(self.readings) * 2 * self.d_model * self.dtype.itemsize
 
-    @property
-    def size(self) -> int:
-        """Bytes of all rows of the finished file."""
-        return len(self.layers) * self.lines * self.row_bytes
+    def size(self, lines: int) -> int:
+        """Bytes of so many rows in all files."""
+        return len(self.layers) * lines * self.row_bytes
 
     def file(self, layer: int) -> Path:
         return residuals_path(self.path) / f"layer_{layer:02}.npy"

@@ -114,7 +114,7 @@ def _residuals(run: Run, lines: int) -> dict[str, Any] | None:
         "format": layout.dtype.name,
         "readings": layout.readings,
         "rows": lines,
-        "bytes": len(layout.layers) * lines * layout.row_bytes,
+        "bytes": layout.size(lines),
         "clamped_batches": run.manifest.clamped_batches,
     }
 

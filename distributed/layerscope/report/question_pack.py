@@ -173,7 +173,7 @@ def _records(
 
 
 def _example_id(line: bytes) -> int:
-    """Of a line as records.py writes it without parsing the rest."""
+    """Of a line as `records/lines.py` writes it without parsing the rest."""
     found = _EXAMPLE_ID.match(line)
     return int(found[1] if found else orjson.loads(line)["example_id"])
 

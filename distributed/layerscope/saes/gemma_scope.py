@@ -1,6 +1,6 @@
 """Which SAEs a Gemma Scope repository holds, which one a run takes for each layer, and its id on Neuronpedia.
 
-Reads names and headers only; the weights are `sae.py`'s.
+Reads names and headers only; the weights are `params_npz.py`'s and `cache.py`'s.
 """
 
 import json

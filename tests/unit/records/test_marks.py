@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from killing import before_every_step
 from layerscope.errors import LayerscopeError
-from layerscope.records import journal as journals
-from layerscope.records.journal import Journal, open_journal
+from layerscope.records.journal import Journal
 from layerscope.records.lines import error_line
 from layerscope.records.manifest import manifest_path, read_manifest
 from layerscope.records.marks import HEADER, marks_path
 from layerscope.records.replacing import Replacement
 from layerscope.records.verify import verify
-from made_up import about, identity, typed
+from made_up import about, gone_on_with, identity, typed
 
+pytestmark = pytest.mark.usefixtures("notes_are_far_apart")
 N = 8
 PARTS = typed(identity((3, 5), questions=N), about((3, 5), range(N)))
 LINES = [error_line(number, f"line {number} " + "x" * 50).line for number in range(N)]
@@ -31,19 +31,8 @@ _MEMORY = Path("/dev/shm")  # where syncing costs nothing
 FAST = _MEMORY if os.access(_MEMORY, os.W_OK) else None
 
 
-@pytest.fixture(autouse=True)
-def notes_are_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journals, "_CHECKPOINT_SECONDS", 1e9)
-
-
 def opened(path: Path) -> Journal:
-    journal = open_journal(path, *PARTS, False)
-    try:
-        journal.recover(lambda _: None)
-    except LayerscopeError:
-        journal.close()
-        raise
-    return journal
+    return gone_on_with(path, PARTS)
 
 
 def killed(folder: Path, lines: int) -> Path:

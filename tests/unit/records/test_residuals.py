@@ -15,7 +15,6 @@ import layerscope
 from killing import before_every_step
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
-from layerscope.records import journal as journals
 from layerscope.records.journal import Journal, open_journal
 from layerscope.records.lines import SolutionScore, error_line
 from layerscope.records.manifest import manifest_path, read_manifest
@@ -26,8 +25,9 @@ from layerscope.records.run import Run, read_lines
 from layerscope.records.status import as_text, status
 from layerscope.records.targets import check_output
 from layerscope.records.verify import verify
-from made_up import about, identity, record_line, typed
+from made_up import about, gone_on_with, identity, record_line, typed
 
+pytestmark = pytest.mark.usefixtures("notes_are_far_apart")
 N, D, LAYERS, READINGS = 8, 4, (3, 12), "final,last-word,max"
 ERRORS = (2, 5)
 SCORE = SolutionScore(-3.5, 2, "x", last_word=1)
@@ -43,11 +43,6 @@ FAILED = [error_line(n, "no").line for n in range(N)]
 LINES = [FAILED[n] if n in ERRORS else SCORED[n] for n in range(N)]
 # Of every layer the residuals of 8 questions, 2 solutions and 2 readings, as the encoders number them.
 NUMBERS = [np.random.default_rng(layer).normal(size=(4 * N, D)).astype(np.float16) for layer in LAYERS]
-
-
-@pytest.fixture(autouse=True)
-def notes_are_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journals, "_CHECKPOINT_SECONDS", 1e9)
 
 
 def rows(first: int, last: int, errors: Sequence[int] = ERRORS) -> ResidualRows:
@@ -69,13 +64,7 @@ def parts(kept: str | None = "float16", lines: Sequence[int] = range(N), **setti
 
 
 def opened(path: Path, overwrite: bool = False, **settings: Any) -> Journal:
-    journal = open_journal(path, *parts(**settings), overwrite)
-    try:
-        journal.recover(lambda _: None)
-    except LayerscopeError:
-        journal.close()
-        raise
-    return journal
+    return gone_on_with(path, parts(**settings), overwrite)
 
 
 def go_on(journal: Journal, last: int = N) -> None:
@@ -351,7 +340,7 @@ def test_the_size_that_is_foretold_is_that_of_the_rows(path: Path) -> None:
     run = Run.open(path)
     layout = Layout.of(path, run.manifest)
     sizes = [layout.file(layer).stat().st_size - len(layout.header()) for layer in LAYERS]
-    assert sum(sizes) == layout.size
+    assert sum(sizes) == layout.size(N)
 
 
 def test_digests_of_no_line_or_of_other_layers_are_no_manifest(path: Path) -> None:

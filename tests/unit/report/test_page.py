@@ -27,7 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import expect
 
-from browsing import opened
+from browsing import opened, overlapping_texts
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.reading import in_discovery_half
 from layerscope.analysis.result import Analysis, LengthBin, Options, Proportion
@@ -625,20 +625,11 @@ def test_light_and_dark_follow_the_system_and_the_button(chromium: Any, page: Pa
 def test_nothing_is_wider_than_the_screen_and_no_text_of_a_chart_lies_on_another(
     chromium: Any, page: Path, width: int
 ) -> None:
-    overlaps = """() => [...document.querySelectorAll('svg.chart')].flatMap((svg) => {
-        const texts = [...svg.querySelectorAll('text')].map((text) => [text.textContent, text.getBoundingClientRect()])
-            .filter(([, box]) => box.width > 0);
-        return texts.flatMap(([one, a], index) => [
-            ...(a.right > innerWidth ? [[one, 'outside']] : []),
-            ...texts.slice(index + 1).filter(([, b]) =>
-                Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
-                Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4).map(([other]) => [one, other])]);
-    })"""
     with opened(chromium, page, width=width) as tab:
         for name in ("right vs wrong", "chosen vs rejected"):
             tab.get_by_role("button", name=name).click()
             assert tab.evaluate("document.documentElement.scrollWidth") == width
-            assert tab.evaluate(overlaps) == []
+            assert overlapping_texts(tab) == []
 
 
 def test_without_scripts_both_contrasts_and_the_questions_are_there(chromium: Any, page: Path) -> None:

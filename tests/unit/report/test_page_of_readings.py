@@ -9,7 +9,7 @@ import orjson
 import pytest
 from playwright.sync_api import expect
 
-from browsing import opened
+from browsing import opened, overlapping_texts
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Options
 from layerscope.records.manifest import manifest_path
@@ -151,18 +151,9 @@ def test_a_run_that_grows_while_it_is_read_shows_each_reading_with_its_own_quest
 
 @pytest.mark.parametrize("width", [1400, 400])
 def test_no_text_of_the_readings_chart_lies_on_another(chromium: Any, page: Path, width: int) -> None:
-    overlaps = """() => [...document.querySelectorAll('#readings svg.chart')].flatMap((svg) => {
-        const texts = [...svg.querySelectorAll('text')].map((text) => [text.textContent, text.getBoundingClientRect()])
-            .filter(([, box]) => box.width > 0);
-        return texts.flatMap(([one, a], index) => [
-            ...(a.right > innerWidth ? [[one, 'outside']] : []),
-            ...texts.slice(index + 1).filter(([, b]) =>
-                Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
-                Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4).map(([other]) => [one, other])]);
-    })"""
     with opened(chromium, page, width=width) as tab:
         assert tab.evaluate("document.documentElement.scrollWidth") == width
-        assert tab.evaluate(overlaps) == []
+        assert overlapping_texts(tab, "#readings ") == []
 
 
 def test_without_scripts_the_chart_and_the_first_reading_are_there(chromium: Any, page: Path) -> None:

@@ -27,12 +27,21 @@ def residual_differences(files: Files, manifest: Manifest, reading: str, n_quest
         return "needs the folder of residuals beside the file"
 
     def differences(layer: int) -> NDArray[np.float32]:
-        rows = read_residuals(paths, layer, reading)
-        scored = np.flatnonzero(~np.isnan(rows[:, 0, 0]))[:n_questions]  # a file may have grown since
-        found: NDArray[np.float32] = rows[scored, 0].astype(np.float32) - rows[scored, 1].astype(np.float32)
+        right, wrong = scored_residuals(paths, layer, reading, n_questions).swapaxes(0, 1)
+        found: NDArray[np.float32] = right - wrong
         return found
 
     return differences
+
+
+def scored_residuals(files: Files, layer: int, reading: str, n_questions: int) -> NDArray[np.float32]:
+    """The residuals of the questions that are analysed, without those of error lines and of lines that came since.
+
+    Returns:
+        [Q, 2, D]
+    """
+    rows = read_residuals(files, layer, reading)
+    return rows[np.flatnonzero(~np.isnan(rows[:, 0, 0]))[:n_questions]].astype(np.float32)
 
 
 def dense_probes(differences: Differences, layers: Sequence[int], split: Split) -> Scores:
