@@ -12,6 +12,8 @@ from layerscope.errors import UsageError
 Count = int | Literal["all"]
 AutoCount = int | Literal["auto"]
 ResidualFormat = Literal["float16", "float32"]
+Site = Literal["resid_post", "attn_out", "mlp_out", "transcoder"]
+"""The tensor of a decoder layer that an SAE reads."""
 
 MAX_BATCH_TOKENS = 1_000_000
 READINGS = ("final", "last-word", "max", "prompt")
