@@ -25,8 +25,9 @@ from layerscope.models.spec import tokenizer_path
 from layerscope.planning.job import Job
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.sources import Question
+from layerscope.records.feature_lists import serialise_block
 from layerscope.records.journal import open_journal
-from layerscope.records.lines import Frame, SolutionScore, frame_record, join_record, serialise_block
+from layerscope.records.lines import Frame, SolutionScore, frame_record, join_record
 from layerscope.saes.cache import load_encoder
 from layerscope.saes.encoder import SaeEncoder, TopK, encode_top_k
 

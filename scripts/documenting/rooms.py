@@ -11,9 +11,9 @@ TOP = {
         "The command line: reads it, calls, and turns known errors into lines and an exit code.",
         ("__main__", "streams"),
     ),
-    "config.py": (
-        "The settings, known errors, files and numbers for people: what everything speaks with.",
-        ("errors", "files", "formatting", "process", "strict_json"),
+    "errors.py": (
+        "Known errors, files and numbers for people: what everything speaks with.",
+        ("files", "formatting", "process", "strict_json"),
     ),
 }
 """Files at the top of the package that are drawn: what is said of them, and the files that are drawn with them."""

@@ -25,7 +25,8 @@ from layerscope.questions.plan import make_plan
 from layerscope.questions.reading import FINAL
 from layerscope.questions.selection import select_questions
 from layerscope.questions.sources import Question
-from layerscope.records.lines import Frame, LayerBlock, SolutionScore, frame_record, serialise_block
+from layerscope.records.feature_lists import LayerBlock, serialise_block
+from layerscope.records.lines import Frame, SolutionScore, frame_record
 from layerscope.records.manifest import About, Identity, ModelFiles, PlanSize, SaeFile, SaeFiles, Settings, Tokens
 from layerscope.saes.gemma_scope import SaeChoice
 

@@ -25,16 +25,9 @@ from layerscope.planning.placing import place
 from layerscope.planning.settings import settle_crew
 from layerscope.questions.reading import FINAL
 from layerscope.questions.sources import Question
+from layerscope.records.feature_lists import LayerBlock, serialise_block
 from layerscope.records.fingerprints import Fingerprint
-from layerscope.records.lines import (
-    LayerBlock,
-    Outcome,
-    SolutionScore,
-    error_line,
-    frame_record,
-    join_record,
-    serialise_block,
-)
+from layerscope.records.lines import Outcome, SolutionScore, error_line, frame_record, join_record
 
 BATCHES = ((4, 0), (2,), (1, 3), (5, 6), (7,))
 """The plan: the questions of every batch."""

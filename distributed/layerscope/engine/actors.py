@@ -60,7 +60,8 @@ class GemmaActor(_Actor):
         settings: TorchSettings,
     ) -> Fingerprint:
         """Loads the model; not done in the constructor, whose errors Ray flattens to text."""
-        from layerscope.engine.batch import model_fingerprint, warm_up_model
+        from layerscope.engine.batch import warm_up_model
+        from layerscope.engine.probes import model_fingerprint
         from layerscope.models.loading import load_language_model
 
         device, dtype = settings.apply()
@@ -119,7 +120,8 @@ class EncoderActor(_Actor):
         """
         import torch
 
-        from layerscope.engine.batch import encoder_fingerprint, warm_up_encoders
+        from layerscope.engine.batch import warm_up_encoders
+        from layerscope.engine.probes import encoder_fingerprint
         from layerscope.saes.cache import load_encoder
 
         self._device, dtype = settings.apply()

@@ -12,7 +12,8 @@ from layerscope.engine.logs import Span
 from layerscope.numerics import precision
 from layerscope.numerics.memory import keep_freed_memory
 from layerscope.planning.node import Node
-from layerscope.records.lines import LayerBlock, Outcome
+from layerscope.records.feature_lists import LayerBlock
+from layerscope.records.lines import Outcome
 from layerscope.saes.spans import Spans
 
 if TYPE_CHECKING:

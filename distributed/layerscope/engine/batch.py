@@ -13,20 +13,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
 from layerscope.config import ResidualFormat
 from layerscope.engine.readings import read_batch
 from layerscope.errors import LayerscopeError
-from layerscope.numerics.circumstances import circumstances
 from layerscope.numerics.out_of_memory import give_back, is_out_of_memory
 from layerscope.questions.pairs import Pair, PairTokenizer, UnscorableError, last_word
 from layerscope.questions.reading import FINAL, Reading
 from layerscope.questions.sources import Question
-from layerscope.records.fingerprints import Fingerprint
-from layerscope.records.lines import LayerBlock, Outcome, SolutionScore, error_line, frame_record, serialise_block
+from layerscope.records.feature_lists import LayerBlock, serialise_block
+from layerscope.records.lines import Outcome, SolutionScore, error_line, frame_record
 from layerscope.saes.encoder import (
     OverTokens,
     SaeEncoder,
@@ -40,10 +38,6 @@ from layerscope.saes.spans import Spans
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and encoders do without it
     from layerscope.models.language_model import LanguageModel, PairScore
-
-# Of the fixed computations that tell whether two actors get the same bits.
-_PROBED = 256  # d_model times pairs, at least
-_ROWS, _FEATURES = 8, 100
 
 
 class ScoredBatch(NamedTuple):
@@ -225,50 +219,6 @@ def warm_up_encoders(encoders: Sequence[SaeEncoder], d_model: int) -> None:
     """The same for encoders."""
     threshold = encoders[0].threshold
     encode_layers(torch.ones(len(encoders), 2, d_model, dtype=torch.bfloat16, device=threshold.device), encoders, 1)
-
-
-def model_fingerprint(model: LanguageModel, layers: Sequence[int]) -> Fingerprint:
-    """The bits of a small fixed pass through a loaded model: of log-probabilities and the residual stream.
-
-    Args:
-        layers: all of the run, in ascending order.
-    """
-    vocabulary = model.model.config.vocab_size
-    # A small model has few numbers a token in which a difference could show, and more tokens cost it little.
-    pairs = [_fixed_pair(number, vocabulary) for number in range(max(1, _PROBED // model.model.config.hidden_size))]
-    return _fingerprint({"model": b"".join(_bits(tensor) for tensor in model.raw(pairs, layers))})
-
-
-def encoder_fingerprint(
-    encoders: Sequence[SaeEncoder], layers: Sequence[int], d_model: int, dtype: torch.dtype
-) -> Fingerprint:
-    """The bits that loaded encoders give of fixed rows, of every layer by itself: blocks may be cut otherwise later.
-
-    Args:
-        dtype: of the residual stream that they will get.
-    """
-    device = encoders[0].b_enc.device
-    numbers = torch.arange(_ROWS * d_model, device=device).reshape(1, _ROWS, d_model)
-    rows = (numbers * 7919 % 251 - 125).to(dtype)  # [1, R, D]; whole numbers, exact in every format
-    lines = {
-        f"sae {layer}": encode_block(rows, [layer], [encoder], _FEATURES).json.tobytes()
-        for layer, encoder in zip(layers, encoders, strict=True)
-    }
-    return _fingerprint(lines)
-
-
-def _fixed_pair(number: int, vocabulary: int) -> Pair:
-    tokens = tuple((number * 7919 + place * 104729 + place * place * 31) % vocabulary for place in range(24))
-    return Pair(tokens, shared=8, lengths=(16, 16), prompt=6)
-
-
-def _bits(tensor: Tensor) -> bytes:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _fingerprint(computed: dict[str, bytes]) -> Fingerprint:
-    digests = {name: xxhash.xxh3_64_hexdigest(data) for name, data in computed.items()}
-    return Fingerprint(digests=digests, circumstances=circumstances())
 
 
 def to_array(tensor: Tensor) -> NDArray[np.generic]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from layerscope.planning.job import Job
-from layerscope.records.lines import LayerBlock
+from layerscope.records.feature_lists import LayerBlock
 
 _STORE_SHARE = 0.3  # of the object store for what is begun and not written; the rest is for copies and for others
 

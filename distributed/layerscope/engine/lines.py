@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from layerscope.engine.answers import Scores
 from layerscope.engine.interface import Reference
-from layerscope.records.lines import ErrorLine, Frame, LayerBlock, Outcome, join_record, settle
+from layerscope.records.feature_lists import LayerBlock
+from layerscope.records.lines import ErrorLine, Frame, Outcome, join_record, settle
 from layerscope.records.residual_files import NO_ROWS, ResidualRows
 
 

@@ -32,7 +32,7 @@ _SCHEMAS: dict[_Kind, pa.Schema] = {
     "densities": pa.schema([("feature_id", pa.int32()), ("density", pa.float64())]),
 }
 
-# The beginning of a feature, as `records/lines.py` writes it. No text looks like one: JSON escapes its quotation marks.
+# The beginning of a feature, as `records/feature_lists.py` writes it. No text looks like one: JSON escapes its quotes.
 _FEATURE = re.compile(rb'\{"feature_id":(\d+),"activation":[^,{}"]+,"layer":(\d+)(?=\})')
 
 

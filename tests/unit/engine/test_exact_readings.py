@@ -22,7 +22,8 @@ from layerscope.questions.prompts import Prompt
 from layerscope.questions.reading import Reading
 from layerscope.questions.sources import Question
 from layerscope.records.checking import check
-from layerscope.records.lines import ErrorLine, Frame, LayerBlock, Outcome, join_record, settle
+from layerscope.records.feature_lists import LayerBlock
+from layerscope.records.lines import ErrorLine, Frame, Outcome, join_record, settle
 from layerscope.records.readings import Feature, PlacedFeature
 from layerscope.records.record import Record, parse
 from layerscope.records.residuals import RESIDUAL_DTYPES, Layout, residual_readings

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from layerscope.engine.batch import encoder_fingerprint, model_fingerprint
+from layerscope.engine.probes import encoder_fingerprint, model_fingerprint
 from layerscope.hub.repository import open_repository
 from layerscope.models.loading import load_language_model
 from layerscope.records.fingerprints import Fingerprint

@@ -40,7 +40,8 @@ from layerscope.neuronpedia.explanations import (
     load_explanations,
 )
 from layerscope.questions.sources import Question
-from layerscope.records.lines import SolutionScore, error_line, frame_record, join_record, serialise_block
+from layerscope.records.feature_lists import serialise_block
+from layerscope.records.lines import SolutionScore, error_line, frame_record, join_record
 from layerscope.records.manifest import manifest_path, read_manifest
 from layerscope.records.run import Run
 from layerscope.saes.encoder import TopK

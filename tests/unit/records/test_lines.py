@@ -11,16 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerscope.questions.sources import Question
+from layerscope.records.feature_lists import LayerBlock, serialise_block
 from layerscope.records.lines import (
     Frame,
-    LayerBlock,
     SolutionScore,
     choice,
     error_line,
     frame_record,
     in_first_form,
     join_record,
-    serialise_block,
     settle,
 )
 from layerscope.saes.encoder import TopK

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from layerscope.config.values import CHAT, parse_columns, parse_layers, parse_prompt, parse_readings, parse_shard
 from layerscope.errors import UsageError
 
 Count = int | Literal["all"]
@@ -16,11 +17,6 @@ Site = Literal["resid_post", "attn_out", "mlp_out", "transcoder"]
 """The tensor of a decoder layer that an SAE reads."""
 
 MAX_BATCH_TOKENS = 1_000_000
-READINGS = ("final", "last-word", "max", "prompt")
-"""Which of a solution's tokens are encoded, and how they become one list; in the order of the record."""
-_PARTS = ("goal", "sol1", "sol2", "choices", "label")
-CHAT = "chat"
-"""For `--prompt`, the chat template of the model's tokeniser."""
 _COUNTS = (
     "num_samples",
     "top_k",
@@ -182,110 +178,3 @@ class Config:
 def option(name: str) -> str:
     """The command line's spelling of a field's name."""
     return "--" + name.replace("_", "-")
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """Which part `--shard` names, of how many; the first is 1.
-
-    Raises:
-        UsageError: it is not of the form 3/16.
-    """
-    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise UsageError(f"--shard is {text!r}; it is 1/16 for the first of sixteen parts, up to 16/16 for the last.")
-    return int(match[1]), int(match[2])
-
-
-def parse_readings(text: str) -> tuple[str, ...]:
-    """The readings that `--readings` names, in the order of the record; `final` is always among them.
-
-    Raises:
-        UsageError: for anything but a comma-separated list of readings, each once.
-    """
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in READINGS:
-            raise UsageError(
-                f"--readings has {name!r}, which is no reading.\nName some of {', '.join(READINGS)}, with commas."
-            )
-        if names.count(name) > 1:
-            raise UsageError(f"--readings names {name} twice.\nName each reading once.")
-    return tuple(name for name in READINGS if name == "final" or name in names)
-
-
-def parse_columns(text: str) -> dict[str, str]:
-    """What `--columns` names: by part of a question its column.
-
-    Raises:
-        UsageError: it is not of the form goal=question,sol1=good,sol2=bad,label=answer.
-    """
-    named: dict[str, str] = {}
-    for pair in filter(None, text.split(",")):
-        part, equals, column = (word.strip() for word in pair.partition("="))
-        if part not in _PARTS or not equals or not column or part in named:
-            raise UsageError(
-                f"--columns has {pair!r}; it is made of parts and columns such as "
-                "goal=question,sol1=good,sol2=bad,label=answer, each part once.\n"
-                f"The parts are {', '.join(_PARTS)}; choices names one column with both solutions."
-            )
-        named[part] = column
-    if named.keys() & {"sol1", "sol2"} and ("choices" in named or not named.keys() >= {"sol1", "sol2"}):
-        raise UsageError("--columns names both of sol1 and sol2, or choices in place of them.")
-    if "sol1" in named and named["sol1"] == named["sol2"]:
-        raise UsageError(f"--columns has {named['sol1']!r} for both solutions, which would be the same everywhere.")
-    return named
-
-
-def parse_prompt(template: str, separator: str) -> tuple[str, str]:
-    """The template that `--prompt` gives, and what comes between it and a solution; nothing is read for `chat`.
-
-    Blanks at the template's end become the separator's: they are no tokens of their own before a word.
-
-    Raises:
-        UsageError: the template has no place for the question, one for a solution, or a blank at its end too many.
-    """
-    template, separator = _unescaped(template), _unescaped(separator)
-    if template == CHAT:
-        return CHAT, "" if separator == "auto" else separator
-    if "{goal}" not in template:
-        raise UsageError(
-            f"--prompt is {template[:80]!r}, without {{goal}}: every question would be the same.\n"
-            "Put {goal} where the question belongs, or take --prompt chat."
-        )
-    if found := re.search(r"\{(solution|sol\d*|answer|completion)\}", template):
-        raise UsageError(
-            f"--prompt is {template[:80]!r}, with {found[0]}; a solution follows the prompt by itself.\n"
-            "End it where the solution begins."
-        )
-    bare = template.rstrip(" \t")
-    if bare != template and separator == "auto":
-        raise UsageError(
-            "--prompt ends with a blank, and the solution follows after one: its first word would be read after two.\n"
-            "Leave out the one at the end, or give --solution-separator '' as well."
-        )
-    return bare, template[len(bare) :] + (" " if separator == "auto" else separator)
-
-
-def _unescaped(text: str) -> str:
-    r"""The text with new lines for \n and tabs for \t, which few type into a shell, and one backslash for two."""
-    return re.sub(r"\\([nt\\])", lambda match: {"n": "\n", "t": "\t"}.get(match[1], "\\"), text)
-
-
-def parse_layers(text: str) -> frozenset[int] | None:
-    """The layers that `--layers` names, or None for all of them.
-
-    Raises:
-        UsageError: for anything but `all` or a comma-separated list of numbers and ascending ranges.
-    """
-    if text == "all":
-        return None
-    layers: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
-        if match is None:
-            raise UsageError(f"--layers is {text!r}; it is all, or numbers and ranges such as 0-25 or 8,20.")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise UsageError(f"--layers has the range {part.strip()}, which runs backwards; write {last}-{first}.")
-        layers.update(range(first, last + 1))
-    return frozenset(layers)

@@ -1,0 +1,28 @@
+"""The settings of a run, and what their texts mean."""
+
+from layerscope.config.settings import MAX_BATCH_TOKENS, AutoCount, Config, Count, ResidualFormat, option
+from layerscope.config.values import (
+    CHAT,
+    READINGS,
+    parse_columns,
+    parse_layers,
+    parse_prompt,
+    parse_readings,
+    parse_shard,
+)
+
+__all__ = [
+    "CHAT",
+    "MAX_BATCH_TOKENS",
+    "READINGS",
+    "AutoCount",
+    "Config",
+    "Count",
+    "ResidualFormat",
+    "option",
+    "parse_columns",
+    "parse_layers",
+    "parse_prompt",
+    "parse_readings",
+    "parse_shard",
+]
