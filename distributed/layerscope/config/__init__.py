@@ -1,6 +1,6 @@
 """The settings of a run, and what their texts mean."""
 
-from layerscope.config.settings import MAX_BATCH_TOKENS, AutoCount, Config, Count, ResidualFormat, option
+from layerscope.config.settings import MAX_BATCH_TOKENS, AutoCount, Config, Count, ResidualFormat, Site, option
 from layerscope.config.values import (
     CHAT,
     READINGS,
@@ -19,6 +19,7 @@ __all__ = [
     "Config",
     "Count",
     "ResidualFormat",
+    "Site",
     "option",
     "parse_columns",
     "parse_layers",
