@@ -30,9 +30,9 @@ _LIKELY = 1e-3  # probability from which a token's logit needs more digits than 
 
 
 class PairScore(NamedTuple):
-    """Log-likelihoods of a pair's two solutions: sums over their tokens, natural logarithm, float32."""
+    """Log-likelihoods of a pair's solutions: sums over their tokens, natural logarithm, float32."""
 
-    log_likelihoods: tuple[float, float]
+    log_likelihoods: tuple[float, ...]
     failed_layer: int | None
     """The first captured layer at which the residual of a token that is read is not finite."""
 
@@ -73,10 +73,10 @@ class LanguageModel:
     def forward(
         self, pairs: Sequence[Pair], layers: Sequence[int], places: Sequence[Sequence[int]] | None = None
     ) -> BatchResult:
-        """Scores both solutions of every pair and captures the residual stream of some tokens after some layers.
+        """Scores the solutions of every pair and captures the residual stream of some tokens after some layers.
 
         Args:
-            places: of every pair, which tokens of its row; by default the final ones of both solutions.
+            places: of every pair, which tokens of its row; by default the final ones of all solutions.
         """
         layout = lay_out(pairs, self.transfers, places)
         residuals, finite, log_probs = self._measure(layout, layers)
@@ -237,8 +237,9 @@ def _scores(
     starts = pairwise(layout.target_starts)
     sums = [float(np.float32(log_probs[start:end].sum(dtype=np.float64))) for start, end in starts]
     scores = []
-    for pair, (start, end) in enumerate(pairwise(layout.read_starts)):
+    of_pairs = zip(pairwise(layout.solution_starts), pairwise(layout.read_starts), strict=True)
+    for (first, behind), (start, end) in of_pairs:
         bad = ~finite[:, start:end].all(axis=1)
         failed_layer = layers[int(bad.argmax())] if bad.any() else None
-        scores.append(PairScore((sums[2 * pair], sums[2 * pair + 1]), failed_layer))
+        scores.append(PairScore(tuple(sums[first:behind]), failed_layer))
     return scores

@@ -3,8 +3,8 @@
 All rows of a batch lie end to end as one row of T tokens, so that no linear layer sees padding. Only inside attention
 are they laid out side by side as [B, W], and there each token sees what it would see if its solution were alone.
 
-Shapes: B pairs, T tokens of a batch, W tokens of its widest row, H heads, K key-value heads, d their width, P positions
-that predict a solution token, N solution tokens.
+Shapes: B pairs, S solutions of all of them, T tokens of a batch, W tokens of its widest row, H heads, K
+key-value heads, d their width, P positions that predict a solution token, N solution tokens.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ from layerscope.numerics.transfers import Transfers
 from layerscope.questions.pairs import Pair
 
 ATTENTION = "layerscope_pairs"
+_PADDING = -1  # for a segment
 _MAX_SCORES = 1 << 25  # attention scores held at once: 128 MiB in float32
 
 
@@ -35,28 +36,29 @@ class PairLayout:
     row_starts: Tensor  # [T] int32 into T; where the row of each token begins
     segments: Tensor  # [T] int32, as in `row_segments`
     row_positions: Tensor  # [B, W] int32
-    row_segments: Tensor  # [B, W] int8; 0 shared, 1 rest of solution 1, 2 rest of solution 2, 3 padding
+    row_segments: Tensor  # [B, W] int8; 0 shared, 1 rest of solution 1, 2 rest of solution 2 …, -1 padding
     read_tokens: Tensor  # [R] int64 into T; whose residual stream is wanted, pair by pair
     read_starts: NDArray[np.int64]  # [B + 1]; where each pair's begin
     predictors: Tensor  # [P] int64 into T; every position that predicts a solution token, once
     targets: Tensor  # [N] int64; the solution tokens of all solutions, one after the other
     target_predictors: Tensor  # [N] int64 into P; which position predicts each
-    target_starts: NDArray[np.int64]  # [2 B + 1]; where each solution's tokens begin
+    target_starts: NDArray[np.int64]  # [S + 1]; where each solution's tokens begin
+    solution_starts: NDArray[np.int64]  # [B + 1] into S; where each pair's solutions begin
 
 
 def lay_out(pairs: Sequence[Pair], transfers: Transfers, places: Sequence[Sequence[int]] | None = None) -> PairLayout:
     """The index arithmetic of a batch, on the device of `transfers`.
 
     Args:
-        places: of every pair, the tokens of its row whose residual stream is wanted; by default the two final ones.
+        places: of every pair, the tokens of its row whose residual stream is wanted; by default the final ones.
     """
-    places = places or [[pair.final_index(0), pair.final_index(1)] for pair in pairs]
+    places = places or [[pair.final_index(solution) for solution in pair.solutions] for pair in pairs]
     widths = [len(pair.tokens) for pair in pairs]
     offsets = np.concatenate([[0], np.cumsum(widths)])
     width = max(widths)
     gather = np.zeros((len(pairs), width), dtype=np.int64)
     row_positions = np.zeros_like(gather)
-    row_segments = np.full_like(gather, 3)
+    row_segments = np.full_like(gather, _PADDING)
     predictors: list[int] = []
     targets: list[int] = []
     target_starts = [0]
@@ -65,12 +67,12 @@ def lay_out(pairs: Sequence[Pair], transfers: Transfers, places: Sequence[Sequen
         gather[row, :length] = np.arange(offset, offset + length)
         row_positions[row, :length] = pair.positions()
         row_segments[row, :length] = pair.segments()
-        for solution in (0, 1):
+        for solution in pair.solutions:
             before = range(pair.prompt - 1, pair.lengths[solution] - 1)
             predictors += [offset + pair.row_index(solution, position) for position in before]
             targets += pair.solution_tokens(solution)
             target_starts.append(len(targets))
-    real = row_segments != 3
+    real = row_segments != _PADDING
     unique_predictors, target_predictors = np.unique(np.array(predictors), return_inverse=True)
     tensor = transfers.upload
 
@@ -89,6 +91,7 @@ def lay_out(pairs: Sequence[Pair], transfers: Transfers, places: Sequence[Sequen
         targets=tensor(targets),
         target_predictors=tensor(target_predictors),
         target_starts=np.array(target_starts),
+        solution_starts=np.concatenate([[0], np.cumsum([len(pair.solutions) for pair in pairs])]),
     )
 
 
@@ -113,13 +116,13 @@ def pair_masks(layout: PairLayout, sliding_window: int | None) -> dict[str, Pair
 def visible(layout: PairLayout, sliding_window: int | None) -> Tensor:
     """Which tokens of its row each query may look at: [B, W, W], true where it would see them in its own text.
 
-    A query sees what stands before it in the row, but the rest of solution 2 does not see the rest of solution 1, and
-    in a layer with a sliding window nobody looks further back than that in the text's own positions. Padding looks at
-    the row's first token, so that no softmax is empty; nothing reads it.
+    A query sees what stands before it in the row and is shared or of its own solution, and in a layer with a sliding
+    window nobody looks further back than that in the text's own positions. Padding looks at the row's first token, so
+    that no softmax is empty; nothing reads it.
     """
     index = torch.arange(layout.gather.shape[1], device=layout.gather.device)
     query_segments, segments = layout.row_segments[:, :, None], layout.row_segments[:, None]
-    mask = (index[:, None] >= index) & ~((query_segments == 2) & (segments == 1)) & (segments != 3)
+    mask = (index[:, None] >= index) & ((segments == 0) | (segments == query_segments)) & (segments != _PADDING)
     if sliding_window is None:
         return mask
     return mask & (layout.row_positions[:, :, None] - layout.row_positions[:, None] < sliding_window)

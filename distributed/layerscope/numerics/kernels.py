@@ -23,7 +23,7 @@ class Texts(NamedTuple):
 
     positions: Tensor  # [T] int32; of each token in its own text
     row_starts: Tensor  # [T] int32; where the row of each token begins
-    segments: Tensor  # [T] int32; 0 shared, 1 rest of solution 1, 2 rest of solution 2
+    segments: Tensor  # [T] int32; 0 shared, 1 rest of solution 1, 2 rest of solution 2, and so on
     cosines: Tensor  # [T, d / 2] float32, of rotary embedding
     sines: Tensor  # [T, d / 2] float32
 
@@ -249,7 +249,7 @@ def _attention(
             scores = _capped(scores, softcap)
         key_segment = tl.load(segments + key, mask=known, other=0)
         seen = (key[None, :] >= row_start[:, None]) & (key[None, :] <= query[:, None])
-        seen = seen & ((segment[:, None] != 2) | (key_segment[None, :] != 1))
+        seen = seen & ((key_segment[None, :] == 0) | (key_segment[None, :] == segment[:, None]))
         if WINDOWED:
             key_position = tl.load(positions + key, mask=known, other=0)
             seen = seen & (position[:, None] - key_position[None, :] < window)

@@ -1,14 +1,14 @@
 """From questions to pairs, and from pairs to the plan: tokenising, sharing prefixes, cutting batches.
 
-A pair is one row that holds both solutions of a question: the tokens they share once, then the rest of solution 1, then
-the rest of solution 2. The plan fixes which questions make a batch, and in which order batches and records come; it
-depends on nothing but the questions and the settings.
+A pair is one row that holds the solutions of a question, which are two as a rule: the tokens that all of them share
+once, then the rest of one after the other. The plan fixes which questions make a batch, and in which order batches and
+records come; it depends on nothing but the questions and the settings.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -34,26 +34,33 @@ class UnscorableError(Exception):
 
 @dataclass(frozen=True)
 class Pair:
-    """Both solutions of a question as one row of tokens.
+    """The solutions of a question as one row of tokens.
 
-    Token j of solution 1 lies at row index j. Token j of solution 2 lies at j where j < `shared`, and at
-    j + `lengths[0]` - `shared` behind that.
+    Token j of a solution lies at row index j where j < `shared`, and behind that further by what the solutions before
+    it have of their own; so all of the first lie at their own positions.
     """
 
     tokens: tuple[int, ...]
-    """Shared tokens, rest of solution 1, rest of solution 2; BOS first."""
+    """Shared tokens, rest of solution 1, rest of solution 2, and so on; BOS first."""
     shared: int
-    """How many tokens at the start stand for both."""
-    lengths: tuple[int, int]
+    """How many tokens at the start stand for all."""
+    lengths: tuple[int, ...]
     """Tokens of each whole text, prompt and BOS included."""
     prompt: int
     """Tokens of the prompt alone, BOS included; the solution's tokens are those from here on."""
-    spelled: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    spelled: tuple[tuple[str, ...], ...] | None = None
     """What each of a solution's tokens stands for in its text, if that was asked for; joined they are the text."""
 
+    @property
+    def solutions(self) -> range:
+        """Their numbers, from 0."""
+        return range(len(self.lengths))
+
     def row_index(self, solution: int, position: int) -> int:
-        """Where the token of a solution (0 or 1) at a position of its text lies in the row."""
-        return position if solution == 0 or position < self.shared else position + self.lengths[0] - self.shared
+        """Where the token of a solution at a position of its text lies in the row."""
+        if position < self.shared:
+            return position
+        return position + sum(self.lengths[:solution]) - solution * self.shared
 
     def final_index(self, solution: int) -> int:
         """Where a solution's final token lies in the row."""
@@ -67,12 +74,13 @@ class Pair:
 
     def positions(self) -> NDArray[np.int64]:
         """The position of every token of the row in its own text."""
-        rest_2 = np.arange(self.shared, self.lengths[1])
-        return np.concatenate([np.arange(self.lengths[0]), rest_2])
+        rests = [np.arange(self.shared, length) for length in self.lengths]
+        return np.concatenate([np.arange(self.shared), *rests])
 
     def segments(self) -> NDArray[np.int64]:
-        """0 for shared tokens, 1 for the rest of solution 1, 2 for the rest of solution 2."""
-        return np.repeat([0, 1, 2], [self.shared, self.lengths[0] - self.shared, self.lengths[1] - self.shared])
+        """0 for shared tokens, 1 for the rest of solution 1, 2 for the rest of solution 2, and so on."""
+        rests = [length - self.shared for length in self.lengths]
+        return np.repeat(np.arange(len(rests) + 1), [self.shared, *rests])
 
 
 class PairTokenizer:
@@ -128,26 +136,28 @@ class PairTokenizer:
             encode = self._tokenizer.encode_batch if self._spell else self._tokenizer.encode_batch_fast
             encodings = zip(texts, encode(texts, add_special_tokens=False), strict=True)
             for question in chunk:
-                yield self._pair(question, self._head_ids(encodings), *islice(encodings, 3))
+                head = self._head_ids(encodings)
+                of_solutions = islice(encodings, 1 + len(question.solutions))
+                yield self._pair(question, head, *of_solutions)
 
     def _pair(
-        self, question: Question, head: list[int], prompt: Encoded, first: Encoded, second: Encoded
+        self, question: Question, head: list[int], prompt: Encoded, *solutions: Encoded
     ) -> Pair | UnscorableError:
         """
         Args:
             head: the tokens of all but the prompt's last text.
-            prompt, first, second: that text, alone and with each solution.
+            prompt, solutions: that text, alone and with each solution.
         """
         behind = len(prompt[1].ids)
-        ids_1, ids_2 = ([*head, *encoding.ids] for _, encoding in (first, second))
-        if reason := self._unscorable(question, len(head) + behind, (len(ids_1), len(ids_2))):
+        texts = [[*head, *encoding.ids] for _, encoding in solutions]
+        if reason := self._unscorable(question, len(head) + behind, [len(ids) for ids in texts]):
             return UnscorableError(reason)
-        pair = _share(len(head) + behind, ids_1, ids_2)
+        pair = _share(len(head) + behind, texts)
         if not self._spell:
             return pair
         start = len(prompt[0]) + len(self._prompt.separator)
-        spelled_1, spelled_2 = (_spelled(text, start, encoding.offsets[behind:]) for text, encoding in (first, second))
-        return replace(pair, spelled=(spelled_1, spelled_2))
+        spelled = tuple(_spelled(text, start, encoding.offsets[behind:]) for text, encoding in solutions)
+        return replace(pair, spelled=spelled)
 
     def _parts(self, template: str) -> list[str | int]:
         """A template without BOS as texts and control tokens in turn; the last is a text, perhaps an empty one.
@@ -169,7 +179,7 @@ class PairTokenizer:
         for part in (*self._head, self._last):
             if isinstance(part, str):
                 yield (text := part.replace(GOAL, goal))
-        for solution in (question.sol1, question.sol2):
+        for solution in question.solutions:
             yield text + self._prompt.separator + solution
 
     def _head_ids(self, encodings: Iterator[Encoded]) -> list[int]:
@@ -197,8 +207,9 @@ class PairTokenizer:
         """The token as its vocabulary writes it (`▁` for a blank)."""
         return self._tokenizer.id_to_token(token_id) or ""
 
-    def _unscorable(self, question: Question, prompt: int, lengths: tuple[int, int]) -> str | None:
-        for name, text, length in zip(("sol1", "sol2"), (question.sol1, question.sol2), lengths, strict=True):
+    def _unscorable(self, question: Question, prompt: int, lengths: Sequence[int]) -> str | None:
+        for number, (text, length) in enumerate(zip(question.solutions, lengths, strict=True), start=1):
+            name = f"sol{number}"
             if not text.strip():
                 return f"{name} is {'only white space' if text else 'empty'}"
             if length <= prompt:
@@ -229,10 +240,12 @@ def _spelled(text: str, start: int, offsets: Sequence[tuple[int, int]]) -> tuple
     return tuple(text[one:other] for one, other in pairwise([*borders, len(text)]))
 
 
-def _share(prompt: int, ids_1: list[int], ids_2: list[int]) -> Pair:
+def _share(prompt: int, texts: Sequence[Sequence[int]]) -> Pair:
     shared = 0
-    for token_1, token_2 in zip(ids_1, ids_2, strict=False):
-        if token_1 != token_2:
+    for tokens in zip(*texts, strict=False):
+        if any(token != tokens[0] for token in tokens):
             break
         shared += 1
-    return Pair((*ids_1, *ids_2[shared:]), shared, (len(ids_1), len(ids_2)), prompt)
+    rests = (text[shared:] for text in texts)
+    tokens = (*texts[0][:shared], *chain.from_iterable(rests))
+    return Pair(tokens, shared, tuple(map(len, texts)), prompt)

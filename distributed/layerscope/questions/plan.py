@@ -95,7 +95,8 @@ def cut(lengths: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
 def _digest(selection: Selection, example_ids: NDArray[np.int64], starts: NDArray[np.int64]) -> str:
     digest = hashlib.sha256(example_ids.tobytes() + starts.tobytes())
     for question in selection:
-        for text in (question.goal, question.sol1, question.sol2, str(question.label)):
+        label = str(question.label) + (f" of {len(question.solutions)}" if question.more else "")
+        for text in (question.goal, *question.solutions, label):
             encoded = text.encode("utf-8", "surrogatepass")
             digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.hexdigest()

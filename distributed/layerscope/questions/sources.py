@@ -23,7 +23,7 @@ _ROWS_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Question:
-    """A goal and two solutions; `label` is 0 where `sol1` is right and 1 where `sol2` is."""
+    """A goal and two solutions, or more; `label` is 0 where `sol1` is right, 1 where `sol2` is, and so on."""
 
     example_id: int
     """The row's index in its split or file."""
@@ -31,10 +31,18 @@ class Question:
     sol1: str
     sol2: str
     label: int
+    more: tuple[str, ...] = ()
+    """The third solution and those behind it."""
+
+    @property
+    def solutions(self) -> tuple[str, ...]:
+        """All of them, in the order of the file."""
+        return self.sol1, self.sol2, *self.more
 
     def stripped(self) -> "Question":
         """The question with its solutions freed of surrounding white space."""
-        return replace(self, sol1=self.sol1.strip(), sol2=self.sol2.strip())
+        more = tuple(map(str.strip, self.more))
+        return replace(self, sol1=self.sol1.strip(), sol2=self.sol2.strip(), more=more)
 
 
 class Source(Protocol):

@@ -23,10 +23,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp")  #
 DEVICE = DEVICES[-1]
 LAYERS = [0, 2]
 QUESTIONS = [
-    ("Cut bread", "Use a sharp knife.", "Use a blunt spoon for it, and wait."),
-    ("Keep soup warm", "ice " * 30, "ice " * 20 + "melts " * 25),  # several blocks, several times the window of 12
-    ("Make ice", "Freeze water.", "Freeze water."),  # nothing but shared tokens
-    ("a", "b", "c"),
+    ("Cut bread", "Use a sharp knife.", "Use a blunt spoon for it, and wait.", ()),
+    ("Keep soup warm", "ice " * 30, "ice " * 20 + "melts " * 25, ()),  # several blocks, several times the window of 12
+    ("Make ice", "Freeze water.", "Freeze water.", ()),  # nothing but shared tokens
+    ("a", "b", "c", ()),
+    ("Choose", "wait a while", "wait a lot " * 9, ("wait and see", "a lot " * 15, "none")),
 ]
 
 
@@ -61,7 +62,8 @@ FORMATS = [(torch.float32, 2e-5), (torch.bfloat16, 4e-2)] if DEVICE.type == "cud
 def test_the_decoder_gives_what_the_modules_give(tiny: Path, dtype: torch.dtype, tolerance: float) -> None:
     model, decoder = plain_and_fused(tiny, dtype)
     tokenizer = PairTokenizer(tiny / "model" / "tokenizer.json", 8192)
-    layout = lay_out([tokenizer.pair(Question(i, *texts, 0)) for i, texts in enumerate(QUESTIONS)], model.transfers)
+    questions = [Question(i, *texts, 0, tuple(more)) for i, (*texts, more) in enumerate(QUESTIONS)]
+    layout = lay_out([tokenizer.pair(question) for question in questions], model.transfers)
     rows = torch.arange(len(layout.tokens))
     expected = model._through_modules(layout, LAYERS, rows)
     got = decoder.forward(layout, LAYERS, rows)

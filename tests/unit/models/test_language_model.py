@@ -69,11 +69,13 @@ def whole(pair: Pair, solution: int) -> list[int]:
 
 def assert_as_if_alone(model: LanguageModel, plain: Gemma2ForCausalLM, pairs: list[Pair]) -> None:
     result = model.forward(pairs, LAYERS)
-    for row, (pair, score) in enumerate(zip(pairs, result.scores, strict=True)):
-        for solution in (0, 1):
+    rows = iter(range(result.residuals.shape[1]))
+    for pair, score in zip(pairs, result.scores, strict=True):
+        assert len(score.log_likelihoods) == len(pair.lengths)
+        for solution in pair.solutions:
             log_likelihood, residuals = alone(plain, whole(pair, solution), pair.prompt)
             assert score.log_likelihoods[solution] == pytest.approx(log_likelihood, rel=1e-5, abs=1e-4)
-            got = result.residuals[:, 2 * row + solution].numpy()
+            got = result.residuals[:, next(rows)].numpy()
             np.testing.assert_allclose(got, residuals, rtol=1e-4, atol=2e-4)
 
 
@@ -89,6 +91,21 @@ def test_each_solution_of_a_batch_gets_what_it_would_get_alone(
 ) -> None:
     pairs = [tokenizer.pair(Question(i, goal, sol1, sol2, 0)) for i, (goal, sol1, sol2) in enumerate(questions)]
     assert_as_if_alone(model, plain, pairs)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_each_of_many_solutions_gets_what_it_would_get_alone(
+    model: LanguageModel, plain: Gemma2ForCausalLM, tokenizer: PairTokenizer, data: st.DataObject
+) -> None:
+    """Whatever length they share, beyond the sliding window too, and beside rows of two."""
+    questions = []
+    for number in range(data.draw(st.integers(1, 2))):
+        trunk = "ice " * data.draw(st.integers(0, 40))
+        ends = data.draw(st.lists(SOLUTION, min_size=2, max_size=10))
+        first, second, *more = [trunk + end for end in ends]
+        questions.append(Question(number, "Keep soup warm", first, second, 0, tuple(more)))
+    assert_as_if_alone(model, plain, [tokenizer.pair(question) for question in questions])
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def changed(tokenizer_file: Path, path: Path, **parts: Any) -> Path:
 
 
 def whole_text(question: Question, solution: int) -> str:
-    return f"{PROMPT.format(goal=question.goal)} {(question.sol1, question.sol2)[solution]}"
+    return f"{PROMPT.format(goal=question.goal)} {question.solutions[solution]}"
 
 
 def rebuilt(pair: Pair, solution: int) -> list[int]:
@@ -86,9 +86,10 @@ def rebuilt(pair: Pair, solution: int) -> list[int]:
 
 @st.composite
 def questions(draw: st.DrawFn) -> Question:
-    """Solutions that begin alike, of which one may be the other's beginning, or the same."""
-    goal, start, *ends = (draw(TEXT) for _ in range(4))
-    return Question(0, goal, start + ends[0], start + ends[1], draw(st.sampled_from([0, 1])))
+    """Solutions that begin alike, of which one may be another's beginning, or the same; two, or more."""
+    goal, start, *ends = (draw(TEXT) for _ in range(draw(st.sampled_from([4, 4, 5, 7]))))
+    sol1, sol2, *more = [start + end for end in ends]
+    return Question(0, goal, sol1, sol2, draw(st.sampled_from([0, 1])), tuple(more))
 
 
 @given(questions())
@@ -101,19 +102,20 @@ def test_a_row_holds_for_each_solution_the_tokens_of_its_own_text(
     tokenizer: PairTokenizer, innocent: Tokenizer, question: Question
 ) -> None:
     """Else the model would read something else than the question: one wrong token changes every number after it."""
-    assume(question.sol1.strip() and question.sol2.strip())
+    assume(all(map(str.strip, question.solutions)))
 
     def alone(text: str) -> list[int]:
         return [innocent.token_to_id("<bos>"), *innocent.encode(text, add_special_tokens=False).ids]
 
     pair = tokenizer.pair(question)
-    expected = [alone(whole_text(question, solution)) for solution in (0, 1)]
+    expected = [alone(whole_text(question, solution)) for solution in pair.solutions]
     prompt = len(alone(PROMPT.format(goal=question.goal)))
-    same = [one == other for one, other in zip(*expected, strict=False)]
+    same = [len(set(tokens)) == 1 for tokens in zip(*expected, strict=False)]
     assert pair.shared == (same.index(False) if False in same else len(same))
-    assert len(pair.tokens) == sum(map(len, expected)) - pair.shared
+    assert len(pair.lengths) == len(question.solutions)
+    assert len(pair.tokens) == sum(map(len, expected)) - (len(expected) - 1) * pair.shared
     assert pair.prompt == prompt
-    for solution in (0, 1):
+    for solution in pair.solutions:
         assert rebuilt(pair, solution) == expected[solution]
         assert list(pair.solution_tokens(solution)) == expected[solution][prompt:]
         final = pair.final_index(solution)
@@ -127,10 +129,10 @@ def test_positions_and_segments_tell_of_every_token_where_row_index_puts_it(
     tokenizer: PairTokenizer, question: Question
 ) -> None:
     """The mask and the position ids are made of them: elsewhere a token would see the other solution."""
-    assume(question.sol1.strip() and question.sol2.strip())
+    assume(all(map(str.strip, question.solutions)))
     pair = tokenizer.pair(question)
     by_row: dict[int, tuple[int, int]] = {}
-    for solution in (0, 1):
+    for solution in pair.solutions:
         for position in range(pair.lengths[solution]):
             segment = 0 if position < pair.shared else solution + 1
             assert by_row.setdefault(pair.row_index(solution, position), (position, segment)) == (position, segment)
@@ -144,7 +146,7 @@ def test_no_text_of_a_question_becomes_a_control_token(
     tokenizer: PairTokenizer, tokenizer_file: Path, question: Question
 ) -> None:
     """A question that says `<bos>` would else steer the model instead of being read by it."""
-    assume(question.sol1.strip() and question.sol2.strip())
+    assume(all(map(str.strip, question.solutions)))
     added = Tokenizer.from_file(str(tokenizer_file)).get_added_tokens_decoder()
     control = {token_id for token_id, token in added.items() if CONTROL.fullmatch(token.content)}
     pair = tokenizer.pair(question)
