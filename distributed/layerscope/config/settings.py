@@ -60,8 +60,8 @@ class Config:
     config: str = ""
     """Configuration of a data set on the hub, if it has several."""
     columns: str = ""
-    """Which columns hold what: goal=question,sol1=good,sol2=bad,label=answer (choices=options for one with both
-    solutions; label=sol1 where the first is always right). Common layouts are known without."""
+    """Which columns hold what: goal=question,sol1=good,sol2=bad,label=answer (choices=options for one with all
+    solutions, sol3=… for more; label=sol1 where the first is always right). Common layouts are known without."""
     first_label: Literal["auto", "0", "1"] = "auto"
     """What number the first solution has in labels that are numbers. auto sees it by all of them."""
     dataset_revision: str = "main"
@@ -89,6 +89,8 @@ class Config:
     residuals: ResidualFormat | Literal["off"] = "off"
     """Keep the residual stream too, in this number format, where each reading but max takes it: beside the output file,
     in the folder NAME.residuals with one .npy file for every layer."""
+    all_solutions: bool = False
+    """Of questions with more than two solutions, record the features of every wrong one, not of the strongest alone."""
     prompt: str = r"Question: {goal}\nSolution:"
     """What stands before a solution, with {goal} for the question and \\n for a new line; chat is the chat template of
     the model's tokeniser, with the question as the user's message and the solution as the answer."""

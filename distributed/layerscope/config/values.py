@@ -8,7 +8,7 @@ READINGS = ("final", "last-word", "max", "prompt")
 """Which of a solution's tokens are encoded, and how they become one list; in the order of the record."""
 CHAT = "chat"
 """For `--prompt`, the chat template of the model's tokeniser."""
-_PARTS = ("goal", "sol1", "sol2", "choices", "label")
+_PARTS = re.compile(r"goal|choices|label|sol[1-9]\d?")
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -49,17 +49,24 @@ def parse_columns(text: str) -> dict[str, str]:
     named: dict[str, str] = {}
     for pair in filter(None, text.split(",")):
         part, equals, column = (word.strip() for word in pair.partition("="))
-        if part not in _PARTS or not equals or not column or part in named:
+        if not _PARTS.fullmatch(part) or not equals or not column or part in named:
             raise UsageError(
                 f"--columns has {pair!r}; it is made of parts and columns such as "
                 "goal=question,sol1=good,sol2=bad,label=answer, each part once.\n"
-                f"The parts are {', '.join(_PARTS)}; choices names one column with both solutions."
+                "The parts are goal, sol1, sol2, sol3 and so on, choices and label; choices names one column with all "
+                "solutions."
             )
         named[part] = column
-    if named.keys() & {"sol1", "sol2"} and ("choices" in named or not named.keys() >= {"sol1", "sol2"}):
-        raise UsageError("--columns names both of sol1 and sol2, or choices in place of them.")
-    if "sol1" in named and named["sol1"] == named["sol2"]:
-        raise UsageError(f"--columns has {named['sol1']!r} for both solutions, which would be the same everywhere.")
+    several = {part: column for part, column in named.items() if part.startswith("sol")}
+    if several and (
+        "choices" in named or len(several) < 2 or set(several) != set(map("sol{}".format, range(1, len(several) + 1)))
+    ):
+        raise UsageError("--columns names sol1, sol2 and so on without a gap, or choices in place of them.")
+    for part, column in several.items():
+        if list(several.values()).count(column) > 1:
+            raise UsageError(
+                f"--columns has {column!r} for {part} and another one, which would be the same everywhere."
+            )
     return named
 
 

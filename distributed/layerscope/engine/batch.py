@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from layerscope.config import ResidualFormat
-from layerscope.engine.readings import read_batch
+from layerscope.engine.readings import read_batch, rows_among
 from layerscope.errors import LayerscopeError
 from layerscope.numerics.out_of_memory import give_back, is_out_of_memory
 from layerscope.questions.pairs import Pair, PairTokenizer, UnscorableError, last_word
@@ -25,6 +25,7 @@ from layerscope.questions.reading import FINAL, Reading
 from layerscope.questions.sources import Question
 from layerscope.records.feature_lists import LayerBlock, serialise_block
 from layerscope.records.lines import Outcome, SolutionScore, error_line, frame_record
+from layerscope.records.record import strongest_wrong
 from layerscope.saes.encoder import (
     OverTokens,
     SaeEncoder,
@@ -72,14 +73,20 @@ def score_batch(
     pairs = list(tokenizer.pairs(questions))
     scorable = [pair for pair in pairs if isinstance(pair, Pair)]
     ids = [question.example_id for question, pair in zip(questions, pairs, strict=True) if isinstance(pair, Pair)]
+    labels = [question.label for question, pair in zip(questions, pairs, strict=True) if isinstance(pair, Pair)]
     rows = read_batch(scorable, reading.names)
     if scorable:
         scores, residuals, halved = _forward(model, scorable, ids, layers, rows.places)
     else:
         scores, residuals, halved = [], torch.empty(len(layers), 0, 0), False
+    if reading.solutions == 2 and any(len(pair.solutions) > 2 for pair in scorable):
+        scored = zip(labels, scores, strict=True)
+        two = [sorted((label, strongest_wrong(score.log_likelihoods, label))) for label, score in scored]
+        every, rows = rows, read_batch(scorable, reading.names, two)
+        residuals = residuals[:, rows_among(every, rows)]
     score_of = iter(zip(scores, rows.lists, strict=True))
     outcomes = [
-        error_line(question.example_id, str(pair))
+        error_line(question.example_id, str(pair), reading.more)
         if isinstance(pair, UnscorableError)
         else _outcome(question, pair, tokenizer, reading, *next(score_of))
         for question, pair in zip(questions, pairs, strict=True)
@@ -117,14 +124,14 @@ def _outcome(
     tokenizer: PairTokenizer,
     reading: Reading,
     score: PairScore,
-    lists: tuple[Mapping[str, int], Mapping[str, int]],
+    lists: Mapping[int, Mapping[str, int]],
 ) -> Outcome:
     if score.failed_layer is not None:
         reason = f"non-finite activation in the residual stream after layer {score.failed_layer}"
-        return error_line(question.example_id, reason)
+        return error_line(question.example_id, reason, reading.more)
     if not all(map(math.isfinite, score.log_likelihoods)):
-        return error_line(question.example_id, "non-finite log-likelihood, after the last layer")
-    first, second = (
+        return error_line(question.example_id, "non-finite log-likelihood, after the last layer", reading.more)
+    scores = [
         SolutionScore(
             score.log_likelihoods[solution],
             len(pair.solution_tokens(solution)),
@@ -132,11 +139,13 @@ def _outcome(
             pair.spelled[solution] if reading.tokens and pair.spelled else None,
             last_word(pair.spelled[solution]) if pair.spelled else 0,
         )
-        for solution in (0, 1)
-    )
-    rows = lists[0]["final"], lists[1]["final"]
-    of_first, of_second = ({name: of[name] for name in reading.names if name != "final"} for of in lists)
-    return frame_record(question, (first, second), rows, (of_first, of_second))
+        for solution in pair.solutions
+    ]
+    rows = [lists[solution]["final"] if solution in lists else None for solution in pair.solutions]
+    others = [
+        {name: row for name, row in lists.get(solution, {}).items() if name != "final"} for solution in pair.solutions
+    ]
+    return frame_record(question, scores, rows, others, reading.more)
 
 
 def encode_block(

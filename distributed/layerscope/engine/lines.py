@@ -66,7 +66,9 @@ def residual_rows(frames: Sequence[Frame | None], blocks: Sequence[LayerBlock]) 
     """The residuals of lines, None for an error line, among those that the encoders kept."""
     layers = [layer for block in blocks if block.residuals is not None for layer in block.residuals]
     lists = [
-        None if frame is None or not layers else tuple(number for number in frame.rows if number < len(layers[0]))
+        None
+        if frame is None or not layers
+        else tuple(number for number in frame.rows_of_two if number < len(layers[0]))
         for frame in frames
     ]
     return ResidualRows(layers, lists, any(block.clamped for block in blocks))

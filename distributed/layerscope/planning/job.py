@@ -89,7 +89,7 @@ class Job:
             features = sum(min(many * sae.l0, self.numerics.top_k or many * sae.l0) for sae in self.saes)
             return features * (_BYTES_PER_FEATURE + more) + 30 * len(self.saes)
 
-        return self.n_questions * 2 * (sum(map(of_reading, self.reading.names)) + 300)
+        return self.n_questions * self.reading.solutions * (sum(map(of_reading, self.reading.names)) + 300)
 
     def residual_bytes(self) -> int:
         """The size of the residuals beside the finished file."""
@@ -122,6 +122,7 @@ class Job:
                 readings=",".join(self.reading.names),
                 tokens=self.reading.tokens,
                 residuals=self.reading.residuals,
+                all_solutions=self.reading.solutions > 2,
             ),
             model=ModelFiles(
                 repository=_told(self.model),

@@ -63,7 +63,7 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     d_sae = _d_sae(sae_repository, saes[0], spec)
     crew = settle_crew(config, nodes, spec.d_model)
     numerics = settle_numerics(config, nodes, crew)
-    reading = settle_reading(config, model)
+    reading = settle_reading(config, model, selection.source.solutions)
     plan = make_plan(selection, _tokenizer(model, spec, reading.prompt), numerics.batch_tokens)
     shard = parse_shard(config.shard)
     rows = reading.rows(int(np.diff(plan.starts).max(initial=0)), numerics.batch_tokens)

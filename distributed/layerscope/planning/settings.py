@@ -107,8 +107,11 @@ def sae_width(config: Config) -> str:
     return STANDIN_WIDTH if config.standin else "16k"
 
 
-def settle_reading(config: Config, model: Repository) -> Reading:
+def settle_reading(config: Config, model: Repository, solutions: int) -> Reading:
     """How questions become texts, and what is read of them.
+
+    Args:
+        solutions: of the question with the most.
 
     Raises:
         UsageError: a chat template is asked for that the model has not, or cannot be used.
@@ -117,7 +120,8 @@ def settle_reading(config: Config, model: Repository) -> Reading:
     chat = template == CHAT
     prompt = chat_prompt(model, config.system_prompt, separator) if chat else Prompt(template, separator)
     residuals = None if config.residuals == "off" else config.residuals
-    return Reading(parse_readings(config.readings), config.tokens, prompt, residuals)
+    recorded = solutions if config.all_solutions else 2
+    return Reading(parse_readings(config.readings), config.tokens, prompt, residuals, recorded, solutions > 2)
 
 
 def numeric(setting: int | str) -> int | None:

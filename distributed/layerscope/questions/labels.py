@@ -1,6 +1,7 @@
 """Which solution is right, however a column says it: 0 and 1, 1 and 2, letters, names, true and false."""
 
 import json
+import re
 from array import array
 from collections.abc import Sequence
 from typing import Literal
@@ -9,9 +10,8 @@ from layerscope.errors import UsageError
 from layerscope.formatting import visible
 
 FirstLabel = Literal["auto", "0", "1"]
-_NUMBERS = {"0": 0, "1": 1, "2": 2, "0.0": 0, "1.0": 1, "2.0": 2}
-_NAMES = {"sol1": 0, "sol2": 1, "a": 0, "b": 1, "false": 0, "true": 1}
-_NAMED = 8  # is added to what a name says, which counts from nowhere
+_WHOLE = re.compile(r"(\d{1,4})(\.0+)?")
+_NAMED = 1000  # is added to what a name says, which counts from nowhere
 _ADVICE = "a label is 0 (sol1 is right) or 1 (sol2 is right)"
 
 
@@ -19,11 +19,15 @@ class Labels:
     """The labels of a column: whether its numbers count from 0 or from 1 is known when all of them are."""
 
     def __init__(self) -> None:
-        self._found = array("b")
-        self._first: dict[int, tuple[str, str]] = {}
-        """Where each number stands first, and how."""
+        self._found = array("h")
+        self._zero: tuple[str, str] | None = None
+        """Where a number stands first that counts from 0, and how."""
+        self._last: tuple[str, str] | None = None
+        """Where one stands first that counts from 1: as many as there are solutions."""
+        self._between: tuple[str, str] | None = None
+        """Where another one stands first."""
 
-    def take(self, value: object, where: str, names: Sequence[str] = (), texts: Sequence[str] = ()) -> None:
+    def take(self, value: object, where: str, names: Sequence[str] = (), texts: Sequence[str] = ("", "")) -> None:
         """Notes the label of the next row.
 
         Args:
@@ -34,30 +38,44 @@ class Labels:
             UsageError: it is none.
         """
         text = str(value).strip() if isinstance(value, int | float | str) else ""
+        number, by_name = _number(value, text), _by_name(text, len(texts))
         if text in names:
             if list(names).count(text) > 1:
                 raise UsageError(f"{where} has the label {shown(value)}, and more than one solution of that name.")
-            self._found.append(_NAMED + _index(names.index(text), value, where))
-        elif text in _NUMBERS and not isinstance(value, bool):
-            self._first.setdefault(_NUMBERS[text], (where, shown(value)))
-            self._found.append(_NUMBERS[text])
-        elif (name := text.lower()) in _NAMES:
-            if [one.strip().lower() for one in texts].count(name) == 1 and texts[_NAMES[name]].strip().lower() != name:
+            self._found.append(_NAMED + _within(names.index(text), value, where, len(texts)))
+        elif number is not None and number <= len(texts):
+            self._note(number, len(texts), (where, shown(value)))
+        elif by_name is not None and by_name < len(texts):
+            name, own = text.lower(), texts[by_name].strip().lower()
+            if [one.strip().lower() for one in texts].count(name) == 1 and own != name:
                 raise UsageError(
-                    f"{where} has the label {shown(value)}: by its name sol{_NAMES[name] + 1}, and by its text the "
-                    f"other one. Nobody can say which counts; {_ADVICE}."
+                    f"{where} has the label {shown(value)}: by its name sol{by_name + 1}, and by its text "
+                    f"{'the other' if len(texts) == 2 else 'another'} one. Nobody can say which counts; {_ADVICE}."
                 )
-            self._found.append(_NAMED + _NAMES[name])
-        elif isinstance(value, str) and list(texts).count(value) == 1:
+            self._found.append(_NAMED + by_name)
+        elif isinstance(value, str) and value and list(texts).count(value) == 1:
             self._found.append(_NAMED + list(texts).index(value))
+        elif number is not None and len(texts) > 2:
+            raise UsageError(f"{where} has the label {shown(value)}, and {len(texts)} solutions.")
         else:
+            if by_name is not None:
+                _within(by_name, value, where, len(texts))
             hint = " (-1 stands in PIQA's test split, which has no labels)" if text in ("-1", "-1.0") else ""
             raise UsageError(
                 f"{where} has the label {shown(value)}{hint}; {_ADVICE}; or 1 and 2, A and B, sol1 and sol2."
             )
 
+    def _note(self, number: int, solutions: int, said: tuple[str, str]) -> None:
+        if number == 0:
+            self._zero = self._zero or said
+        elif number == solutions:
+            self._last = self._last or said
+        else:
+            self._between = self._between or said
+        self._found.append(number)
+
     def settle(self, first_label: FirstLabel, own: bool) -> "array[int]":
-        """0 or 1 for every row.
+        """For every row which solution is right, from 0.
 
         Args:
             first_label: what number the first solution has, if the user says so.
@@ -66,23 +84,42 @@ class Labels:
         Raises:
             UsageError: they count from nowhere, or it cannot be told from where.
         """
-        from_zero, from_one = 0 in self._first, 2 in self._first
-        if (from_one and (from_zero or first_label == "0")) or (from_zero and first_label == "1"):
-            where, label = self._first[2 if from_one else 0]
-            but = "others have 0" if from_zero and from_one else f"--first-label is {first_label}"
+        zero, last = self._zero, self._last
+        if (last and (zero or first_label == "0")) or (zero and first_label == "1"):
+            where, label = last or zero or ("", "")
+            but = f"others have 0 ({zero[0]})" if zero and last else f"--first-label is {first_label}"
             raise UsageError(f"{where} has the label {label}, and {but}; {_ADVICE}, or all are 1 and 2.")
-        if first_label == "auto" and 1 in self._first and not (from_zero or from_one or own):
-            raise UsageError(
-                f"All labels that are numbers are 1 (the first at {self._first[1][0]}): the first solution if they "
-                "count from 1, the second if from 0.\nSay which: --first-label 0 or --first-label 1."
-            )
-        base = 1 if from_one or first_label == "1" else 0
-        return array("b", (code - _NAMED if code >= _NAMED else code - base for code in self._found))
+        if first_label == "auto" and self._between and not (zero or last or own):
+            numbers = sorted({code for code in self._found if code < _NAMED})
+            first = f"the first at {self._between[0]}"
+            told = f"are 1 ({first}): the first solution if they count from 1, the second if from 0"
+            if len(numbers) > 1:
+                told = f"are from {numbers[0]} to {numbers[-1]} ({first}), which may count from 0 or from 1"
+            raise UsageError(f"All labels that are numbers {told}.\nSay which: --first-label 0 or --first-label 1.")
+        base = 1 if last or first_label == "1" else 0
+        return array("h", (code - _NAMED if code >= _NAMED else code - base for code in self._found))
 
 
-def _index(index: int, value: object, where: str) -> int:
-    if index > 1:
-        raise UsageError(f"{where} has the label {shown(value)}, a solution beyond the second.")
+def _number(value: object, text: str) -> int | None:
+    """The number that a label is, if it is a whole one."""
+    whole = None if isinstance(value, bool) else _WHOLE.fullmatch(text)
+    return int(whole[1]) if whole else None
+
+
+def _by_name(text: str, solutions: int) -> int | None:
+    """Which solution a name means, from 0: sol3, C, or, of two, false and true."""
+    name = text.lower()
+    if name in ("false", "true") and solutions == 2:
+        return int(name == "true")
+    if match := re.fullmatch(r"sol([1-9]\d{0,3})", name):
+        return int(match[1]) - 1
+    return ord(name) - ord("a") if re.fullmatch("[a-z]", name) else None
+
+
+def _within(index: int, value: object, where: str, solutions: int) -> int:
+    if index >= solutions:
+        told = "the second" if solutions == 2 else f"the last of {solutions}"
+        raise UsageError(f"{where} has the label {shown(value)}, a solution beyond {told}.")
     return index
 
 

@@ -5,16 +5,18 @@ A layout is found by the columns of the first row, and holds for all of them.
 
 import re
 from array import array
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from layerscope.errors import UsageError
-from layerscope.formatting import visible
-from layerscope.questions.labels import FirstLabel, Labels
+from layerscope.formatting import count_of, visible
+from layerscope.questions.labels import FirstLabel, Labels, shown
 from layerscope.strict_json import parse_object
 
 _MOST_PROBLEMS = 10  # told at once
+_MOST_SOLUTIONS = 100  # of a question
 
 
 @dataclass(frozen=True)
@@ -24,29 +26,32 @@ class Layout:
     goal: str
     """Empty where there is none: the solutions stand alone."""
     solutions: tuple[str, ...]
-    """Two columns with a text each, or one with both."""
+    """Columns with a text each, or one with all of them."""
     label: str
     """Empty where the first solution is always the right one."""
     inside: str = ""
     """The column whose object has these columns, if it is not the row itself."""
 
-    def texts(self, row: Mapping[str, Any], where: str) -> tuple[str, str, str]:
-        """Goal and both solutions.
+    def texts(self, row: Mapping[str, Any], where: str) -> tuple[str, tuple[str, ...]]:
+        """Goal and solutions.
 
         Raises:
-            UsageError: one is not there, or not a text; or there are more than two solutions.
+            UsageError: one is not there, or not a text; or there is one solution alone, or the same twice, or too many.
         """
         row = self._inner(row, where)
         goal = _text(row, self.goal, where) if self.goal else ""
-        if len(self.solutions) == 2:
-            return goal, *(_text(row, column, where) for column in self.solutions)  # type: ignore[return-value]
+        if len(self.solutions) > 1:
+            return goal, tuple(_text(row, column, where) for column in self.solutions)
         (column,) = self.solutions
         choices, _ = _choices(row, column, where)
-        if len(choices) != 2:
+        if not 2 <= len(choices) <= _MOST_SOLUTIONS:
             raise UsageError(
-                f"{where} has {len(choices)} solutions in {column!r}; a question must have two to be compared."
+                f"{where} has {count_of(len(choices), 'solution')} in {column!r}; a question has at least two, to be "
+                f"compared, and at most {_MOST_SOLUTIONS}."
             )
-        return goal, choices[0], choices[1]
+        if repeated := [text for text, count in Counter(choices).items() if count > 1]:
+            raise UsageError(f"{where} has {shown(repeated[0])} twice in {column!r}; solutions must differ.")
+        return goal, tuple(choices)
 
     def label_of(self, row: Mapping[str, Any], where: str) -> tuple[object, Sequence[str]]:
         """The label as it stands there, and by what names it may call the solutions."""
@@ -110,12 +115,13 @@ def find_layout(row: Mapping[str, Any], named: Mapping[str, str], where: str) ->
     raise UsageError(
         f"{where} has {wrong}. Its columns: {there}.\n"
         "Say which is which: --columns goal=COLUMN,sol1=COLUMN,sol2=COLUMN,label=COLUMN (choices=COLUMN for one with "
-        "both solutions; label=sol1 where the first is always right)."
+        "all solutions; label=sol1 where the first is always right)."
     )
 
 
 def _named_layout(columns: Mapping[str, Any], named: Mapping[str, str]) -> Layout | None:
-    solutions = (named["choices"],) if "choices" in named else (named.get("sol1", "sol1"), named.get("sol2", "sol2"))
+    several = sorted({"sol1", "sol2", *named} - {"goal", "label", "choices"}, key=lambda part: int(part[3:]))
+    solutions = (named["choices"],) if "choices" in named else tuple(named.get(part, part) for part in several)
     label = named.get("label", "label")
     if label == "sol1" and label not in columns:
         label = ""
@@ -135,9 +141,11 @@ class Understanding:
     _labels: Labels = field(default_factory=Labels)
     _problems: list[str] = field(default_factory=list)
     _beside: "array[int] | None" = None
+    solutions: int = 2
+    """Of the question with the most."""
     _rows: int = 0
 
-    def take(self, row: object, where: str) -> tuple[str, str, str] | None:
+    def take(self, row: object, where: str) -> tuple[str, tuple[str, ...]] | None:
         """Goal and solutions of the next row; None where something is wrong with it, which is told in the end."""
         self._rows += 1
         try:
@@ -150,7 +158,8 @@ class Understanding:
                 if self.layout.label and self.layout == OWN and "label" not in row:
                     self._beside = self.labels_beside()
             texts = self.layout.texts(row, where)
-            self._take_label(self.layout, row, texts, where)
+            self._take_label(self.layout, row, texts[1], where)
+            self.solutions = max(self.solutions, len(texts[1]))
         except UsageError as error:
             self.problem(error)
             return None
@@ -162,7 +171,7 @@ class Understanding:
                 raise UsageError(f"{where} has a 'label', though the first line has none and the labels file was read.")
         elif layout.label:
             value, names = layout.label_of(row, where)
-            self._labels.take(value, where, [*names], texts[1:])
+            self._labels.take(value, where, [*names], texts)
 
     def problem(self, error: UsageError) -> None:
         """Notes what is wrong with a row; ends with it where nothing can be read further, or when there are enough."""
@@ -171,7 +180,7 @@ class Understanding:
             self.finish()
 
     def finish(self) -> "array[int]":
-        """The label of every row: 0 where the first solution is right.
+        """The label of every row: which solution is right, from 0.
 
         Raises:
             UsageError: what was wrong, up to ten times.
@@ -184,7 +193,7 @@ class Understanding:
         if self._problems:
             more = "\nThere may be more." if len(self._problems) >= _MOST_PROBLEMS else ""
             raise UsageError("\n".join(self._problems) + more)
-        return self._beside if self._beside is not None else array("b", bytes(self._rows))
+        return self._beside if self._beside is not None else array("h", bytes(2 * self._rows))
 
 
 def _text(row: Mapping[str, Any], column: str, where: str) -> str:

@@ -7,7 +7,7 @@ from layerscope.questions.prompts import DEFAULT, Prompt
 
 MAX = "max"
 """The reading that takes all of a solution's tokens together; the others take one each."""
-_OWN_TOKENS = {"final": 2, "last-word": 2, "prompt": 1}  # of a pair's two solutions
+_OF_THE_PROMPT = "prompt"  # the one that all solutions share
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,10 @@ class Reading:
     prompt: Prompt = DEFAULT
     residuals: ResidualFormat | None = None
     """Number format of the residuals that are kept, where readings take one token each."""
+    solutions: int = 2
+    """Of how many solutions of a question the features are recorded, at most."""
+    more: bool = False
+    """Whether any question has more than two solutions."""
 
     @property
     def spells(self) -> bool:
@@ -33,7 +37,9 @@ class Reading:
         Args:
             tokens: of the batch, shared ones once.
         """
-        return tokens if MAX in self.names else pairs * sum(_OWN_TOKENS[name] for name in self.names)
+        if MAX in self.names:
+            return tokens
+        return pairs * sum(1 if name == _OF_THE_PROMPT else self.solutions for name in self.names)
 
 
 FINAL = Reading()

@@ -1,11 +1,11 @@
-"""Questions with two solutions: how they lie in a file of JSON lines, or in a table that is held.
+"""Questions with two solutions or more: how they lie in a file of JSON lines, or in a table that is held.
 
 Of JSON lines no more than one question is in memory: the source knows where its rows lie and reads one when asked.
 """
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -45,6 +45,11 @@ class Question:
         return replace(self, sol1=self.sol1.strip(), sol2=self.sol2.strip(), more=more)
 
 
+def _question(example_id: int, goal: str, solutions: Sequence[str], label: int) -> Question:
+    sol1, sol2, *more = solutions
+    return Question(example_id, goal, sol1, sol2, label, tuple(more))
+
+
 class Source(Protocol):
     """Questions by their row's index, and where they come from."""
 
@@ -52,6 +57,8 @@ class Source(Protocol):
     """What the manifest says about the source."""
     told: str
     """Which columns were taken for what, for people; empty where they have layerscope's own names."""
+    solutions: int
+    """Of the question with the most."""
 
     def __len__(self) -> int: ...
 
@@ -91,7 +98,7 @@ class QuestionFile:
         self._labels = rows.finish()
         if rows.layout is None:
             raise UsageError(f"{path} holds no questions.")
-        self._layout = rows.layout
+        self._layout, self.solutions = rows.layout, rows.solutions
         self.told = self._layout.told()
         if len(self._labels) != len(self):
             raise UsageError(
@@ -110,7 +117,7 @@ class QuestionFile:
         if _hash(line) != self._hashes[example_id]:
             raise LayerscopeError(f"{where} was changed while it was in use. Restore the file and run again.")
         row = cast(dict[str, Any], parse_line(line, where))
-        return Question(example_id, *self._layout.texts(row, where), self._labels[example_id])
+        return _question(example_id, *self._layout.texts(row, where), self._labels[example_id])
 
 
 class QuestionTable:
@@ -136,23 +143,23 @@ class QuestionTable:
 
         self.origin = origin
         understanding, parts = Understanding(columns, first_label), list[pa.Table]()
-        texts = pa.schema([(name, pa.large_string()) for name in ("goal", "sol1", "sol2")])
+        texts = pa.schema([("goal", pa.large_string()), ("solutions", pa.large_list(pa.large_string()))])
         rows = iter(rows)
         while some := list(islice(rows, _ROWS_AT_ONCE)):
-            found = (understanding.take(row, where) or ("", "", "") for where, row in some)
+            found = (understanding.take(row, where) or ("", ()) for where, row in some)
             parts.append(pa.table([list(column) for column in zip(*found, strict=True)], schema=texts))
         self._labels = understanding.finish()
         if understanding.layout is None:
             raise UsageError(f"{name} holds no questions.")
-        self.told = understanding.layout.told()
+        self.told, self.solutions = understanding.layout.told(), understanding.solutions
         self._columns = pa.concat_tables(parts).combine_chunks().columns
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, example_id: int) -> Question:
-        goal, sol1, sol2 = (column[example_id].as_py() for column in self._columns)
-        return Question(example_id, goal, sol1, sol2, self._labels[example_id])
+        goal, solutions = (column[example_id].as_py() for column in self._columns)
+        return _question(example_id, goal, solutions, self._labels[example_id])
 
 
 def parse_line(line: bytes, where: str) -> object:

@@ -6,7 +6,7 @@ from typing import Literal
 from msgspec import UNSET
 
 from layerscope.records.readings import Feature
-from layerscope.records.record import NotARecordError, Record, SolutionDetails
+from layerscope.records.record import NotARecordError, Record, SolutionDetails, strongest_wrong
 
 
 def check(record: Record, top_k: int | Literal["all"], d_sae: int) -> None:
@@ -19,7 +19,7 @@ def check(record: Record, top_k: int | Literal["all"], d_sae: int) -> None:
     Raises:
         NotARecordError: what is off.
     """
-    for details in record.solutions:
+    for details in record.recorded:
         for name, reading in details.readings.items():
             for layer, features in reading.active_features_by_layer.items():
                 try:
@@ -28,6 +28,9 @@ def check(record: Record, top_k: int | Literal["all"], d_sae: int) -> None:
                     raise NotARecordError(f"{error}{'' if name == 'final' else f' (reading {name})'}") from error
         _check_tokens(details)
     check_prompt(record)
+    scores = [solution.score for solution in record.in_order]
+    if record.negative_index != strongest_wrong(scores, record.label):
+        raise NotARecordError("the negative solution is not the strongest of the wrong ones")
     if record.model_is_correct != record.correct():
         raise NotARecordError("model_is_correct does not follow from the log-likelihoods")
 
@@ -71,6 +74,6 @@ def check_prompt(record: Record) -> None:
     Raises:
         NotARecordError: it is not.
     """
-    positive, negative = (details.readings.get("prompt") for details in record.solutions)
-    if positive != negative:
+    first, *others = (details.readings.get("prompt") for details in record.recorded)
+    if any(other != first for other in others):
         raise NotARecordError("the solutions have different features at the prompt, which is the same for both")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import orjson
 
-from layerscope.records.record import NEGATIVE, POSITIVE, choice
+from layerscope.records.record import NEGATIVE, OTHERS, POSITIVE, choice, strongest_wrong
 
 if TYPE_CHECKING:
     from layerscope.questions.sources import Question
@@ -26,6 +26,7 @@ _FEATURES = b'"active_features_by_layer":{'
 _COUNTS = b'},"active_feature_count_by_layer":{'
 _NO_ERROR = b',"error":""}\n'
 _UNSCORED = dict.fromkeys(("question", "model_is_correct", POSITIVE, NEGATIVE, "label"))
+_UNSCORED_OF_MORE = dict.fromkeys(("question", "model_is_correct", POSITIVE, NEGATIVE, OTHERS, "label"))
 
 
 class SolutionScore(NamedTuple):
@@ -49,16 +50,26 @@ class Frame:
     pieces: tuple[bytes, ...]
     """One more than there are rows."""
     rows: tuple[int, ...]
-    """Of the batch's rows of features those of the positive solution, reading by reading, then the negative's."""
+    """Of the batch's rows of features those of the positive solution, reading by reading, then the negative's, then
+    those of the others whose features are recorded."""
     correct: bool
-    """The right solution has the higher log-likelihood."""
+    """The right solution has the highest log-likelihood."""
     correct_per_character: bool
-    """The right solution has the higher log-likelihood per character (lm-evaluation-harness's acc_norm)."""
+    """The right solution has the highest log-likelihood per character (lm-evaluation-harness's acc_norm)."""
+    recorded: int = 2
+    """Solutions whose features are recorded."""
+    more: bool = False
+    """Some question of the run has more than two solutions."""
 
     @property
     def final_rows(self) -> tuple[int, int]:
-        """Those of the reading `final`, which comes first of each solution."""
-        return self.rows[0], self.rows[len(self.rows) // 2]
+        """Of the positive and the negative solution, those of the reading `final`, which comes first of each."""
+        return self.rows[0], self.rows[len(self.rows) // self.recorded]
+
+    @property
+    def rows_of_two(self) -> tuple[int, ...]:
+        """The rows of the positive solution and of the negative."""
+        return self.rows[: 2 * len(self.rows) // self.recorded]
 
 
 @dataclass(frozen=True)
@@ -73,40 +84,59 @@ Outcome = Frame | ErrorLine
 
 def frame_record(
     question: Question,
-    scores: tuple[SolutionScore, SolutionScore],
-    rows: tuple[int, int],
-    others: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {}),
+    scores: Sequence[SolutionScore],
+    rows: Sequence[int | None],
+    others: Sequence[Mapping[str, int]] = (),
+    more: bool = False,
 ) -> Frame:
     """The frame of a question's record.
 
     Args:
-        scores: of `sol1` and `sol2`.
-        rows: of `sol1` and `sol2` among the batch's rows of features, for the reading `final`.
+        scores: of all solutions: `sol1`, `sol2` and so on.
+        rows: of them among the batch's rows of features, for the reading `final`; None for those whose features are
+            not recorded, which are neither the right one nor the strongest wrong one.
         others: the same of the other readings, by name, in the order of the record.
+        more: whether any question of the run has more than two solutions.
     """
-    positive, negative = (0, 1) if question.label == 0 else (1, 0)
-    texts = (question.sol1, question.sol2)
+    texts, label = question.solutions, question.label
+    more = more or len(texts) > 2
+    others = others or [{}] * len(texts)
+    log_likelihoods = [score.log_likelihood for score in scores]
     per_character = [score.log_likelihood / len(text) for score, text in zip(scores, texts, strict=True)]
-    correct = choice(scores[0].log_likelihood, scores[1].log_likelihood) == positive
+    negative = strongest_wrong(log_likelihoods, label)
+    recorded = [label, negative]
+    correct = choice(*log_likelihoods) == label
     start = {"example_id": question.example_id, "question": question.goal, "model_is_correct": correct}
-    first, *between, last_of_first = _around(texts[positive], scores[positive], others[positive])
-    second, *more, last = _around(texts[negative], scores[negative], others[negative])
-    pieces = (
-        _dumps(start)[:-1] + _key(POSITIVE) + first,
-        *between,
-        last_of_first + _key(NEGATIVE) + second,
-        *more,
-        last + b',"label":%d' % question.label + _NO_ERROR,
-    )
-    of_readings = [(rows[solution], *others[solution].values()) for solution in (positive, negative)]
+    pieces = _Pieces(_dumps(start)[:-1])
+    for key, solution in zip((POSITIVE, NEGATIVE), recorded, strict=True):
+        pieces.add(_key(key), _around(texts[solution], scores[solution], others[solution]))
+    if more:
+        separator = _key(OTHERS) + b"["
+        for solution in sorted(set(range(len(texts))) - {label, negative}):
+            pieces.add(separator, _around_other(solution, texts[solution], scores[solution], rows, others))
+            recorded += [solution] if rows[solution] is not None else []
+            separator = b","
+        pieces.add(separator if len(texts) == 2 else b"", [b"]"])
+    pieces.add(b',"label":%d' % label, [_NO_ERROR])
     return Frame(
-        question.example_id, pieces, (*of_readings[0], *of_readings[1]), correct, choice(*per_character) == positive
+        question.example_id,
+        tuple(pieces.all),
+        tuple(row for of in recorded for row in (rows[of], *others[of].values()) if row is not None),
+        correct,
+        choice(*per_character) == label,
+        len(recorded),
+        more,
     )
 
 
-def error_line(example_id: int, reason: str) -> ErrorLine:
-    """The line of a question that cannot be scored."""
-    return ErrorLine(_dumps({"example_id": example_id, **_UNSCORED, "error": reason}) + b"\n")
+def error_line(example_id: int, reason: str, more: bool = False) -> ErrorLine:
+    """The line of a question that cannot be scored.
+
+    Args:
+        more: whether any question of the run has more than two solutions.
+    """
+    names = _UNSCORED_OF_MORE if more else _UNSCORED
+    return ErrorLine(_dumps({"example_id": example_id, **names, "error": reason}) + b"\n")
 
 
 def in_first_form(pieces: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
@@ -133,9 +163,9 @@ def settle(outcome: Outcome, blocks: Sequence[LayerBlock]) -> Outcome:
     layers = [
         int(block.failed_layers[row]) for block in blocks for row in outcome.rows if block.failed_layers[row] >= 0
     ]
-    return (
-        error_line(outcome.example_id, f"non-finite feature activation at layer {min(layers)}") if layers else outcome
-    )
+    if not layers:
+        return outcome
+    return error_line(outcome.example_id, f"non-finite feature activation at layer {min(layers)}", outcome.more)
 
 
 def _comma_separated(blocks: Sequence[LayerBlock], part: int) -> list[bytes | memoryview]:
@@ -145,13 +175,37 @@ def _comma_separated(blocks: Sequence[LayerBlock], part: int) -> list[bytes | me
     return pieces[1:]
 
 
+class _Pieces:
+    """The pieces of a frame as they are put together."""
+
+    def __init__(self, start: bytes) -> None:
+        self.all = [start]
+
+    def add(self, before: bytes, pieces: Sequence[bytes]) -> None:
+        """Pieces that follow, the first of them without features between."""
+        first, *rest = pieces
+        self.all[-1] += before + first
+        self.all += rest
+
+
 def _key(name: str) -> bytes:
     return b',"%s":' % name.encode()
 
 
-def _around(text: str, score: SolutionScore, others: Mapping[str, int]) -> list[bytes]:
+def _around_other(
+    index: int, text: str, score: SolutionScore, rows: Sequence[int | None], others: Sequence[Mapping[str, int]]
+) -> list[bytes]:
+    """`_around` of a wrong solution that is not the strongest, or the whole of it where no features are recorded."""
+    if rows[index] is not None:
+        return _around(text, score, others[index], {"index": index})
+    log_likelihood = np.float32(score.log_likelihood)
+    whole = {"index": index, "text": text, "log_likelihood": log_likelihood, "token_count": score.token_count}
+    return [_dumps(whole)]
+
+
+def _around(text: str, score: SolutionScore, others: Mapping[str, int], before: Mapping[str, int] = {}) -> list[bytes]:
     """A solution's details but for the features of its readings: the pieces around them, one more than readings."""
-    start = {"text": text, "log_likelihood": np.float32(score.log_likelihood)}
+    start = {**before, "text": text, "log_likelihood": np.float32(score.log_likelihood)}
     end: dict[str, Any] = {"token_count": score.token_count, "final_token": score.final_token}
     if score.tokens is not None:
         end["tokens"] = list(score.tokens)

@@ -70,6 +70,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Every solution's tokens are in the record."""
     residuals: ResidualFormat | None = None
     """Number format of the residuals beside the file; None where it has none."""
+    all_solutions: bool = False
+    """The features of every wrong solution are in the record, not of the strongest alone."""
 
 
 class ModelFiles(Struct, frozen=True, kw_only=True):

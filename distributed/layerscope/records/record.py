@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from layerscope.records.readings import Feature, Float32, Id, OtherReadings, ReadingLists
 
 POSITIVE, NEGATIVE = "positive_solution_details", "negative_solution_details"
+OTHERS = "others"
 SOLUTIONS = ("positive", "negative")
 """In the order of `Record.solutions`."""
 
@@ -52,6 +53,35 @@ class SolutionDetails(Struct, frozen=True):
         return _float32(self.log_likelihood)
 
 
+class OtherSolution(Struct, frozen=True):
+    """A wrong solution that is not the strongest; its features only where the run was asked for all solutions."""
+
+    index: Id
+    """Which of the question's solutions it is, from 0, in the order of the question file."""
+    text: str
+    log_likelihood: Float32
+    token_count: Id
+    active_features_by_layer: dict[int, list[Feature]] | UnsetType = UNSET
+    active_feature_count_by_layer: dict[int, Id] | UnsetType = UNSET
+    final_token: str | UnsetType = UNSET
+    tokens: list[str] | UnsetType = UNSET
+    other_readings: OtherReadings | UnsetType = UNSET
+
+    @property
+    def score(self) -> float:
+        """The log-likelihood, as the float32 that was written."""
+        return _float32(self.log_likelihood)
+
+    @property
+    def details(self) -> SolutionDetails | None:
+        """As those of the positive and the negative solution; None where its features were not recorded."""
+        features, counts, final = self.active_features_by_layer, self.active_feature_count_by_layer, self.final_token
+        if isinstance(features, UnsetType) or isinstance(counts, UnsetType) or isinstance(final, UnsetType):
+            return None
+        scored = (self.text, self.log_likelihood, features, counts, self.token_count, final)
+        return SolutionDetails(*scored, self.tokens, self.other_readings)
+
+
 class Record(Struct, frozen=True):
     """The line of a scored question."""
 
@@ -60,31 +90,60 @@ class Record(Struct, frozen=True):
     model_is_correct: bool
     positive: SolutionDetails = field(name=POSITIVE)
     negative: SolutionDetails = field(name=NEGATIVE)
-    label: Literal[0, 1]
+    label: Id
+    """Which solution is the right one, from 0, in the order of the question file."""
     error: Literal["", None] = None
     """Empty; missing in files of format 1."""
+    others: list[OtherSolution] | UnsetType = UNSET
+    """The wrong solutions but for the strongest, in the order of the question file; only in files with such."""
 
     @property
     def solutions(self) -> tuple[SolutionDetails, SolutionDetails]:
-        """The right one and the other."""
+        """The right one and the strongest wrong one: of two, the other."""
         return self.positive, self.negative
+
+    @property
+    def more(self) -> Sequence[OtherSolution]:
+        """The wrong solutions but for the strongest; none where there are two solutions."""
+        return [] if self.others is UNSET else self.others
+
+    @property
+    def recorded(self) -> list[SolutionDetails]:
+        """All solutions whose features are in the record; the right one and the strongest wrong one come first."""
+        return [*self.solutions, *(details for other in self.more if (details := other.details) is not None)]
+
+    @property
+    def in_order(self) -> list[SolutionDetails | OtherSolution]:
+        """All solutions, in the order of the question file."""
+        found: dict[int, SolutionDetails | OtherSolution] = {other.index: other for other in self.more}
+        found[self.label] = self.positive
+        found[self.negative_index] = self.negative
+        return [found[index] for index in sorted(found)]
+
+    @property
+    def negative_index(self) -> int:
+        """Which solution the strongest wrong one is, from 0, in the order of the question file."""
+        taken = {self.label, *(other.index for other in self.more)}
+        return next(index for index in range(len(taken) + 1) if index not in taken)
 
     @property
     def margin(self) -> float:
         """log-likelihood(positive) - log-likelihood(negative), in double precision."""
         return self.positive.score - self.negative.score
 
+    @property
+    def margin_to_mean(self) -> float:
+        """log-likelihood(positive) less the mean of all wrong solutions', in double precision."""
+        wrong = [self.negative.score, *(other.score for other in self.more)]
+        return self.positive.score - sum(wrong) / len(wrong)
+
     def correct(self) -> bool:
-        """Whether the right solution has the higher log-likelihood."""
-        return self._preferred(self.positive.score, self.negative.score)
+        """Whether the right solution has the highest log-likelihood."""
+        return choice(*(solution.score for solution in self.in_order)) == self.label
 
     def correct_per_character(self) -> bool:
-        """Whether it has the higher log-likelihood per character (lm-evaluation-harness's acc_norm)."""
-        return self._preferred(*(details.score / len(details.text) for details in self.solutions))
-
-    def _preferred(self, positive: float, negative: float) -> bool:
-        first, second = (positive, negative) if self.label == 0 else (negative, positive)
-        return choice(first, second) == self.label
+        """Whether it has the highest log-likelihood per character (lm-evaluation-harness's acc_norm)."""
+        return choice(*(solution.score / len(solution.text) for solution in self.in_order)) == self.label
 
 
 class Unscored(Struct, frozen=True):
@@ -117,8 +176,11 @@ def parse(line: bytes) -> Record | Unscored:
             raise
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotARecordError(str(error).replace("`$`", "the line").replace("`$.", "`")) from error
-    if not (record.positive.text and record.negative.text):
+    if not all([*(details.text for details in record.solutions), *(other.text for other in record.more)]):
         raise NotARecordError("a solution's text is empty")
+    indices = [other.index for other in record.more]
+    if indices != sorted(set(indices) - {record.label}) or max(record.label, *indices, 0) > len(indices) + 1:
+        raise NotARecordError(f"the label {record.label} and the others' places {indices} are not of one question")
     return record
 
 
@@ -126,13 +188,20 @@ def _is_error(value: object) -> bool:
     return isinstance(value, dict) and value.get("error") not in (None, "")
 
 
-def check_parts(record: Record, layers: Sequence[int], readings: Sequence[str], tokens: bool) -> None:
+def check_parts(
+    record: Record, layers: Sequence[int], readings: Sequence[str], tokens: bool, all_solutions: bool
+) -> None:
     """Whether a record has the layers and readings of its run, in their order, and tokens or none.
+
+    Args:
+        all_solutions: whether the run recorded the features of every wrong solution, not of the strongest alone.
 
     Raises:
         NotARecordError: it has others.
     """
-    for details in record.solutions:
+    if any((other.details is not None) != all_solutions for other in record.more):
+        raise NotARecordError(f"one of the others has {'no features' if all_solutions else 'features'}")
+    for details in record.recorded:
         if list(details.readings) != list(readings):
             raise NotARecordError(f"the readings are {_named(details.readings)}, the run's are {_named(readings)}")
         if (details.tokens is not UNSET) != tokens:
@@ -145,9 +214,19 @@ def check_parts(record: Record, layers: Sequence[int], readings: Sequence[str], 
                     raise NotARecordError(f"the layers are {_named(by_layer)}, the run's are {_named(layers)}")
 
 
-def choice(first: float, second: float) -> int:
-    """Which solution the model prefers: 0 or 1; a tie goes to the first."""
-    return 0 if first >= second else 1
+def choice(*scores: float) -> int:
+    """Which solution the model prefers, from 0; a tie goes to the earlier."""
+    return scores.index(max(scores))
+
+
+def strongest_wrong(scores: Sequence[float], label: int) -> int:
+    """Which of the wrong solutions the model prefers, from 0; a tie goes to the earlier.
+
+    Args:
+        scores: log-likelihoods of all solutions.
+        label: the right one.
+    """
+    return max((index for index in range(len(scores)) if index != label), key=scores.__getitem__)
 
 
 def _float32(value: float) -> float:

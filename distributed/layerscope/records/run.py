@@ -134,9 +134,11 @@ class RecordsFile:
     def _hold_against_settings(self, record: Record) -> None:
         if self._known is None:  # both solutions must at least have the same
             own = record.positive
-            check_parts(record, list(own.active_features_by_layer), list(own.readings), own.tokens is not UNSET)
+            every = any(other.details is not None for other in record.more)
+            check_parts(record, list(own.active_features_by_layer), list(own.readings), own.tokens is not UNSET, every)
         else:
-            check_parts(record, self._known.about.layers, self._known.readings, self._known.identity.settings.tokens)
+            settings = self._known.identity.settings
+            check_parts(record, self._known.about.layers, self._known.readings, settings.tokens, settings.all_solutions)
 
     def _hold_against_mark(self, extent: Extent) -> None:
         if self._known is not None and not extent.agrees(self._known.progress, self._marks):

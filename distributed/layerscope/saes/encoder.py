@@ -162,7 +162,7 @@ def _strongest_tokens(
     """Of what fires at the tokens of solutions, each feature's strongest of each: what `_merged` gives.
 
     Args:
-        solutions, tokens: [2, R] as `Spans` has them; row, feature_id, activation: [N].
+        solutions, tokens: [K, R] as `Spans` has them; row, feature_id, activation: [N].
     """
     # The bits of a float32 without its sign are the larger the larger it is, and a NaN's are the largest.
     bits = activation.view(torch.int32).long() & int(_LARGEST_BITS)

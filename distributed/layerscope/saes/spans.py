@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 
 class Spans(NamedTuple):
-    """Of R rows, the tokens of B pairs of solutions. A token that both solutions of a pair share is one row."""
+    """Of R rows, the tokens of B pairs, of each at most K solutions. A token that several share is one row."""
 
     single: NDArray[np.int64]  # [S]; the rows that make a list of their own each
-    solutions: NDArray[np.int64]  # [2, R]; of which solution a row is a token, counted over the batch; -1 for none
-    tokens: NDArray[np.int64]  # [2, R]; which token of it, from 0
+    solutions: NDArray[np.int64]  # [K, R]; of which solution a row is a token, counted over the batch; -1 for none
+    tokens: NDArray[np.int64]  # [K, R]; which token of it, from 0
     n_solutions: int

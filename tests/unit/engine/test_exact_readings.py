@@ -130,8 +130,12 @@ def assert_as_if_alone(bench: Bench, questions: Sequence[Question], reading: Rea
     for question in questions:
         pair, record = tokenizer.pair(question), records[question.example_id]
         assert pair.spelled is not None
-        for solution, text in enumerate((question.sol1, question.sol2)):
-            details = record.positive if question.label == solution else record.negative
+        assert [solution.text for solution in record.in_order] == list(question.solutions)
+        recorded = [record.label, record.negative_index]
+        details_of = dict(zip(recorded, record.solutions, strict=True))
+        details_of |= {other.index: other.details for other in record.more if other.details is not None}
+        for solution, details in details_of.items():
+            text = question.solutions[solution]
             ids = [pair.tokens[pair.row_index(solution, position)] for position in range(pair.lengths[solution])]
             tokens, spelled = len(ids) - pair.prompt, pair.spelled[solution]
             assert details.token_count == tokens
@@ -172,6 +176,34 @@ ODD = [
     ("العربية", "日本語 ☃ 🧼", "漢字。"),
     ("no word", "...!", "?!"),
 ]
+
+
+MANY = [
+    Question(0, "Keep soup warm", "Cut it.", "Cut it with a knife.", 3, ("Cut", "Cut it with ice and wait", "漢字")),
+    Question(1, "a", "x", "y", 1),  # beside rows of many
+    Question(2, "long", "ice " * 40 + "melts", "ice " * 40 + "is", 0, ("ice " * 30 + "was cold", "water")),
+    Question(3, "same", "a b", "a c", 2, ("a d",)),
+]
+
+
+@pytest.mark.parametrize("recorded", [2, 5])
+def test_every_reading_of_many_solutions_is_what_each_alone_would_give(bench: Bench, recorded: int) -> None:
+    """Of the right one and the strongest wrong one, or of all."""
+    reading = Reading(ALL, True, solutions=recorded, more=True)
+    assert_as_if_alone(bench, MANY, reading)
+    records = bench.records(MANY, reading)
+    assert [len(record.recorded) for record in records] == ([2] * 4 if recorded == 2 else [5, 2, 4, 3])
+    assert [record.negative_index for record in records] == [
+        max((i for i in range(len(of)) if i != record.label), key=lambda i, of=of: of[i].score)
+        for record, of in ((record, record.in_order) for record in records)
+    ]
+
+
+def test_the_right_one_and_the_strongest_wrong_one_are_recorded_as_if_all_were(bench: Bench) -> None:
+    """Byte for byte, whatever is recorded besides."""
+    some, every = (bench.lines(MANY, Reading(ALL, solutions=recorded, more=True)) for recorded in (2, 5))
+    for one, other in zip(some, every, strict=True):
+        assert one.partition(b',"others":')[0] == other.partition(b',"others":')[0]
 
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=["default", "bare", "chat"])

@@ -193,6 +193,42 @@ def test_labels_count_from_where_all_of_them_say(
 
 
 @pytest.mark.parametrize(
+    ("choices", "labels", "expected"),
+    [
+        (["wxyz"] * 4, [0, 1, 2, 3], [0, 1, 2, 3]),
+        (["wxyz"] * 3, ["1", "4", "2"], [0, 3, 1]),
+        (["wxyz", "xy", "vwxyz"], [2, 2, 4], [1, 1, 3]),  # the second counts from 1, and so do all
+        (["xy", "vwxyz"], [0, 4], [0, 4]),
+        (["wxyz"] * 3, ["D", "b", "sol3"], [3, 1, 2]),
+        (["wxyz"] * 2, ["y", "w"], [2, 0]),
+    ],
+    ids=["from 0", "from 1", "mixed from 1", "mixed from 0", "letters", "texts"],
+)
+def test_labels_of_any_number_of_choices(
+    choices: list[str], labels: list[object], expected: list[int], tmp_path: Path
+) -> None:
+    rows = [
+        {"question": "q", "choices": [*texts], "answer": label} for texts, label in zip(choices, labels, strict=True)
+    ]
+    (tmp_path / "q.jsonl").write_text(lines(rows))
+    (tmp_path / "q.json").write_text(json.dumps(rows))
+    found = read(tmp_path / "q.jsonl")
+    assert [question.label for question in found] == expected
+    assert [question.solutions for question in found] == list(map(tuple, choices))
+    assert found == read(tmp_path / "q.json")
+    assert open_source(Wanted(str(tmp_path / "q.json"))).solutions == max(map(len, choices))
+
+
+def test_many_solutions_may_have_columns_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text("q,a,b,c,right\ngoal,x,y,z,3\ngoal,x,y,z,2\n")
+    named = parse_columns("goal=q,sol1=a,sol2=b,sol3=c,label=right")
+    assert [(q.solutions, q.label) for q in read(tmp_path / "q.csv", columns=named)] == [
+        (("x", "y", "z"), 2),
+        (("x", "y", "z"), 1),
+    ]
+
+
+@pytest.mark.parametrize(
     ("rows", "wanted", "words"),
     [
         ([{"question": "q", "choices": ["x", "y"], "answer": 1}] * 2, {}, ["line 1", "are 1", "--first-label 0"]),
@@ -206,14 +242,40 @@ def test_labels_count_from_where_all_of_them_say(
             {"first_label": "0"},
             ["the label 2", "--first-label is 0"],
         ),
-        ([{"question": "q", "choices": ["x", "y", "z"], "answer": 1}], {}, ["line 1 has 3 solutions", "must have two"]),
-        ([{"question": "q", "choices": ["x"], "answer": 1}], {}, ["line 1 has 1 solutions"]),
+        (
+            [{"question": "q", "choices": list("xyz"), "answer": label} for label in (2, 1)],
+            {},
+            ["from 1 to 2", "line 1", "--first-label 0"],
+        ),
+        (
+            [{"question": "q", "choices": ["x"], "answer": 1}],
+            {},
+            ["line 1 has 1 solution in 'choices'", "at least two"],
+        ),
+        ([{"question": "q", "choices": [*map(str, range(3000))], "answer": 1}], {}, ["3,000 solutions", "at most 100"]),
+        ([{"question": "q", "choices": ["x", "y", "x"], "answer": 1}], {}, ['line 1 has "x" twice', "must differ"]),
+        ([{"question": "q", "choices": list("xyz"), "answer": 4}], {}, ["the label 4, and 3 solutions"]),
+        ([{"question": "q", "choices": list("xyz"), "answer": "D"}], {}, ['label "D"', "beyond the last of 3"]),
         ([{"question": "q", "choices": "x or y", "answer": 1}], {}, ["a JSON string for 'choices'", "array"]),
         ([{"question": "q", "answers": ["x"], "key": 1}], {}, ["Its columns: question, answers, key", "--columns"]),
         ([ROWS[0]], {"columns": {"goal": "question"}}, ["no column question", "goal, sol1, sol2, label"]),
         ([{"goal": "g", "chosen": "a", "rejected": 1}], {}, ["--columns"]),
     ],
-    ids=["all 1", "0 and 2", "2 from 0", "three", "one", "text", "unknown", "misnamed", "half a layout"],
+    ids=[
+        "all 1",
+        "0 and 2",
+        "2 from 0",
+        "neither 0 nor 3",
+        "one",
+        "3,000",
+        "twice",
+        "beyond",
+        "letter beyond",
+        "text",
+        "unknown",
+        "misnamed",
+        "half a layout",
+    ],
 )
 def test_what_cannot_be_understood_is_named(
     rows: list[dict[str, Any]], wanted: dict[str, Any], words: list[str], tmp_path: Path
@@ -263,7 +325,19 @@ def test_ten_problems_are_told_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["goal", "goal=", "gaol=x", "goal=a,goal=b", "sol1=a", "choices=a,sol1=b,sol2=c", "sol1=a,sol2=a"]
+    "text",
+    [
+        "goal",
+        "goal=",
+        "gaol=x",
+        "goal=a,goal=b",
+        "sol1=a",
+        "sol1=a,sol3=b",
+        "sol1=a,sol2=b,sol3=a",
+        "sol0=a,sol1=b",
+        "choices=a,sol1=b,sol2=c",
+        "sol1=a,sol2=a",
+    ],
 )
 def test_columns_that_say_nothing_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--columns"):
