@@ -64,7 +64,7 @@ def test_the_command_line_knows_every_field_under_the_name_that_messages_use() -
         "address": "local",
         "patience": 5,
     }
-    flags = {"tokens", "strip_solutions", "overwrite", "retry_errors", "standin"}
+    flags = {"tokens", "all_solutions", "strip_solutions", "overwrite", "retry_errors", "standin"}
     assert {field.name for field in dataclasses.fields(Config)} == values.keys() | flags
     arguments = [argument for name, value in values.items() for argument in (option(name), str(value))]
     config = from_command_line(*arguments, option("strip_solutions"), option("tokens"), option("overwrite"))
