@@ -12,7 +12,7 @@ import orjson
 
 from layerscope.config import Config
 from layerscope.hub.repository import Repository
-from layerscope.models.spec import GemmaSpec
+from layerscope.models.spec import ModelSpec
 from layerscope.planning.job import Job, Output
 from layerscope.planning.machine import probe
 from layerscope.planning.needs import Needs
@@ -59,7 +59,9 @@ def make_job(n_actors: int, options: argparse.Namespace, nodes: list[Node], fold
     job = Job(
         standin=False,
         model=nowhere,
-        spec=GemmaSpec(N_LAYERS, D_MODEL, 9216, 8, 256_000, 8192, PARAMETERS, 2, ()),
+        spec=ModelSpec(
+            N_LAYERS, D_MODEL, 9216, 8, 256_000, 8192, PARAMETERS, 2, (), "Gemma 2", {"resid_post": D_MODEL}
+        ),
         sae_repository=nowhere,
         saes=saes,
         sae_l0="canonical",

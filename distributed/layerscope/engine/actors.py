@@ -18,7 +18,7 @@ from layerscope.engine.faults import device_faults
 from layerscope.engine.logs import ActorLog
 from layerscope.formatting import ranges
 from layerscope.hub.repository import Repository
-from layerscope.models.spec import GemmaSpec, fetch_model, tokenizer_path
+from layerscope.models.spec import ModelSpec, fetch_model, tokenizer_path
 from layerscope.planning.machine import probe
 from layerscope.planning.node import Node
 from layerscope.questions.pairs import PairTokenizer
@@ -54,7 +54,7 @@ class GemmaActor(_Actor):
     def load(
         self,
         repository: Repository,
-        spec: GemmaSpec,
+        spec: ModelSpec,
         blocks: Sequence[Sequence[int]],
         reading: Reading,
         settings: TorchSettings,

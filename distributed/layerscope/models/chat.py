@@ -5,7 +5,7 @@ from typing import Any
 from layerscope.errors import UsageError
 from layerscope.hub import repository as hub
 from layerscope.hub.repository import Repository
-from layerscope.models.spec import read_json
+from layerscope.models.json_files import read_json
 from layerscope.questions.pairs import BOS
 from layerscope.questions.prompts import GOAL, Prompt
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Gemma2ForCausalLM
 
+from layerscope.config import Site
 from layerscope.models.pair_attention import PairLayout
 from layerscope.numerics import kernels
 
@@ -40,15 +41,18 @@ class FusedDecoder:
         self._softcap = config.attn_logit_softcapping
         self._layers = [_layer(layer) for layer in body.layers]
         self._last_scale = _scale(body.norm)
+        self._no_gain = torch.ones_like(self._last_scale)
 
-    def forward(self, layout: PairLayout, layers: Sequence[int], rows: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, layout: PairLayout, layers: Sequence[int], rows: Tensor, site: Site = "resid_post"
+    ) -> tuple[Tensor, Tensor]:
         """Reads a batch.
 
         Args:
-            rows: [R] int64 into the tokens, of which the residual stream after `layers` is wanted.
+            rows: [R] int64 into the tokens, of which `layers` are wanted.
 
         Returns:
-            [T, D] after the final norm, and [L, R, D] of the residual stream, in the model's format.
+            [T, D] after the final norm, and [L, R, D] of the site, in the model's format.
         """
         texts = self._texts(layout)
         stream = self._body.embed_tokens(layout.tokens)  # [T, D]
@@ -59,12 +63,18 @@ class FusedDecoder:
             _, after_attention, before_mlp, after_mlp = layer.scales
             projected = nn.functional.linear(normed, layer.attention_in)
             seen = kernels.attention(projected, texts, self._heads, self._scaling, self._softcap, layer.window)
+            if number in layers and site == "attn_out":
+                captured[number] = seen.index_select(0, rows)
             branch = nn.functional.linear(seen, layer.attention_out)
             normed = kernels.add_norm(stream, branch, after_attention, before_mlp, self._epsilon)
+            if number in layers and site == "transcoder":
+                captured[number] = kernels.norm(stream.index_select(0, rows), self._no_gain, self._epsilon)
             gated = kernels.gelu_product(nn.functional.linear(normed, layer.mlp_in))
             branch = nn.functional.linear(gated, layer.mlp_out)
+            if number in layers and site == "mlp_out":
+                captured[number] = kernels.norm(branch.index_select(0, rows), after_mlp, self._epsilon)
             normed = kernels.add_norm(stream, branch, after_mlp, next_scale, self._epsilon)
-            if number in layers:
+            if number in layers and site == "resid_post":
                 captured[number] = stream.index_select(0, rows)
         return normed, torch.stack([captured[layer] for layer in layers])
 

@@ -1,4 +1,4 @@
-"""Gemma 2: one forward pass over a batch of pairs.
+"""A language model: one forward pass over a batch of pairs.
 
 Knows nothing of Ray, SAEs or JSON. Shapes: B pairs, T tokens of a batch, P positions that predict a solution token,
 N solution tokens, V vocabulary, L captured layers, R captured rows, D d_model.
@@ -6,8 +6,7 @@ N solution tokens, V vocabulary, L captured layers, R captured rows, D d_model.
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
@@ -15,10 +14,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from transformers import Gemma2ForCausalLM
+from torch import Tensor
 
+from layerscope.config import Site
+from layerscope.models.families import family_of
+from layerscope.models.family import ModelFamily
 from layerscope.models.pair_attention import PairLayout, lay_out, pair_masks
+from layerscope.models.sites import capture_rows, stacked
 from layerscope.numerics.matrix_products import linear, product_in_float32
 from layerscope.numerics.transfers import Download, Transfers
 from layerscope.questions.pairs import Pair
@@ -47,19 +49,22 @@ class BatchResult(NamedTuple):
 class Decoder(Protocol):
     """Another way through the decoder layers than transformers' own modules."""
 
-    def forward(self, layout: PairLayout, layers: Sequence[int], rows: Tensor) -> tuple[Tensor, Tensor]:
-        """[T, D] after the final norm, and [L, R, D] of the residual stream at chosen rows after chosen layers."""
+    def forward(
+        self, layout: PairLayout, layers: Sequence[int], rows: Tensor, site: Site = "resid_post"
+    ) -> tuple[Tensor, Tensor]:
+        """[T, D] after the final norm, and [L, R, D] of what chosen layers have at a site in chosen rows."""
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A loaded Gemma 2, which several threads may use: each makes ready for its turn while another's pass runs.
+    """A loaded model, which several threads may use: each makes ready for its turn while another's pass runs.
 
     A turn ends when the device has been given all its work, not when that is done: a GPU goes from one pass to the next
     without a pause.
     """
 
-    model: Gemma2ForCausalLM
+    model: Any
+    """transformers' model, with the attention of pairs."""
     decoder: Decoder | None = None
     """None is transformers' modules."""
     transfers: Transfers = field(default_factory=lambda: Transfers(None))
@@ -67,78 +72,63 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def family(self) -> ModelFamily:
+        return family_of({"model_type": self.model.config.model_type}, type(self.model).__name__)
 
     @torch.inference_mode()
     def forward(
-        self, pairs: Sequence[Pair], layers: Sequence[int], places: Sequence[Sequence[int]] | None = None
+        self,
+        pairs: Sequence[Pair],
+        layers: Sequence[int],
+        places: Sequence[Sequence[int]] | None = None,
+        site: Site = "resid_post",
     ) -> BatchResult:
-        """Scores the solutions of every pair and captures the residual stream of some tokens after some layers.
+        """Scores the solutions of every pair and captures what some layers have at a site for some tokens.
 
         Args:
             places: of every pair, which tokens of its row; by default the final ones of all solutions.
         """
         layout = lay_out(pairs, self.transfers, places)
-        residuals, finite, log_probs = self._measure(layout, layers)
+        residuals, finite, log_probs = self._measure(layout, layers, site)
         return BatchResult(_scores(log_probs.numpy(), layout, finite.numpy(), layers), residuals)
 
     @torch.inference_mode()
     def raw(self, pairs: Sequence[Pair], layers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """What `forward` makes its scores of, and its residuals: [N] float32 of solution tokens, and [L, 2 B, D]."""
-        residuals, _, log_probs = self._measure(lay_out(pairs, self.transfers), layers)
+        residuals, _, log_probs = self._measure(lay_out(pairs, self.transfers), layers, "resid_post")
         return log_probs, residuals
 
-    def _measure(self, layout: PairLayout, layers: Sequence[int]) -> tuple[Tensor, ...]:
+    def _measure(self, layout: PairLayout, layers: Sequence[int], site: Site) -> tuple[Tensor, ...]:
         """[L, R, D], [L, R] whether they are finite, and [N] log-probabilities, on the CPU."""
         with self._turn:
-            download = self._begin(layout, layers)
+            download = self._begin(layout, layers, site)
         return tuple(download.wait())
 
-    def _begin(self, layout: PairLayout, layers: Sequence[int]) -> Download:
+    def _begin(self, layout: PairLayout, layers: Sequence[int], site: Site) -> Download:
         """Gives the device all work of a batch, and waits for none of it."""
         through = self._through_modules if self.decoder is None else self.decoder.forward
-        hidden, residuals = through(layout, layers, layout.read_tokens)
+        hidden, residuals = through(layout, layers, layout.read_tokens, site)
         finite = torch.isfinite(residuals).all(dim=-1)  # [L, R]
         softcap = self.model.config.final_logit_softcapping
         log_probs = target_log_probs(hidden, self.model.lm_head.weight, layout, softcap)
         return self.transfers.download(residuals, finite, log_probs)
 
-    def _through_modules(self, layout: PairLayout, layers: Sequence[int], rows: Tensor) -> tuple[Tensor, Tensor]:
-        config = self.model.config
-        with capture_rows(self.model.model.layers, layers, rows) as captured:
-            hidden = self.model.model(
+    def _through_modules(
+        self, layout: PairLayout, layers: Sequence[int], rows: Tensor, site: Site = "resid_post"
+    ) -> tuple[Tensor, Tensor]:
+        body = self.model.model
+        with capture_rows(body.layers, layers, self.family.site(site), rows) as captured:
+            hidden = body(
                 input_ids=layout.tokens[None],
                 position_ids=layout.positions[None],
-                attention_mask=pair_masks(layout, config.sliding_window),
+                attention_mask=pair_masks(layout, self.model.config.sliding_window),
                 use_cache=False,
             ).last_hidden_state[0]
-        return hidden, torch.stack([captured[layer] for layer in layers])
-
-
-@contextmanager
-def capture_rows(decoder_layers: nn.ModuleList, layers: Sequence[int], rows: Tensor) -> Iterator[dict[int, Tensor]]:
-    """Collects rows of the residual stream that chosen decoder layers return, through forward hooks.
-
-    Args:
-        rows: [R] int64 into the tokens; everything else is dropped inside the hook.
-
-    Yields:
-        by layer, [R, D], filled by the forward pass that follows.
-    """
-    captured: dict[int, Tensor] = {}
-
-    def hook_for(layer: int) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            captured[layer] = output[0].index_select(0, rows)
-
-        return hook
-
-    handles = [decoder_layers[layer].register_forward_hook(hook_for(layer)) for layer in layers]
-    try:
-        yield captured
-    finally:
-        for handle in handles:
-            handle.remove()
+        return hidden, stacked(captured, layers)
 
 
 def target_log_probs(hidden: Tensor, output_weight: Tensor, layout: PairLayout, softcap: float | None) -> Tensor:

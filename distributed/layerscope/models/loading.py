@@ -1,4 +1,4 @@
-"""Gemma 2 from its files into memory, each weight once and in the number format asked for."""
+"""A language model from its files into memory, each weight once and in the number format asked for."""
 
 from pathlib import Path
 from typing import Any
@@ -7,11 +7,13 @@ import torch
 from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
+from transformers import AutoConfig
 from transformers.activations import GELUTanh
 from transformers.utils import logging as transformers_logging
 
 from layerscope.errors import LayerscopeError, first_line
+from layerscope.models.families import family_of
+from layerscope.models.family import ModelFamily
 from layerscope.models.language_model import LanguageModel
 from layerscope.models.pair_attention import ATTENTION
 from layerscope.numerics.matrix_products import PackedLinear, converted, pack, read_in
@@ -21,23 +23,30 @@ _FORMATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 def load_language_model(folder: Path, dtype: torch.dtype, device: torch.device) -> LanguageModel:
-    """Loads a Gemma 2 from a folder in Hugging Face format, from safetensors only, without remote code.
+    """Loads a model from a folder in Hugging Face format, from safetensors only, without remote code.
+
+    Of a model with another half than the one that reads text, that half alone.
 
     Raises:
-        LayerscopeError: the weights are broken, incomplete, or not Gemma 2's.
+        LayerscopeError: the weights are broken, incomplete, or of no family that is known.
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:
+        whole = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        family = family_of(whole.to_dict(), f"The model in {folder}")
+        config = whole.get_text_config()
+        config.tie_word_embeddings = whole.tie_word_embeddings
         # A CPU's weights are mapped from the file if they are to stay as it has them, and converted one by one below:
         # transformers converts them with the whole file in memory.
         first_dtype = (_stored_format(folder) or dtype) if device.type == "cpu" else dtype
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        model, info = family.model_class().from_pretrained(
             folder,
+            config=config,
+            key_mapping=dict(family.renamed),
             dtype=first_dtype,
             attn_implementation=ATTENTION,
             use_safetensors=True,
-            trust_remote_code=False,
             local_files_only=True,
             device_map={"": device},  # straight there, tensor by tensor
             output_loading_info=True,
@@ -46,12 +55,10 @@ def load_language_model(folder: Path, dtype: torch.dtype, device: torch.device) 
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise LayerscopeError(f"The model in {folder} cannot be loaded: {first_line(error)}") from error
-    model, info = loaded
-    if not isinstance(model, Gemma2ForCausalLM):
-        raise LayerscopeError(f"The model in {folder} is a {type(model).__name__}; layerscope reads Gemma 2.")
     # transformers fills what a file lacks with random numbers, and says so only in a warning.
     for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if keys := sorted(str(key) for key in info.get(problem, ())):
+        found = sorted(str(key) for key in info.get(problem, ()))
+        if keys := [key for key in found if problem != "unexpected_keys" or family.original_name(key) is not None]:
             raise LayerscopeError(
                 f"The weights in {folder} are not whole: {problem.replace('_', ' ')} {', '.join(keys[:3])}"
                 f"{' and more' if len(keys) > 3 else ''}. Get the files again."
@@ -61,15 +68,14 @@ def load_language_model(folder: Path, dtype: torch.dtype, device: torch.device) 
     if first_dtype != dtype:
         _convert(model, dtype)
     read_in(*model.parameters())
-    return _on_device(model.eval().requires_grad_(False))
+    return _on_device(model.eval().requires_grad_(False), family)
 
 
-def _on_device(model: Gemma2ForCausalLM) -> LanguageModel:
+def _on_device(model: Any, family: ModelFamily) -> LanguageModel:
     if model.device.type != "cuda":
         return LanguageModel(model)
-    from layerscope.models.fused_decoder import FusedDecoder  # Triton comes with torch for GPUs alone
-
-    return LanguageModel(model, FusedDecoder(model), Transfers(Cuda(model.device)))
+    decoder = family.decoder(model) if family.decoder else None
+    return LanguageModel(model, decoder, Transfers(Cuda(model.device)))
 
 
 def _stored_format(folder: Path) -> torch.dtype | None:
@@ -81,7 +87,7 @@ def _stored_format(folder: Path) -> torch.dtype | None:
     return _FORMATS.get(found.pop()) if len(found) == 1 else None
 
 
-def _fuse_gelu(model: Gemma2ForCausalLM) -> None:
+def _fuse_gelu(model: Any) -> None:
     """Has GELU taken with the product before it, a fiftieth of the whole pass."""
     for layer in model.model.layers:
         if isinstance(layer.mlp.gate_proj, PackedLinear) and isinstance(layer.mlp.act_fn, GELUTanh):
@@ -89,7 +95,7 @@ def _fuse_gelu(model: Gemma2ForCausalLM) -> None:
             layer.mlp.act_fn = nn.Identity()
 
 
-def _convert(model: Gemma2ForCausalLM, dtype: torch.dtype) -> None:
+def _convert(model: Any, dtype: torch.dtype) -> None:
     """Takes all parameters into a number format, one after the other, and makes the buffers as that format has them.
 
     A buffer is not in the file: transformers computes it, rounded to the format that it loads in.
@@ -100,7 +106,7 @@ def _convert(model: Gemma2ForCausalLM, dtype: torch.dtype) -> None:
     torch.set_default_dtype(dtype)
     try:
         with init_empty_weights(include_buffers=False):
-            anew = Gemma2ForCausalLM(model.config)
+            anew = type(model)(model.config)
     finally:
         torch.set_default_dtype(default)
     for name, buffer in anew.named_buffers():

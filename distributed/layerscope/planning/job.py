@@ -8,7 +8,7 @@ from layerscope.errors import LayerscopeError
 from layerscope.formatting import ranges, size_text, utf8
 from layerscope.hub import repository as hub
 from layerscope.hub.repository import Repository
-from layerscope.models.spec import GemmaSpec
+from layerscope.models.spec import ModelSpec
 from layerscope.planning.needs import Needs
 from layerscope.planning.placement import Placement
 from layerscope.planning.settings import (
@@ -47,7 +47,7 @@ class Job:
 
     standin: bool
     model: Repository
-    spec: GemmaSpec
+    spec: ModelSpec
     sae_repository: Repository
     saes: tuple[SaeChoice, ...]
     sae_l0: str

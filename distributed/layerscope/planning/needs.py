@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from layerscope.models.spec import GemmaSpec
+from layerscope.models.spec import ModelSpec
 from layerscope.planning.settings import Numerics
 
 BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2}
@@ -32,7 +32,7 @@ class Needs:
 
 
 def estimate(
-    spec: GemmaSpec, layers: Sequence[int], d_sae: int, numerics: Numerics, rows: int, rows_per_question: float
+    spec: ModelSpec, layers: Sequence[int], d_sae: int, numerics: Numerics, rows: int, rows_per_question: float
 ) -> Needs:
     """What a run takes.
 
@@ -55,7 +55,7 @@ def estimate(
     )
 
 
-def _pass_bytes(spec: GemmaSpec, tokens: int, size: int) -> int:
+def _pass_bytes(spec: ModelSpec, tokens: int, size: int) -> int:
     """What a forward pass over a batch takes: the widest layer's tensors, attention's scores and a piece of logits."""
     residual = 6 * tokens * spec.d_model * size
     feed_forward = _COPIES * tokens * spec.d_ff * size

@@ -13,7 +13,7 @@ from layerscope.files import user_path
 from layerscope.formatting import count_of, ranges
 from layerscope.hub import repository as hub
 from layerscope.hub.repository import Repository, open_repository
-from layerscope.models.spec import GemmaSpec, read_spec, tokenizer_path
+from layerscope.models.spec import ModelSpec, read_spec, tokenizer_path
 from layerscope.planning.job import Job, Output
 from layerscope.planning.needs import estimate
 from layerscope.planning.node import Node, gpu_types
@@ -125,14 +125,14 @@ def _repositories(config: Config) -> tuple[Repository, Repository]:
     return open_repository(config.model, config.revision), open_repository(config.sae_repo, config.sae_revision)
 
 
-def _d_sae(repository: Repository, sae: SaeChoice, spec: GemmaSpec) -> int:
+def _d_sae(repository: Repository, sae: SaeChoice, spec: ModelSpec) -> int:
     """How many features an SAE has, from its file's headers."""
     name = f"{sae.path} of {repository.name}"
     shapes = hub.read_parts(repository, sae.path, lambda stream: read_shapes(stream, spec.d_model, name))
     return shapes["W_enc"][1]
 
 
-def _tokenizer(model: Repository, spec: GemmaSpec, prompt: Prompt) -> PairTokenizer:
+def _tokenizer(model: Repository, spec: ModelSpec, prompt: Prompt) -> PairTokenizer:
     tokenizer = PairTokenizer(tokenizer_path(model), spec.context, prompt)
     if tokenizer.bos_id != spec.bos_id:
         raise UsageError(

@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ import pytest
 
 from layerscope.errors import UsageError
 from layerscope.hub.repository import open_repository
+from layerscope.models.family import Shape
+from layerscope.models.gemma2 import GEMMA_2
 from layerscope.models.spec import read_spec
 
 CONFIG: dict[str, Any] = {
@@ -25,15 +27,24 @@ CONFIG: dict[str, Any] = {
     "bos_token_id": 2,
 }
 INDEX = "model.safetensors.index.json"
+SIZES = {name: value for name, value in CONFIG.items() if isinstance(value, int)}
+TENSORS = GEMMA_2.tensors(SIZES, True)
+WEIGHTS: dict[str, Shape] = {
+    **{name: shape for name, shape in TENSORS.outer.items() if name != "lm_head.weight"},
+    **{f"model.layers.0.{name}": shape for name, shape in TENSORS.of_layer.items()},
+}
+
+
+def header(shapes: Mapping[str, Shape], **formats: str) -> bytes:
+    """What a safetensors file with some tensors in bfloat16, and some of no size in other formats, begins with."""
+    told: dict[str, Any] = {name: {"dtype": "BF16", "shape": shape} for name, shape in shapes.items()}
+    told |= {name.replace("__", "."): {"dtype": kind, "shape": [0]} for name, kind in formats.items()}
+    content = json.dumps(told | {"__metadata__": {"format": "pt"}}).encode()
+    return struct.pack("<Q", len(content)) + content
 
 
 def tensors(**formats: str) -> bytes:
-    """A safetensors file's header: a tensor of no size in each format."""
-    header = {
-        name.replace("__", "."): {"dtype": kind, "shape": [0], "data_offsets": [0, 0]} for name, kind in formats.items()
-    }
-    content = json.dumps(header | {"__metadata__": {"format": "pt"}}).encode()
-    return struct.pack("<Q", len(content)) + content
+    return header({}, **formats)
 
 
 @pytest.fixture
@@ -43,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
     (folder / "tokenizer.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(tensors(embed="BF16", norm="F32"))
+    (folder / "model.safetensors").write_bytes(header(WEIGHTS))
     return folder
 
 
