@@ -103,7 +103,7 @@ class PairMask(NamedTuple):
 
 
 def pair_masks(layout: PairLayout, sliding_window: int | None) -> dict[str, PairMask]:
-    """The masks of both kinds of Gemma 2's layers, by the names that transformers has for them."""
+    """The masks of both kinds of layers, by the names that transformers has for them."""
     full = PairMask(layout, ~visible(layout, None)[:, None, None])
     if sliding_window is None or layout.gather.shape[1] <= sliding_window:
         return {"full_attention": full, "sliding_attention": full}
@@ -138,7 +138,7 @@ def pair_attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within each solution of each pair, with Gemma 2's soft-cap, softmax in float32.
+    """Attention within each solution of each pair, with Gemma 2's soft-cap if there is one, softmax in float32.
 
     The function that transformers calls in every decoder layer.
 
@@ -169,6 +169,8 @@ def pair_attention(
         scores = torch.unflatten(products, 2, rows.shape[2:4])
         if softcap is None:
             scores.mul_(scaling)
+        elif scores.requires_grad:  # going backwards needs what tanh gave
+            scores = torch.tanh(scores * (scaling / softcap)) * softcap
         else:
             scores.mul_(scaling / softcap).tanh_().mul_(softcap)
         scores.masked_fill_(hidden[..., start : start + chunk, :], -torch.inf)

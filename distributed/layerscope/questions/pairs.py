@@ -21,7 +21,9 @@ from layerscope.questions.sources import Question
 
 BOS = "<bos>"
 # Tokens that steer a model. Gemma's vocabulary also holds HTML tags and runs of blanks as added tokens: those are text.
-_CONTROL_TOKEN = re.compile(r"<(pad|eos|bos|unk|mask|2mass|unused\d+|start_of_turn|end_of_turn)>|\[@BOS@\]")
+_CONTROL_TOKEN = re.compile(
+    r"<(pad|eos|bos|unk|mask|2mass|unused\d+|(start|end)_of_(turn|image)|image_soft_token)>|\[(@BOS@|multimodal)\]"
+)
 _CHUNK = 256  # questions tokenised at once
 
 Encoded = tuple[str, Encoding]

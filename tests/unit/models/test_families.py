@@ -1,0 +1,245 @@
+"""Every family gives each solution what plain transformers gives it alone: log-likelihoods, and every site's tensor."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from layerscope.config import Site
+from layerscope.errors import LayerscopeError, UsageError
+from layerscope.hub.repository import open_repository
+from layerscope.models.language_model import LanguageModel
+from layerscope.models.loading import load_language_model
+from layerscope.models.pair_attention import lay_out, pair_masks
+from layerscope.models.spec import read_spec
+from layerscope.questions.pairs import Pair, PairTokenizer
+from layerscope.questions.sources import Question
+from tiny_models import MODELS, WINDOW, save_tiny
+
+CPU = torch.device("cpu")
+LAYERS = [0, 1, 2]
+SITES: tuple[Site, ...] = get_args(Site)
+QUESTIONS = [
+    ("Cut bread", "Use a sharp knife.", "Use a blunt spoon for it, and wait."),
+    ("Make ice", "Freeze water", "Freeze water."),  # a prefix of the other
+    ("a", "b", "b"),  # one token, and nothing but shared tokens
+    ("Keep soup warm", "ice " * 20, "ice " * 12 + "melts " * 9),  # longer than the window, shared beyond it
+    ("dry <image_soft_token> <bos>", "<start_of_image>", "<end_of_turn> <eos>"),
+]
+
+
+class Case:
+    """A model of a family in its files, as layerscope and as transformers have it."""
+
+    def __init__(self, kind: str, folder: Path, tokenizer: Path, **saving: Any) -> None:
+        self.kind, self.folder = kind, folder
+        self.plain = save_tiny(kind, folder, tokenizer, **saving)
+        self.model = load_language_model(folder, torch.float32, CPU)
+        self.pairs = [
+            PairTokenizer(folder / "tokenizer.json", 4096).pair(Question(number, *texts, 0))
+            for number, texts in enumerate(QUESTIONS)
+        ]
+
+    @property
+    def layers(self) -> torch.nn.ModuleList:
+        body = self.plain.model
+        layers: torch.nn.ModuleList = (body.language_model if hasattr(body, "language_model") else body).layers
+        return layers
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def case(request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("models") / request.param
+    return Case(request.param, folder, tiny / "model" / "tokenizer.json")
+
+
+def expected_at(layer: Any, site: Site, kind: str, seen: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What FORMATS says of a site, from a decoder layer's own tensors: written anew, without layerscope's table."""
+    if site == "transcoder" and kind == "gemma2":
+        before = seen["pre_feedforward_layernorm"].double()
+        return before / torch.sqrt((before**2).mean(dim=-1, keepdim=True) + layer.pre_feedforward_layernorm.eps)
+    if site == "transcoder":
+        return layer.pre_feedforward_layernorm(seen["pre_feedforward_layernorm"])
+    return seen[site]
+
+
+@torch.inference_mode()
+def alone(case: Case, tokens: list[int], prompt: int) -> tuple[float, dict[Site, list[torch.Tensor]]]:
+    """Of one text by transformers alone: the log-likelihood behind the prompt, and the final token's at every site."""
+    found: dict[Site, list[torch.Tensor]] = {site: [] for site in SITES}
+    seen: list[dict[str, torch.Tensor]] = [{} for _ in case.layers]
+    handles = []
+    for layer, of_layer in zip(case.layers, seen, strict=True):
+        hooks = (
+            layer.register_forward_hook(lambda _m, _i, output, of=of_layer: of.update(resid_post=output[0, -1])),
+            layer.self_attn.o_proj.register_forward_pre_hook(
+                lambda _m, inputs, of=of_layer: of.update(attn_out=inputs[0][0, -1])
+            ),
+            layer.post_feedforward_layernorm.register_forward_hook(
+                lambda _m, _i, output, of=of_layer: of.update(mlp_out=output[0, -1])
+            ),
+            layer.pre_feedforward_layernorm.register_forward_pre_hook(
+                lambda _m, inputs, of=of_layer: of.update(pre_feedforward_layernorm=inputs[0][0, -1])
+            ),
+        )
+        handles += hooks
+    logits = case.plain(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+    for handle in handles:
+        handle.remove()
+    for site in SITES:
+        found[site] = [expected_at(layer, site, case.kind, of) for layer, of in zip(case.layers, seen, strict=True)]
+    log_probs = logits.double().log_softmax(dim=-1)
+    predicted = range(prompt, len(tokens))
+    return sum(float(log_probs[position - 1, tokens[position]]) for position in predicted), found
+
+
+def whole(pair: Pair, solution: int) -> list[int]:
+    return [pair.tokens[pair.row_index(solution, position)] for position in range(pair.lengths[solution])]
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_batch_gives_what_plain_transformers_gives_one_solution_at_a_time(case: Case, site: Site) -> None:
+    """Another tensor, mask, RoPE base, scalar or norm than the family's would show in one of these."""
+    result = case.model.forward(case.pairs, LAYERS, site=site)
+    assert max(len(pair.tokens) for pair in case.pairs) > 4 * WINDOW
+    for row, (pair, score) in enumerate(zip(case.pairs, result.scores, strict=True)):
+        for solution in (0, 1):
+            log_likelihood, sites = alone(case, whole(pair, solution), pair.prompt)
+            assert score.log_likelihoods[solution] == pytest.approx(log_likelihood, abs=1e-4)
+            got = result.residuals[:, 2 * row + solution].double().numpy()
+            np.testing.assert_allclose(got, torch.stack(sites[site]).double().numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_no_site_can_pass_for_another(case: Case) -> None:
+    """The comparison above tells them apart: each differs from the others by more than a tenth of its own size."""
+    found = {site: case.model.forward(case.pairs, LAYERS, site=site).residuals for site in SITES}
+    spec = read_spec(open_repository(str(case.folder)))
+    for one in SITES:
+        assert found[one].shape[-1] == spec.width(one)
+        for other in SITES:
+            if one != other and found[one].shape == found[other].shape:
+                assert (found[one] - found[other]).norm() > 0.1 * found[one].norm(), (one, other)
+
+
+def test_the_bits_do_not_depend_on_which_site_is_read(case: Case) -> None:
+    scores = [case.model.forward(case.pairs, LAYERS, site=site).scores for site in SITES]
+    assert all(other == scores[0] for other in scores)
+
+
+def test_what_is_counted_is_what_is_loaded(case: Case) -> None:
+    """A picture's encoder costs no memory, and the plan does not say that it does."""
+    spec = read_spec(open_repository(str(case.folder)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("layerscope.models.loading.pack", lambda *_: None)
+        loaded = load_language_model(case.folder, torch.float32, CPU).model
+    assert spec.n_parameters == sum(parameter.numel() for parameter in loaded.parameters())
+    assert not any("vision" in name for name, _ in loaded.named_parameters())
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_sharded_files_are_read_as_one(kind: str, tiny: Path, tmp_path: Path) -> None:
+    case = Case(kind, tmp_path / "model", tiny / "model" / "tokenizer.json", max_shard_size="20KB")
+    assert len(list(case.folder.glob("*.safetensors"))) > 3
+    score = case.model.forward(case.pairs[:1], [2]).scores[0]
+    pair = case.pairs[0]
+    for solution in (0, 1):
+        expected, _ = alone(case, whole(pair, solution), pair.prompt)
+        assert score.log_likelihoods[solution] == pytest.approx(expected, abs=1e-4)
+    assert read_spec(open_repository(str(case.folder))).n_layers == 3
+
+
+def test_the_embeddings_scale_is_rounded_to_the_format_of_the_weights(tiny: Path, tmp_path: Path) -> None:
+    """The square root of 24 is 4.899, and 4.90625 in bfloat16: as transformers has it in each format."""
+    for kind in MODELS:
+        save_tiny(kind, tmp_path / kind, tiny / "model" / "tokenizer.json")
+        for dtype, scale in ((torch.float32, 24**0.5), (torch.bfloat16, 4.90625)):
+            embedding = load_language_model(tmp_path / kind, dtype, CPU).model.model.embed_tokens
+            tokens = torch.tensor([[5, 6]])
+            expected = embedding.weight[tokens] * torch.tensor(scale, dtype=dtype)
+            assert torch.equal(embedding(tokens), expected), (kind, dtype)
+
+
+def test_gradients_pass_through_every_layer(case: Case) -> None:
+    """Attribution asks for them: no step overwrites what another needs to go backwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("layerscope.models.loading.pack", lambda *_: None)  # oneDNN's packed weights have no backward
+        model = load_language_model(case.folder, torch.float32, CPU)
+    layout = lay_out(case.pairs[:1], model.transfers)
+    embedded = model.model.model.embed_tokens(layout.tokens[None]).detach().requires_grad_()
+    masks = pair_masks(layout, model.model.config.sliding_window)
+    hidden = model.model.model(
+        inputs_embeds=embedded, position_ids=layout.positions[None], attention_mask=masks, use_cache=False
+    ).last_hidden_state
+    (gradient,) = torch.autograd.grad(hidden.square().sum(), embedded)
+    assert torch.isfinite(gradient).all()
+    assert (gradient[0, 1:].abs().sum(dim=-1) > 0).all()
+
+
+def test_control_tokens_of_every_family_are_text_inside_a_question(case: Case) -> None:
+    """A question that names one would put a picture's place into the row."""
+    tokenizer = PairTokenizer(case.folder / "tokenizer.json", 4096)
+    for text in ("<image_soft_token>", "<start_of_image>", "<end_of_image>", "[multimodal]", "<start_of_turn>"):
+        assert len(tokenizer.pair(Question(0, "a", text, "b", 0)).solution_tokens(0)) > 1, text
+
+
+# What is refused
+
+
+def spoiled(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+NORM = "model.layers.1.self_attn.q_norm.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda weights: weights.pop(NORM), rf"missing keys {NORM}"),
+        (
+            lambda weights: weights.update({"model.layers.3.mlp.up_proj.weight": torch.ones(2)}),
+            r"unexpected keys model\.layers\.3",
+        ),
+        (lambda weights: weights.update(extra=torch.ones(2)), "unexpected keys extra"),
+        (lambda weights: weights.update({NORM: torch.ones(9)}), rf"other shapes {NORM} \[9\] for \[8\]"),
+    ],
+)
+def test_weights_that_are_not_the_models_are_refused_by_name(
+    change: Callable[[dict[str, torch.Tensor]], object], told: str, tiny: Path, tmp_path: Path
+) -> None:
+    """By the plan, before anything is loaded, and by what loads: transformers would fill gaps with random numbers."""
+    save_tiny("gemma3_text", tmp_path, tiny / "model" / "tokenizer.json")
+    spoiled(tmp_path, change)
+    with pytest.raises(UsageError, match=told) as refusal:
+        read_spec(open_repository(str(tmp_path)))
+    assert len(str(refusal.value).splitlines()) == 2
+    with pytest.raises(LayerscopeError):
+        load_language_model(tmp_path, torch.float32, CPU)
+
+
+def test_a_text_only_config_over_multimodal_files_is_no_random_model(tiny: Path, tmp_path: Path) -> None:
+    """transformers starts one with random weights where no name fits, and warns."""
+    save_tiny("gemma3", tmp_path, tiny / "model" / "tokenizer.json")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config["text_config"]))
+    assert read_spec(open_repository(str(tmp_path))).n_layers == 3
+    model: LanguageModel = load_language_model(tmp_path, torch.float32, CPU)
+    stored = load_file(tmp_path / "model.safetensors")["language_model.model.embed_tokens.weight"]
+    assert torch.equal(model.model.lm_head.weight, stored)
+
+
+def test_a_model_that_reads_in_both_directions_is_refused(tiny: Path, tmp_path: Path) -> None:
+    save_tiny("gemma3_text", tmp_path, tiny / "model" / "tokenizer.json")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"use_bidirectional_attention": True}))
+    with pytest.raises(UsageError, match="use_bidirectional_attention"):
+        read_spec(open_repository(str(tmp_path)))
