@@ -16,7 +16,7 @@ from layerscope import __version__
 from layerscope.config import Config
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import user_path
-from layerscope.formatting import visible
+from layerscope.formatting import say, visible, visible_json
 from layerscope.streams import lost_output, outlive_readers
 
 _FEWEST_COLUMNS = 20  # below, tyro looks for room for minutes
@@ -55,7 +55,7 @@ def status(file: _RunFile, json: bool = False) -> int:
     """
     from layerscope.records.status import as_json, as_text, status
 
-    print((as_json if json else as_text)(status(file)))
+    say(visible_json(as_json(status(file))) if json else as_text(status(file)))
     return 0
 
 
@@ -68,7 +68,7 @@ def verify(files: _Files) -> int:
     """
     from layerscope.records.verify import verify
 
-    print(verify(files))
+    say(verify(files))
     return 0
 
 
@@ -83,7 +83,7 @@ def export(files: _Files, to: Annotated[str, _FlagPath], overwrite: bool = False
     """
     from layerscope.tables.export import export
 
-    print(export(files, user_path(to), overwrite))
+    say(export(files, user_path(to), overwrite))
     return 0
 
 
@@ -99,7 +99,8 @@ def compare(files: _Files, json: bool = False, reading: str = "final") -> int:
     from layerscope.records.shards import two_runs
     from layerscope.tables.compare import as_json, as_text, compare
 
-    print((as_json if json else as_text)(compare(*two_runs(files), reading)))
+    found = compare(*two_runs(files), reading)
+    say(visible_json(as_json(found)) if json else as_text(found))
     return 0
 
 
@@ -120,7 +121,7 @@ def explain(
     """
     from layerscope.neuronpedia.explanations import explain
 
-    print(explain(file, density, to, overwrite))
+    say(explain(file, density, to, overwrite))
     return 0
 
 
@@ -143,7 +144,7 @@ def report(
     """
     from layerscope.report.page import report
 
-    print(report(files, to, show, reading, baseline_dictionary))
+    say(report(files, to, show, reading, baseline_dictionary))
     return 0
 
 
@@ -170,20 +171,18 @@ def main(arguments: list[str] | None = None) -> None:
         os.environ["COLUMNS"] = str(_FEWEST_COLUMNS)
     try:
         if words == ["--version"]:
-            print(f"layerscope {__version__}")
+            say(f"layerscope {__version__}")
             code = 0
         else:
             _check_command(words)
             code = _app.cli(args=words, prog="layerscope", config=(tyro.conf.FlagCreatePairsOff,))
     except LayerscopeError as error:
-        # It may quote a file's name or text, and whatever came from a file must not steer a terminal.
-        told = str(error).encode("utf-8", "backslashreplace").decode()
-        print(f"layerscope: {visible(told)}", file=sys.stderr)
+        say(f"layerscope: {error}", sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130
     # The work of a run lies in its file, whatever becomes of what it prints.
     if (lost := lost_output()) is not None and not code and words[:1] != ["run"]:
-        print(f"layerscope: Not all could be printed: {lost.strerror}.", file=sys.stderr)
+        say(f"layerscope: Not all could be printed: {lost.strerror}.", sys.stderr)
         code = 1
     sys.exit(code)

@@ -1,8 +1,11 @@
 """Numbers and untrusted text as people read them."""
 
+import json
 import re
 import shlex
+import sys
 from collections.abc import Iterable
+from typing import TextIO
 
 # Control characters but for tab and line feed, separators of lines, marks and overrides of direction, zero-width
 # characters that join nothing, tags, halves of surrogate pairs. Joiners (U+200C, U+200D) stay: scripts need them.
@@ -10,6 +13,8 @@ _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
 )
+
+_BYTES = re.compile("[\udc80-\udcff]")  # of a file's name, that are none of UTF-8
 
 
 def size_text(size: float) -> str:
@@ -55,6 +60,21 @@ def shell_word(word: str) -> str:
 def visible(text: str) -> str:
     """Untrusted text made harmless to read: every hidden character as its code point, [U+202E]; of CRLF the CR goes."""
     return _HIDDEN.sub(lambda match: f"[U+{ord(match[0]):04X}]", text.replace("\r\n", "\n"))
+
+
+def visible_json(text: str) -> str:
+    """JSON of untrusted texts made harmless to read, and still the same JSON: hidden characters as its own escapes."""
+    return _HIDDEN.sub(lambda match: json.dumps(match[0])[1:-1], text)
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Prints a text for people, on standard output unless a stream is named.
+
+    Whatever is printed goes this way: it may quote the name of a file, or what a file says, and neither must steer a
+    terminal.
+    """
+    shown = _BYTES.sub(lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", text)
+    print(visible(shown), file=stream or sys.stdout, flush=stream is not None)
 
 
 def told(value: float | None, form: str, undefined: str) -> str:

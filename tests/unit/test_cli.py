@@ -1,5 +1,6 @@
 """The command line helps: every word of its help says something, and what is mistyped is told with what was meant."""
 
+import ast
 import os
 import re
 import subprocess
@@ -14,9 +15,11 @@ from layerscope.formatting import shell_word, utf8
 from layerscope.records.status import as_text, status
 from layerscope.records.verify import verify
 from layerscope.report.page import report
+from paths import ROOT
 from synthetic_run import Spec, write_run
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+PACKAGE = ROOT / "distributed" / "layerscope"
 COMMANDS = list(cli._app._subcommands)
 
 
@@ -56,6 +59,37 @@ def test_no_refusal_steers_the_terminal_by_the_name_of_a_file(tmp_path: Path, co
         assert done.returncode
         assert "e[U+001B]]0;title[U+0007]" in done.stderr
         assert "\x1b" not in done.stderr + done.stdout
+
+
+def test_no_answer_steers_the_terminal_by_the_name_of_a_file(tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "e\x1b]0;title\x07\u202e\xff.jsonl"
+    write_run(path, Spec(questions=3, layers=(0,)))
+    other = tmp_path / "\x1b[2J.csv"
+    for words in (
+        ["status", str(path)],
+        ["status", str(path), "--json"],
+        ["verify", str(path)],
+        ["export", str(path), "--to", str(other)],
+        ["compare", str(path), str(path)],
+        ["report", str(path)],
+    ):
+        done = command(*words)
+        assert done.returncode == 0
+        assert not {"\x1b", "\x07", "\u202e"} & {*done.stdout, *done.stderr}
+        if "--json" in words:
+            assert orjson.loads(done.stdout)["file"] == str(path)
+
+
+def test_everything_that_is_printed_is_made_visible() -> None:
+    """A module that prints by itself prints what a file says, one day."""
+    printing = {
+        file.relative_to(PACKAGE).as_posix()
+        for file in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    ours_alone = {"__main__.py", "planning/cards.py", "standin/build.py"}  # a home, JSON for a parent, a folder's name
+    assert printing == {"formatting.py", *ours_alone}
 
 
 def test_one_of_a_thing_is_not_several(tmp_path: Path) -> None:

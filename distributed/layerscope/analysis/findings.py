@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from layerscope.analysis import contrast, overview, statistics
 from layerscope.analysis.baselines.comparison import compare
 from layerscope.analysis.baselines.features import FeatureScores
-from layerscope.analysis.baselines.residuals import residual_differences
+from layerscope.analysis.baselines.residuals import lacking, residual_differences
 from layerscope.analysis.baselines.split import Split
 from layerscope.analysis.censoring import LayerPairs, pair_up
 from layerscope.analysis.contrast import joined
@@ -56,19 +56,19 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
     """
     options = options or Options()
     if options.baseline_dictionary:
-        expect_residuals(files, options.reading)  # before minutes of work
+        expect_residuals(files, options.reading)
+    need = lacking(files, options.reading)  # before minutes of work
     with reading(files, options.reading, lambda share: progress("reading", share)) as run:
         questions = run.questions
         signs = np.ones(len(questions.correct)), np.where(questions.correct, 1.0, -1.0)  # as in _CONTRASTS
         scores = FeatureScores(Split.of(questions, options.seed))
         found = _both_passes(run, signs, options, scores, progress)
-        residuals = residual_differences(files, run.manifest, options.reading, len(questions.correct))
+        residuals = need or residual_differences(run.scored, options.reading)
         of_random, missing = FeatureScores(scores.split), dict[str, str]()
         if options.baseline_dictionary:
-            _pass_random_features(run, files, signs, options, of_random, progress)
+            _pass_random_features(run, signs, options, of_random, progress)
         else:
-            need = residuals if isinstance(residuals, str) else "needs --baseline-dictionary"
-            missing = dict.fromkeys(of_random.of_random(), need)
+            missing = dict.fromkeys(of_random.of_random(), need or "needs --baseline-dictionary")
         features = {**({} if missing else of_random.of_random()), **scores.of_saes()}
         comparison = compare(questions, scores.split, run.layers, run.texts, features, residuals, missing, progress)
     right_wrong, chosen_rejected = (
@@ -123,14 +123,14 @@ def _both_passes(
 
 
 def _pass_random_features(
-    run: Columns, files: Files, signs: Sequence[Floats], options: Options, scores: FeatureScores, progress: Progress
+    run: Columns, signs: Sequence[Floats], options: Options, scores: FeatureScores, progress: Progress
 ) -> None:
     """Puts random features to the same passes, for what they say of every pair."""
 
     def tell(stage: str, share: float) -> None:
         progress(f"{stage} random features", share)
 
-    with random_features(run, files, options.reading, options.seed) as random:
+    with random_features(run, options.reading, options.seed) as random:
         _both_passes(random, signs, replace(options, permutations=0), scores, tell)
 
 

@@ -20,13 +20,12 @@ from layerscope.analysis.baselines.residuals import scored_residuals
 from layerscope.analysis.censoring import LayerPairs, pair_up
 from layerscope.analysis.reading import Columns, FeatureLists
 from layerscope.analysis.result import Ints
-from layerscope.records.shards import Files
 
 _FEATURES = 512  # multiplied at once; a direction depends on where its block of so many begins, so never change it
 
 
 @contextmanager
-def random_features(run: Columns, files: Files, reading: str, seed: int) -> Iterator[Columns]:
+def random_features(run: Columns, reading: str, seed: int) -> Iterator[Columns]:
     """What the files would hold if their features were random ones.
 
     Raises:
@@ -38,7 +37,7 @@ def random_features(run: Columns, files: Files, reading: str, seed: int) -> Iter
 
         def lists(index: int) -> FeatureLists:
             if index not in found:
-                residuals = scored_residuals(files, run.layers[index], reading, len(run.questions.correct))
+                residuals = scored_residuals(run.scored, run.layers[index], reading)
                 made = random_lists(residuals, pair_up(run.feature_lists(index)), (seed, run.layers[index]))
                 found[index] = stack.enter_context(TemporaryFile())
                 for column in vars(made).values():

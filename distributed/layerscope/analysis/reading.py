@@ -6,17 +6,19 @@ for. Knows nothing of statistics.
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
+from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from layerscope.analysis.baselines.residuals import Scored
 from layerscope.analysis.baselines.texts import TextColumns, Texts
 from layerscope.analysis.result import Floats, Ints, Questions
 from layerscope.errors import LayerscopeError
@@ -25,7 +27,7 @@ from layerscope.records.checking import check_prompt
 from layerscope.records.goals import GoalGroups
 from layerscope.records.manifest import Manifest
 from layerscope.records.readings import ReadingLists
-from layerscope.records.record import NotARecordError, Record
+from layerscope.records.record import NotARecordError, Record, Unscored
 from layerscope.records.run import Run
 from layerscope.records.shards import Files, open_run
 from layerscope.records.totals import Totals
@@ -54,6 +56,8 @@ class Columns:
     manifest: Manifest
     layers: tuple[int, ...]
     totals: Totals
+    scored: Sequence[Scored]
+    """One for each file, in their order."""
     questions: Questions
     texts: Texts
     feature_lists: Callable[[int], FeatureLists]
@@ -78,9 +82,10 @@ def reading(files: Files, name: str, progress: Callable[[float], None]) -> Itera
     run.check_reading(name)
     layers = tuple(run.manifest.about.layers)
     totals, rows, texts, done = Totals(), _QuestionRows(), TextColumns(), 0
+    scored = list[tuple[Path, "array[int]"]]()
     with ExitStack() as stack:
         columns = [_LayerColumns(layer, stack) for layer in layers]
-        for line, record in run.records():
+        for line, record in _records(run, scored):
             totals.add_record(record)
             if isinstance(record, Record):
                 _trust_prompt(run, record)
@@ -97,10 +102,21 @@ def reading(files: Files, name: str, progress: Callable[[float], None]) -> Itera
             run.manifest,
             layers,
             totals,
+            [Scored(path, np.array(has, dtype=bool)) for path, has in scored],
             rows.columns(),
             texts.texts(),
             lambda index: columns[index].feature_lists(),
         )
+
+
+def _records(run: Run, scored: "list[tuple[Path, array[int]]]") -> Iterator[tuple[bytes, Record | Unscored]]:
+    """Every line, file after file; notes of each of a file's whether it is scored."""
+    for part in run.parts:
+        has = array("b")
+        scored.append((part.path, has))
+        for line, record in part.records():
+            has.append(isinstance(record, Record))
+            yield line, record
 
 
 def _trust_prompt(run: Run, record: Record) -> None:

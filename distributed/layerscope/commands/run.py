@@ -16,7 +16,7 @@ from layerscope.engine.crew import Crew
 from layerscope.engine.driver import Driver
 from layerscope.engine.lines import BatchLines
 from layerscope.engine.timeline import Timeline
-from layerscope.formatting import count_of, shell_word, size_text
+from layerscope.formatting import count_of, say, shell_word, size_text
 from layerscope.planning.describe import describe, summarise
 from layerscope.planning.job import Job, check_space, download_bytes
 from layerscope.planning.prepare import in_ray_job, prepare, ray_job_environment
@@ -47,15 +47,15 @@ def run_job(config: Config) -> int:
         if file.lines < job.n_questions or retried:
             totals, rate, stopped_by, left = _work(job, cluster, file, totals, retried)
         else:
-            print(_nothing_to_do(job))
+            say(_nothing_to_do(job))
             rate, stopped_by, left = 0.0, None, ""
     if stopped_by:
-        print(f"Stopped by {stopped_by.name} after {file.lines} of {count_of(job.n_questions, 'question')}{left}.")
-        print(f"To go on: {command_line()}")
+        say(f"Stopped by {stopped_by.name} after {file.lines} of {count_of(job.n_questions, 'question')}{left}.")
+        say(f"To go on: {command_line()}")
         return 128 + stopped_by
     if job.output.array:
         write_array(job.output.records, job.output.array, Run.open(job.output.records).lines())
-    print(summarise(job, totals, rate))
+    say(summarise(job, totals, rate))
     return 0
 
 
@@ -70,13 +70,13 @@ def print_plan(config: Config) -> int:
     """Describes what a run would do."""
     job = prepare(config, Cluster(config, add_nodes=False).nodes)
     _warn(job)
-    print(describe(job))
+    say(describe(job))
     return 0
 
 
 def _warn(job: Job) -> None:
     for warning in job.warnings:
-        print(f"Warning: {warning}", file=sys.stderr)
+        say(f"Warning: {warning}", sys.stderr)
 
 
 def _recover(file: journal.Journal) -> tuple[Totals, list[int]]:
@@ -100,7 +100,7 @@ def _work(
     What stopped it is None where nothing is left to do.
     """
     if file.lines:
-        print(f"Going on after {file.lines} of {count_of(job.n_questions, 'question')}.", file=sys.stderr)
+        say(f"Going on after {file.lines} of {count_of(job.n_questions, 'question')}.", sys.stderr)
     fingerprints = Fingerprints(file.fingerprints)
     with (
         Progress(job.n_questions, totals) as progress,

@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from layerscope.engine.actors import probe_node
 from layerscope.errors import LayerscopeError, first_line
+from layerscope.formatting import say
 from layerscope.planning.node import Node
 
 _PROBE_SECONDS = 60.0  # in which a node should have said what it has
@@ -24,7 +25,7 @@ _TYPE = "accelerator_type:"  # how Ray names the resource that says which GPUs a
 
 
 def tell_on_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text, sys.stderr)
 
 
 @dataclass

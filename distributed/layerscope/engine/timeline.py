@@ -9,6 +9,7 @@ import orjson
 
 from layerscope.engine.logs import Span
 from layerscope.files import remove_leftovers, replacing, user_path
+from layerscope.formatting import say
 
 
 class Timeline:
@@ -71,6 +72,6 @@ class Timeline:
 
     def _give_up(self, error: OSError) -> None:
         self._file = None
-        print(f"Warning: --timeline: {self._path} cannot be written: {error.strerror or error}.", file=sys.stderr)
+        say(f"Warning: --timeline: {self._path} cannot be written: {error.strerror or error}.", sys.stderr)
         with suppress(OSError):
             self._stack.__exit__(OSError, error, None)

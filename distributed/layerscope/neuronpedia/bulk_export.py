@@ -24,7 +24,7 @@ import httpx2
 from tqdm import tqdm
 
 from layerscope.errors import LayerscopeError, UsageError, first_line
-from layerscope.formatting import count_of, size_text
+from layerscope.formatting import count_of, say, size_text
 from layerscope.hub.errors import patiently
 
 _T = TypeVar("_T")
@@ -120,7 +120,7 @@ class Export:
                 size += batch.size
         told = f", {passed_over:,} of them passed over: without what is looked for" if passed_over else ""
         lines = f"{count_of(len(rows) + passed_over, 'line')}{told}"
-        print(f"{prefix}: {count_of(len(keys), 'file')}, {size_text(size)}, {lines}", file=sys.stderr, flush=True)
+        say(f"{prefix}: {count_of(len(keys), 'file')}, {size_text(size)}, {lines}", sys.stderr)
         if not rows:
             raise LayerscopeError("none of the lines in Neuronpedia's export has what is looked for")
         return rows

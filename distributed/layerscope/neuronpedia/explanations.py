@@ -18,7 +18,7 @@ from huggingface_hub import constants
 
 from layerscope.errors import LayerscopeError, first_line
 from layerscope.files import remove_leftovers, replacing
-from layerscope.formatting import count_of, ranges
+from layerscope.formatting import count_of, ranges, say
 from layerscope.hub.cache import alone_with, cache_folder, make_room, touch
 from layerscope.neuronpedia.bulk_export import Export, Written
 from layerscope.records.manifest import Manifest
@@ -74,7 +74,7 @@ def explain(file: Path, density: bool = False, to: Path | None = None, overwrite
             "Canonical SAEs of Gemma Scope have them (--sae-l0 canonical, as is the default)."
         )
     for reason, layers in _fetch_missing(ids, ("explanations", "densities") if density else ("explanations",)).items():
-        print(f"Warning: layers {ranges(layers)}: {reason}", file=sys.stderr)
+        say(f"Warning: layers {ranges(layers)}: {reason}", sys.stderr)
     explanations = load_explanations(run.manifest)
     if not explanations.by_layer:
         raise LayerscopeError(f"No explanations for any layer of {file}, for the reasons above.")

@@ -34,10 +34,14 @@ from layerscope.questions.plan import Plan, make_plan
 from layerscope.questions.prompts import Prompt
 from layerscope.questions.reading import Reading
 from layerscope.questions.selection import select_questions
-from layerscope.records.manifest import manifest_path
-from layerscope.records.marks import marks_path
-from layerscope.records.residuals import residuals_path
-from layerscope.records.targets import TIMELINE, begins_with, check_output, check_target, records_path
+from layerscope.records.targets import (
+    TIMELINE,
+    begins_with,
+    beside_records,
+    check_output,
+    check_target,
+    records_path,
+)
 from layerscope.saes.gemma_scope import SaeChoice, choose_saes
 from layerscope.saes.params_npz import read_shapes
 from layerscope.standin import standin_folder
@@ -169,6 +173,6 @@ def _settle_output(config: Config) -> Output:
         raise UsageError(f"--output-file: {named_file} is a folder's name. Name a file.")
     check_output(records, array if array != records else None, inputs, config.overwrite)
     if config.timeline:
-        written = (records, array, manifest_path(records), marks_path(records), residuals_path(records))
+        written = (records, array, *beside_records(records))
         check_target("--timeline", config.timeline, (*inputs, *written), begins_with(TIMELINE, b"[]"))
     return Output(records, array if array != records else None, config.timeline, config.overwrite, config.retry_errors)

@@ -11,13 +11,18 @@ from layerscope.records.residuals import residuals_path
 from layerscope.records.run import read_lines
 
 
+def aside_path(path: Path) -> Path:
+    """Where the records that were there are kept; their manifest and residuals lie beside them as beside any file."""
+    return path.with_name(path.name + ".overwritten")
+
+
 def put_aside(path: Path, descriptor: int) -> int:
     """Moves what there is of a run aside: a descriptor of the new, empty file, locked, for that of the old one.
 
     May be cut off anywhere and called again: the last file that had a record, and its manifest, are what stands aside.
     """
-    aside, manifest_aside = _aside(path)
-    residuals_aside = residuals_path(aside)
+    aside = aside_path(path)
+    manifest_aside, residuals_aside = manifest_path(aside), residuals_path(aside)
     if aside.exists() and not aside.samefile(path):
         if not has_records(path):
             os.ftruncate(descriptor, 0)
@@ -42,8 +47,8 @@ def put_aside(path: Path, descriptor: int) -> int:
 
 def forget_aside(path: Path) -> None:
     """Removes what stands aside."""
-    aside, manifest_aside = _aside(path)
-    for each in (aside, manifest_aside):
+    aside = aside_path(path)
+    for each in (aside, manifest_path(aside)):
         each.unlink(missing_ok=True)
     shutil.rmtree(residuals_path(aside), ignore_errors=True)
 
@@ -51,8 +56,3 @@ def forget_aside(path: Path) -> None:
 def has_records(path: Path) -> bool:
     """Whether a file has a whole line."""
     return next(read_lines(path), None) is not None
-
-
-def _aside(path: Path) -> tuple[Path, Path]:
-    """Where the records and the manifest that were there are kept."""
-    return path.with_name(path.name + ".overwritten"), path.with_name(path.name + ".overwritten.manifest.json")

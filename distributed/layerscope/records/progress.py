@@ -7,7 +7,7 @@ from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
-from layerscope.formatting import count_of, size_text
+from layerscope.formatting import count_of, say, size_text, visible
 from layerscope.records.run import RecordsFile
 from layerscope.records.totals import Totals
 
@@ -56,9 +56,9 @@ class Progress:
     def note(self, text: str) -> None:
         """Tells something without disturbing the bar."""
         if self._bar is not None:
-            self._bar.write(text, file=self._stream)
+            self._bar.write(visible(text), file=self._stream)
         else:
-            print(text, file=self._stream, flush=True)
+            say(text, self._stream)
 
     def rate(self) -> float:
         """Questions per second since work began."""
@@ -77,7 +77,7 @@ def shown(
 ) -> Iterator[tuple[bytes, T]]:
     """What is read of a file, line by line; shows on standard error how much of it is read."""
     stream = stream or sys.stderr
-    name, size, done, told = file.path.name + file.others, file.size, 0, time.monotonic()
+    name, size, done, told = visible(file.path.name) + file.others, file.size, 0, time.monotonic()
     bar = {"unit": "B", "unit_scale": True, "dynamic_ncols": True, "leave": False}
     with tqdm(total=size, desc=name, file=stream, disable=not stream.isatty(), **bar) as progress:
         for line, what in lines:
@@ -86,4 +86,4 @@ def shown(
             progress.update(len(line))
             if progress.disable and time.monotonic() - told >= _LINE_SECONDS:
                 told = time.monotonic()
-                print(f"{name}: {size_text(done)} of {size_text(size)} read", file=stream, flush=True)
+                say(f"{name}: {size_text(done)} of {size_text(size)} read", stream)

@@ -12,9 +12,12 @@ from layerscope.errors import UsageError
 from layerscope.files import COMPRESSED, user_path
 from layerscope.records.manifest import manifest_path
 from layerscope.records.marks import is_marks, marks_path
+from layerscope.records.overwriting import aside_path
 from layerscope.records.residuals import is_residuals, residuals_path
 
-_MANIFEST, _MARKS = (beside(Path("x")).name.removeprefix("x") for beside in (manifest_path, marks_path))
+_BESIDE = (manifest_path, marks_path, residuals_path, aside_path)
+"""Where the other files of a run lie, by its output file."""
+_MANIFEST, *_ENDINGS = (beside(Path("x")).name.removeprefix("x") for beside in _BESIDE)
 _FIRST_RECORD = b'{"example_id":'
 _OF_EXPORTS = (".parquet", ".csv", ".html")
 TIMELINE = b'[\n{"name":"process_name",'
@@ -77,10 +80,16 @@ def check_output(records: Path, array: Path | None, inputs: Iterable[Path], over
             f"{option}: {marks} would be written beside {records.name}, and was not made by a run.\n"
             "Move it away, or name another file."
         )
-    residuals = residuals_path(records)
-    if os.path.lexists(residuals) and not is_residuals(residuals):
+    aside = aside_path(records)
+    for residuals in map(residuals_path, (records, aside)):
+        if os.path.lexists(residuals) and not is_residuals(residuals):
+            raise UsageError(
+                f"{option}: {residuals.name} is where a run keeps the residuals of {records.name}, and no run made it, "
+                "or not all that is in it.\nMove that away, or name another file."
+            )
+    if _is_there(option, aside) and not holds_records(aside):
         raise UsageError(
-            f"{option}: {residuals.name} is where a run keeps the residuals of {records.name}, and no run made it.\n"
+            f"{option}: {aside.name} is where a run keeps what --overwrite replaces, and no run made it.\n"
             "Move it away, or name another file."
         )
     if array is not None and array.exists() and not records.exists() and not overwrite:
@@ -112,13 +121,25 @@ def check_target(
     if os.fspath(target).endswith("/"):
         raise UsageError(f"{option}: {os.fspath(target)} is a folder's name. Name a file.")
     _check_place(option, path, inputs)
-    of_marks = path.name.endswith(_MARKS) and manifest_path(path.with_name(path.name.removesuffix(_MARKS))).exists()
-    if path.name.endswith(_MANIFEST) or manifest_path(path).exists() or of_marks:
+    if path.name.endswith(_MANIFEST) or manifest_path(path).exists() or _of_a_run(path):
         raise UsageError(f"{option}: {path} belongs to a run, whose records it would spoil. Name another file.")
     if _is_there(option, path) and not overwrite and (own is None or not own(path)):
         how = "Name another file." if overwrite is None else "Name another file, or replace it with --overwrite."
         raise UsageError(f"{option}: {path} is there already{', made by something else' if own else ''}. {how}")
     return path
+
+
+def beside_records(records: Path) -> list[Path]:
+    """What else a run may write, or keep, beside its output file."""
+    return [beside(records) for beside in _BESIDE]
+
+
+def _of_a_run(path: Path) -> bool:
+    """Whether a file or folder is one that a run keeps beside its output file."""
+    return any(
+        path.name.endswith(ending) and manifest_path(path.with_name(path.name.removesuffix(ending))).exists()
+        for ending in _ENDINGS
+    )
 
 
 def _check_place(option: str, path: Path, inputs: Iterable[Path]) -> None:
@@ -132,6 +153,8 @@ def _check_place(option: str, path: Path, inputs: Iterable[Path]) -> None:
         raise UsageError(f"{option}: there is no folder {folder}. Make it, or name another file.")
     if path.is_dir():
         raise UsageError(f"{option}: {path} is a folder. Name a file.")
+    if _of_a_run(folder.absolute()):
+        raise UsageError(f"{option}: {folder} belongs to a run, which keeps nothing else there. Name a file elsewhere.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"{option}: {folder} cannot be written to. Name a file elsewhere.")
     if any(_same(path, other) for other in inputs):

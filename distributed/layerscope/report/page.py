@@ -26,7 +26,7 @@ from layerscope.analysis.method import READ_AT
 from layerscope.analysis.result import Analysis, Contrast, Options
 from layerscope.errors import LayerscopeError
 from layerscope.files import remove_leftovers, replacing
-from layerscope.formatting import size_text, visible
+from layerscope.formatting import say, size_text, visible
 from layerscope.neuronpedia.explanations import load_explanations
 from layerscope.records.run import Run
 from layerscope.records.shards import Files, open_run
@@ -256,7 +256,7 @@ class _Stages:
                 self._bar.update(100 * share - self._bar.n)
         elif time.monotonic() - self._told >= 10:
             self._told = time.monotonic()
-            print(f"{name}: {share:.0%}", file=sys.stderr, flush=True)
+            say(f"{name}: {share:.0%}", sys.stderr)
         self._name = name
 
     def _close(self) -> None:

@@ -12,6 +12,7 @@ from layerscope.analysis.findings import analyse
 from layerscope.analysis.random_dictionary import random_lists
 from layerscope.analysis.reading import FeatureLists
 from layerscope.analysis.result import Options
+from layerscope.errors import LayerscopeError
 from layerscope.records.residual_files import ResidualFiles, ResidualRows
 from layerscope.records.residuals import Layout, residuals_path
 from layerscope.records.run import Run
@@ -109,6 +110,28 @@ def test_random_features_are_held_to_the_same_statistics(run: tuple[Path, float]
     assert dict(without.comparison.missing)["random"] == "needs --baseline-dictionary"
     firing, same = (each.right_wrong.firing.everything for each in (analysis, without))
     np.testing.assert_array_equal(firing.p, same.p)
+
+
+def test_residuals_that_are_not_whole_end_a_report_before_its_work_however_few_questions_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With too few goals nothing is compared, and nobody would hear of the damage; with many, only after minutes."""
+    monkeypatch.setattr("layerscope.analysis.findings.reading", None)
+    for questions in (6, 60):
+        path = tmp_path / f"{questions}.jsonl"
+        write_run(path, Spec(questions=questions, layers=(0, 1)))
+        edit_manifest(path, lambda manifest: manifest["identity"]["settings"].update(residuals="float32"))
+        files = ResidualFiles(Layout.of(path, Run.open(path).manifest))
+        files.begin()
+        files.append(ResidualRows([np.zeros((2, 2304), np.float32)] * 2, [(0, 1)] * (questions - 1)))
+        files.close()
+        for damaged, told in ((False, f"has {questions - 1} rows"), (True, "is not there")):
+            if damaged:
+                (residuals_path(path) / "layer_00.npy").unlink()
+            with pytest.raises(LayerscopeError, match=told) as refusal:
+                analyse(path)
+            assert "move its folder away" in str(refusal.value)
+            assert len(str(refusal.value).splitlines()) == 3
 
 
 def test_what_they_would_be_made_of_is_looked_for_first(

@@ -13,6 +13,8 @@ import pytest
 
 import layerscope
 from killing import before_every_step
+from layerscope.analysis.baselines.residuals import scored_residuals
+from layerscope.analysis.reading import reading as columns_of
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
 from layerscope.records.journal import Journal, open_journal
@@ -268,6 +270,27 @@ def test_shards_are_joined_in_the_order_of_the_plan(tmp_path: Path) -> None:
     found = layerscope.read_residuals(paths[::-1], 12, "last-word")
     np.testing.assert_array_equal(found, expected(12, 1))
     assert f"{N} of {N} lines" in verify(paths)
+
+
+def test_what_is_compared_is_of_the_lines_that_were_read_whatever_is_written_meanwhile(tmp_path: Path) -> None:
+    """A shard that grows in between would move all rows of the next one; lines computed once more are others."""
+    paths = [tmp_path / "1.jsonl", tmp_path / "2.jsonl"]
+    journals = [
+        gone_on_with(path, parts(shard=f"{number}/2", lines=lines))
+        for number, (path, lines) in enumerate(zip(paths, (range(4), range(4, N)), strict=True), start=1)
+    ]
+    with journals[0], journals[1]:
+        journals[0].append(LINES[:3], rows(0, 3))
+        journals[1].append(LINES[4:7], rows(4, 7))
+        with columns_of(paths, "final", lambda _: None) as columns:
+            read = columns.scored
+        journals[0].append(LINES[3:4], rows(3, 4))
+    kept = [n for n in (0, 1, 2, 4, 5, 6) if n not in ERRORS]
+    np.testing.assert_array_equal(scored_residuals(read, 12, "final"), expected(12, 0)[kept].astype(np.float32))
+    with gone_on_with(paths[1], parts(shard="2/2", lines=range(4, N))) as journal:
+        journal.rewrite([Replacement(1, SCORED[5], rows(5, 6, ()))])
+    with pytest.raises(LayerscopeError, match=r"2\.jsonl was written anew while it was read"):
+        scored_residuals(read, 12, "final")
 
 
 def test_a_disk_that_fails_leaves_as_many_rows_as_lines_and_the_run_goes_on(

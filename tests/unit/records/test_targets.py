@@ -40,6 +40,7 @@ def test_what_is_no_file_of_its_own_is_refused_even_to_overwrite(
     (tmp_path / "hard").hardlink_to(run)
     (tmp_path / "other-run").write_bytes(b"x")
     manifest_path(tmp_path / "other-run").write_bytes(b"{}")
+    (tmp_path / "run.jsonl.residuals").mkdir()
     os.mkfifo(tmp_path / "pipe")
     before = {path: path.lstat().st_ino for path in tmp_path.iterdir()}
     for name, told in (
@@ -54,6 +55,9 @@ def test_what_is_no_file_of_its_own_is_refused_even_to_overwrite(
         ("run.jsonl.manifest.json", "belongs to a run"),
         ("new.manifest.json", "belongs to a run"),
         ("run.jsonl.marks", "belongs to a run"),
+        ("run.jsonl.overwritten", "belongs to a run"),
+        ("run.jsonl.residuals/page.html", "belongs to a run"),
+        ("run.jsonl.residuals/layer_01.npy", "belongs to a run"),
         ("other-run", "belongs to a run"),
     ):
         message = refused(lambda name=name: check_target("--to", f"{tmp_path}/{name}", (run,), None, overwrite))  # type: ignore[misc]
@@ -139,3 +143,22 @@ def test_marks_that_no_run_wrote_are_somebodys_file(tmp_path: Path) -> None:
         marks.write_bytes(own)
         check_output(records, None, (), False)
     check_target("--to", tmp_path / "school.marks")
+
+
+def test_what_a_run_would_delete_when_it_begins_is_its_own(run: Path, tmp_path: Path) -> None:
+    """What stood aside goes with a new file's first record: no note of somebody's under that name, nor a folder."""
+    aside = tmp_path / "run.jsonl.overwritten"
+    aside.write_bytes(b"my notes")
+    assert "no run made it" in refused(lambda: check_output(run, None, (), overwrite=True))
+    aside.write_bytes(b'{"example_id":0}\n')
+    check_output(run, None, (), overwrite=True)
+    (tmp_path / "run.jsonl.overwritten.residuals").mkdir()
+    (tmp_path / "run.jsonl.overwritten.residuals" / "notes").touch()
+    assert "no run made it" in refused(lambda: check_output(run, None, (), overwrite=True))
+
+
+def test_a_run_puts_no_file_into_the_folder_of_anothers_residuals(run: Path) -> None:
+    """The other run would refuse to go on with a folder that has more than its layers."""
+    folder = run.with_name("run.jsonl.residuals")
+    folder.mkdir()
+    assert "belongs to a run" in refused(lambda: check_output(folder / "new.jsonl", None, (), False))
