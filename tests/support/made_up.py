@@ -33,6 +33,8 @@ class PlacedTopK(NamedTuple):
     active_counts: NDArray[np.int64]
     tokens: NDArray[np.int64]
     token_counts: NDArray[np.int64]
+    by_token: NDArray[np.float32]
+    by_token_starts: NDArray[np.int64]
 
 
 def record_line(
@@ -41,6 +43,7 @@ def record_line(
     features: Mapping[int, tuple[Features, Features]],
     unlisted: int = 0,
     others: Mapping[str, Mapping[int, tuple[Features, Features]]] = {},
+    by_token: int = 0,
 ) -> bytes:
     """The line of a scored question.
 
@@ -50,11 +53,13 @@ def record_line(
         unlisted: how many more features are active wherever any is.
         others: the same of other readings than `final`, by name, in the order of the record. Those of `max` are each
             strongest at the token that is its id modulo the solution's tokens, and active nowhere else.
+        by_token: of how many of these the activation at every token is there.
     """
     layers, lengths = list(features), [score.token_count for score in scores]
     of_one_token = [features, *(others[name] for name in others if name != "max")]
     rows = [[row for reading in of_one_token for row in reading[layer]] for layer in layers]
-    over_tokens = [_over_tokens(others["max"][layer], unlisted, lengths) for layer in layers if "max" in others]
+    of_max = [others["max"][layer] for layer in layers if "max" in others]
+    over_tokens = [_over_tokens(rows_of_max, unlisted, lengths, by_token) for rows_of_max in of_max]
     block = serialise_block(layers, [_top_k(of_layer, unlisted) for of_layer in rows], over_tokens)
     numbers = {name: 2 * number for number, name in enumerate((name for name in others if name != "max"), start=1)}
     numbers["max"] = 2 * len(of_one_token)
@@ -62,10 +67,15 @@ def record_line(
     return b"".join(join_record(frame_record(question, scores, (0, 1), (first, second)), [block]))
 
 
-def _over_tokens(rows: Sequence[Features], unlisted: int, lengths: Sequence[int]) -> PlacedTopK:
+def _over_tokens(rows: Sequence[Features], unlisted: int, lengths: Sequence[int], by_token: int) -> PlacedTopK:
     found = _top_k(rows, unlisted)
-    tokens = found.feature_ids % np.repeat(lengths, np.diff(found.starts))
-    return PlacedTopK(*found, tokens, np.ones_like(tokens))
+    length = np.repeat(lengths, np.diff(found.starts))
+    tokens = found.feature_ids % length
+    kept = np.concatenate([np.arange(len(row)) < by_token for row in rows] or [np.zeros(0, bool)])
+    starts = np.cumsum([0, *np.where(kept, length, 0)])
+    values = np.zeros(starts[-1], dtype=np.float32)
+    values[(starts[:-1] + tokens)[kept]] = found.activations[kept]
+    return PlacedTopK(*found, tokens, np.ones_like(tokens), values, starts)
 
 
 def _top_k(rows: Sequence[Features], unlisted: int) -> TopK:
@@ -103,6 +113,7 @@ def identity(layers: Sequence[int], top_k: int | str = 100, questions: int = 0, 
             "tokens": False,
             "residuals": None,
             "all_solutions": False,
+            "token_activations": 0,
             **settings,
         },
         "model": {"repository": "google/gemma-2-2b", "commit": "0" * 40, "files": {}},

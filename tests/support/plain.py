@@ -42,7 +42,7 @@ def plain_run(config: Config, residuals: dict[int, bytes] | None = None) -> byte
         questions = [job.selection[int(example_id)] for example_id in job.plan.batch(batch)]
         outcomes, kept, spans, *_ = score_batch(model, tokenizer, questions, job.layers, job.reading)
         blocks = (
-            [encode_block(kept.to(device), job.layers, encoders, job.numerics.top_k, spans, job.reading.residuals)]
+            [encode_block(kept.to(device), job.layers, encoders, job.numerics.top_k, spans, job.reading)]
             if kept.numel()
             else []
         )

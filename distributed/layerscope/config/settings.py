@@ -88,6 +88,9 @@ class Config:
     (the last token before the solution, a control)."""
     tokens: bool = False
     """Record each solution's tokens too: texts that joined are the solution."""
+    token_activations: int = 0
+    """Of max, record the activation at every token too, for so many of the strongest features of each layer and
+    solution; 0 for none."""
     residuals: ResidualFormat | Literal["off"] = "off"
     """Keep the residual stream too, in this number format, where each reading but max takes it: beside the output file,
     in the folder NAME.residuals with one .npy file for every layer."""
@@ -158,7 +161,7 @@ class Config:
         parse_columns(self.columns)
         if not re.fullmatch(r"[\w.-]{1,80}", self.split) or not re.fullmatch(r"[\w./-]{0,200}", self.config):
             raise UsageError(f"--split {self.split!r} and --config {self.config!r} are to be names, such as test.")
-        parse_readings(self.readings)
+        self._check_readings()
         parse_prompt(self.prompt, self.solution_separator)
         for name in ("prompt", "solution_separator", "system_prompt"):
             if re.search("[\ud800-\udfff]", getattr(self, name)):  # as Python holds bytes that are no UTF-8
@@ -177,6 +180,14 @@ class Config:
                     raise UsageError(
                         f"--standin brings its own model and SAEs; leave out {option(name)}, or --standin."
                     )
+
+    def _check_readings(self) -> None:
+        has_max = "max" in parse_readings(self.readings)
+        if self.token_activations < 0 or (self.token_activations and not has_max):
+            raise UsageError(
+                f"--token-activations is {self.token_activations}, and --readings is {self.readings}.\n"
+                "It is how many features of max are recorded at every token, from 0; give --readings final,max with it."
+            )
 
 
 def option(name: str) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 import ray
 
-from layerscope.config import ResidualFormat
 from layerscope.engine.answers import Activations, Arrival, Encoded, Scores, TorchSettings
 from layerscope.engine.faults import device_faults
 from layerscope.engine.logs import ActorLog
@@ -109,14 +108,13 @@ class EncoderActor(_Actor):
         saes: Sequence[SaeChoice],
         d_model: int,
         residuals: str,
-        kept: ResidualFormat | None,
+        reading: Reading,
         settings: TorchSettings,
     ) -> Fingerprint:
         """Loads the encoders.
 
         Args:
             residuals: number format of what they will get.
-            kept: that of the residuals that are kept; None for none.
         """
         import torch
 
@@ -126,7 +124,7 @@ class EncoderActor(_Actor):
 
         self._device, dtype = settings.apply()
         repository = on_this_node(repository)
-        self._layers, self._kept = [sae.layer for sae in saes], kept
+        self._layers, self._reading = [sae.layer for sae in saes], reading
         self._log = ActorLog(f"encoder {ranges(self._layers)}")
         with self._log.timed("load"):
             self._encoders = [load_encoder(repository, sae.path, d_model, dtype, self._device) for sae in saes]
@@ -142,7 +140,7 @@ class EncoderActor(_Actor):
 
         with self._log.timed("encode", batch=batch, rows=activations.residuals.shape[1]) as span:
             residuals = from_array(activations.residuals).to(self._device)
-            block = encode_block(residuals, self._layers, self._encoders, k, activations.spans, self._kept)
+            block = encode_block(residuals, self._layers, self._encoders, k, activations.spans, self._reading)
         return Encoded(block, span())
 
 

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from layerscope.config import ResidualFormat
 from layerscope.engine.readings import read_batch, rows_among
 from layerscope.errors import LayerscopeError
 from layerscope.numerics.out_of_memory import give_back, is_out_of_memory
@@ -27,14 +26,13 @@ from layerscope.records.feature_lists import LayerBlock, serialise_block
 from layerscope.records.lines import Outcome, SolutionScore, error_line, frame_record
 from layerscope.records.record import strongest_wrong
 from layerscope.saes.encoder import (
-    OverTokens,
     SaeEncoder,
     TopK,
     encode_layers,
-    encode_spans,
     encode_top_k,
     rows_at_once,
 )
+from layerscope.saes.over_tokens import OverTokens, encode_spans
 from layerscope.saes.spans import Spans
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and encoders do without it
@@ -154,23 +152,23 @@ def encode_block(
     encoders: Sequence[SaeEncoder],
     k: int | None,
     spans: Spans | None = None,
-    kept: ResidualFormat | None = None,
+    reading: Reading = FINAL,
 ) -> LayerBlock:
     """Encodes a block of layers and serialises the strongest features of every row, and of every solution.
 
     Args:
         residuals: [L, R, D] of these layers, on the encoders' device.
         spans: which rows make a list of their own, and which solutions' they are; without them each makes one.
-        kept: number format of the residuals that go with it, of the rows that make a list of their own; None for none.
+        reading: the residuals of the rows that make a list of their own go with it, if it says so.
 
     Raises:
         LayerscopeError: a single row does not fit the memory.
     """
-    block = _encode_block(residuals, layers, encoders, k, spans)
-    if kept is None:
+    block = _encode_block(residuals, layers, encoders, k, spans, reading.token_activations)
+    if reading.residuals is None:
         return block
     singles = residuals if spans is None else residuals[:, torch.from_numpy(spans.single).to(residuals.device)]
-    numbers = singles.to(getattr(torch, kept))
+    numbers = singles.to(getattr(torch, reading.residuals))
     infinite = numbers.isinf()
     if clamped := bool(infinite.any()) and bool((infinite & singles.isfinite()).any()):
         numbers.clamp_(-torch.finfo(numbers.dtype).max, torch.finfo(numbers.dtype).max)
@@ -178,7 +176,12 @@ def encode_block(
 
 
 def _encode_block(
-    residuals: Tensor, layers: Sequence[int], encoders: Sequence[SaeEncoder], k: int | None, spans: Spans | None
+    residuals: Tensor,
+    layers: Sequence[int],
+    encoders: Sequence[SaeEncoder],
+    k: int | None,
+    spans: Spans | None,
+    by_token: int,
 ) -> LayerBlock:
     if residuals.device.type == "cuda" and spans is None:
         try:
@@ -189,21 +192,23 @@ def _encode_block(
         give_back()  # outside the handler, which keeps the failed try's tensors alive
     found, over_tokens, halved = list[TopK](), list[OverTokens](), False
     for rows, sae in zip(residuals, encoders, strict=True):
-        of_rows, of_solutions, was_halved = _encode(rows, sae, k, spans)
+        of_rows, of_solutions, was_halved = _encode(rows, sae, k, spans, by_token)
         found.append(of_rows)
         over_tokens += of_solutions
         halved |= was_halved
     return replace(serialise_block(layers, found, over_tokens), halved=halved)
 
 
-def _encode(rows: Tensor, sae: SaeEncoder, k: int | None, spans: Spans | None) -> tuple[TopK, list[OverTokens], bool]:
+def _encode(
+    rows: Tensor, sae: SaeEncoder, k: int | None, spans: Spans | None, by_token: int
+) -> tuple[TopK, list[OverTokens], bool]:
     """Encodes a layer, in as small parts as the memory needs: also whether it did not fit at once."""
     at_once, halved = min(max(1, len(rows)), rows_at_once(sae)), False
     while True:
         try:
             if spans is None:
                 return encode_top_k(rows, sae, k, at_once), [], halved
-            of_rows, of_solutions = encode_spans(rows, sae, k, spans, at_once)
+            of_rows, of_solutions = encode_spans(rows, sae, k, spans, at_once, by_token)
             return of_rows, [of_solutions], halved
         except RuntimeError as error:
             if not is_out_of_memory(error):

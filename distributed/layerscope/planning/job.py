@@ -23,6 +23,7 @@ from layerscope.records.residuals import RESIDUAL_DTYPES, residual_readings, res
 from layerscope.saes.gemma_scope import SaeChoice
 
 _L0S_OVER_TOKENS = 8  # features of a solution over features of a token
+_BYTES_AT_A_TOKEN = 5  # of a feature's JSON: its activation there, 0.0 at most of them
 _BYTES_OF_A_TOKEN = 27  # of a feature's JSON: where it is strongest, and at how many tokens it is active
 _BYTES_PER_FEATURE = 52  # of JSON: names, punctuation, an id of five digits, an activation of eight
 
@@ -89,7 +90,10 @@ class Job:
             features = sum(min(many * sae.l0, self.numerics.top_k or many * sae.l0) for sae in self.saes)
             return features * (_BYTES_PER_FEATURE + more) + 30 * len(self.saes)
 
-        return self.n_questions * self.reading.solutions * (sum(map(of_reading, self.reading.names)) + 300)
+        tokens = self.plan.solution_tokens * self.n_questions // max(1, len(self.selection))
+        by_token = self.reading.token_activations * len(self.saes) * tokens * _BYTES_AT_A_TOKEN
+        of_solution = sum(map(of_reading, self.reading.names)) + 300
+        return self.n_questions * self.reading.solutions * of_solution + by_token
 
     def residual_bytes(self) -> int:
         """The size of the residuals beside the finished file."""
@@ -123,6 +127,7 @@ class Job:
                 tokens=self.reading.tokens,
                 residuals=self.reading.residuals,
                 all_solutions=self.reading.solutions > 2,
+                token_activations=self.reading.token_activations,
             ),
             model=ModelFiles(
                 repository=_told(self.model),

@@ -121,7 +121,15 @@ def settle_reading(config: Config, model: Repository, solutions: int) -> Reading
     prompt = chat_prompt(model, config.system_prompt, separator) if chat else Prompt(template, separator)
     residuals = None if config.residuals == "off" else config.residuals
     recorded = solutions if config.all_solutions else 2
-    return Reading(parse_readings(config.readings), config.tokens, prompt, residuals, recorded, solutions > 2)
+    return Reading(
+        parse_readings(config.readings),
+        config.tokens,
+        prompt,
+        residuals,
+        config.token_activations,
+        solutions=recorded,
+        more=solutions > 2,
+    )
 
 
 def numeric(setting: int | str) -> int | None:

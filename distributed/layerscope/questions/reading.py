@@ -21,6 +21,8 @@ class Reading:
     prompt: Prompt = DEFAULT
     residuals: ResidualFormat | None = None
     """Number format of the residuals that are kept, where readings take one token each."""
+    token_activations: int = 0
+    """Of how many of each layer's strongest features of `max` the record has the activation at every token."""
     solutions: int = 2
     """Of how many solutions of a question the features are recorded, at most."""
     more: bool = False

@@ -5,7 +5,7 @@ from typing import Literal
 
 from msgspec import UNSET
 
-from layerscope.records.readings import Feature
+from layerscope.records.readings import Feature, PlacedFeature
 from layerscope.records.record import NotARecordError, Record, SolutionDetails, strongest_wrong
 
 
@@ -62,10 +62,26 @@ def _check_tokens(details: SolutionDetails) -> None:
     if others.max is UNSET:
         return
     for layer, features in others.max.active_features_by_layer.items():
+        if not all(_at_its_tokens(each, count) for each in features):
+            raise NotARecordError(f"a feature of layer {layer} has other token_activations than it says of itself")
         if any(each.token >= count or not 1 <= each.token_count <= count for each in features):
             raise NotARecordError(f"a token of layer {layer} (reading max) is not among the solution's {count}")
         if others.max.active_feature_count_by_layer[layer] < details.active_feature_count_by_layer[layer]:
             raise NotARecordError(f"layer {layer} has fewer features at all tokens than at the final one")
+
+
+def _at_its_tokens(feature: PlacedFeature, count: int) -> bool:
+    """Whether its activations at the solution's tokens, if they are kept, are so many and agree with all else."""
+    values = feature.token_activations
+    if values is UNSET:
+        return True
+    return (
+        len(values) == count
+        and min(values) >= 0
+        and values.index(max(values)) == feature.token
+        and values[feature.token] == feature.activation
+        and count - values.count(0) == feature.token_count
+    )
 
 
 def check_prompt(record: Record) -> None:

@@ -36,6 +36,12 @@ class FoundOverTokens(Found, Protocol):
     def tokens(self) -> NDArray[np.int64]: ...  # [N]; where a feature is strongest, from 0 within the solution
     @property
     def token_counts(self) -> NDArray[np.int64]: ...  # [N]; at how many tokens it is active
+    @property
+    def by_token(self) -> NDArray[np.float32]: ...  # [M]; what it is at every token, where that is kept
+    @property
+    def by_token_starts(
+        self,
+    ) -> NDArray[np.int64]: ...  # [N + 1]; feature i has starts[i]:starts[i + 1]
 
 
 @dataclass(frozen=True)
@@ -120,9 +126,15 @@ def _until_activation(bits: int) -> NDArray[np.object_]:
 
 
 def _until_next(layer: int, found: FoundOverTokens) -> list[bytes]:
-    """A feature as JSON behind its activation, with where it is strongest and at how many tokens it is active."""
+    """A feature as JSON behind its activation: where it is strongest, at how many tokens it is active, what at each."""
     pairs = zip(found.tokens.tolist(), found.token_counts.tolist(), strict=True)
-    return [b',"layer":%d,"token":%d,"token_count":%d},' % (layer, *pair) for pair in pairs]
+    ends = [b',"layer":%d,"token":%d,"token_count":%d},' % (layer, *pair) for pair in pairs]
+    if len(found.by_token):
+        decimals = _decimals(found.by_token)
+        for number, (start, stop) in enumerate(pairwise(found.by_token_starts.tolist())):
+            if stop > start:
+                ends[number] = ends[number][:-2] + b',"token_activations":[' + b",".join(decimals[start:stop]) + b"]},"
+    return ends
 
 
 def _decimals(numbers: NDArray[np.float32]) -> list[bytes]:

@@ -72,6 +72,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Number format of the residuals beside the file; None where it has none."""
     all_solutions: bool = False
     """The features of every wrong solution are in the record, not of the strongest alone."""
+    token_activations: Annotated[int, Meta(ge=0)] = 0
+    """Of how many features of each layer's list of `max` the record has the activation at every token."""
 
 
 class ModelFiles(Struct, frozen=True, kw_only=True):

@@ -31,6 +31,8 @@ class PlacedFeature(Feature, frozen=True, gc=False):
     """Where that is, from 0 within the solution; the earliest of several."""
     token_count: Id
     """At how many of the solution's tokens it is active."""
+    token_activations: list[Float32] | UnsetType = UNSET
+    """What it is at every token of the solution, 0 where it is not active; of the strongest, where asked for."""
 
 
 class ReadingLists(Protocol):

@@ -189,12 +189,18 @@ def _is_error(value: object) -> bool:
 
 
 def check_parts(
-    record: Record, layers: Sequence[int], readings: Sequence[str], tokens: bool, all_solutions: bool
+    record: Record,
+    layers: Sequence[int],
+    readings: Sequence[str],
+    tokens: bool,
+    all_solutions: bool,
+    token_activations: int | None = None,
 ) -> None:
     """Whether a record has the layers and readings of its run, in their order, and tokens or none.
 
     Args:
         all_solutions: whether the run recorded the features of every wrong solution, not of the strongest alone.
+        token_activations: of how many features of each list of `max` all tokens' activations are there; None for any.
 
     Raises:
         NotARecordError: it has others.
@@ -212,6 +218,19 @@ def check_parts(
             for by_layer in (reading.active_features_by_layer, reading.active_feature_count_by_layer):
                 if list(by_layer) != layers:
                     raise NotARecordError(f"the layers are {_named(by_layer)}, the run's are {_named(layers)}")
+        if token_activations is not None:
+            _check_token_activations(details, token_activations)
+
+
+def _check_token_activations(details: SolutionDetails, wanted: int) -> None:
+    if details.other_readings is UNSET or details.other_readings.max is UNSET:
+        return
+    for layer, features in details.other_readings.max.active_features_by_layer.items():
+        there = [each.token_activations is not UNSET for each in features]
+        if there != [place < wanted for place in range(len(features))]:
+            raise NotARecordError(
+                f"layer {layer} has token_activations of {sum(there)} features, the run's are of the first {wanted}"
+            )
 
 
 def choice(*scores: float) -> int:

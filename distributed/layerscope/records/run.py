@@ -138,7 +138,14 @@ class RecordsFile:
             check_parts(record, list(own.active_features_by_layer), list(own.readings), own.tokens is not UNSET, every)
         else:
             settings = self._known.identity.settings
-            check_parts(record, self._known.about.layers, self._known.readings, settings.tokens, settings.all_solutions)
+            check_parts(
+                record,
+                self._known.about.layers,
+                self._known.readings,
+                settings.tokens,
+                settings.all_solutions,
+                settings.token_activations,
+            )
 
     def _hold_against_mark(self, extent: Extent) -> None:
         if self._known is not None and not extent.agrees(self._known.progress, self._marks):

@@ -9,9 +9,11 @@ import pytest
 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
+from layerscope.records.checking import check
 from layerscope.records.lines import SolutionScore, error_line
 from layerscope.records.manifest import read_manifest
-from layerscope.records.record import Record, parse
+from layerscope.records.readings import PlacedFeature
+from layerscope.records.record import NotARecordError, Record, parse
 from layerscope.records.run import RecordsFile, Run
 from layerscope.records.verify import verify
 from made_up import Features, edit_manifest, identity, note_lines, record_line, write_run
@@ -66,6 +68,39 @@ def test_a_line_with_all_readings_and_tokens_is_these_bytes() -> None:
         '"active_feature_count_by_layer":{"3":1,"8":0}}}},"label":1,"error":""}'
     )
     assert expected.encode() + b"\n" == LINE
+
+
+def test_the_first_features_of_max_have_their_activation_at_every_token_where_asked_for(tmp_path: Path) -> None:
+    line = record_line(QUESTION, SCORES, FINAL, others=OTHERS, by_token=1)
+    assert line.replace(b',"token_activations":[0.5,0.0,0.0]', b"", 1) != line
+    assert re.sub(rb',"token_activations":\[[^]]*\]', b"", line) == LINE
+    record = parse(line)
+    assert isinstance(record, Record)
+    kept = {
+        feature.feature_id: feature.token_activations
+        for details in record.solutions
+        for features in details.reading("max").active_features_by_layer.values()
+        for feature in features
+        if isinstance(feature, PlacedFeature)
+    }
+    assert kept == {9: [0.5, 0, 0], 4: [0, 1, 0], 1: [0, 2.5], 7: [0, 0.125]}
+    for asked in (0, 1, 2):
+        settings = {"readings": READINGS, "tokens": True, "token_activations": asked}
+        path = write_run(tmp_path / f"{asked}.jsonl", [line], identity((3, 8), questions=1, **settings))
+        if asked == 1:
+            assert verify(note_lines(path))
+        else:
+            with pytest.raises(LayerscopeError, match="token_activations of 1 features, the run's are of the first"):
+                verify(note_lines(path))
+
+
+@pytest.mark.parametrize("wrong", [b"[0.5,0]", b"[0.5,0,0.5]", b"[0,0.5,0]", b"[0.25,0,0]", b"[0.5,-1,0]"])
+def test_activations_at_tokens_that_contradict_the_feature_are_named(wrong: bytes) -> None:
+    line = record_line(QUESTION, SCORES, FINAL, others=OTHERS, by_token=1).replace(b"[0.5,0.0,0.0]", wrong)
+    record = parse(line)
+    assert isinstance(record, Record)
+    with pytest.raises(NotARecordError, match="layer 3 has other token_activations"):
+        check(record, 100, 16384)
 
 
 def test_every_reading_is_read_by_its_name_and_alike() -> None:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError
 from layerscope.saes import encoder
-from layerscope.saes.encoder import SaeEncoder, TopK, concatenate, encode_layers, encode_spans, encode_top_k
+from layerscope.saes.encoder import SaeEncoder, TopK, concatenate, encode_layers, encode_top_k
+from layerscope.saes.over_tokens import encode_spans
 from layerscope.saes.params_npz import ENCODER_ARRAYS, read_encoder, read_shapes
 from layerscope.saes.spans import Spans
 from plain import DEVICES
@@ -123,7 +124,10 @@ def test_layers_encoded_together_are_those_encoded_one_by_one(
 def test_over_tokens_each_feature_is_where_it_is_strongest_and_earliest(
     arrays: tuple[NDArray[Any], ...], k: int | None, at_once: int, random: Any, data: st.DataObject
 ) -> None:
-    """However few rows are multiplied at once, and with rows that both, one or neither solution of a pair has."""
+    """However few rows are multiplied at once, and with rows that both, one or neither solution of a pair has.
+
+    So are the activations at every token of a solution's first few features.
+    """
     n_rows = len(arrays[0])
     solutions, tokens = np.full((2, n_rows), -1), np.full((2, n_rows), -1)
     of: list[list[int]] = []
@@ -134,11 +138,11 @@ def test_over_tokens_each_feature_is_where_it_is_strongest_and_earliest(
             solutions[side, mine], tokens[side, mine] = 2 * pair + side, np.arange(len(mine))
             of.append(mine)
     single = np.array(sorted(data.draw(st.sets(st.sampled_from(range(n_rows))))), dtype=np.int64)
-    expected = reference(*arrays)
+    expected, kept = reference(*arrays), data.draw(st.integers(0, 4))
     for device in DEVICES:
         x, *weights = (torch.from_numpy(array).to(device) for array in arrays)
         spans = Spans(single, solutions, tokens, len(of))
-        rows_alone, found = encode_spans(x, SaeEncoder(*weights), k, spans, at_once)
+        rows_alone, found = encode_spans(x, SaeEncoder(*weights), k, spans, at_once, kept)
         assert by_row(rows_alone) == strongest(expected[single], k)
         over = np.stack([expected[rows].max(axis=0, initial=0) for rows in of])
         assert by_row(TopK(*found[:4])) == strongest(over, k)
@@ -148,6 +152,8 @@ def test_over_tokens_each_feature_is_where_it_is_strongest_and_earliest(
                 column = expected[of[solution], found.feature_ids[place]]
                 assert found.tokens[place] == column.argmax()  # the first of equal ones
                 assert found.token_counts[place] == np.count_nonzero(column)
+                by_token = found.by_token[found.by_token_starts[place] : found.by_token_starts[place + 1]]
+                assert by_token.tolist() == (column.tolist() if place - start < kept else [])
 
 
 def test_an_activation_that_is_no_number_is_a_solution_s_strongest() -> None:
