@@ -50,7 +50,7 @@ class Cells:
                 for number, side in enumerate(sides):
                     listed = {each.feature_id: each for each in side}
                     for feature_id in ordered:
-                        self._places.add(number, listed.get(feature_id))
+                        self._places.add(number, listed.get(feature_id), feature_id in self._tracked[layer])
             limit = max(
                 (side[-1].activation for side, n in zip(sides, active, strict=True) if n > len(side)), default=0
             )
@@ -62,15 +62,16 @@ class Cells:
     def columns(self) -> tuple[bytes, float]:
         """The columns as planes of bytes (which deflate well), and by how much an activation may be rounded."""
         values = [np.array(column) for column in self._activations]
+        values += [self._places.by_token()] if self._places else []
         positive = np.concatenate([column[column > 0] for column in values])
         low, high = (float(np.log(edge)) for edge in (positive.min(), positive.max())) if len(positive) else (0.0, 0.0)
         step = (high - low) / (_LEVELS - 1)
         self.scale = (low, step)
         levels = [_levels(column, low, step) for column in values]
         ids = np.array(self.feature_id, dtype=np.uint32)
-        planes = [*(ids >> shift & 255 for shift in (0, 8, 16, 24)), *levels]
+        planes = [*(ids >> shift & 255 for shift in (0, 8, 16, 24)), *levels[:2]]
         planes = [*_low_and_high(self._lengths), *_low_and_high(self._active), *planes]
-        planes += self._places.planes() if self._places else []
+        planes += [*self._places.planes(), *levels[2:]] if self._places else []
         return b"".join(plane.astype(np.uint8).tobytes() for plane in planes), float(np.expm1(step / 2))
 
 

@@ -75,7 +75,7 @@ def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], Non
     chosen, why = choose_questions(analysis)
     tracked, tracked_total = _tracked(analysis, len(chosen), _TRACKED / sharing)
     strongest = int(np.clip(_FEATURES // sharing // max(len(chosen) * len(analysis.layers.layer), 1), 1, 10))
-    places = Places() if has_places(run.manifest.identity.settings, analysis.options.reading) else None
+    places = _places(run, analysis, chosen)
     cells = Cells(tuple(map(int, analysis.layers.layer)), strongest, tracked, analysis.options.reading, places)
     questions = []
     for index, record in _records(run, analysis, chosen, progress):
@@ -99,6 +99,7 @@ def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], Non
         why,
         f"Of every solution and layer the {strongest} strongest features are kept"
         + (f", and every firing of {tracked_total:,} selected features." if tracked_total else "."),
+        _said_of(places),
         f"Activations are rounded to {rounding:.1%}." if rounding else "",
         f"{count_of(cut, 'question')} with a text longer than {longest:,} characters, which is cut." if cut else "",
     ]
@@ -109,6 +110,23 @@ def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], Non
         _plainly(questions),
         tuple(filter(None, kept)),
     )
+
+
+def _places(run: Run, analysis: Analysis, chosen: Ints) -> Places | None:
+    settings = run.manifest.identity.settings
+    if not has_places(settings, analysis.options.reading):
+        return None
+    columns = analysis.questions
+    tokens = int(columns.positive_tokens[chosen].sum() + columns.negative_tokens[chosen].sum())
+    return Places(tokens * len(analysis.layers.layer) * settings.token_activations)
+
+
+def _said_of(places: Places | None) -> str:
+    if places is None or not (places.selected_only or places.left_out):
+        return ""
+    of = "the selected features'" if places.selected_only else "these features'"
+    more = f"; {places.left_out:,} lists of them found no room" if places.left_out else ""
+    return f"Of activations at every token {of} are kept{more}."
 
 
 def choose_questions(analysis: Analysis) -> tuple[Ints, str]:

@@ -14,10 +14,13 @@ from playwright.sync_api import expect
 from browsing import opened
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Options
+from layerscope.records.readings import PlacedFeature
 from layerscope.records.run import Run
+from layerscope.records.verify import verify
+from layerscope.report import token_pack
 from layerscope.report.page import report
 from layerscope.report.question_pack import pack_questions
-from layerscope.report.token_pack import pieces
+from layerscope.report.token_pack import Places, pieces
 from synthetic_readings import PLANTED, SIDES, write_readings
 
 
@@ -49,10 +52,10 @@ def test_the_packed_places_are_those_of_the_records(run: Path) -> None:
     about, columns = orjson.loads(unpacked(pack.about)), np.frombuffer(unpacked(pack.features), np.uint8)
     entries = about["entries"]
     assert about["placed"]
-    places = columns[-8 * entries :].reshape(8, entries).astype(np.int64)
+    places = columns[-10 * entries : -2 * entries].reshape(8, entries).astype(np.int64)  # no activations behind them
     low, high = places[::2], places[1::2]
     packed = low + 256 * high  # token and count of the right solution, then of the wrong one
-    ids = columns[-14 * entries : -10 * entries].reshape(4, entries).astype(np.int64)
+    ids = columns[-16 * entries : -12 * entries].reshape(4, entries).astype(np.int64)
     found = list(zip(ids[0] + 256 * ids[1], *packed, strict=True))
     expected = []
     for record in map(orjson.loads, run.read_bytes().splitlines()):
@@ -71,6 +74,53 @@ def test_the_packed_places_are_those_of_the_records(run: Path) -> None:
             ]
     assert set(found) <= set(expected)
     assert any(token > 0 for key, token, *_ in found if key == PLANTED)
+
+
+def test_activations_at_tokens_are_kept_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more than a page holds, those of selected features are; what is left out is said."""
+    places = Places(10)
+    feature = PlacedFeature(3, 2.0, 1, token=1, token_count=2, token_activations=[1.0, 2.0])
+    for selected in (False, True):
+        places.add(0, feature, selected)
+        places.add(1, None, selected)
+    assert places.by_token().tolist() == [1, 2, 1, 2]
+    assert [column.tolist() for column in places.planes()[-2:]] == [[1, 1], [0, 0]]
+    monkeypatch.setattr(token_pack, "_ROOM", 3)
+    crowded = Places(10)
+    for selected in (False, True, True):
+        crowded.add(1, feature, selected)
+        crowded.add(0, None, selected)
+    assert crowded.selected_only
+    assert crowded.by_token().tolist() == [1, 2]
+    assert [column.tolist() for column in crowded.planes()[-2:]] == [[0, 0, 0], [0, 1, 0]]
+    assert crowded.left_out == 1
+
+
+def test_a_feature_whose_activation_is_known_at_every_token_shades_them_all(chromium: Any, tmp_path: Path) -> None:
+    write_readings(tmp_path / "run.jsonl", questions=60, by_token=2)
+    records = list(map(orjson.loads, (tmp_path / "run.jsonl").read_bytes().splitlines()))
+    verify(tmp_path / "run.jsonl")
+    report(tmp_path / "run.jsonl", reading="max")
+    found = [
+        (record, feature)
+        for record in records
+        for feature in record[SIDES[1]]["other_readings"]["max"]["active_features_by_layer"]["1"]
+        if feature["token_count"] == 2
+    ]
+    record, feature = found[-1]  # so that all before it were counted right
+    with opened(chromium, tmp_path / "run.max.html", f"#q={record['example_id']}") as tab:
+        tab.get_by_label("shade tokens by").select_option(f"1/{feature['feature_id']}")
+        tokens = tab.locator(".solution.wrong .token")
+        assert tokens.count() == 2
+        shown = [tokens.nth(number).get_attribute("title") or "" for number in (0, 1)]
+        expected = [(token, value) for token, value in enumerate(feature["token_activations"]) if value]
+        for text, (token, activation) in zip(shown, expected, strict=True):
+            assert text.startswith("wrong ")
+            assert float(text.split()[1]) == pytest.approx(activation, rel=2e-2)
+            assert f"token {token + 1} of {len(feature['token_activations'])}" in text
+        strengths = [tokens.nth(number).get_attribute("class") for number in (0, 1)]
+        assert strengths[0] != strengths[1]
+        expect(tab.locator("article [aria-live]")).not_to_contain_text("not here")
 
 
 def test_other_readings_and_files_without_tokens_have_no_places(run: Path) -> None:

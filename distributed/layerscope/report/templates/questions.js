@@ -32,10 +32,23 @@ async function load(reading) {
   for (const shift of [0, 8, 16, 24]) plane(entries).forEach((value, index) => { ids[index] |= value << shift; });
   const levels = [plane(entries), plane(entries)];
   const places = placed ? SIDES.map(() => ({ token: pairs(entries), count: pairs(entries) })) : null;
+  const kept = placed ? SIDES.map(() => plane(entries)) : null;
   const starts = new Uint32Array(cells + 1);
   lengths.forEach((length, index) => { starts[index + 1] = starts[index] + length; });
   const questions = content.questions.map((values, index) =>
     ({ index, ...Object.fromEntries(fields.map((name, field) => [name, values[field]])) }));
+  // Where the levels at an entry's tokens begin; behind the right solutions' come the wrong ones'.
+  let tokensRead = offset;
+  const byToken = kept?.map((side, number) => {
+    const begin = new Uint32Array(entries);
+    questions.forEach((question) => {
+      for (let entry = starts[question.index * layers.length]; entry < starts[(question.index + 1) * layers.length]; entry += 1) {
+        begin[entry] = tokensRead;
+        tokensRead += side[entry] && question.token_counts[number];
+      }
+    });
+    return begin;
+  });
   const activation = (level) => (level > 1 ? Math.exp(scale[0] + scale[1] * (level - 2)) : 0);
 
   /** The kept features of a question in the layer of an index, the strongest first. */
@@ -44,7 +57,10 @@ async function load(reading) {
     const found = [];
     for (let entry = starts[cell]; entry < starts[cell + 1]; entry += 1) {
       const both = levels.map((side) => side[entry]);
-      const where = places?.map(({ token, count }) => ({ token: token[entry], count: count[entry] }));
+      const where = places?.map(({ token, count }, side) => ({
+        token: token[entry], count: count[entry],
+        each: kept[side][entry] ? [...bytes.subarray(byToken[side][entry], byToken[side][entry] + question.token_counts[side])].map(activation) : null,
+      }));
       found.push({ id: ids[entry], levels: both, activations: both.map(activation), where });
     }
     found.sort((a, b) => Math.max(...b.activations) - Math.max(...a.activations));

@@ -1,4 +1,4 @@
-// Shading of a question's tokens by a feature of the reading max, of which the file says where it is strongest.
+// Shading of a question's tokens by a feature of the reading max: where it is strongest, and where known at every token.
 
 /** The pieces of a solution's text that are its tokens; one that is part of a character is empty, and stands before it. */
 function tokensOf(question, side) {
@@ -37,21 +37,35 @@ function shading(question, data, detail) {
     texts.forEach((text, side) => text.replaceChildren(...(feature ? shaded(side, feature, strongest) : plain[side])));
     for (const chip of all(".chip", detail)) chip.classList.toggle("shown", chip.dataset.feature === name);
     told.textContent = feature
-      ? `Feature ${feature.id} of layer ${feature.layer}: ${SIDES.map((_, side) => said(side, feature)).join("; ")}. What it is at other tokens is not in the file.`
-      : "Choose a feature: the token at which it is strongest is shaded.";
+      ? `Feature ${feature.id} of layer ${feature.layer}: ${SIDES.map((_, side) => said(side, feature)).join("; ")}.${known(feature) ? "" : " What it is at other tokens is not here."}`
+      : "Choose a feature: the token at which it is strongest is shaded, and every one at which it is known to be active.";
   }
 
   function shaded(side, feature, strongest) {
     const tokens = tokensOf(question, side);
     const at = feature.activations[side] > 0 ? seenAt(tokens, feature.where[side].token) : null;
+    const seen = activationsSeen(side, feature, tokens, at);
     return tokens.map((text, index) => {
-      if (index !== at) return text;
-      const level = Math.max(Math.ceil((4 * feature.activations[side]) / strongest), 1);
-      const number = feature.activations[side].toPrecision(3);
-      return make("span", { className: `token of-${level}`, tabIndex: 0, title: said(side, feature), aria: { "aria-label": `${text.trim()}: ${said(side, feature)}` } },
-        text, make("sup", {}, number));
+      if (!(seen[index] > 0)) return text;
+      const level = Math.max(Math.ceil((4 * seen[index]) / strongest), 1);
+      const told = index === at ? said(side, feature) : `${SIDES[side]} ${seen[index].toPrecision(3)} at “${text.trim()}”, token ${index + 1} of ${tokens.length}`;
+      return make("span", { className: `token of-${level}`, tabIndex: 0, title: told, aria: { "aria-label": `${text.trim()}: ${told}` } },
+        text, ...(index === at ? [make("sup", {}, seen[index].toPrecision(3))] : []));
     });
   }
+
+  /** What is known of a feature at each piece of text: the strongest of its tokens. */
+  function activationsSeen(side, feature, tokens, at) {
+    const seen = tokens.map(() => 0);
+    feature.where[side].each?.forEach((activation, token) => {
+      const index = seenAt(tokens, token);
+      if (index !== null) seen[index] = Math.max(seen[index], activation);
+    });
+    if (at !== null) seen[at] = feature.activations[side];
+    return seen;
+  }
+
+  const known = (feature) => SIDES.every((_, side) => feature.where[side].each || !(feature.activations[side] > 0));
 
   function said(side, feature) {
     if (!(feature.activations[side] > 0)) return `${SIDES[side]} ${feature.levels[side] === 1 ? "not known" : "not active"}`;
