@@ -5,6 +5,7 @@ run must give, and the cluster. A test starts processes of its own where only th
 """
 
 import contextlib
+import gc
 import io
 import os
 import shutil
@@ -18,10 +19,13 @@ from typing import Any
 
 import pytest
 
-# The tests' own process and every one it starts: no stray hub settings of the machine, one thread a process.
+# The tests' own process and every one it starts: no stray hub settings of the machine, one thread a process, and no
+# Python that Ray starts for every CPU before anybody asks: our actors have an environment, so none of them is for us.
+# Nor do these step back behind the tests of other files, which compute beside them.
 for name in [name for name in os.environ if name.startswith(("HF_", "RAY_", "HUGGING"))]:
     del os.environ[name]
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+os.environ |= {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0", "RAY_worker_niceness": "0"}
 if shutil.which("nvidia-smi") is None:
     os.environ["TRITON_INTERPRET"] = "1"  # kernels for a GPU run on the CPU; read when Triton is imported
 
@@ -40,12 +44,25 @@ _hub_home = pytest.StashKey[Path]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=2, help="how often the driver is killed; scripts/soak: 25 times")
+    parser.addoption("--nightly", action="store_true", help="run what is marked so too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [item for item in items if item.get_closest_marker("nightly") and not config.getoption("--nightly")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """The hub's client reads where its cache is when it is imported, in this process too."""
     config.stash[_hub_home] = Path(tempfile.mkdtemp(prefix="tests-of-layerscope-"))
     os.environ["HF_HOME"] = str(config.stash[_hub_home])
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the collector need not walk through it again and again."""
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -16,6 +16,7 @@ from ray.cluster_utils import Cluster
 from paths import FAULTS
 
 OUTPUT = "out.jsonl"
+_GLANCE = 0.05  # seconds between two looks: to look through the machine's processes takes some milliseconds
 
 
 def faulty(fault: str | Path) -> dict[str, str]:
@@ -28,6 +29,8 @@ def faulty(fault: str | Path) -> dict[str, str]:
 
 
 METRICS_EACH_SECOND = {"RAY_metrics_report_interval_ms": "1000"}
+# Nobody reads logs here while they are written, and no cloud has nodes for this cluster.
+_NO_WATCHERS = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
 
 
 class Run:
@@ -49,7 +52,7 @@ class Run:
                 return False
             if time.monotonic() > deadline:
                 raise TimeoutError(f"after {seconds} s the file has {self.size()} bytes")
-            time.sleep(0.005)
+            time.sleep(_GLANCE)
         return True
 
     def actors(self, title: str) -> list[psutil.Process]:
@@ -95,7 +98,7 @@ def ray_cluster(fault: str | Path = "", **head: int) -> Iterator[Cluster]:
         patch.setenv("RAY_health_check_failure_threshold", "5")
         for name, value in (METRICS_EACH_SECOND | (faulty(fault) if fault else {})).items():
             patch.setenv(name, value)
-        cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **head})
+        cluster = Cluster(initialize_head=True, head_node_args={**_NO_WATCHERS, **head})
         try:
             yield cluster
         finally:

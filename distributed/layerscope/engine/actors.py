@@ -59,6 +59,9 @@ class GemmaActor(_Actor):
         settings: TorchSettings,
     ) -> Fingerprint:
         """Loads the model; not done in the constructor, whose errors Ray flattens to text."""
+        from layerscope.models.lean_import import import_transformers
+
+        import_transformers()
         from layerscope.engine.batch import warm_up_model
         from layerscope.engine.probes import model_fingerprint
         from layerscope.models.loading import load_language_model

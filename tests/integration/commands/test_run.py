@@ -1,12 +1,17 @@
-"""The main job through the real command and a real Ray: same bytes however it is spread, and what a user sees of it."""
+"""The main job through the real command and a real Ray: same bytes however it is spread, and what is seen of it.
+
+The hub token, and a port that others can reach, must not be given away.
+"""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,7 +20,9 @@ from conftest import Command, words
 from layerscope.config import Config
 from paths import ROOT
 from plain import plain_run
+from watching import Seen, is_loopback
 
+TOKEN = "hf_plantedTokenThatMustStayHidden"
 READINGS = "prompt,max,final,last-word"
 
 
@@ -65,26 +72,45 @@ NUMBERS = ["--num-samples", "all", "--batch-tokens", "300", "--top-k", "20", "--
 NUMBERS += ["--residuals", "float16"]
 
 
-@pytest.fixture(scope="module")
-def spread(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder in which the old script ran, two blocks of layers in a Ray of its own, and what it told.
+class Spread(NamedTuple):
+    """The run of the old script, two blocks of layers in a Ray of its own; a name in .json streams to .jsonl."""
 
-    A name in .json streams to .jsonl.
-    """
+    folder: Path
+    home: Path
+    """Also where its Ray wrote."""
+    out: str
+    err: str
+    seen: Seen
+
+
+@pytest.fixture(scope="module")
+def spread(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spread]:
     folder = tmp_path_factory.mktemp("spread")
+    home = Path(tempfile.mkdtemp(prefix="ls", dir="/tmp"))  # a short path: Ray's sockets lie below it
     script = str(ROOT / "scripts/run_sae_feature_extraction_all_layers.py")
     crew = ["--gemma-actors", "1", "--layer-blocks", "2", "--encoders-per-block", "1"]
     here = {name: value for name, value in os.environ.items() if name == "PYTHONPATH"}  # else another checkout's code
-    done = subprocess.run(
+    run = subprocess.Popen(
         [sys.executable, script, *words(settings), *NUMBERS, *crew, "--address", "local", "--output-file", "out.json"],
         cwd=folder,
-        capture_output=True,
+        env={
+            **here,
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(home),  # where Ray makes the token of its own authentication
+            "RAY_TMPDIR": str(home),
+            "HF_HOME": os.environ["HF_HOME"],
+            "HF_TOKEN": TOKEN,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        env={**here, "HF_HOME": os.environ["HF_HOME"], "PATH": "/usr/bin:/bin", "HOME": str(folder)},
-        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    seen = Seen(TOKEN.encode(), home)
+    seen.watch(run)
+    out, err = run.communicate()
+    assert run.returncode == 0, err
+    yield Spread(folder, home, out, err, seen)
+    shutil.rmtree(home, ignore_errors=True)
 
 
 def kept(folder: Path) -> dict[int, bytes]:
@@ -93,9 +119,9 @@ def kept(folder: Path) -> dict[int, bytes]:
 
 
 def test_the_ray_run_equals_the_plain_composition_and_sums_up(
-    spread: tuple[Path, str], expected: bytes, residuals: dict[int, bytes]
+    spread: Spread, expected: bytes, residuals: dict[int, bytes]
 ) -> None:
-    folder, told = spread
+    folder, told = spread.folder, spread.out
     assert kept(folder) == residuals
     lines = (folder / "out.jsonl").read_bytes()
     assert lines == expected
@@ -104,8 +130,23 @@ def test_the_ray_run_equals_the_plain_composition_and_sums_up(
     assert [word for word in (f"questions             {len(lines.splitlines())}", *wanted) if word not in told] == []
 
 
+def test_the_token_is_written_nowhere_and_nobody_else_is_served(spread: Spread, hub_home: Path) -> None:
+    """Greps all that a run writes and shows; its Ray listens on the loopback only, with its authentication on."""
+    seen = spread.seen
+    assert "raylet" in seen.command_lines, "the process list was never seen while Ray was there"
+    assert seen.addresses
+    assert all(is_loopback(address) for address in seen.addresses), seen.addresses
+    assert (spread.home / ".ray" / "auth_token").is_file(), "Ray's authentication was off"
+    assert TOKEN not in spread.out + spread.err + seen.command_lines
+    assert any("raylet" in path.name for path in seen.files), "Ray's logs were not where the test looks"
+    for folder in (spread.folder, spread.home, hub_home):
+        seen.look_through(folder)
+    assert not [path for path, holds in seen.files.items() if holds]
+    assert [path.name for path in spread.home.iterdir()] == [".ray"], "a finished run leaves its Ray's files behind"
+
+
 def test_it_is_gone_on_with_by_another_crew_and_refused_with_other_settings(
-    spread: tuple[Path, str],
+    spread: Spread,
     settings: dict[str, str],
     expected: bytes,
     residuals: dict[int, bytes],
@@ -117,8 +158,8 @@ def test_it_is_gone_on_with_by_another_crew_and_refused_with_other_settings(
     one_process("")
     lines = expected.splitlines(keepends=True)
     (tmp_path / "out.jsonl").write_bytes(b"".join(lines[:9]) + lines[9][:700])
-    shutil.copy(spread[0] / "out.jsonl.manifest.json", tmp_path)
-    shutil.copytree(spread[0] / "out.jsonl.residuals", tmp_path / "out.jsonl.residuals")
+    shutil.copy(spread.folder / "out.jsonl.manifest.json", tmp_path)
+    shutil.copytree(spread.folder / "out.jsonl.residuals", tmp_path / "out.jsonl.residuals")
     run = [*words(settings), *NUMBERS, "--address", "local", "--output-file", "out.json"]
     crew = ["--gemma-actors", "1", "--layer-blocks", "1", "--encoders-per-block", "1"]
     done = command("run", *run, *crew, cwd=tmp_path)

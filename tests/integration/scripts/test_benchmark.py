@@ -58,7 +58,7 @@ def in_this_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any,
     return function(*arguments), 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     figures_file, plot = tmp_path / "figures.json", tmp_path / "times.png"
     words = ["tiny", "--skip", "driver", "--folder", str(tmp_path), "--json", str(figures_file), "--plot", str(plot)]

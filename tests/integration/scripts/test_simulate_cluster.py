@@ -27,7 +27,7 @@ def words(options: dict[str, Any]) -> list[str]:
     return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_line_is_written_in_order_under_deaths_stragglers_and_a_late_node(tmp_path: Path) -> None:
     """The script compares every line with the plain functions' and stops where one differs."""
     report = tmp_path / "report.json"

@@ -1,7 +1,8 @@
-"""The Slurm recipe on two nodes, which are namespaces of this machine: own addresses, processes and temporary files.
+"""The Slurm recipe: its own steps with made-up commands, and all of it on two nodes.
 
-`ray symmetric-run` tells the head by its address and ends with `ray stop`, so two of it need two network and process
-namespaces. Slurm itself is not there: `srun` starts its command on every node, as Slurm would, and no more.
+These are namespaces of this machine: own addresses, processes and temporary files. `ray symmetric-run` tells the head
+by its address and ends with `ray stop`, so two of it need two network and process namespaces. Slurm itself is not
+there: `srun` starts its command on every node, as Slurm would, and no more.
 """
 
 import os
@@ -73,7 +74,52 @@ def on_two_nodes(folder: Path, *command: str, timeout: float = 200) -> subproces
     )
 
 
-@pytest.mark.slow
+RAY = """#!/bin/sh
+case $1 in
+  get-auth-token) mkdir -p ~/.ray && echo secret > ~/.ray/auth_token ;;
+  symmetric-run)
+    echo "$@" > ray-words
+    while [ "$1" != -- ]; do shift; done
+    shift
+    "$@"
+    exit 1 ;;
+esac
+"""
+PYTHON = """#!/bin/sh
+echo "$RAY_AUTH_MODE $HF_HOME $@" > python-words
+exit $CODE
+"""
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_its_exit_code_is_the_runs_whatever_ray_ends_with(code: int, tmp_path: Path) -> None:
+    """A requeued job would run for ever, or a failed one pass for done; and every step gets the words it needs."""
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    for name, text in {"srun": '#!/bin/sh\nexec "$@"\n', "scontrol": SCONTROL, "ray": RAY, "python": PYTHON}.items():
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/activate").write_text("")
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SCRATCH": "/every/node"}
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts/slurm.sbatch"), "--top-k", "5", "--dataset", "my own.jsonl"],
+        cwd=tmp_path,
+        env={"PATH": f"{commands}:/usr/bin:/bin", "HOME": str(tmp_path), "CODE": str(code), **slurm},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    ray, python = ((tmp_path / f"{name}-words").read_text() for name in ("ray", "python"))
+    assert ray.startswith("symmetric-run --address node1:6379 --min-nodes 2 -- ")
+    script = "scripts/run_sae_feature_extraction_all_layers.py"
+    assert python == f"token /every/node/huggingface {script} --address node1:6379 --top-k 5 --dataset my own.jsonl\n"
+    assert (tmp_path / ".ray/auth_token").stat().st_mode & 0o77 == 0
+    assert not list(tmp_path.glob("*.exit"))
+
+
+@pytest.mark.nightly
 def test_the_slurm_recipe_runs_on_two_nodes_and_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
     """The recipe as it is, from the login to the exit code; the file is what one process makes from plain functions."""
     if on_two_nodes(tmp_path, "true", timeout=20).returncode:

@@ -30,7 +30,7 @@ def sleep() -> None:
     """As long as is told, which may change meanwhile."""
     start = time.monotonic()
     while told()[0] == "slow" and time.monotonic() - start < told()[1]:
-        time.sleep(0.02)
+        time.sleep(0.03)
 
 
 def spoil(module: ModuleType) -> None:

@@ -18,6 +18,8 @@ LAYERS = [0, 1, 2]
 IN_A_PROCESS = """
 import sys
 from pathlib import Path
+from layerscope.models.lean_import import import_transformers
+import_transformers()
 from test_fingerprint import taken
 print(taken(Path(sys.argv[1]), sys.argv[2]))
 """

@@ -94,6 +94,12 @@ def test_the_workflow_runs_the_test_command_and_builds() -> None:
     assert {"scripts/test", "python -m build"} <= commands
 
 
+def test_what_the_test_command_leaves_out_runs_every_night() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/nightly.yml").read_text(encoding="utf-8"))
+    assert {"scripts/test --nightly", "scripts/soak"} <= {step.get("run") for step in workflow["jobs"]["test"]["steps"]}
+    assert "schedule" in workflow[True]  # YAML's word for `on`
+
+
 def test_setup_says_which_python_it_wants(tmp_path: Path) -> None:
     """The first thing that a newcomer may meet."""
     (tmp_path / "scripts").mkdir()
