@@ -1,6 +1,15 @@
 """The settings of a run, and what their texts mean."""
 
-from layerscope.config.settings import MAX_BATCH_TOKENS, AutoCount, Config, Count, ResidualFormat, Site, option
+from layerscope.config.settings import (
+    MAX_BATCH_TOKENS,
+    AttributionRule,
+    AutoCount,
+    Config,
+    Count,
+    ResidualFormat,
+    Site,
+    option,
+)
 from layerscope.config.values import (
     CHAT,
     READINGS,
@@ -15,6 +24,7 @@ __all__ = [
     "CHAT",
     "MAX_BATCH_TOKENS",
     "READINGS",
+    "AttributionRule",
     "AutoCount",
     "Config",
     "Count",

@@ -13,6 +13,8 @@ from layerscope.errors import UsageError
 Count = int | Literal["all"]
 AutoCount = int | Literal["auto"]
 ResidualFormat = Literal["float16", "float32"]
+AttributionRule = Literal["gradient", "relp"]
+"""How the margin is led back to the residual stream."""
 Site = Literal["resid_post", "attn_out", "mlp_out", "transcoder"]
 """The tensor of a decoder layer that an SAE reads."""
 

@@ -25,7 +25,7 @@ from layerscope.numerics.matrix_products import linear, product_in_float32
 from layerscope.numerics.transfers import Download, Transfers
 from layerscope.questions.pairs import Pair
 
-_VOCABULARY_CHUNK = 4096  # columns of the output projection taken at once
+VOCABULARY_CHUNK = 4096  # columns of the output projection taken at once
 _LARGEST_BOUND = 40.0  # soft-cap; float32 has the exponentials of numbers from minus twice as much to 0
 _PAIRS_OF_ROWS = 2048  # single logits taken at once
 _LIKELY = 1e-3  # probability from which a token's logit needs more digits than bfloat16 has
@@ -68,7 +68,7 @@ class LanguageModel:
     decoder: Decoder | None = None
     """None is transformers' modules."""
     transfers: Transfers = field(default_factory=lambda: Transfers(None))
-    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    turn: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:
@@ -94,7 +94,7 @@ class LanguageModel:
         """
         layout = lay_out(pairs, self.transfers, places)
         residuals, finite, log_probs = self._measure(layout, layers, site)
-        return BatchResult(_scores(log_probs.numpy(), layout, finite.numpy(), layers), residuals)
+        return BatchResult(pair_scores(log_probs.numpy(), layout, finite.numpy(), layers), residuals)
 
     @torch.inference_mode()
     def raw(self, pairs: Sequence[Pair], layers: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -104,7 +104,7 @@ class LanguageModel:
 
     def _measure(self, layout: PairLayout, layers: Sequence[int], site: Site) -> tuple[Tensor, ...]:
         """[L, R, D], [L, R] whether they are finite, and [N] log-probabilities, on the CPU."""
-        with self._turn:
+        with self.turn:
             download = self._begin(layout, layers, site)
         return tuple(download.wait())
 
@@ -140,12 +140,12 @@ def target_log_probs(hidden: Tensor, output_weight: Tensor, layout: PairLayout, 
         hidden: [T, D] after the final norm; output_weight: [V, D].
     """
     rows = hidden[layout.predictors]  # [P, D]
-    log_sums = _log_sum_exp(rows, output_weight, softcap)
-    logits = _logits_at(rows, output_weight, layout.target_predictors, layout.targets, softcap)
+    log_sums = log_sum_exp(rows, output_weight, softcap)
+    logits = logits_at(rows, output_weight, layout.target_predictors, layout.targets, softcap)
     return logits - log_sums[layout.target_predictors]
 
 
-def _log_sum_exp(rows: Tensor, output_weight: Tensor, softcap: float | None) -> Tensor:
+def log_sum_exp(rows: Tensor, output_weight: Tensor, softcap: float | None) -> Tensor:
     """The logarithm of the sum of the exponentials of every row's logits, in float32: [P].
 
     The vocabulary is taken in chunks, so that the logits stay in a CPU's cache and never lie in memory as a whole.
@@ -162,8 +162,8 @@ def _log_sum_exp(rows: Tensor, output_weight: Tensor, softcap: float | None) -> 
     rounded = rows.dtype != torch.float32
     total = torch.zeros(len(rows), device=rows.device)
     likely: list[tuple[Tensor, Tensor, Tensor]] = []
-    for start in range(0, len(output_weight), _VOCABULARY_CHUNK):
-        weight = output_weight[start : start + _VOCABULARY_CHUNK]
+    for start in range(0, len(output_weight), VOCABULARY_CHUNK):
+        weight = output_weight[start : start + VOCABULARY_CHUNK]
         # Weights times rows is 8 % faster than rows times weights, which come from memory.
         logits = linear(weight, rows).float()  # [chunk, P]
         exponentials = _exp(logits, softcap)
@@ -176,7 +176,7 @@ def _log_sum_exp(rows: Tensor, output_weight: Tensor, softcap: float | None) -> 
     if rounded:
         row, token, value = (torch.cat(column) for column in zip(*likely, strict=True))
         row, token, value = (column[value > _LIKELY * total[row]] for column in (row, token, value))
-        exact = _exp(_logits_at(rows, output_weight, row, token, None), softcap)
+        exact = _exp(logits_at(rows, output_weight, row, token, None), softcap)
         total = total.index_add(0, row, exact - value)
     return (total.log() + _shift(softcap)).float()
 
@@ -187,7 +187,7 @@ def _log_sum_exp_on_gpu(rows: Tensor, output_weight: Tensor, softcap: float | No
 
     peak = torch.full((len(rows),), -torch.inf, device=rows.device)
     total = torch.zeros_like(peak)
-    for weight in torch.split(output_weight, _VOCABULARY_CHUNK):
+    for weight in torch.split(output_weight, VOCABULARY_CHUNK):
         add_exponentials(product_in_float32(rows, weight), peak, total, softcap)
     return peak + total.log()
 
@@ -200,13 +200,13 @@ def _shift(softcap: float | None) -> float:
 def _exp(logits: Tensor, softcap: float | None) -> Tensor:
     """Exponentials of logits after the soft-cap, less `_shift`; may overwrite the logits."""
     if softcap is None or softcap > _LARGEST_BOUND:
-        return _capped(logits, softcap).double().exp()
+        return capped(logits, softcap).double().exp()
     # cap * tanh(x / cap) - cap = -2 cap * sigmoid(-2 x / cap). On a CPU torch takes tanh and exp from MKL, which does
     # without AVX-512 on AMD's; its own sigmoid and exp2 are nine and three times as fast.
     return logits.mul_(-2 / softcap).sigmoid_().mul_(-2 * softcap / math.log(2)).exp2_()
 
 
-def _logits_at(rows: Tensor, output_weight: Tensor, row: Tensor, token: Tensor, softcap: float | None) -> Tensor:
+def logits_at(rows: Tensor, output_weight: Tensor, row: Tensor, token: Tensor, softcap: float | None) -> Tensor:
     """The logits of chosen tokens after the soft-cap, in float32: [M].
 
     Args:
@@ -214,14 +214,14 @@ def _logits_at(rows: Tensor, output_weight: Tensor, row: Tensor, token: Tensor, 
     """
     chosen = zip(torch.split(row, _PAIRS_OF_ROWS), torch.split(token, _PAIRS_OF_ROWS), strict=True)
     products = [(rows[some].float() * output_weight[tokens].float()).sum(dim=1) for some, tokens in chosen]
-    return _capped(torch.cat(products), softcap)
+    return capped(torch.cat(products), softcap)
 
 
-def _capped(logits: Tensor, softcap: float | None) -> Tensor:
+def capped(logits: Tensor, softcap: float | None) -> Tensor:
     return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
 
-def _scores(
+def pair_scores(
     log_probs: NDArray[np.float32], layout: PairLayout, finite: NDArray[np.bool_], layers: Sequence[int]
 ) -> list[PairScore]:
     starts = pairwise(layout.target_starts)

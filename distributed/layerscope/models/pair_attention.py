@@ -129,7 +129,7 @@ def visible(layout: PairLayout, sliding_window: int | None) -> Tensor:
 
 
 def pair_attention(
-    _module: nn.Module,
+    _module: nn.Module | None,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -152,15 +152,11 @@ def pair_attention(
     n_pairs, width = layout.gather.shape
     heads, kv_heads, n_tokens = query.shape[1], key.shape[1], query.shape[2]
 
-    def side_by_side(states: Tensor) -> Tensor:  # [1, h, T, d] -> [B, K, h / K, W, d]
-        tokens = states[0].transpose(0, 1).reshape(n_tokens, -1)  # a view: the projections made it so
-        rows = tokens.index_select(0, layout.gather.flatten()).view(n_pairs, width, kv_heads, -1, states.shape[-1])
-        return rows.permute(0, 2, 3, 1, 4)
-
     # The query heads that share a key head are stacked over one another, so that keys need not be copied for each.
-    query = side_by_side(query)
-    key, value = side_by_side(key)[:, :, 0], side_by_side(value)[:, :, 0]  # [B, K, W, d]
-    chunk = max(1, _MAX_SCORES // (n_pairs * heads * width))  # of queries, so that long rows do not fill the memory
+    query = side_by_side(query, layout, kv_heads)
+    key = side_by_side(key, layout, kv_heads)[:, :, 0]  # [B, K, W, d]
+    value = side_by_side(value, layout, kv_heads)[:, :, 0]
+    chunk = queries_at_once(query)
     outputs = []
     for start in range(0, width, chunk):
         rows = query[:, :, :, start : start + chunk]  # [B, K, H / K, chunk, d]
@@ -178,6 +174,19 @@ def pair_attention(
         outputs.append(torch.unflatten(weights.flatten(2, 3) @ value, 2, rows.shape[2:4]))
     output = torch.cat(outputs, dim=3).permute(0, 3, 1, 2, 4).reshape(n_pairs * width, -1)  # [B * W, H * d]
     return output.index_select(0, layout.scatter).view(1, n_tokens, heads, -1), None
+
+
+def side_by_side(states: Tensor, layout: PairLayout, kv_heads: int) -> Tensor:
+    """[1, h, T, d], end to end, to [B, K, h / K, W, d], side by side; padding is the first token once more."""
+    tokens = states[0].transpose(0, 1).reshape(states.shape[2], -1)  # a view: the projections made it so
+    rows = tokens.index_select(0, layout.gather.flatten()).view(*layout.gather.shape, kv_heads, -1, states.shape[-1])
+    return rows.permute(0, 2, 3, 1, 4)
+
+
+def queries_at_once(query: Tensor) -> int:
+    """Of how many queries [B, K, H / K, W, d] of a row scores are taken at once: long rows do not fill the memory."""
+    n_pairs, kv_heads, heads_of_each, width, _ = query.shape
+    return max(1, _MAX_SCORES // (n_pairs * kv_heads * heads_of_each * width))
 
 
 AttentionInterface.register(ATTENTION, pair_attention)

@@ -1,6 +1,7 @@
 """The one product that everything here is made of, rows times the transpose of a weight, and how weights lie for it."""
 
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,6 +35,18 @@ def linear(rows: Tensor, weight: Tensor) -> Tensor:
     return nn.functional.linear(rows, weight)
 
 
+def product(rows: Tensor, weight: Tensor) -> Tensor:
+    """`rows @ weight` in the number format of both: what leads back through `linear`.
+
+    Args:
+        rows: [..., F]; weight: [F, D].
+
+    Returns:
+        [..., D]
+    """
+    return linear(rows, weight.T) if rows.dtype == torch.bfloat16 else rows @ weight
+
+
 def product_in_float32(rows: Tensor, weight: Tensor) -> Tensor:
     """`rows @ weight.T` on a GPU, in float32 whatever the format of both.
 
@@ -51,20 +64,58 @@ def product_in_float32(rows: Tensor, weight: Tensor) -> Tensor:
 class PackedLinear(nn.Module):
     """A linear layer without bias whose weight lies as oneDNN multiplies with it, 5 % faster, and nowhere else."""
 
+    gelu_backward: Callable[[Tensor, Tensor], Tensor]
+    """From the gradient by what `then_gelu` gives, and the product before, to the gradient by that product."""
+
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self._weight = _onednn_pack(weight.contiguous(), _USUAL_ROWS)
-        self._gelu = False
+        self.gives_gelu = False
+        self.gelu_backward = _gelu_backward
 
     def then_gelu(self) -> None:
         """From now on gives GELU of the product, by its tanh formula, taken before it is rounded to its format."""
-        self._gelu = True
+        self.gives_gelu = True
 
     def forward(self, rows: Tensor) -> Tensor:
         """[..., D] to [..., F]."""
-        kind, algorithm = ("gelu", "tanh") if self._gelu else ("none", "")
-        product: Tensor = _onednn_linear(rows, self._weight, None, kind, [], algorithm)
-        return product
+        if torch.is_grad_enabled() and rows.requires_grad:
+            return _Packed.apply(rows, self)  # type: ignore[no-any-return,no-untyped-call]
+        return self.product(rows, self.gives_gelu)
+
+    def product(self, rows: Tensor, gelu: bool) -> Tensor:
+        """[..., D] to [..., F], with GELU of it or without; autograd does not see it."""
+        kind, algorithm = ("gelu", "tanh") if gelu else ("none", "")
+        result: Tensor = _onednn_linear(rows, self._weight, None, kind, [], algorithm)
+        return result
+
+    def plain_weight(self) -> Tensor:
+        """A copy of the weight as it is usually written, [F, D]: the one other way to lie that a way back needs."""
+        plain: Tensor = self._weight.to_dense()
+        return plain
+
+
+class _Packed(torch.autograd.Function):
+    """A packed product with a way back, for which nothing is kept but, under a GELU, what was multiplied."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor, packed: PackedLinear) -> Tensor:
+        context.packed, context.gelu_backward = packed, packed.gelu_backward
+        if packed.gives_gelu:
+            context.save_for_backward(rows)
+        return packed.product(rows, packed.gives_gelu)
+
+    @staticmethod
+    def backward(context: Any, by_output: Tensor) -> tuple[Tensor, None]:
+        packed: PackedLinear = context.packed
+        if packed.gives_gelu:
+            by_output = context.gelu_backward(by_output, packed.product(context.saved_tensors[0], gelu=False))
+        return product(by_output, packed.plain_weight()), None
+
+
+def _gelu_backward(by_output: Tensor, before: Tensor) -> Tensor:
+    by_product: Tensor = torch.ops.aten.gelu_backward(by_output, before, approximate="tanh")
+    return by_product
 
 
 def pack(model: nn.Module, dtype: torch.dtype) -> None:
