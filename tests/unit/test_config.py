@@ -39,6 +39,7 @@ def test_the_command_line_knows_every_field_under_the_name_that_messages_use() -
         "config": "main",
         "columns": "goal=q,sol1=a,sol2=b,label=c",
         "first_label": "1",
+        "metadata": "id,category",
         "num_samples": "all",
         "seed": -3,
         "top_k": "all",

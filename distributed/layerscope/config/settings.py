@@ -7,7 +7,15 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from layerscope.config.values import CHAT, parse_columns, parse_layers, parse_prompt, parse_readings, parse_shard
+from layerscope.config.values import (
+    CHAT,
+    parse_columns,
+    parse_layers,
+    parse_metadata,
+    parse_prompt,
+    parse_readings,
+    parse_shard,
+)
 from layerscope.errors import UsageError
 
 Count = int | Literal["all"]
@@ -68,6 +76,8 @@ class Config:
     """What number the first solution has in labels that are numbers. auto sees it by all of them."""
     dataset_revision: str = "main"
     """Revision of the questions on the hub, in the same way."""
+    metadata: str = "none"
+    """Other columns that go into the records and exports as metadata: none, all, or names such as id,category."""
     num_samples: Count = 50
     """How many questions, drawn by --seed; all takes every one."""
     seed: int = 0
@@ -159,6 +169,7 @@ class Config:
             )
         parse_layers(self.layers)
         parse_columns(self.columns)
+        parse_metadata(self.metadata)
         if not re.fullmatch(r"[\w.-]{1,80}", self.split) or not re.fullmatch(r"[\w./-]{0,200}", self.config):
             raise UsageError(f"--split {self.split!r} and --config {self.config!r} are to be names, such as test.")
         self._check_readings()

@@ -70,6 +70,20 @@ def parse_columns(text: str) -> dict[str, str]:
     return named
 
 
+def parse_metadata(text: str) -> tuple[str, ...] | None:
+    """The columns that `--metadata` names; none for `none`, and None for all that are no part of the question.
+
+    Raises:
+        UsageError: a name is empty, or there twice.
+    """
+    if text in ("none", "all"):
+        return () if text == "none" else None
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or len(set(names)) < len(names):
+        raise UsageError(f"--metadata is {text[:80]!r}; it is none, all, or names of columns, each once: id,category.")
+    return names
+
+
 def parse_prompt(template: str, separator: str) -> tuple[str, str]:
     """The template that `--prompt` gives, and what comes between it and a solution; nothing is read for `chat`.
 

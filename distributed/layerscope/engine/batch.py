@@ -84,7 +84,7 @@ def score_batch(
         residuals = residuals[:, rows_among(every, rows)]
     score_of = iter(zip(scores, rows.lists, strict=True))
     outcomes = [
-        error_line(question.example_id, str(pair), reading.more)
+        error_line(question.example_id, str(pair), reading.more, question.metadata)
         if isinstance(pair, UnscorableError)
         else _outcome(question, pair, tokenizer, reading, *next(score_of))
         for question, pair in zip(questions, pairs, strict=True)
@@ -126,9 +126,10 @@ def _outcome(
 ) -> Outcome:
     if score.failed_layer is not None:
         reason = f"non-finite activation in the residual stream after layer {score.failed_layer}"
-        return error_line(question.example_id, reason, reading.more)
+        return error_line(question.example_id, reason, reading.more, question.metadata)
     if not all(map(math.isfinite, score.log_likelihoods)):
-        return error_line(question.example_id, "non-finite log-likelihood, after the last layer", reading.more)
+        reason = "non-finite log-likelihood, after the last layer"
+        return error_line(question.example_id, reason, reading.more, question.metadata)
     scores = [
         SolutionScore(
             score.log_likelihoods[solution],

@@ -55,6 +55,8 @@ class Job:
     """What was asked for: `canonical`, `min`, `max` or a number."""
     d_sae: int
     selection: Selection
+    metadata: str | None
+    """Which other columns the records have, as `--metadata` says it; None for none."""
     seed: int
     shard: tuple[int, int]
     """Which part this is, the first being 1, and of how many."""
@@ -128,6 +130,7 @@ class Job:
                 residuals=self.reading.residuals,
                 all_solutions=self.reading.solutions > 2,
                 token_activations=self.reading.token_activations,
+                metadata=self.metadata,
             ),
             model=ModelFiles(
                 repository=_told(self.model),

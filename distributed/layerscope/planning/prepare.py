@@ -87,6 +87,7 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
         sae_l0=config.sae_l0,
         d_sae=d_sae,
         selection=selection,
+        metadata=None if config.metadata == "none" else config.metadata,
         seed=config.seed,
         shard=shard,
         reading=reading,

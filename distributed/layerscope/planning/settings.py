@@ -16,6 +16,7 @@ from layerscope.config import (
     option,
     parse_columns,
     parse_layers,
+    parse_metadata,
     parse_prompt,
     parse_readings,
     parse_shard,
@@ -80,6 +81,7 @@ def questions_wanted(config: Config) -> Wanted:
         config.dataset_revision,
         parse_columns(config.columns),
         config.first_label,
+        parse_metadata(config.metadata),
     )
 
 

@@ -77,6 +77,19 @@ class Layout:
             raise UsageError(f"{where} has no object {self.inside!r}, though the first has.")
         return inner
 
+    def rest(self, row: Mapping[str, Any], names: Sequence[str] | None, where: str) -> dict[str, Any]:
+        """Other columns of a row, by name.
+
+        Args:
+            names: which; null where the row has none of that name. None for all that no part of the question is in.
+        """
+        inner = self._inner(row, where)
+        both = {**row, **inner} if self.inside else row
+        if names is not None:
+            return {name: both.get(name) for name in names}
+        taken = {self.goal, *self.solutions, self.label, self.inside}
+        return {name: value for name, value in both.items() if name not in taken}
+
 
 OWN = Layout("goal", ("sol1", "sol2"), "label")
 _KNOWN = (
@@ -129,12 +142,22 @@ def _named_layout(columns: Mapping[str, Any], named: Mapping[str, str]) -> Layou
     return layout if {layout.goal, *solutions, label} - {""} <= columns.keys() else None
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What the user says of how rows are read."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """By part of a question, where `--columns` names it."""
+    first_label: FirstLabel = "auto"
+    metadata: tuple[str, ...] | None = ()
+    """Other columns that are kept; None for all."""
+
+
 @dataclass
 class Understanding:
     """How the rows of one source are read, one after the other, and what is wrong with them."""
 
-    named: Mapping[str, str]
-    first_label: FirstLabel
+    rules: Rules
     labels_beside: Callable[[], "array[int] | None"] = lambda: None
     """The labels of a file of their own, asked for if the first row has none."""
     layout: Layout | None = None
@@ -154,7 +177,8 @@ class Understanding:
                     f"{where} is {json_type(row)}.\nEvery line must be one JSON object with goal, sol1 and sol2."
                 )
             if self.layout is None:
-                self.layout = find_layout(row, self.named, where)
+                self.layout = find_layout(row, self.rules.columns, where)
+                self._check_metadata(self.layout, row, where)
                 if self.layout.label and self.layout == OWN and "label" not in row:
                     self._beside = self.labels_beside()
             texts = self.layout.texts(row, where)
@@ -173,6 +197,15 @@ class Understanding:
             value, names = layout.label_of(row, where)
             self._labels.take(value, where, [*names], texts)
 
+    def _check_metadata(self, layout: Layout, row: Mapping[str, Any], where: str) -> None:
+        others = layout.rest(row, None, where)
+        there = {**row, **others}
+        if missing := [name for name in self.rules.metadata or () if name not in there]:
+            named = ", ".join(visible(str(name))[:40] for name in list(others)[:20]) or "none"
+            raise UsageError(
+                f"{where} has no column {visible(missing[0])}, which --metadata names. Its other columns: {named}."
+            )
+
     def problem(self, error: UsageError) -> None:
         """Notes what is wrong with a row; ends with it where nothing can be read further, or when there are enough."""
         self._problems.append(str(error))
@@ -187,7 +220,7 @@ class Understanding:
         """
         if not self._problems and self._beside is None and self.layout is not None and self.layout.label:
             try:
-                return self._labels.settle(self.first_label, self.layout == OWN)
+                return self._labels.settle(self.rules.first_label, self.layout == OWN)
             except UsageError as error:
                 self._problems.append(str(error))
         if self._problems:

@@ -13,6 +13,7 @@ from layerscope.files import COMPRESSED, user_path
 from layerscope.formatting import visible
 from layerscope.hub.repository import Repository, fetch, open_repository
 from layerscope.questions.labels import FirstLabel
+from layerscope.questions.layouts import Rules
 from layerscope.questions.rows import FORMATS, UNPACKED, Rows, format_of, is_json_array, rows_of, saved_rows
 from layerscope.questions.sources import QuestionFile, QuestionTable, Source, labels_path
 
@@ -32,6 +33,13 @@ class Wanted:
     revision: str = "main"
     columns: dict[str, str] = field(default_factory=dict)
     first_label: FirstLabel = "auto"
+    metadata: tuple[str, ...] | None = ()
+    """Other columns that are kept; None for all."""
+
+    @property
+    def reading(self) -> Rules:
+        """How rows are read."""
+        return Rules(self.columns, self.first_label, self.metadata)
 
 
 def open_source(wanted: Wanted) -> Source:
@@ -50,17 +58,16 @@ def open_source(wanted: Wanted) -> Source:
             raise UsageError(
                 f"--{name} {visible(value)} is of a data set on the hub; --dataset {visible(dataset)} has none."
             )
-    reading = (wanted.columns, wanted.first_label)
     if dataset in BUNDLED:
         path = Path(str(resources.files("layerscope") / "standin" / BUNDLED[dataset]))
-        return QuestionFile(path, {"dataset": dataset}, *reading)
+        return QuestionFile(path, {"dataset": dataset}, wanted.reading)
     _check_kind(path, dataset)
     origin = {"dataset": visible(path.name)}  # it may be moved: the plan has its content's hash
     if path.is_dir():
-        return QuestionTable(saved_rows(path, wanted.split), str(path), origin, *reading)
+        return QuestionTable(saved_rows(path, wanted.split), str(path), origin, wanted.reading)
     if format_of(path) == (".jsonl", False) or (format_of(path) == (".json", False) and not is_json_array(path)):
-        return QuestionFile(path, origin, *reading)
-    return QuestionTable(rows_of(path), str(path), origin, *reading)
+        return QuestionFile(path, origin, wanted.reading)
+    return QuestionTable(rows_of(path), str(path), origin, wanted.reading)
 
 
 def _is_on_the_hub(dataset: str, path: Path) -> bool:
@@ -109,7 +116,7 @@ def _from_the_hub(wanted: Wanted, name: str) -> Source:
         origin["config"] = wanted.config
     paths = _data_files(repository, name, wanted)
     rows: Rows = chain.from_iterable(_named(repository, name, path) for path in paths)
-    return QuestionTable(rows, f"{name}, split {wanted.split}", origin, wanted.columns, wanted.first_label)
+    return QuestionTable(rows, f"{name}, split {wanted.split}", origin, wanted.reading)
 
 
 def _named(repository: Repository, name: str, path: str) -> Iterator[tuple[str, object]]:

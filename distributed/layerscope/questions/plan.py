@@ -96,7 +96,7 @@ def _digest(selection: Selection, example_ids: NDArray[np.int64], starts: NDArra
     digest = hashlib.sha256(example_ids.tobytes() + starts.tobytes())
     for question in selection:
         label = str(question.label) + (f" of {len(question.solutions)}" if question.more else "")
-        for text in (question.goal, *question.solutions, label):
-            encoded = text.encode("utf-8", "surrogatepass")
+        texts = [text.encode("utf-8", "surrogatepass") for text in (question.goal, *question.solutions, label)]
+        for encoded in [*texts, question.metadata] if question.metadata else texts:
             digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.hexdigest()

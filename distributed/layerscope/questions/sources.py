@@ -12,13 +12,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import orjson
+
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.questions.labels import FirstLabel, Labels
-from layerscope.questions.layouts import Understanding
+from layerscope.questions.labels import Labels
+from layerscope.questions.layouts import Layout, Rules, Understanding
 from layerscope.strict_json import RepeatedKeyError, parse_object
 
 MAX_LINE_BYTES = 16 << 20
 _ROWS_AT_ONCE = 1000
+_NO_RULES = Rules()
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Question:
     label: int
     more: tuple[str, ...] = ()
     """The third solution and those behind it."""
+    metadata: bytes = b""
+    """Other columns, as a JSON object; empty where none is asked for."""
 
     @property
     def solutions(self) -> tuple[str, ...]:
@@ -45,9 +50,23 @@ class Question:
         return replace(self, sol1=self.sol1.strip(), sol2=self.sol2.strip(), more=more)
 
 
-def _question(example_id: int, goal: str, solutions: Sequence[str], label: int) -> Question:
+def _question(example_id: int, goal: str, solutions: Sequence[str], label: int, metadata: bytes) -> Question:
     sol1, sol2, *more = solutions
-    return Question(example_id, goal, sol1, sol2, label, tuple(more))
+    return Question(example_id, goal, sol1, sol2, label, tuple(more), metadata)
+
+
+def _metadata(layout: Layout, row: Mapping[str, Any], names: tuple[str, ...] | None, where: str) -> bytes:
+    """Other columns as JSON; empty where none is asked for."""
+    return b"" if names == () else orjson.dumps(_plain(layout.rest(row, names, where)))
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: what JSON does not know as a text, NaN and infinity as null."""
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
 class Source(Protocol):
@@ -74,14 +93,12 @@ class QuestionFile:
         UsageError: what is wrong, with the line's number; up to ten lines of it.
     """
 
-    def __init__(
-        self, path: Path, origin: dict[str, str], columns: Mapping[str, str] = {}, first_label: FirstLabel = "auto"
-    ) -> None:
+    def __init__(self, path: Path, origin: dict[str, str], rules: Rules = _NO_RULES) -> None:
         self.origin = origin
-        self._path = path
+        self._path, self._metadata = path, rules.metadata
         self._offsets = array("q")
         self._hashes = array("Q")  # of the lines, because a row is read again when its turn comes
-        rows = Understanding(columns, first_label, lambda: _read_labels(labels_path(path), path))
+        rows = Understanding(rules, lambda: _read_labels(labels_path(path), path))
         with _readable(path), path.open("rb") as stream:
             for number, (offset, line) in enumerate(_lines(stream, path), start=1):
                 if not line.strip():
@@ -117,7 +134,8 @@ class QuestionFile:
         if _hash(line) != self._hashes[example_id]:
             raise LayerscopeError(f"{where} was changed while it was in use. Restore the file and run again.")
         row = cast(dict[str, Any], parse_line(line, where))
-        return _question(example_id, *self._layout.texts(row, where), self._labels[example_id])
+        metadata = _metadata(self._layout, row, self._metadata, where)
+        return _question(example_id, *self._layout.texts(row, where), self._labels[example_id], metadata)
 
 
 class QuestionTable:
@@ -136,17 +154,29 @@ class QuestionTable:
         rows: Iterable[tuple[str, object]],
         name: str,
         origin: dict[str, str],
-        columns: Mapping[str, str] = {},
-        first_label: FirstLabel = "auto",
+        rules: Rules = _NO_RULES,
     ) -> None:
         import pyarrow as pa  # a third of a second to import, and needed only here
 
         self.origin = origin
-        understanding, parts = Understanding(columns, first_label), list[pa.Table]()
-        texts = pa.schema([("goal", pa.large_string()), ("solutions", pa.large_list(pa.large_string()))])
+        understanding, parts = Understanding(rules), list[pa.Table]()
+        texts = pa.schema(
+            [
+                ("goal", pa.large_string()),
+                ("solutions", pa.large_list(pa.large_string())),
+                ("metadata", pa.large_binary()),
+            ]
+        )
+
+        def taken(row: object, where: str) -> tuple[str, tuple[str, ...], bytes]:
+            found = understanding.take(row, where)
+            if found is None or understanding.layout is None:
+                return "", (), b""
+            return *found, _metadata(understanding.layout, cast(dict[str, Any], row), rules.metadata, where)
+
         rows = iter(rows)
         while some := list(islice(rows, _ROWS_AT_ONCE)):
-            found = (understanding.take(row, where) or ("", ()) for where, row in some)
+            found = (taken(row, where) for where, row in some)
             parts.append(pa.table([list(column) for column in zip(*found, strict=True)], schema=texts))
         self._labels = understanding.finish()
         if understanding.layout is None:
@@ -158,8 +188,8 @@ class QuestionTable:
         return len(self._labels)
 
     def __getitem__(self, example_id: int) -> Question:
-        goal, solutions = (column[example_id].as_py() for column in self._columns)
-        return _question(example_id, goal, solutions, self._labels[example_id])
+        goal, solutions, metadata = (column[example_id].as_py() for column in self._columns)
+        return _question(example_id, goal, solutions, self._labels[example_id], metadata)
 
 
 def parse_line(line: bytes, where: str) -> object:

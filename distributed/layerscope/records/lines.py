@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import orjson
 
-from layerscope.records.record import NEGATIVE, OTHERS, POSITIVE, choice, strongest_wrong
+from layerscope.records.record import METADATA, NEGATIVE, OTHERS, POSITIVE, choice, strongest_wrong
 
 if TYPE_CHECKING:
     from layerscope.questions.sources import Question
@@ -60,6 +60,8 @@ class Frame:
     """Solutions whose features are recorded."""
     more: bool = False
     """Some question of the run has more than two solutions."""
+    metadata: bytes = b""
+    """Of the question, as JSON; empty for none."""
 
     @property
     def final_rows(self) -> tuple[int, int]:
@@ -117,7 +119,7 @@ def frame_record(
             recorded += [solution] if rows[solution] is not None else []
             separator = b","
         pieces.add(separator if len(texts) == 2 else b"", [b"]"])
-    pieces.add(b',"label":%d' % label, [_NO_ERROR])
+    pieces.add(b',"label":%d' % label + _metadata(question.metadata), [_NO_ERROR])
     return Frame(
         question.example_id,
         tuple(pieces.all),
@@ -126,17 +128,24 @@ def frame_record(
         choice(*per_character) == label,
         len(recorded),
         more,
+        question.metadata,
     )
 
 
-def error_line(example_id: int, reason: str, more: bool = False) -> ErrorLine:
+def error_line(example_id: int, reason: str, more: bool = False, metadata: bytes = b"") -> ErrorLine:
     """The line of a question that cannot be scored.
 
     Args:
         more: whether any question of the run has more than two solutions.
+        metadata: of the question, as JSON; empty for none.
     """
     names = _UNSCORED_OF_MORE if more else _UNSCORED
-    return ErrorLine(_dumps({"example_id": example_id, **names, "error": reason}) + b"\n")
+    start, error = _dumps({"example_id": example_id, **names}), _dumps({"error": reason})
+    return ErrorLine(start[:-1] + _metadata(metadata) + b"," + error[1:] + b"\n")
+
+
+def _metadata(found: bytes) -> bytes:
+    return _key(METADATA) + found if found else b""
 
 
 def in_first_form(pieces: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
@@ -165,7 +174,9 @@ def settle(outcome: Outcome, blocks: Sequence[LayerBlock]) -> Outcome:
     ]
     if not layers:
         return outcome
-    return error_line(outcome.example_id, f"non-finite feature activation at layer {min(layers)}", outcome.more)
+    return error_line(
+        outcome.example_id, f"non-finite feature activation at layer {min(layers)}", outcome.more, outcome.metadata
+    )
 
 
 def _comma_separated(blocks: Sequence[LayerBlock], part: int) -> list[bytes | memoryview]:

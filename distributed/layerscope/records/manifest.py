@@ -74,6 +74,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """The features of every wrong solution are in the record, not of the strongest alone."""
     token_activations: Annotated[int, Meta(ge=0)] = 0
     """Of how many features of each layer's list of `max` the record has the activation at every token."""
+    metadata: str | None = None
+    """Which other columns of the questions are in the record: `all`, or names with commas between; None for none."""
 
 
 class ModelFiles(Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from layerscope.records.readings import Feature, Float32, Id, OtherReadings, ReadingLists
 
 POSITIVE, NEGATIVE = "positive_solution_details", "negative_solution_details"
-OTHERS = "others"
+OTHERS, METADATA = "others", "metadata"
 SOLUTIONS = ("positive", "negative")
 """In the order of `Record.solutions`."""
 
@@ -96,6 +96,8 @@ class Record(Struct, frozen=True):
     """Empty; missing in files of format 1."""
     others: list[OtherSolution] | UnsetType = UNSET
     """The wrong solutions but for the strongest, in the order of the question file; only in files with such."""
+    metadata: dict[str, Any] | UnsetType = UNSET
+    """Other columns of the question; only where the run was asked for them."""
 
     @property
     def solutions(self) -> tuple[SolutionDetails, SolutionDetails]:
@@ -156,6 +158,7 @@ class Unscored(Struct, frozen=True):
     positive: None = field(default=None, name=POSITIVE)
     negative: None = field(default=None, name=NEGATIVE)
     label: None = None
+    metadata: dict[str, Any] | UnsetType = UNSET
 
 
 _record, _unscored, _anything = msgspec.json.Decoder(Record), msgspec.json.Decoder(Unscored), msgspec.json.Decoder(Any)

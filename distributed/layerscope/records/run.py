@@ -6,6 +6,8 @@ one that was written. Looking changes nothing.
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -60,12 +62,31 @@ class RecordsFile:
     @property
     def readings(self) -> tuple[str, ...]:
         """That the records have, in their order; `final` is the first."""
-        for line in self._whole_lines():
+        return ("final",) if self.first is None else tuple(self.first.positive.readings)
+
+    @property
+    def all_solutions(self) -> bool:
+        """Whether the records have the features of every wrong solution, not of the strongest alone."""
+        for record in self._parsed():
+            if record.more:
+                return record.more[0].details is not None
+        return False
+
+    @property
+    def has_metadata(self) -> bool:
+        """Whether the records have other columns of the questions."""
+        return self.first is not None and self.first.metadata is not UNSET
+
+    @cached_property
+    def first(self) -> Record | None:
+        """The first record of a scored question."""
+        return next(self._parsed(), None)
+
+    def _parsed(self) -> Iterator[Record]:
+        for line in chain.from_iterable(part._whole_lines() for part in self.parts):
             with suppress(NotARecordError):  # which is told where it is read
-                record = parse(line)
-                if isinstance(record, Record):
-                    return tuple(record.positive.readings)
-        return ("final",)
+                if isinstance(record := parse(line), Record):
+                    yield record
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -183,6 +204,14 @@ class Run(RecordsFile):
     @property
     def readings(self) -> tuple[str, ...]:
         return self.manifest.readings
+
+    @property
+    def all_solutions(self) -> bool:
+        return self.manifest.identity.settings.all_solutions
+
+    @property
+    def has_metadata(self) -> bool:
+        return self.manifest.identity.settings.metadata is not None
 
     @property
     def planned(self) -> int:

@@ -19,7 +19,7 @@ from layerscope.records.differences import differences
 from layerscope.records.goals import GoalGroups, told_goals
 from layerscope.records.manifest import Manifest
 from layerscope.records.progress import shown
-from layerscope.records.record import NotARecordError, Record, Unscored, parse
+from layerscope.records.record import NotARecordError, OtherSolution, Record, SolutionDetails, Unscored, parse
 from layerscope.records.run import Run
 from layerscope.records.shards import Files, open_run, without_batches
 from layerscope.records.totals import Totals
@@ -41,6 +41,7 @@ class Comparison:
     acc_norm: Paired = field(default_factory=Paired)
     difference: float = 0.0
     """Sum of the absolute differences of the log-likelihoods of the solutions."""
+    solutions: int = 0
     largest: float = 0.0
     largest_example_id: int | None = None
     """Of the first run; None where no log-likelihood differs."""
@@ -52,14 +53,17 @@ class Comparison:
         group = self.goals.add(a.question)
         self.acc.add(group, a.model_is_correct, b.model_is_correct)
         self.acc_norm.add(group, a.correct_per_character(), b.correct_per_character())
-        for of_a, of_b in zip(a.solutions, b.solutions, strict=True):
-            difference = abs(of_a.score - of_b.score)
+        of_b = _by_place(b)
+        for place, solution in _by_place(a).items():
+            difference = abs(solution.score - of_b[place].score)
             self.difference += difference
+            self.solutions += 1
             if difference > self.largest:
                 self.largest, self.largest_example_id = difference, a.example_id
-            for layer in self.layers:
-                readings = (details.reading(self.reading) for details in (of_a, of_b))
-                self.overlaps[layer].add(*(lists.active_features_by_layer[layer][: self.top_k] for lists in readings))
+            recorded = [of if isinstance(of, SolutionDetails) else of.details for of in (solution, of_b[place])]
+            both = [details.reading(self.reading) for details in recorded if details is not None]
+            for layer in self.layers if len(both) == 2 else ():
+                self.overlaps[layer].add(*(lists.active_features_by_layer[layer][: self.top_k] for lists in both))
 
     def result(self) -> Json:
         return {
@@ -67,7 +71,7 @@ class Comparison:
             "acc_norm": self.acc_norm.result(),
             "same_choice": self.acc.both + self.acc.neither,
             "log_likelihood": {
-                "mean_difference": self.difference / (2 * self.acc.questions),
+                "mean_difference": self.difference / self.solutions,
                 "largest_difference": self.largest,
                 "example_id": self.largest_example_id,
             },
@@ -225,9 +229,20 @@ def _placed(run: Run) -> Iterator[tuple[Path, int, Record | Unscored]]:
             place += len(line)
 
 
+def _by_place(record: Record) -> dict[int, SolutionDetails | OtherSolution]:
+    """A question's solutions by their place in the question file; of two, the right one and the other."""
+    return dict(enumerate(record.in_order if record.more else record.solutions))
+
+
 def _key(record: Record) -> bytes:
-    """The same for the same question, whether or not its solutions were stripped."""
-    texts = [record.question, *(details.text.strip() for details in record.solutions)]
+    """The same for the same question, whether or not its solutions were stripped.
+
+    Of two solutions in whichever order; of more in the order of the file, for which one is the strongest wrong one
+    differs from run to run.
+    """
+    solutions = record.in_order if record.more else record.solutions
+    texts = [record.question, *(solution.text.strip() for solution in solutions)]
+    texts += [str(record.label)] if record.more else []
     return blake2b(orjson.dumps(texts), digest_size=16).digest()
 
 

@@ -23,11 +23,11 @@ from layerscope.records.targets import check_target
 from layerscope.tables.rows import (
     FEATURE_ROWS,
     QUESTION_ROWS,
-    QUESTIONS,
     RowGroups,
     feature_rows,
     features_schema,
     question_row,
+    questions_schema,
     read_records,
 )
 
@@ -75,18 +75,18 @@ def export(files: Files, target: Path, overwrite: bool) -> str:
 
 
 def _write_tables(file: RecordsFile, features_target: Path, questions_target: Path) -> None:
-    readings = file.readings
+    readings, of_features, of_questions = file.readings, features_schema(file), questions_schema(file)
     writer = _parquet_writer if features_target.suffix == ".parquet" else _CsvWriter
     try:
         with (  # left from the last to the first: both files are whole before either takes its place
             replacing(questions_target) as questions_file,
             replacing(features_target) as features_file,
-            _writing(questions_file, writer, QUESTIONS, QUESTION_ROWS) as questions,
-            _writing(features_file, writer, features_schema(readings), FEATURE_ROWS) as features,
+            _writing(questions_file, writer, of_questions, QUESTION_ROWS) as questions,
+            _writing(features_file, writer, of_features, FEATURE_ROWS) as features,
         ):
             for _, record in read_records(file):
-                questions.add(question_row(record))
-                features.add(feature_rows(record, readings=readings))
+                questions.add(question_row(record, of_questions))
+                features.add(feature_rows(record, readings=readings, schema=of_features))
     except OSError as error:
         raise LayerscopeError(
             f"{features_target} cannot be written: {error.strerror or error}. What was there before is as it was.\n"

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from layerscope.errors import UsageError
@@ -21,6 +23,7 @@ from layerscope.records.record import SOLUTIONS, Record, SolutionDetails, Unscor
 from layerscope.records.run import RecordsFile
 
 Ints = NDArray[np.int64]
+_SIDES = [*SOLUTIONS, "other"]
 
 FEATURES = pa.schema(
     {
@@ -65,6 +68,20 @@ QUESTIONS = pa.schema(
     }
 )
 
+OF_OTHERS = pa.schema(
+    {
+        "solutions": pa.int16(),  # how many the question has
+        "margin_to_mean": pa.float32(),  # log-likelihood(positive) - the mean of all wrong solutions' log-likelihoods
+        "others": pa.string(),  # JSON: index, text, log_likelihood and token_count of the wrong ones but the strongest
+    }
+)
+"""Further columns of questions, where any has more than two solutions."""
+
+OF_METADATA = pa.schema({"metadata": pa.string()})  # JSON
+"""A further column of questions."""
+
+OF_SOLUTIONS = pa.schema({"solution_index": pa.int16()})  # of features of all solutions: place in the question file
+
 # Rows of a group: what is held before it is written, and a row group of a Parquet file.
 FEATURE_ROWS = 1 << 18
 QUESTION_ROWS = 1 << 10
@@ -90,13 +107,15 @@ def read_features(
         raise UsageError(f"top_k is {top_k}; it is the number of features to read of each list, from 1.")
     wanted = None if layers is None else frozenset(layers)
     file = RecordsFile.open(Path(path))
-    readings = file.readings
-    rows = (feature_rows(record, wanted, top_k, readings) for _, record in read_records(file))
-    return _gathered(rows, features_schema(readings))
+    schema = features_schema(file)
+    rows = (feature_rows(record, wanted, top_k, file.readings, schema) for _, record in read_records(file))
+    return _gathered(rows, schema)
 
 
 def read_questions(path: str | PathLike[str]) -> pa.Table:
     """A row for every question, in the order of the file: the record without its features.
+
+    With the columns of `OF_OTHERS` and `OF_METADATA` where the file has them.
 
     Args:
         path: of the output file of a run (`.jsonl`), finished or growing.
@@ -105,7 +124,9 @@ def read_questions(path: str | PathLike[str]) -> pa.Table:
         UsageError: there is no such file.
         LayerscopeError: a line is not a record.
     """
-    return _gathered((question_row(record) for _, record in read_records(RecordsFile.open(Path(path)))), QUESTIONS)
+    file = RecordsFile.open(Path(path))
+    schema = questions_schema(file)
+    return _gathered((question_row(record, schema) for _, record in read_records(file)), schema)
 
 
 def read_records(file: RecordsFile) -> Iterator[tuple[bytes, Record | Unscored]]:
@@ -117,9 +138,16 @@ def read_records(file: RecordsFile) -> Iterator[tuple[bytes, Record | Unscored]]
     return shown(file.records(), file)
 
 
-def features_schema(readings: Sequence[str]) -> pa.Schema:
-    """Of the table of features of a file with these readings."""
-    return FEATURES if len(readings) == 1 else pa.unify_schemas([FEATURES, OF_READINGS])
+def features_schema(file: RecordsFile) -> pa.Schema:
+    """Of the table of features of a file."""
+    more = ((OF_READINGS, len(file.readings) > 1), (OF_SOLUTIONS, file.all_solutions))
+    return pa.unify_schemas([FEATURES, *(schema for schema, there in more if there)])
+
+
+def questions_schema(file: RecordsFile) -> pa.Schema:
+    """Of the table of questions of a file."""
+    more = ((OF_OTHERS, file.first is not None and file.first.others is not UNSET), (OF_METADATA, file.has_metadata))
+    return pa.unify_schemas([QUESTIONS, *(schema for schema, there in more if there)])
 
 
 def feature_rows(
@@ -127,21 +155,23 @@ def feature_rows(
     layers: frozenset[int] | None = None,
     top_k: int | None = None,
     readings: Sequence[str] = ("final",),
+    schema: pa.Schema = FEATURES,
 ) -> pa.RecordBatch:
     """The rows of one record in the table of features; none for an error line.
 
     Args:
         readings: of the file.
+        schema: of the file's table.
 
     Raises:
         UsageError: the record has not these layers.
     """
-    schema = features_schema(readings)
     if isinstance(record, Unscored):
         return pa.RecordBatch.from_pylist([], schema=schema)
     cells = list[tuple[int, int, int, int, int]]()  # solution, reading, layer, active features, listed features
     listed_features = list[Feature]()
-    for solution, details in enumerate(record.solutions):
+    of_each = record.recorded if OF_SOLUTIONS.names[0] in schema.names else record.solutions
+    for solution, details in enumerate(of_each):
         for number, name in enumerate(readings):
             reading = details.reading(name)
             for layer in _wanted(reading, layers):
@@ -154,17 +184,20 @@ def feature_rows(
     n_rows, correct = len(listed_features), record.model_is_correct
     columns = [
         pa.array([record.example_id] * n_rows, pa.int32()),
-        pa.DictionaryArray.from_arrays(solutions.astype(np.int8), list(SOLUTIONS)),
+        pa.DictionaryArray.from_arrays(np.minimum(solutions, len(_SIDES) - 1).astype(np.int8), _SIDES),
         pa.array(of_layer, pa.int16()),
         pa.array(np.arange(n_rows) - firsts + 1, pa.int32()),
         pa.array([feature.feature_id for feature in listed_features], pa.int32()),
         pa.array([feature.activation for feature in listed_features], pa.float32()),
         pa.array(active, pa.int32()),
-        pa.array((solutions == 0) == correct),
+        pa.array(solutions == (0 if correct else 1)),  # the strongest wrong one, where the right one is not preferred
         pa.array([correct] * n_rows, pa.bool_()),
     ]
     if len(readings) > 1:
-        columns += _of_readings(record, listed_features, solutions, numbers, readings)
+        columns += _of_readings(of_each, listed_features, solutions, numbers, readings)
+    if len(schema) > len(columns):
+        places = [record.label, record.negative_index, *(other.index for other in record.more)]
+        columns.append(pa.array(np.array(places)[solutions], pa.int16()))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
@@ -176,10 +209,14 @@ def _wanted(reading: ReadingLists, layers: frozenset[int] | None) -> list[int]:
 
 
 def _of_readings(
-    record: Record, features: Sequence[Feature], solutions: Ints, numbers: Ints, readings: Sequence[str]
+    of_each: Sequence[SolutionDetails],
+    features: Sequence[Feature],
+    solutions: Ints,
+    numbers: Ints,
+    readings: Sequence[str],
 ) -> list[pa.Array]:
     """The columns of `OF_READINGS`: of every row its feature, solution and reading."""
-    at = [[_token(details, name) for name in readings] for details in record.solutions]
+    at = [[_token(details, name) for name in readings] for details in of_each]
     tokens, token_counts = list[int | None](), list[int | None]()
     for feature, solution, number in zip(features, solutions.tolist(), numbers.tolist(), strict=True):
         if isinstance(feature, PlacedFeature):
@@ -200,9 +237,15 @@ def _token(details: SolutionDetails, reading: str) -> int | None:
     return lists.token if isinstance(lists, LastWordReading) else None
 
 
-def question_row(record: Record | Unscored) -> pa.RecordBatch:
-    """The row of one record in the table of questions."""
+def question_row(record: Record | Unscored, schema: pa.Schema = QUESTIONS) -> pa.RecordBatch:
+    """The row of one record in the table of questions.
+
+    Args:
+        schema: of the file's table.
+    """
     row: dict[str, Any] = {"example_id": record.example_id, "error": record.error or None}
+    if record.metadata is not UNSET:
+        row["metadata"] = orjson.dumps(record.metadata).decode()
     if isinstance(record, Record):
         row |= {name: getattr(record, name) for name in ("question", "label", "model_is_correct")}
         for solution, details in zip(SOLUTIONS, record.solutions, strict=True):
@@ -210,7 +253,11 @@ def question_row(record: Record | Unscored) -> pa.RecordBatch:
                 row[f"{solution}_{name}"] = getattr(details, name)
         row["margin"] = np.float32(row["positive_log_likelihood"]) - np.float32(row["negative_log_likelihood"])
         row["model_is_correct_per_character"] = record.correct_per_character()
-    return pa.RecordBatch.from_pylist([row], schema=QUESTIONS)
+        row |= {"solutions": 2 + len(record.more), "margin_to_mean": np.float32(record.margin_to_mean)}
+        names = ("index", "text", "log_likelihood", "token_count")
+        others = [{name: getattr(other, name) for name in names} for other in record.more]
+        row["others"] = orjson.dumps(others).decode()
+    return pa.RecordBatch.from_pylist([row], schema=schema)
 
 
 class RowGroups:
