@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from layerscope.config import Site
 from layerscope.engine.readings import read_batch, rows_among
 from layerscope.errors import LayerscopeError
 from layerscope.numerics.out_of_memory import give_back, is_out_of_memory
@@ -74,7 +75,7 @@ def score_batch(
     labels = [question.label for question, pair in zip(questions, pairs, strict=True) if isinstance(pair, Pair)]
     rows = read_batch(scorable, reading.names)
     if scorable:
-        scores, residuals, halved = _forward(model, scorable, ids, layers, rows.places)
+        scores, residuals, halved = _forward(model, scorable, ids, layers, rows.places, reading.site)
     else:
         scores, residuals, halved = [], torch.empty(len(layers), 0, 0), False
     if reading.solutions == 2 and any(len(pair.solutions) > 2 for pair in scorable):
@@ -98,9 +99,10 @@ def _forward(
     ids: Sequence[int],
     layers: Sequence[int],
     places: Sequence[Sequence[int]],
+    site: Site,
 ) -> tuple[list[PairScore], Tensor, bool]:
     try:
-        return (*model.forward(pairs, layers, places), False)
+        return (*model.forward(pairs, layers, places, site), False)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -111,8 +113,8 @@ def _forward(
             ) from error
     give_back()  # outside the handler, which keeps the failed pass's tensors alive
     half = len(pairs) // 2
-    first_scores, first, _ = _forward(model, pairs[:half], ids[:half], layers, places[:half])
-    second_scores, second, _ = _forward(model, pairs[half:], ids[half:], layers, places[half:])
+    first_scores, first, _ = _forward(model, pairs[:half], ids[:half], layers, places[:half], site)
+    second_scores, second, _ = _forward(model, pairs[half:], ids[half:], layers, places[half:], site)
     return first_scores + second_scores, torch.cat([first, second], dim=1), True
 
 
@@ -125,7 +127,8 @@ def _outcome(
     lists: Mapping[int, Mapping[str, int]],
 ) -> Outcome:
     if score.failed_layer is not None:
-        reason = f"non-finite activation in the residual stream after layer {score.failed_layer}"
+        where = "in the residual stream after" if reading.site == "resid_post" else f"at {reading.site} of"
+        reason = f"non-finite activation {where} layer {score.failed_layer}"
         return error_line(question.example_id, reason, reading.more, question.metadata)
     if not all(map(math.isfinite, score.log_likelihoods)):
         reason = "non-finite log-likelihood, after the last layer"

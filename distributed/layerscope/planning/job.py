@@ -81,6 +81,11 @@ class Job:
         return len(self.plan.order)
 
     @property
+    def d_read(self) -> int:
+        """The width of the rows that the SAEs read."""
+        return self.spec.width(self.reading.site)
+
+    @property
     def layers(self) -> list[int]:
         return [sae.layer for sae in self.saes]
 
@@ -101,7 +106,7 @@ class Job:
         """The size of the residuals beside the finished file."""
         if self.reading.residuals is None:
             return 0
-        kept = 2 * len(residual_readings(self.reading.names)) * self.spec.d_model
+        kept = 2 * len(residual_readings(self.reading.names)) * self.d_read
         return self.n_questions * len(self.layers) * kept * RESIDUAL_DTYPES[self.reading.residuals].itemsize
 
     def identity(self) -> Identity:
@@ -124,7 +129,7 @@ class Job:
                 sae_dtype=self.numerics.sae_dtype,
                 batch_tokens=self.numerics.batch_tokens,
                 threads=self.numerics.threads,
-                attention="soft-capped, softmax in float32",
+                attention=self.spec.family.attention,
                 readings=",".join(self.reading.names),
                 tokens=self.reading.tokens,
                 residuals=self.reading.residuals,
@@ -160,7 +165,7 @@ class Job:
             standin=self.standin,
             neuronpedia={sae.layer: sae.neuronpedia_id for sae in self.saes},
             average_l0={sae.layer: sae.l0 for sae in self.saes},
-            d_model=self.spec.d_model,
+            d_model=self.d_read,
             d_sae=self.d_sae,
             tokens=Tokens(shared=self.plan.shared_tokens, unshared=self.plan.unshared_tokens),
         )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from layerscope.config import Site
 from layerscope.models.spec import ModelSpec
 from layerscope.planning.settings import Numerics
 
@@ -32,23 +33,30 @@ class Needs:
 
 
 def estimate(
-    spec: ModelSpec, layers: Sequence[int], d_sae: int, numerics: Numerics, rows: int, rows_per_question: float
+    spec: ModelSpec,
+    layers: Sequence[int],
+    d_sae: int,
+    numerics: Numerics,
+    rows: int,
+    rows_per_question: float,
+    site: Site = "resid_post",
 ) -> Needs:
     """What a run takes.
 
     Args:
         layers: that have an SAE.
-        rows: of the residual stream that the plan's largest batch makes.
+        rows: of a layer's tensor that the plan's largest batch makes.
         rows_per_question: on average.
     """
     size = BYTES_PER_VALUE[numerics.dtype]
-    sae = spec.d_model * d_sae * BYTES_PER_VALUE[numerics.sae_dtype]
-    by_layer = rows * spec.d_model * size
+    width = spec.width(site)
+    sae = width * d_sae * BYTES_PER_VALUE[numerics.sae_dtype]
+    by_layer = rows * width * size
     return Needs(
         model=spec.n_parameters * size,
         sae_by_layer=dict.fromkeys(layers, sae),
         d_model=spec.d_model,
-        encode_cost=spec.d_model * d_sae * len(layers) / spec.n_parameters * rows_per_question / 2,
+        encode_cost=width * d_sae * len(layers) / spec.n_parameters * rows_per_question / 2,
         gemma_work=_CUDA_BYTES + _pass_bytes(spec, numerics.batch_tokens, size) + 2 * len(layers) * by_layer,
         encoder_work=_CUDA_BYTES + _COPIES * 4 * min(_PRE_ACTIVATIONS, rows * d_sae),
         rows_by_layer=by_layer,

@@ -71,7 +71,9 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     plan = make_plan(selection, _tokenizer(model, spec, reading.prompt), numerics.batch_tokens)
     shard = parse_shard(config.shard)
     rows = reading.rows(int(np.diff(plan.starts).max(initial=0)), numerics.batch_tokens)
-    needs = estimate(spec, [sae.layer for sae in saes], d_sae, numerics, rows, _rows_per_question(plan, reading))
+    needs = estimate(
+        spec, [sae.layer for sae in saes], d_sae, numerics, rows, _rows_per_question(plan, reading), reading.site
+    )
     placement = place(crew, nodes, needs)
     if missing:
         told = f"{sae_repository.name} has no SAE of width {saes[0].width} for the layers {ranges(missing)}: left out."

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from layerscope.config import ResidualFormat
+from layerscope.config import ResidualFormat, Site
 from layerscope.questions.prompts import DEFAULT, Prompt
 
 MAX = "max"
@@ -27,6 +27,8 @@ class Reading:
     """Of how many solutions of a question the features are recorded, at most."""
     more: bool = False
     """Whether any question has more than two solutions."""
+    site: Site = "resid_post"
+    """What is read of a token: a layer's tensor, where the SAEs were trained."""
 
     @property
     def spells(self) -> bool:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from layerscope.config import Site
+from layerscope.engine.batch import score_batch
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.hub.repository import open_repository
 from layerscope.models.language_model import LanguageModel
@@ -18,6 +19,7 @@ from layerscope.models.loading import load_language_model
 from layerscope.models.pair_attention import lay_out, pair_masks
 from layerscope.models.spec import read_spec
 from layerscope.questions.pairs import Pair, PairTokenizer
+from layerscope.questions.reading import Reading
 from layerscope.questions.sources import Question
 from tiny_models import MODELS, WINDOW, save_tiny
 
@@ -130,6 +132,14 @@ def test_no_site_can_pass_for_another(case: Case) -> None:
 def test_the_bits_do_not_depend_on_which_site_is_read(case: Case) -> None:
     scores = [case.model.forward(case.pairs, LAYERS, site=site).scores for site in SITES]
     assert all(other == scores[0] for other in scores)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_the_reading_of_a_run_says_which_site_its_batches_bring(case: Case, site: Site) -> None:
+    tokenizer = PairTokenizer(case.folder / "tokenizer.json", 4096)
+    questions = [Question(number, *texts, 0) for number, texts in enumerate(QUESTIONS)]
+    batch = score_batch(case.model, tokenizer, questions, LAYERS, Reading(site=site))
+    assert torch.equal(batch.residuals, case.model.forward(case.pairs, LAYERS, site=site).residuals)
 
 
 def test_what_is_counted_is_what_is_loaded(case: Case) -> None:

@@ -1,5 +1,6 @@
 """The decoder for GPUs gives what transformers' modules give, in the same number format, by Triton's interpreter."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 
 interpreter = pytest.importorskip("triton.runtime.interpreter")
 
+from layerscope.config import Site  # noqa: E402
 from layerscope.models.fused_decoder import FusedDecoder  # noqa: E402
 from layerscope.models.language_model import LanguageModel  # noqa: E402
 from layerscope.models.loading import load_language_model  # noqa: E402
@@ -60,15 +62,29 @@ FORMATS = [(torch.float32, 2e-5), (torch.bfloat16, 4e-2)] if DEVICE.type == "cud
 @pytest.mark.parametrize(("dtype", "tolerance"), FORMATS)
 @torch.inference_mode()
 def test_the_decoder_gives_what_the_modules_give(tiny: Path, dtype: torch.dtype, tolerance: float) -> None:
-    model, decoder = plain_and_fused(tiny, dtype)
-    tokenizer = PairTokenizer(tiny / "model" / "tokenizer.json", 8192)
-    questions = [Question(i, *texts, 0, tuple(more)) for i, (*texts, more) in enumerate(QUESTIONS)]
-    layout = lay_out([tokenizer.pair(question) for question in questions], model.transfers)
+    assert_same(*plain_and_fused(tiny, dtype), QUESTIONS, "resid_post", tolerance)
+
+
+@pytest.mark.parametrize("site", ["attn_out", "mlp_out", "transcoder"])
+@torch.inference_mode()
+def test_the_decoder_reads_the_site_that_the_modules_read(tiny: Path, site: Site) -> None:
+    assert_same(*plain_and_fused(tiny, torch.float32), [("a", "b", "c")], site, 2e-5)
+
+
+def assert_same(
+    model: LanguageModel,
+    decoder: FusedDecoder,
+    questions: Sequence[tuple[str, str, str]],
+    site: Site,
+    tolerance: float,
+) -> None:
+    tokenizer = PairTokenizer(Path(model.model.config._name_or_path) / "tokenizer.json", 8192)
+    layout = lay_out([tokenizer.pair(Question(i, *texts, 0)) for i, texts in enumerate(questions)], model.transfers)
     rows = torch.arange(len(layout.tokens))
-    expected = model._through_modules(layout, LAYERS, rows)
-    got = decoder.forward(layout, LAYERS, rows)
+    expected = model._through_modules(layout, LAYERS, rows, site)
+    got = decoder.forward(layout, LAYERS, rows, site)
     for mine, theirs in zip(got, expected, strict=True):
-        assert mine.dtype == dtype
+        assert mine.dtype == model.model.dtype
         assert mine.shape == theirs.shape
         distance = float((mine.float() - theirs.float()).norm() / theirs.float().norm())
         assert distance < tolerance
