@@ -58,7 +58,7 @@ def job(config: Config, nodes: Sequence[Node], batches: Sequence[Sequence[int]] 
         reading=FINAL,
         layers=LAYERS,
         saes=[SimpleNamespace(layer=layer) for layer in LAYERS],
-        spec=SimpleNamespace(d_model=64),
+        d_read=64,
         model=None,
         sae_repository=None,
         software=dict(SOFTWARE),
