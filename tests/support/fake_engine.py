@@ -58,6 +58,7 @@ def job(config: Config, nodes: Sequence[Node], batches: Sequence[Sequence[int]] 
         reading=FINAL,
         layers=LAYERS,
         saes=[SimpleNamespace(layer=layer) for layer in LAYERS],
+        spec=None,  # for actors alone
         d_read=64,
         model=None,
         sae_repository=None,
