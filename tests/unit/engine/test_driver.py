@@ -164,7 +164,7 @@ def test_what_is_begun_and_not_written_is_bounded_by_a_share_of_the_object_store
     the_job = SimpleNamespace(
         plan=SimpleNamespace(batch=lambda _: range(10)),
         layers=[0],
-        spec=SimpleNamespace(d_model=1),
+        d_read=1,
         numerics=SimpleNamespace(dtype="float32", batch_tokens=100),
         reading=FINAL,
         n_questions=10,
