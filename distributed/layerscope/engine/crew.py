@@ -188,8 +188,7 @@ class Crew:
             self._await(member, "load", job.model, job.spec, placement.blocks, job.reading, settings)
         else:
             saes = [sae for sae in job.saes if sae.layer in placement.blocks[member.seat.block]]
-            given = job.d_read, numerics.dtype, job.reading, settings
-            self._await(member, "load", job.sae_repository, saes, *given)
+            self._await(member, "load", job.sae_repository, saes, job.d_read, numerics.dtype, job.reading, settings)
 
     def _admit(self, member: Member, fingerprint: Fingerprint) -> None:
         """An actor has loaded: it may compute if it gets the bits that those before it got.
