@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable
+from itertools import islice
 from typing import TextIO
 
 # Control characters but for tab and line feed, separators of lines, marks and overrides of direction, zero-width
@@ -60,6 +61,12 @@ def shell_word(word: str) -> str:
 def visible(text: str) -> str:
     """Untrusted text made harmless to read: every hidden character as its code point, [U+202E]; of CRLF the CR goes."""
     return _HIDDEN.sub(lambda match: f"[U+{ord(match[0]):04X}]", text.replace("\r\n", "\n"))
+
+
+def listed(names: Iterable[str], most: int = 8, joint: str = ", ") -> str:
+    """Untrusted names for a message: a few of them, what is long cut short, none on a line of its own."""
+    shown = [visible(name[:120].replace("\n", "[U+000A]")) for name in islice(names, most + 1)]
+    return joint.join(shown[:most]) + (" …" if len(shown) > most else "")
 
 
 def visible_json(text: str) -> str:

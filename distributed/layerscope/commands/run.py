@@ -25,6 +25,7 @@ from layerscope.records import journal
 from layerscope.records.array import write_array
 from layerscope.records.fingerprints import Fingerprints
 from layerscope.records.manifest import RUNNING
+from layerscope.records.marks import marks_path
 from layerscope.records.progress import Progress
 from layerscope.records.record import Record, Unscored
 from layerscope.records.replacing import Replacement
@@ -88,7 +89,13 @@ def _recover(file: journal.Journal) -> tuple[Totals, list[int]]:
             error_lines.append(totals.questions)
         totals.add_record(record)
 
-    file.recover(count)
+    if unnoted := file.recover(count):
+        marks = marks_path(file.path).name
+        say(
+            f"Warning: Nothing notes the last {count_of(unnoted, 'line')} of {file.path}: {marks} is gone, or damaged."
+            "\nThey fit the plan and are taken as they are; --overwrite computes them anew.",
+            sys.stderr,
+        )
     return totals, error_lines
 
 

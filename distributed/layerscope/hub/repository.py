@@ -30,6 +30,8 @@ _SETTLED_NS = (
     3_000_000_000  # a file that was changed so lately may change once more at what a clock calls the same time
 )
 
+_LONGEST_PATH = 1024  # bytes; with the cache's folder before it a file system takes 4096
+
 client.set_up()
 
 
@@ -224,7 +226,7 @@ def _checked_path(path: str) -> str:
     parts = path.split("/")
     if not path or "\0" in path or "\\" in path or any(part in ("", ".", "..") for part in parts):
         raise ValueError(f"path {path[:80]!r}")
-    if max(len(part.encode()) for part in parts) > 255:
+    if max(len(part.encode()) for part in parts) > 255 or len(path.encode()) > _LONGEST_PATH:
         raise ValueError(f"path {path[:80]!r}")
     return path
 

@@ -2,7 +2,7 @@
 
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import resources
 from itertools import chain
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from layerscope.errors import UsageError
 from layerscope.files import COMPRESSED, user_path
-from layerscope.formatting import visible
+from layerscope.formatting import listed, visible
 from layerscope.hub.repository import Repository, fetch, open_repository
 from layerscope.questions.labels import FirstLabel
 from layerscope.questions.layouts import Rules
@@ -20,6 +20,8 @@ from layerscope.questions.sources import QuestionFile, QuestionTable, Source, la
 PIQA = "baber/piqa"  # PIQA as parquet; the authors' own repository is a script, which nobody should run
 BUNDLED = {"bundled": "questions.jsonl", "bundled-middle": "questions_middle.jsonl"}
 """The files of questions that come with layerscope, by the name of the data set."""
+_ENDING = re.compile(rf"\.({'|'.join(re.escape(ending[1:]) for ending in FORMATS)})(\.gz|\.zst)?\Z")
+_PART = re.compile(r"[-_.]?\d+(-of-\d+)?(-[0-9a-f]{8,})?\Z")  # of a file that is one of several
 _ON_THE_HUB = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
@@ -53,18 +55,18 @@ def open_source(wanted: Wanted) -> Source:
     path = user_path(dataset)
     if dataset == "piqa" or _is_on_the_hub(dataset, path):
         return _from_the_hub(wanted, PIQA if dataset == "piqa" else dataset)
-    for name, value, usual in (("dataset-revision", wanted.revision, "main"), ("config", wanted.config, "")):
+    on_the_hub = [("dataset-revision", wanted.revision, "main"), ("config", wanted.config, "")]
+    for name, value, usual in (*on_the_hub, *([] if path.is_dir() else [("split", wanted.split, Wanted.split)])):
         if value != usual:
-            raise UsageError(
-                f"--{name} {visible(value)} is of a data set on the hub; --dataset {visible(dataset)} has none."
-            )
+            of = "on the hub" + (" or from save_to_disk" if name == "split" else "")
+            raise UsageError(f"--{name} {visible(value)} is of a data set {of}; --dataset {visible(dataset)} has none.")
     if dataset in BUNDLED:
         path = Path(str(resources.files("layerscope") / "standin" / BUNDLED[dataset]))
         return QuestionFile(path, {"dataset": dataset}, wanted.reading)
     _check_kind(path, dataset)
     origin = {"dataset": visible(path.name)}  # it may be moved: the plan has its content's hash
     if path.is_dir():
-        return QuestionTable(saved_rows(path, wanted.split), str(path), origin, wanted.reading)
+        return QuestionTable(saved_rows(path, wanted.split, Wanted.split), str(path), origin, wanted.reading)
     if format_of(path) == (".jsonl", False) or (format_of(path) == (".json", False) and not is_json_array(path)):
         return QuestionFile(path, origin, wanted.reading)
     return QuestionTable(rows_of(path), str(path), origin, wanted.reading)
@@ -121,37 +123,61 @@ def _from_the_hub(wanted: Wanted, name: str) -> Source:
 
 def _named(repository: Repository, name: str, path: str) -> Iterator[tuple[str, object]]:
     """Rows of one file, with its name on the hub in place of the cache's."""
-    local = fetch(repository, path)
-    for where, row in rows_of(local):
-        yield where.replace(str(local), f"{name}, {path}"), row
+    local, shown = fetch(repository, path), f"{name}, {path}"
+    try:
+        for where, row in rows_of(local):
+            yield where.replace(str(local), shown), row
+    except UsageError as error:
+        raise UsageError(str(error).replace(str(local), shown)) from error
 
 
 def _data_files(repository: Repository, name: str, wanted: Wanted) -> list[str]:
     """The files of the split and configuration.
 
     Raises:
-        UsageError: there are none, or of several configurations; which there are.
+        UsageError: there are none, or of several configurations, splits or formats; which there are.
     """
-    endings = "|".join(re.escape(ending[1:]) for ending in FORMATS)
-    data = [path for path in repository.files if re.search(rf"\.({endings})(\.gz|\.zst)?$", path)]
-    of_split = re.compile(rf"(.*[/_.-])?{re.escape(wanted.split)}([/_.-].*)?\.({endings})(\.gz|\.zst)?")
-    paths = sorted(path for path in data if of_split.fullmatch(path))
-    configs = {config: [path for path in paths if _config(path) == config] for config in map(_config, paths)}
-    at = f"{name} at {repository.commit}"
+    split, at = re.escape(wanted.split), f"{name} at {repository.commit}"
+    data = sorted(path for path in repository.files if _ENDING.search(path))
+    paths = [path for path in data if re.fullmatch(rf"(?s)(.*[/_.-])?{split}([/_.-].*)?", _ENDING.sub("", path))]
+    configs = _grouped(paths, lambda path: _config(path, wanted.split))
     if wanted.config:
         configs = {config: found for config, found in configs.items() if config == wanted.config}
     if not configs:
         told = f"no data file of a {wanted.split} split" + (f" of {wanted.config}" if wanted.config else "")
-        there = ", ".join(visible(path) for path in sorted(data)[:8]) or "none (a script, perhaps, which is not run)"
-        raise UsageError(
-            f"{at} has {told}.\nIts data files: {there}{' …' if len(data) > 8 else ''}. Name one: --split."
-        )
+        there = listed(data) or "none (a script, perhaps, which is not run)"
+        raise UsageError(f"{at} has {told}.\nIts data files: {there}. Name one: --split.")
     if len(configs) > 1:
-        raise UsageError(f"{at} has several configurations: {', '.join(map(visible, configs))}.\nName one: --config.")
-    return next(iter(configs.values()))
+        raise UsageError(f"{at} has several configurations: {listed(configs, 20)}.\nName one: --config.")
+    (paths,) = configs.values()
+    splits = _grouped(paths, lambda path: _split_of(path, wanted.split))
+    exact = {of: found for of, found in splits.items() if re.fullmatch(rf"(?s)(.*[_.-])?{split}", of)}
+    if len(exact or splits) > 1:
+        raise UsageError(f"{at} has several such splits: {listed(exact or splits, 20)}.\nName one: --split.")
+    ((_, paths),) = (exact or splits).items()
+    formats = _grouped(paths, lambda path: path[_ENDING.search(path).start() :])  # type: ignore[union-attr]
+    if len(formats) > 1:
+        raise UsageError(
+            f"{at} has its {wanted.split} split as {' and as '.join(formats)}: the same questions twice, perhaps.\n"
+            "Download the file that you mean, and name that as --dataset."
+        )
+    return paths
 
 
-def _config(path: str) -> str:
-    """The configuration that a data file is of, by the folder it lies in."""
-    folder = path.rpartition("/")[0]
-    return "" if folder in ("", "data") else folder.removeprefix("data/")
+def _grouped(paths: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        found.setdefault(key(path), []).append(path)
+    return found
+
+
+def _config(path: str, split: str) -> str:
+    """The configuration that a data file is of, by the folder it lies in; what lies at the top is the hub's default."""
+    folders = [folder for folder in path.split("/")[:-1] if folder != split]
+    return "/".join(folders[folders[:1] == ["data"] :]) or "default"
+
+
+def _split_of(path: str, split: str) -> str:
+    """The split that a data file is of, by its name without numbers of parts; or by its folder's."""
+    *folders, file = path.split("/")
+    return split if split in folders else _PART.sub("", _ENDING.sub("", file))

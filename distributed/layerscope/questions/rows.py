@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import IO
 
 from layerscope.errors import UsageError
-from layerscope.formatting import visible
+from layerscope.formatting import listed, visible
 from layerscope.questions.sources import MAX_LINE_BYTES, parse_line
+from layerscope.questions.telling import watched
 
 Rows = Iterator[tuple[str, object]]
 UNPACKED = (".gz", ".zst")
@@ -50,7 +51,7 @@ def rows_of(path: Path) -> Rows:
     kind, packed = format_of(path)
     with _readable(path):
         if kind == ".parquet":
-            yield from _parquet(path)
+            yield from watched(_parquet(path), path, "row")
             return
         if kind in (".csv", ".tsv"):
             yield from _table(path, packed, "\t" if kind == ".tsv" else ",")
@@ -65,7 +66,7 @@ def _holds_array(path: Path, packed: bool) -> bool:
         return begins_array(stream)
 
 
-def saved_rows(folder: Path, split: str) -> Rows:
+def saved_rows(folder: Path, split: str, usual_split: str) -> Rows:
     """The rows of a folder that `Dataset.save_to_disk` made.
 
     Raises:
@@ -85,16 +86,21 @@ def saved_rows(folder: Path, split: str) -> Rows:
         ) from error
     if isinstance(saved, datasets.DatasetDict):
         if split not in saved:
-            raise UsageError(f"{visible(str(folder))} has no split {split}: --split {' or '.join(saved)}.")
+            raise UsageError(f"{visible(str(folder))} has no split {split}: --split {listed(saved, 20, ' or ')}.")
         saved = saved[split]
+    elif split not in (usual_split, str(saved.split)):
+        raise UsageError(
+            f"{visible(str(folder))} holds one split, {saved.split or 'without a name'}. Leave out --split."
+        )
     with _readable(folder):
-        for number, row in enumerate(saved.with_format(None)):  # numpy's, say, is but how it was looked at last
+        rows = saved.with_format(None)  # numpy's, say, is but how it was looked at last
+        for number, row in enumerate(watched(rows, folder, "row")):
             yield f"{folder}, row {number}", row
 
 
 def _lines(path: Path, packed: bool) -> Rows:
     with _unpacked(path, packed) as stream:
-        for number, line in enumerate(_text_lines(stream, path), start=1):
+        for number, line in enumerate(watched(_text_lines(stream, path), path), start=1):
             if line.strip():
                 where = f"{path}, line {number}"
                 yield where, parse_line(line.encode(), where)
@@ -132,7 +138,7 @@ def _table(path: Path, packed: bool, delimiter: str) -> Rows:
     if len(names) == 1 and ";" in names[0]:  # as spreadsheets write it where a comma stands in numbers
         delimiter = ";"
     with _unpacked(path, packed) as stream:
-        lines = _text_lines(stream, path)
+        lines = watched(_text_lines(stream, path), path)
         yield from _cells(csv.DictReader(lines, delimiter=delimiter, strict=True, restkey="", restval=None), path)
 
 
@@ -191,4 +197,4 @@ def _readable(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, OverflowError) as error:  # what Arrow raises for a broken file, and for a date beyond Python's
-        raise UsageError(f"{path} cannot be read: {str(error)[:200]}.") from error
+        raise UsageError(f"{path} cannot be read: {str(error)[:200].rstrip('.')}.") from error

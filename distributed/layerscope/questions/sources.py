@@ -17,6 +17,7 @@ import orjson
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.labels import Labels
 from layerscope.questions.layouts import Layout, Rules, Understanding
+from layerscope.questions.telling import watched
 from layerscope.strict_json import RepeatedKeyError, parse_object
 
 MAX_LINE_BYTES = 16 << 20
@@ -100,7 +101,7 @@ class QuestionFile:
         self._hashes = array("Q")  # of the lines, because a row is read again when its turn comes
         rows = Understanding(rules, lambda: _read_labels(labels_path(path), path))
         with _readable(path), path.open("rb") as stream:
-            for number, (offset, line) in enumerate(_lines(stream, path), start=1):
+            for number, (offset, line) in enumerate(watched(_lines(stream, path), path), start=1):
                 if not line.strip():
                     continue
                 where = f"{path}, line {number}"

@@ -226,8 +226,8 @@ class Journal:
                 os.close(self._descriptor)
                 self._descriptor = -1
 
-    def recover(self, on_record: Callable[[Record | Unscored], None]) -> None:
-        """Reads what is there, and removes a torn last line.
+    def recover(self, on_record: Callable[[Record | Unscored], None]) -> int:
+        """Reads what is there, and removes a torn last line; gives how many lines fit the plan and nothing notes them.
 
         Args:
             on_record: gets every record.
@@ -236,7 +236,8 @@ class Journal:
             LayerscopeError: a line is not the record that belongs there, or was changed after it was written.
         """
         self._extent, errors = Extent(self._manifest.progress), list[int]()
-        for line, record in Run(self.path, self._manifest, RUNNING).records(to_go_on=True):
+        run = Run(self.path, self._manifest, RUNNING)
+        for line, record in run.records(to_go_on=True):
             if isinstance(record, Unscored):
                 errors.append(self._extent.lines)
             self._extent.add(line)
@@ -249,6 +250,7 @@ class Journal:
         except OSError as error:
             raise LayerscopeError(f"{self.path} cannot be written: {error.strerror}. It is as it was.") from error
         self._known = True
+        return max(0, self.lines - run.covered)
 
     def _take_back(self) -> None:
         self._known = False

@@ -92,8 +92,22 @@ def sibling(**changes: object) -> dict[str, object]:
         listing(siblings=[{}]),
         *(
             listing(siblings=[sibling(rfilename=path)])
-            for path in ("../x", "a/../../x", "/etc/passwd", "a\0b", "", "a//b", "./x", ".", "a\\..\\b", "é" * 200, 7)
+            for path in (
+                "../x",
+                "a/../../x",
+                "/etc/passwd",
+                "a\0b",
+                "",
+                "a//b",
+                "./x",
+                ".",
+                "a\\..\\b",
+                "é" * 200,
+                "a/" * 600 + "b",
+                7,
+            )
         ),
+        listing(siblings=[sibling(rfilename="a/" * 600 + "b")]),
         *(listing(siblings=[sibling(size=size)]) for size in ("5", -1, 1.5, True, [1], {})),
         *(listing(siblings=[sibling(lfs=lfs)]) for lfs in ({}, {"sha256": "../x"}, {"sha256": 7}, "x", [1])),
         listing(siblings=[sibling(lfs=None, blobId="../../x")]),

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from killing import before_every_step
+from layerscope.commands.run import _recover
 from layerscope.errors import LayerscopeError
-from layerscope.records.journal import Journal
+from layerscope.records.journal import Journal, open_journal
 from layerscope.records.lines import error_line
 from layerscope.records.manifest import manifest_path, read_manifest
 from layerscope.records.marks import HEADER, marks_path
@@ -113,6 +114,27 @@ def test_a_file_without_marks_goes_on_as_those_of_the_first_version_do(tmp_path:
     with changed(path, 1):
         refused(path, 2)
     finished(path)
+
+
+def test_a_run_that_goes_on_says_which_lines_nothing_notes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It vouches for them from then on: whoever edited one and the marks is not found out by anybody later."""
+    path = killed(tmp_path, 6)
+    whole = marks_path(path).read_bytes()
+    spoilt = bytearray(whole)
+    spoilt[len(HEADER) + ENTRY_BYTES * 4] ^= 1
+    for marks, told in ((whole, ""), (bytes(spoilt), "the last 2 lines"), (None, "the last 4 lines")):
+        marks_path(path).unlink(missing_ok=True)
+        if marks is not None:
+            marks_path(path).write_bytes(marks)
+        journal = open_journal(path, *PARTS, False)
+        before = [(file, file.read_bytes()) for file in path.parent.iterdir() if file.is_file()]
+        totals, _ = _recover(journal)
+        journal.close()
+        assert totals.questions == 6
+        said = capsys.readouterr().err
+        assert (f"Nothing notes {told} of {path}: out.jsonl.marks is gone" in said) if told else not said
+        for file, content in before:
+            file.write_bytes(content)
 
 
 def test_marks_of_another_file_are_held_against_none(tmp_path: Path) -> None:
