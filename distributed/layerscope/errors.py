@@ -32,6 +32,11 @@ def first_line(error: BaseException) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
+def remedy(error: OSError, otherwise: str) -> str:
+    """What to do about a file that is there and cannot be read: nothing is broken where somebody may not read it."""
+    return "Have its owner make it readable to you (chmod)." if isinstance(error, PermissionError) else otherwise
+
+
 def without_credentials(text: str) -> str:
     """A text whose addresses have neither user nor password, nor a query, in which tokens and signatures stand."""
     return _QUERY.sub(r"\1", _CREDENTIALS.sub("", text))

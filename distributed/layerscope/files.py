@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from layerscope.errors import UsageError
+from layerscope.errors import UsageError, remedy
 
 COMPRESSED = frozenset((".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".br", ".zip", ".7z", ".z"))
 """Suffixes of names that promise compressed content."""
@@ -29,12 +29,14 @@ def user_path(text: str | os.PathLike[str]) -> Path:
     """A path as a person writes it, `~` included.
 
     Raises:
-        UsageError: no file can have that name.
+        UsageError: no file can have that name, or this user may not look whether there is one.
     """
     try:
         path = Path(text).expanduser()
-        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             path.lstat()
+    except PermissionError as error:
+        raise UsageError(f"{path} cannot be looked at: {error.strerror}.\n{remedy(error, '')}") from error
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(getattr(error, "strerror", None) or error).rstrip(".")
         raise UsageError(f"{os.fspath(text)[:80]!r} cannot be a path: {reason}.") from error

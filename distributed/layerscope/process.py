@@ -43,9 +43,10 @@ def provide_home() -> str:
         What a person should know of it; empty where nothing was done.
     """
     home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path raises where there is none
-    if home.is_absolute() and home.is_dir() and os.access(home, os.W_OK | os.X_OK):
+    # Not by Path, which raises where somebody else's home may not even be looked into.
+    if home.is_absolute() and os.path.isdir(home) and os.access(home, os.W_OK | os.X_OK):  # noqa: PTH112
         return ""
-    if home.is_absolute() and (home / _HUB).is_dir():
+    if home.is_absolute() and os.path.isdir(home / _HUB):  # noqa: PTH112
         os.environ.setdefault("HF_HOME", str(home / _HUB))
     own = _folder_in(Path(tempfile.gettempdir()))
     os.environ["HOME"] = str(own)

@@ -146,7 +146,9 @@ def told() -> str:
     held = []
     for kind, most in MOST_BYTES.items():
         folder = cache_folder() / kind
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
+        size = 0
+        with suppress(OSError):  # somebody else's, or changing
+            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         if size:
             held.append(f"{kind} {size_text(size)} (at most {size_text(most)} once unused for a day)")
     return f"{cache_folder()}: {', '.join(held) or 'empty'}"

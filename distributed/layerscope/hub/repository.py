@@ -4,9 +4,11 @@ Owns every request to the hub. Knows nothing of models, SAEs or questions.
 """
 
 import hashlib
+import os
 import re
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar
@@ -16,7 +18,7 @@ import huggingface_hub
 import orjson
 from huggingface_hub import HfApi, constants
 
-from layerscope.errors import LayerscopeError, UsageError
+from layerscope.errors import LayerscopeError, UsageError, remedy
 from layerscope.files import user_path
 from layerscope.formatting import visible
 from layerscope.hub import client
@@ -69,14 +71,15 @@ def open_repository(name: str, revision: str = "main", kind: Kind = "model") -> 
         UsageError: no such folder, repository or revision.
         LayerscopeError: the hub cannot be reached or refuses: no token, no licence.
     """
-    folder = user_path(name)
-    if folder.is_dir():
+    like_an_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name)
+    if (not like_an_id or os.path.isdir(name)) and (folder := user_path(name)).is_dir():  # noqa: PTH112
         return Repository(str(folder.resolve()), None, _list_folder(folder.resolve()), kind)
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
+    if not like_an_id:
         raise UsageError(f"{name!r} is neither a folder here nor the id of a repository on the hub (owner/name).")
     listing = _listing_path(name, revision, kind)
     if constants.HF_HUB_OFFLINE:
-        return _read_listing(listing, name, kind) if listing.is_file() else _cached_repository(name, revision, kind)
+        listed = os.path.isfile(listing)  # noqa: PTH113 - Path raises where the cache is somebody else's
+        return _read_listing(listing, name, kind) if listed else _cached_repository(name, revision, kind)
     path = f"/api/{kind}s/{name}/revision/{quote(revision, safe='')}"
     with known_errors(name, revision):
         answer = patiently(lambda: get_json(path, {"blobs": "true"}))
@@ -100,7 +103,7 @@ def fetch(repository: Repository, path: str) -> Path:
                 f"There is no {local} on {socket.gethostname()}.\n"
                 "A folder must lie on every node, on a shared file system say; a repository on the hub need not."
             )
-        return local
+        return _readable(local)
     with known_errors(repository.name, repository.commit):
         downloaded = patiently(
             lambda: huggingface_hub.hf_hub_download(
@@ -110,10 +113,23 @@ def fetch(repository: Repository, path: str) -> Path:
     local = Path(downloaded)
     if not local.is_relative_to(_snapshot(repository)):
         raise nonsense(f"{path} would come to lie outside {_snapshot(repository)}")
-    if not _is_as_told(local, repository.files[path]):
+    if not _is_as_told(_readable(local), repository.files[path]):
         raise LayerscopeError(
             f"{path} of {repository.name} is not here what it is on the hub: a broken download or a changed file.\n"
             f"Delete {local.resolve()} and run again."
+        )
+    return local
+
+
+def _readable(local: Path) -> Path:
+    """A file of a folder, or of a cache, that others share.
+
+    Raises:
+        LayerscopeError: this user may not read it.
+    """
+    if not os.access(local, os.R_OK):
+        raise LayerscopeError(
+            f"{local} cannot be read: Permission denied on {socket.gethostname()}.\n{remedy(PermissionError(), '')}"
         )
     return local
 
@@ -266,9 +282,11 @@ def _read_listing(path: Path, name: str, kind: Kind) -> Repository:
 def _cached_repository(name: str, revision: str, kind: Kind) -> Repository:
     root = _repository_folder(name, kind)
     reference = root / "refs" / revision
-    commit = reference.read_text().strip() if reference.is_file() else revision
+    commit = revision
+    with suppress(OSError):
+        commit = reference.read_text().strip()
     snapshot = root / "snapshots" / commit
-    if not COMMIT.fullmatch(commit) or not snapshot.is_dir():
+    if not COMMIT.fullmatch(commit) or not os.path.isdir(snapshot):  # noqa: PTH112
         raise LayerscopeError(
             f"HF_HUB_OFFLINE is set and revision {revision} of {name} is not in the hub's cache ({root.parent}).\n"
             "Download it once with a connection, or point HF_HOME at the cache that holds it."

@@ -1,5 +1,6 @@
 """What `--dataset` names: PIQA, the bundled questions, a file or folder of one's own, or a data set of the hub."""
 
+import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -52,9 +53,9 @@ def open_source(wanted: Wanted) -> Source:
         LayerscopeError: the hub cannot be reached.
     """
     dataset = wanted.dataset
-    path = user_path(dataset)
-    if dataset == "piqa" or _is_on_the_hub(dataset, path):
+    if dataset == "piqa" or _is_on_the_hub(dataset):
         return _from_the_hub(wanted, PIQA if dataset == "piqa" else dataset)
+    path = user_path(dataset)
     on_the_hub = [("dataset-revision", wanted.revision, "main"), ("config", wanted.config, "")]
     for name, value, usual in (*on_the_hub, *([] if path.is_dir() else [("split", wanted.split, Wanted.split)])):
         if value != usual:
@@ -72,10 +73,12 @@ def open_source(wanted: Wanted) -> Source:
     return QuestionTable(rows_of(path), str(path), origin, wanted.reading)
 
 
-def _is_on_the_hub(dataset: str, path: Path) -> bool:
+def _is_on_the_hub(dataset: str) -> bool:
     """Whether a name is of a data set there: like one, and of nothing here, nor misspelt for something here."""
-    named = _ON_THE_HUB.fullmatch(dataset) is not None and path.suffix.lower() not in (*FORMATS, *COMPRESSED)
-    return named and not path.exists() and not path.parent.exists()
+    if not _ON_THE_HUB.fullmatch(dataset) or Path(dataset).suffix.lower() in (*FORMATS, *COMPRESSED):
+        return False
+    # Not by Path, which raises in a working folder that this user may not look into.
+    return not os.path.exists(dataset) and not os.path.exists(os.path.dirname(dataset))  # noqa: PTH110, PTH120
 
 
 def _check_kind(path: Path, dataset: str) -> None:
@@ -104,7 +107,7 @@ def _check_kind(path: Path, dataset: str) -> None:
 
 def question_files(dataset: str) -> list[Path]:
     """The files that a run reads its questions from, as far as they are the user's own."""
-    if dataset in ("auto", "piqa", *BUNDLED):
+    if dataset in ("auto", "piqa", *BUNDLED) or _is_on_the_hub(dataset):
         return []
     path = user_path(dataset)
     return [path, labels_path(path)]

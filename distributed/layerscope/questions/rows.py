@@ -30,7 +30,7 @@ def format_of(path: Path) -> tuple[str, bool]:
 
 def is_json_array(path: Path) -> bool:
     """Whether a plain file holds one JSON array instead of a JSON object a line."""
-    with path.open("rb") as stream:
+    with _readable(path), path.open("rb") as stream:
         return begins_array(stream)
 
 

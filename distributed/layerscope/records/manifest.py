@@ -16,7 +16,7 @@ import orjson
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from layerscope.config import READINGS, ResidualFormat
-from layerscope.errors import LayerscopeError, UsageError
+from layerscope.errors import LayerscopeError, UsageError, remedy
 from layerscope.files import read_plain, replacing
 from layerscope.records.fingerprints import Fingerprint
 
@@ -227,7 +227,7 @@ def read_manifest(path: Path, advice: Advice = READING) -> Manifest:
             f"{advice.no_manifest}"
         ) from None
     except OSError as error:
-        raise UsageError(f"{beside} cannot be read: {error.strerror}.\n{advice.broken}") from error
+        raise UsageError(f"{beside} cannot be read: {error.strerror}.\n{remedy(error, advice.broken)}") from error
     except ValueError as error:  # of which those of orjson and msgspec are
         told = str(error).replace("`$.", "`")[:200]
         raise UsageError(f"{beside} is not a whole manifest: {told}.\n{advice.broken}") from error

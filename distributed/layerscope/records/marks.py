@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 from msgspec import UNSET, UnsetType
 
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, remedy
 from layerscope.files import read_plain, replacing, sync_data, write_pieces
 from layerscope.records.extent import MARK_BYTES, Extent
 from layerscope.records.manifest import Progress
@@ -51,7 +51,8 @@ def read_marks(path: Path, noted: Progress | UnsetType) -> bytes:
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise LayerscopeError(f"{beside} cannot be read: {error.strerror}. Make it readable, as {path} is.") from error
+        told = remedy(error, f"Make it readable, as {path} is.")
+        raise LayerscopeError(f"{beside} cannot be read: {error.strerror}. {told}") from error
     if not content.startswith(HEADER):
         return b""
     whole = (len(content) - len(HEADER)) // _ENTRY_BYTES

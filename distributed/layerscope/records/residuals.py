@@ -20,7 +20,7 @@ from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from layerscope.config import READINGS, ResidualFormat
-from layerscope.errors import LayerscopeError, UsageError
+from layerscope.errors import LayerscopeError, UsageError, remedy
 from layerscope.files import open_plain
 from layerscope.formatting import count_of, ranges
 from layerscope.questions.reading import MAX
@@ -140,8 +140,11 @@ def open_layer(layout: Layout, layer: int, lines: int, advice: Advice, flags: in
     except (OSError, ValueError) as error:
         if descriptor >= 0:
             os.close(descriptor)
-        told = f"cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)
-        raise LayerscopeError(f"{path} {told}.\n{advice.broken}") from error
+        if isinstance(error, OSError):
+            told = f"cannot be read: {error.strerror or error}.\n{remedy(error, advice.broken)}"
+        else:
+            told = f"{error}.\n{advice.broken}"
+        raise LayerscopeError(f"{path} {told}") from error
     return descriptor, start
 
 

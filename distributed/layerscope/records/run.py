@@ -13,7 +13,7 @@ from typing import Self
 
 from msgspec import UNSET
 
-from layerscope.errors import LayerscopeError, UsageError
+from layerscope.errors import LayerscopeError, UsageError, remedy
 from layerscope.files import user_path
 from layerscope.formatting import count_of
 from layerscope.records import locking
@@ -140,7 +140,8 @@ class RecordsFile:
         try:
             yield from read_lines(self.path)
         except OSError as error:
-            raise LayerscopeError(f"{self.path} cannot be read: {error.strerror or error}.") from error
+            told = f"{self.path} cannot be read: {error.strerror or error}."
+            raise LayerscopeError(f"{told}\n{remedy(error, self._advice.broken)}") from error
 
     def _hold_against_plan(self, record: Record | Unscored, number: int) -> None:
         if self._known is not None:

@@ -1,5 +1,6 @@
 """How far a run is, from its file alone."""
 
+import os
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -130,5 +131,6 @@ def _residuals_line(found: dict[str, Any]) -> str:
 
 def _to_go_on(run: Run) -> str:
     about = run.manifest.about
-    there = f"cd {shlex.quote(about.folder)} && " if Path(about.folder).is_dir() else ""
+    # Not by Path, which raises where the folder lies in somebody's home.
+    there = f"cd {shlex.quote(about.folder)} && " if os.path.isdir(about.folder) else ""  # noqa: PTH112
     return there + about.command

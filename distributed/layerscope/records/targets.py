@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from layerscope.errors import UsageError
+from layerscope.errors import UsageError, remedy
 from layerscope.files import COMPRESSED, user_path
 from layerscope.records.manifest import manifest_path
 from layerscope.records.marks import is_marks, marks_path
@@ -67,7 +67,7 @@ def check_output(records: Path, array: Path | None, inputs: Iterable[Path], over
                     "with `layerscope export` or `layerscope report`."
                 )
             _check_place(option, path, inputs)
-            if _is_there(option, path) and not own(path):
+            if _is_there(option, path) and not _readable(option, path, own):
                 raise UsageError(f"{option}: {path} was not made by a run. Move it away, or name another file.")
     if len(os.fsencode(records.name)) > LONGEST_NAME:
         raise UsageError(
@@ -75,19 +75,19 @@ def check_output(records: Path, array: Path | None, inputs: Iterable[Path], over
             f"manifest's has besides, {LONGEST_NAME} are possible. Take a shorter one."
         )
     marks = marks_path(records)
-    if _is_there(option, marks) and not is_marks(marks):
+    if _is_there(option, marks) and not _readable(option, marks, is_marks):
         raise UsageError(
             f"{option}: {marks} would be written beside {records.name}, and was not made by a run.\n"
             "Move it away, or name another file."
         )
     aside = aside_path(records)
     for residuals in map(residuals_path, (records, aside)):
-        if os.path.lexists(residuals) and not is_residuals(residuals):
+        if os.path.lexists(residuals) and not _readable(option, residuals, is_residuals):
             raise UsageError(
                 f"{option}: {residuals.name} is where a run keeps the residuals of {records.name}, and no run made it, "
                 "or not all that is in it.\nMove that away, or name another file."
             )
-    if _is_there(option, aside) and not holds_records(aside):
+    if _is_there(option, aside) and not _readable(option, aside, holds_records):
         raise UsageError(
             f"{option}: {aside.name} is where a run keeps what --overwrite replaces, and no run made it.\n"
             "Move it away, or name another file."
@@ -123,7 +123,7 @@ def check_target(
     _check_place(option, path, inputs)
     if path.name.endswith(_MANIFEST) or manifest_path(path).exists() or _of_a_run(path):
         raise UsageError(f"{option}: {path} belongs to a run, whose records it would spoil. Name another file.")
-    if _is_there(option, path) and not overwrite and (own is None or not own(path)):
+    if _is_there(option, path) and not overwrite and (own is None or not _readable(option, path, own)):
         how = "Name another file." if overwrite is None else "Name another file, or replace it with --overwrite."
         raise UsageError(f"{option}: {path} is there already{', made by something else' if own else ''}. {how}")
     return path
@@ -132,6 +132,19 @@ def check_target(
 def beside_records(records: Path) -> list[Path]:
     """What else a run may write, or keep, beside its output file."""
     return [beside(records) for beside in _BESIDE]
+
+
+def _readable(option: str, path: Path, look: Callable[[Path], bool]) -> bool:
+    """What is seen of what is there.
+
+    Raises:
+        UsageError: it cannot be looked into.
+    """
+    try:
+        return look(path)
+    except OSError as error:
+        told = f"{option}: {error.filename or path} cannot be read: {error.strerror}."
+        raise UsageError(f"{told}\n{remedy(error, 'Mend it, or name another file.')}") from error
 
 
 def _of_a_run(path: Path) -> bool:
