@@ -62,11 +62,13 @@ class Config:
     layers: str = "all"
     """Decoder layers: all, or numbers and ranges such as 0-25 or 8,20."""
     dataset: str = "auto"
-    """Questions: piqa (from the hub), bundled or bundled-middle (with layerscope; in the latter the deciding word is in
-    the middle), a file (JSON lines, a JSON array, CSV, TSV, Parquet; text also as .gz or .zst), a folder from
+    """Questions: piqa, arc_easy, arc_challenge, hellaswag, winogrande, copa, mmlu or mmlu:SUBJECT, boolq or blimp:NAME
+    (from the hub), bundled or bundled-middle (with layerscope; in the latter the deciding word is in the middle), a
+    file (JSON lines, a JSON array, CSV, TSV, Parquet; text also as .gz or .zst), - for standard input, a folder from
     save_to_disk, or a data set of the hub (owner/name). auto is piqa, and bundled for --standin."""
-    split: str = "validation"
-    """Split of a data set on the hub or from save_to_disk."""
+    split: str = "auto"
+    """Split of a data set on the hub or from save_to_disk. auto is validation, and of a known benchmark the one that it
+    is measured on."""
     config: str = ""
     """Configuration of a data set on the hub, if it has several."""
     columns: str = ""

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from layerscope.questions.plan import Plan, make_plan
 from layerscope.questions.prompts import Prompt
 from layerscope.questions.reading import Reading
 from layerscope.questions.selection import select_questions
+from layerscope.questions.standard_input import STANDARD_INPUT, keep_standard_input
 from layerscope.records.targets import (
     TIMELINE,
     begins_with,
@@ -56,6 +58,8 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
         LayerscopeError: whatever would keep the run from starting, or from ending well.
     """
     output = _settle_output(config)
+    if config.dataset == STANDARD_INPUT:
+        config = replace(config, dataset=str(keep_standard_input(output.records, config.overwrite)))
     selection, warnings = select_questions(
         questions_wanted(config), numeric(config.num_samples), config.seed, config.strip_solutions
     )

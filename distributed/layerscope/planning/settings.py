@@ -21,11 +21,12 @@ from layerscope.config import (
     parse_readings,
     parse_shard,
 )
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import ranges
 from layerscope.hub.repository import Repository
 from layerscope.models.chat import chat_prompt
 from layerscope.planning.node import FIRST_WITH_BFLOAT16, Node
+from layerscope.questions.benchmarks import find_benchmark
 from layerscope.questions.opening import BUNDLED, Wanted
 from layerscope.questions.prompts import Prompt
 from layerscope.questions.reading import Reading
@@ -73,10 +74,19 @@ def dataset(config: Config) -> str:
 
 
 def questions_wanted(config: Config) -> Wanted:
-    """Which questions, and how they are read."""
+    """Which questions, and how they are read.
+
+    Raises:
+        UsageError: it is a known benchmark, and columns or a configuration are named too.
+    """
+    name = dataset(config)
+    benchmark = find_benchmark(name)
+    if benchmark and (config.config or config.columns):
+        raise UsageError(f"--dataset {name} says itself which configuration and columns are read: leave them out.")
+    split = benchmark.split if benchmark else "validation"
     return Wanted(
-        dataset(config),
-        config.split,
+        name,
+        config.split if config.split != "auto" else split,
         config.config,
         config.dataset_revision,
         parse_columns(config.columns),
@@ -118,7 +128,10 @@ def settle_reading(config: Config, model: Repository, solutions: int) -> Reading
     Raises:
         UsageError: a chat template is asked for that the model has not, or cannot be used.
     """
-    template, separator = parse_prompt(config.prompt, config.solution_separator)
+    asked, between = config.prompt, config.solution_separator
+    if (benchmark := find_benchmark(dataset(config))) and asked == Config.prompt:
+        asked, between = benchmark.prompt, benchmark.separator if between == "auto" else between
+    template, separator = parse_prompt(asked, between)
     chat = template == CHAT
     prompt = chat_prompt(model, config.system_prompt, separator) if chat else Prompt(template, separator)
     residuals = None if config.residuals == "off" else config.residuals

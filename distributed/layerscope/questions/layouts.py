@@ -7,7 +7,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from layerscope.errors import UsageError
@@ -31,6 +31,8 @@ class Layout:
     """Empty where the first solution is always the right one."""
     inside: str = ""
     """The column whose object has these columns, if it is not the row itself."""
+    repeated: bool = False
+    """A question may have the same solution twice."""
 
     def texts(self, row: Mapping[str, Any], where: str) -> tuple[str, tuple[str, ...]]:
         """Goal and solutions.
@@ -49,7 +51,8 @@ class Layout:
                 f"{where} has {count_of(len(choices), 'solution')} in {column!r}; a question has at least two, to be "
                 f"compared, and at most {_MOST_SOLUTIONS}."
             )
-        if repeated := [text for text, count in Counter(choices).items() if count > 1]:
+        repeated = [text for text, count in Counter(choices).items() if count > 1]
+        if repeated and not self.repeated:
             raise UsageError(f"{where} has {shown(repeated[0])} twice in {column!r}; solutions must differ.")
         return goal, tuple(choices)
 
@@ -151,6 +154,8 @@ class Rules:
     first_label: FirstLabel = "auto"
     metadata: tuple[str, ...] | None = ()
     """Other columns that are kept; None for all."""
+    repeated: bool = False
+    """A question may have the same solution twice, as some of known benchmarks do."""
 
 
 @dataclass
@@ -177,7 +182,8 @@ class Understanding:
                     f"{where} is {json_type(row)}.\nEvery line must be one JSON object with goal, sol1 and sol2."
                 )
             if self.layout is None:
-                self.layout = find_layout(row, self.rules.columns, where)
+                found = find_layout(row, self.rules.columns, where)
+                self.layout = replace(found, repeated=self.rules.repeated)
                 self._check_metadata(self.layout, row, where)
                 if self.layout.label and self.layout == OWN and "label" not in row:
                     self._beside = self.labels_beside()

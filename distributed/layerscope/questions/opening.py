@@ -4,7 +4,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from itertools import chain
 from pathlib import Path
@@ -13,10 +13,12 @@ from layerscope.errors import UsageError
 from layerscope.files import COMPRESSED, user_path
 from layerscope.formatting import listed, visible
 from layerscope.hub.repository import Repository, fetch, open_repository
+from layerscope.questions.benchmarks import BENCHMARKS, Benchmark, find_benchmark
 from layerscope.questions.labels import FirstLabel
 from layerscope.questions.layouts import Rules
 from layerscope.questions.rows import FORMATS, UNPACKED, Rows, format_of, is_json_array, rows_of, saved_rows
 from layerscope.questions.sources import QuestionFile, QuestionTable, Source, labels_path
+from layerscope.questions.standard_input import STANDARD_INPUT
 
 PIQA = "baber/piqa"  # PIQA as parquet; the authors' own repository is a script, which nobody should run
 BUNDLED = {"bundled": "questions.jsonl", "bundled-middle": "questions_middle.jsonl"}
@@ -53,6 +55,9 @@ def open_source(wanted: Wanted) -> Source:
         LayerscopeError: the hub cannot be reached.
     """
     dataset = wanted.dataset
+    benchmark = find_benchmark(dataset)
+    if benchmark:
+        return _from_the_hub(replace(wanted, config=benchmark.config), benchmark.repository, benchmark)
     if dataset == "piqa" or _is_on_the_hub(dataset):
         return _from_the_hub(wanted, PIQA if dataset == "piqa" else dataset)
     path = user_path(dataset)
@@ -91,7 +96,8 @@ def _check_kind(path: Path, dataset: str) -> None:
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        kinds = f"It is piqa, {', '.join(BUNDLED)}, a file of questions, or a data set of the hub (owner/name)."
+        names = ", ".join(("piqa", *BENCHMARKS, *BUNDLED))
+        kinds = f"It is {names}, a file of questions, - for standard input, or a data set of the hub (owner/name)."
         raise UsageError(f"{told}: no such file ({error.strerror}). {kinds}") from error
     if dataset.endswith("/") and not stat.S_ISDIR(mode):
         raise UsageError(f"{told} is a folder's name, and {path} a file. Leave out the / at its end.")
@@ -107,21 +113,28 @@ def _check_kind(path: Path, dataset: str) -> None:
 
 def question_files(dataset: str) -> list[Path]:
     """The files that a run reads its questions from, as far as they are the user's own."""
-    if dataset in ("auto", "piqa", *BUNDLED) or _is_on_the_hub(dataset):
+    if dataset in ("auto", "piqa", STANDARD_INPUT, *BUNDLED) or find_benchmark(dataset) or _is_on_the_hub(dataset):
         return []
     path = user_path(dataset)
     return [path, labels_path(path)]
 
 
-def _from_the_hub(wanted: Wanted, name: str) -> Source:
+def _from_the_hub(wanted: Wanted, name: str, benchmark: Benchmark | None = None) -> Source:
     """A split of a data set on the hub: its data files are fetched at one commit, and no code of it is run."""
+    rules = wanted.reading
     repository = open_repository(name, wanted.revision, kind="dataset")
     origin = {"dataset": name, "revision": str(repository.commit), "split": wanted.split}
     if wanted.config:
         origin["config"] = wanted.config
     paths = _data_files(repository, name, wanted)
     rows: Rows = chain.from_iterable(_named(repository, name, path) for path in paths)
-    return QuestionTable(rows, f"{name}, split {wanted.split}", origin, wanted.reading)
+    if benchmark is not None:
+        origin["benchmark"] = wanted.dataset
+        rows = ((where, benchmark.shaped(row, where)) for where, row in rows)
+        rules = replace(
+            rules, columns={part: part for part in ("goal", "choices", "label")}, first_label="0", repeated=True
+        )
+    return QuestionTable(rows, f"{name}, split {wanted.split}", origin, rules)
 
 
 def _named(repository: Repository, name: str, path: str) -> Iterator[tuple[str, object]]:
