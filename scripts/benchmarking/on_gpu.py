@@ -277,7 +277,7 @@ def _job(options: argparse.Namespace, size: str, dtype: str, num_samples: int | 
 def _loaded(job: Job, dtype: torch.dtype, place: torch.device) -> tuple[LanguageModel, PairTokenizer, list[SaeEncoder]]:
     tokenizer = PairTokenizer(tokenizer_path(job.model), job.spec.context)
     model = load_language_model(Path(job.model.name), dtype, place)
-    load = lambda sae: load_encoder(job.sae_repository, sae.path, job.spec.d_model, torch.float32, place)  # noqa: E731
+    load = lambda sae: load_encoder(job.sae_repository, sae, job.spec.d_model, torch.float32, place)  # noqa: E731
     with ThreadPoolExecutor(8) as threads:
         return model, tokenizer, list(threads.map(load, job.saes))
 

@@ -132,7 +132,7 @@ def _loaded(
     tokenizer = PairTokenizer(tokenizer_path(job.model), job.spec.context)
     model = load_language_model(Path(job.model.name), dtype, place)
     sae_dtype = getattr(torch, job.numerics.sae_dtype)
-    saes = [load_encoder(job.sae_repository, sae.path, job.spec.d_model, sae_dtype, place) for sae in job.saes]
+    saes = [load_encoder(job.sae_repository, sae, job.spec.d_model, sae_dtype, place) for sae in job.saes]
     return model, tokenizer, saes
 
 

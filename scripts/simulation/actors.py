@@ -22,7 +22,7 @@ from layerscope.engine.logs import Span
 from layerscope.planning.machine import probe
 from layerscope.questions.sources import Question
 from layerscope.records.fingerprints import Fingerprint
-from layerscope.saes.gemma_scope import SaeChoice
+from layerscope.saes.choice import SaeChoice
 from simulation.nodes import GPU
 from simulation.workload import Features, first_rows, make_frame
 

@@ -26,9 +26,10 @@ from layerscope.questions.reading import FINAL
 from layerscope.questions.selection import select_questions
 from layerscope.questions.sources import Question
 from layerscope.records.feature_lists import LayerBlock, serialise_block
+from layerscope.records.identity import Identity, ModelFiles, PlanSize, SaeFile, SaeFiles, Settings
 from layerscope.records.lines import Frame, SolutionScore, frame_record
-from layerscope.records.manifest import About, Identity, ModelFiles, PlanSize, SaeFile, SaeFiles, Settings, Tokens
-from layerscope.saes.gemma_scope import SaeChoice
+from layerscope.records.manifest import About, Tokens
+from layerscope.saes.choice import SaeChoice
 
 N_LAYERS, D_MODEL, D_SAE, PARAMETERS = 26, 2304, 16384, 2_614_000_000
 

@@ -13,9 +13,10 @@ from layerscope.errors import LayerscopeError
 from layerscope.questions.sources import Question
 from layerscope.records.extent import Extent
 from layerscope.records.feature_lists import serialise_block
+from layerscope.records.identity import Identity
 from layerscope.records.journal import Journal, open_journal
 from layerscope.records.lines import SolutionScore, frame_record, join_record
-from layerscope.records.manifest import About, Identity, manifest_path
+from layerscope.records.manifest import About, manifest_path
 from layerscope.saes.encoder import TopK
 
 Features = Sequence[tuple[int, float]]

@@ -35,7 +35,7 @@ def plain_run(config: Config, residuals: dict[int, bytes] | None = None) -> byte
     sae_dtype = getattr(torch, job.numerics.sae_dtype)
     tokenizer = PairTokenizer(tokenizer_path(job.model), job.spec.context, job.reading.prompt, spell=job.reading.spells)
     model = load_language_model(Path(job.model.name), dtype, device)
-    encoders = [load_encoder(job.sae_repository, sae.path, job.d_read, sae_dtype, device) for sae in job.saes]
+    encoders = [load_encoder(job.sae_repository, sae, job.d_read, sae_dtype, device) for sae in job.saes]
     lines: list[bytes | memoryview] = []
     layout = Layout.of(job.output.records, Manifest(format=FORMAT, identity=job.identity(), about=job.about("")))
     for batch in range(len(job.plan)):

@@ -30,6 +30,7 @@ def test_the_command_line_knows_every_field_under_the_name_that_messages_use() -
         "sae_repo": "some/saes",
         "sae_revision": "v2",
         "sae_repo_id": "google/gemma-scope-2b-pt-res",
+        "site": "mlp_out",
         "sae_width": "65k",
         "sae_l0": "71",
         "layers": "8,20",

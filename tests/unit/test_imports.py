@@ -73,7 +73,7 @@ LIGHT = (
     "analysis",
 )
 LIGHT += ("tables", "neuronpedia", "report")
-LIGHT_MODULES = ("models.spec", "saes.gemma_scope", "saes.params_npz", "standin")
+LIGHT_MODULES = ("models.spec", "saes.choosing", "saes.weights", "standin")
 
 
 class Import(NamedTuple):

@@ -66,7 +66,7 @@ class Sae:
 
     layer: int
     path: str
-    average_l0: int
+    average_l0: int | None
     neuronpedia_id: str | None
     """Such as `gemma-2-2b/20-gemmascope-res-16k`; features are linked only where there is one."""
     canonical: bool

@@ -27,6 +27,10 @@ Site = Literal["resid_post", "attn_out", "mlp_out", "transcoder"]
 """The tensor of a decoder layer that an SAE reads."""
 
 MAX_BATCH_TOKENS = 1_000_000
+_L0 = (
+    r"(nearest:)?[1-9]\d{0,6}|canonical|min|max|(small|medium|big)(_affine)?(_seed_\d+)?"
+    r"|(?=.*[/_.])[A-Za-z_][\w.-]*(/[\w.-]+)*"  # a folder of SAELens's
+)
 _COUNTS = (
     "num_samples",
     "top_k",
@@ -48,17 +52,22 @@ class Config:
     """Gemma 2 model: a repository on the hub, or a folder in the same format (safetensors only)."""
     revision: str = "main"
     """Revision of the model on the hub: a branch, a tag or a commit. The manifest keeps the commit."""
-    sae_repo: str = "google/gemma-scope-2b-pt-res"
-    """SAEs of the residual stream in Gemma Scope's layout: a repository on the hub, or a folder."""
+    sae_repo: str = "auto"
+    """SAEs: a repository on the hub, or a folder, in the layout of Gemma Scope, Gemma Scope 2 or SAELens. auto is the
+    suite that belongs to the model: google/gemma-scope-2b-pt-res for google/gemma-2-2b."""
     sae_revision: str = "main"
     """Revision of the SAEs on the hub, in the same way."""
     sae_repo_id: str = ""
     """The repository on the hub that --sae-repo is a copy of (google/gemma-scope-2b-pt-res), so that its features keep
     their pages on Neuronpedia. A snapshot folder of the hub's cache says so itself."""
+    site: Site | Literal["auto"] = "auto"
+    """Where in a layer the SAEs read: resid_post (its output), attn_out, mlp_out or transcoder (what one of the MLP
+    reads). auto is resid_post, or the only site that --sae-repo has."""
     sae_width: str = "auto"
-    """Width of the SAEs, as their folders name it (16k, 65k, 1m). auto is 16k, and the stand-in's own for --standin."""
+    """Width of the SAEs, as their folders name it (16k, 65k, 1m). auto is 16k, or the only one there is."""
     sae_l0: str = "canonical"
-    """Average L0 of the SAE of each layer: canonical (nearest to 100), a number, min or max."""
+    """Average L0 of the SAE of each layer: canonical (nearest to 100; of Gemma Scope 2 medium), a number, min, max,
+    nearest:60, or a name (small, medium, big, medium_affine; of SAELens the folder's). layerscope saes shows them."""
     layers: str = "all"
     """Decoder layers: all, or numbers and ranges such as 0-25 or 8,20."""
     dataset: str = "auto"
@@ -163,8 +172,11 @@ class Config:
         if isinstance(self.encoder_gpus, int) and self.encoder_gpus < 0:
             raise UsageError(f"--encoder-gpus is {self.encoder_gpus}; it must be at least 0.")
         parse_shard(self.shard)
-        if not re.fullmatch(r"canonical|min|max|[1-9]\d{0,6}", self.sae_l0):
-            raise UsageError(f"--sae-l0 is {self.sae_l0!r}; it is canonical, min, max or a number such as 71.")
+        if not re.fullmatch(_L0, self.sae_l0):
+            raise UsageError(
+                f"--sae-l0 is {self.sae_l0!r}; it is canonical, min, max, nearest:60, a number such as 71, or a name "
+                "such as medium."
+            )
         if not re.fullmatch(r"auto|[1-9]\d*[km]?", self.sae_width):
             raise UsageError(
                 f"--sae-width is {self.sae_width!r}; it is auto, or written as the SAE folders write it: 16k, 65k, 1m."
@@ -188,7 +200,7 @@ class Config:
         if self.overwrite and self.retry_errors:
             raise UsageError("--overwrite starts anew and --retry-errors goes on; give one of them.")
         if self.standin:
-            for name in ("model", "revision", "sae_repo", "sae_revision", "sae_repo_id"):
+            for name in ("model", "revision", "sae_repo", "sae_revision", "sae_repo_id", "site"):
                 if getattr(self, name) != getattr(type(self), name):
                     raise UsageError(
                         f"--standin brings its own model and SAEs; leave out {option(name)}, or --standin."

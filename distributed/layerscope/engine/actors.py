@@ -24,7 +24,7 @@ from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.reading import Reading
 from layerscope.questions.sources import Question
 from layerscope.records.fingerprints import Fingerprint
-from layerscope.saes.gemma_scope import SaeChoice
+from layerscope.saes.choice import SaeChoice
 from layerscope.standin import on_this_node
 
 # Idle threads must sleep soon: spinning ones take the cores from the other actors (small products: 30 times slower).
@@ -130,7 +130,7 @@ class EncoderActor(_Actor):
         self._layers, self._reading = [sae.layer for sae in saes], reading
         self._log = ActorLog(f"encoder {ranges(self._layers)}")
         with self._log.timed("load"):
-            self._encoders = [load_encoder(repository, sae.path, d_model, dtype, self._device) for sae in saes]
+            self._encoders = [load_encoder(repository, sae, d_model, dtype, self._device) for sae in saes]
             if self._device.type == "cuda":
                 warm_up_encoders(self._encoders, d_model)
         with self._log.timed("fingerprint"):

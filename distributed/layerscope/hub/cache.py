@@ -23,7 +23,7 @@ Kind = Literal["encoders", "sha256", "listings", "neuronpedia"]
 MOST_BYTES: dict[Kind, int] = {"encoders": 20 << 30, "sha256": 16 << 20, "listings": 64 << 20, "neuronpedia": 1 << 30}
 """What each kind may take; a file counts as one block at least."""
 _NAMES: dict[Kind, re.Pattern[str]] = {
-    "encoders": re.compile(r"[0-9a-f]{64}-(float32|bfloat16)\.safetensors"),
+    "encoders": re.compile(r"[0-9a-f]{64}-(float32|bfloat16)(-[0-9a-f]{16})?\.safetensors"),
     "sha256": re.compile(r"[0-9a-f]{64}"),
     "listings": re.compile(r"[0-9a-f]{64}\.json"),
     "neuronpedia": re.compile(r"[^/]+/[^/]+/(explanations|densities)\.parquet"),

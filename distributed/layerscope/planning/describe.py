@@ -25,8 +25,8 @@ def describe(job: Job) -> str:
         f"width {job.saes[0].width} ({count_of(job.d_sae, 'feature')}), {job.numerics.sae_dtype}",
     ]
     lines += [
-        f"  layer {sae.layer:>2}  {sae.path.removesuffix('/params.npz')}  L0 {sae.l0}  "
-        f"{sae.neuronpedia_id or 'no Neuronpedia id'}"
+        f"  layer {sae.layer:>2}  {sae.path.rpartition('/')[0] or sae.path}  "
+        f"L0 {sae.l0_name if sae.l0 is None else sae.l0}  {sae.neuronpedia_id or 'no Neuronpedia id'}"
         for sae in job.saes
     ]
     saved = 1 - plan.shared_tokens / plan.unshared_tokens if plan.unshared_tokens else 0

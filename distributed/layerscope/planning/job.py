@@ -18,9 +18,10 @@ from layerscope.planning.settings import (
 from layerscope.questions.plan import Plan
 from layerscope.questions.reading import MAX, Reading
 from layerscope.questions.selection import Selection
-from layerscope.records.manifest import About, Identity, ModelFiles, PlanSize, SaeFile, SaeFiles, Settings, Tokens
+from layerscope.records.identity import Identity, ModelFiles, PlanSize, SaeFile, SaeFiles, Settings
+from layerscope.records.manifest import About, Tokens
 from layerscope.records.residuals import RESIDUAL_DTYPES, residual_readings, residuals_path
-from layerscope.saes.gemma_scope import SaeChoice
+from layerscope.saes.choice import SaeChoice
 
 _L0S_OVER_TOKENS = 8  # features of a solution over features of a token
 _BYTES_AT_A_TOKEN = 5  # of a feature's JSON: its activation there, 0.0 at most of them
@@ -52,7 +53,7 @@ class Job:
     sae_repository: Repository
     saes: tuple[SaeChoice, ...]
     sae_l0: str
-    """What was asked for: `canonical`, `min`, `max` or a number."""
+    """What was asked for: `canonical`, a number, a name."""
     d_sae: int
     selection: Selection
     metadata: str | None
@@ -74,6 +75,8 @@ class Job:
     software: dict[str, str]
     """Versions of the packages that compute, on the nodes that do."""
     warnings: tuple[str, ...]
+    of_another_model: tuple[str, ...] = ()
+    """What says that the SAEs were trained on another model; the manifest keeps it."""
 
     @property
     def n_questions(self) -> int:
@@ -94,7 +97,8 @@ class Job:
 
         def of_reading(name: str) -> int:
             many, more = (_L0S_OVER_TOKENS, _BYTES_OF_A_TOKEN) if name == MAX else (1, 0)
-            features = sum(min(many * sae.l0, self.numerics.top_k or many * sae.l0) for sae in self.saes)
+            expected = [many * sae.expected_l0 for sae in self.saes]
+            features = sum(min(l0, self.numerics.top_k or l0) for l0 in expected)
             return features * (_BYTES_PER_FEATURE + more) + 30 * len(self.saes)
 
         tokens = self.plan.solution_tokens * self.n_questions // max(1, len(self.selection))
@@ -124,6 +128,7 @@ class Job:
                 layers=ranges(self.layers),
                 sae_width=self.saes[0].width,
                 sae_l0=self.sae_l0,
+                site=self.reading.site,
                 top_k=self.numerics.top_k or "all",
                 dtype=self.numerics.dtype,
                 sae_dtype=self.numerics.sae_dtype,
@@ -145,16 +150,17 @@ class Job:
             saes=SaeFiles(
                 repository=_told(self.sae_repository),
                 commit=self.sae_repository.commit,
-                layers={
-                    sae.layer: SaeFile(path=sae.path, sha256=hub.sha256(self.sae_repository, sae.path))
-                    for sae in self.saes
-                },
+                layers={sae.layer: self._sae_file(sae) for sae in self.saes},
             ),
             questions=self.selection.source.origin,
             plan=PlanSize(questions=self.n_questions, batches=len(self.plan), sha256=self.plan.digest),
             software=self.software,
             hardware=self.placement.hardware,
         )
+
+    def _sae_file(self, sae: SaeChoice) -> SaeFile:
+        config = hub.sha256(self.sae_repository, sae.config) if sae.config else None
+        return SaeFile(path=sae.path, sha256=hub.sha256(self.sae_repository, sae.path), config_sha256=config)
 
     def about(self, command: str) -> About:
         """What the manifest says besides, for readers of the records and for going on."""
@@ -168,6 +174,7 @@ class Job:
             d_model=self.d_read,
             d_sae=self.d_sae,
             tokens=Tokens(shared=self.plan.shared_tokens, unshared=self.plan.unshared_tokens),
+            warnings=self.of_another_model,
         )
 
 
@@ -192,7 +199,9 @@ def check_space(job: Job) -> None:
 
 def download_bytes(job: Job) -> int:
     """What must still come from the hub to this node."""
-    wanted = [(job.model, path) for path in job.spec.files] + [(job.sae_repository, sae.path) for sae in job.saes]
+    wanted = [(job.model, path) for path in job.spec.files] + [
+        (job.sae_repository, path) for sae in job.saes for path in sae.files
+    ]
     return sum(repository.files[path].size for repository, path in wanted if not hub.is_cached(repository, path))
 
 

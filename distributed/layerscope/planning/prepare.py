@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from layerscope.config import Config, parse_layers, parse_shard
+from layerscope.config import Config, parse_shard
 from layerscope.errors import UsageError
 from layerscope.files import user_path
-from layerscope.formatting import count_of, ranges
-from layerscope.hub import repository as hub
+from layerscope.formatting import count_of
 from layerscope.hub.repository import Repository, open_repository
 from layerscope.models.spec import ModelSpec, read_spec, tokenizer_path
 from layerscope.planning.job import Job, Output
@@ -20,11 +19,11 @@ from layerscope.planning.needs import estimate
 from layerscope.planning.node import Node, gpu_types
 from layerscope.planning.placement import Placement
 from layerscope.planning.placing import place
+from layerscope.planning.saes import take_saes
 from layerscope.planning.settings import (
     numeric,
     output_file,
     questions_wanted,
-    sae_width,
     settle_crew,
     settle_numerics,
     settle_reading,
@@ -44,8 +43,6 @@ from layerscope.records.targets import (
     check_target,
     records_path,
 )
-from layerscope.saes.gemma_scope import SaeChoice, choose_saes
-from layerscope.saes.params_npz import read_shapes
 from layerscope.standin import standin_folder
 
 _RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts; the name is meant
@@ -63,35 +60,29 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     selection, warnings = select_questions(
         questions_wanted(config), numeric(config.num_samples), config.seed, config.strip_solutions
     )
-    model, sae_repository = _repositories(config)
+    model = _model(config)
     spec = read_spec(model)
-    saes, missing = choose_saes(
-        sae_repository, spec.n_layers, parse_layers(config.layers), sae_width(config), config.sae_l0, config.sae_repo_id
-    )
-    d_sae = _d_sae(sae_repository, saes[0], spec)
+    taken = take_saes(config, model, spec)
     crew = settle_crew(config, nodes, spec.d_model)
     numerics = settle_numerics(config, nodes, crew)
-    reading = settle_reading(config, model, selection.source.solutions)
+    reading = replace(settle_reading(config, model, selection.source.solutions), site=taken.saes[0].site)
     plan = make_plan(selection, _tokenizer(model, spec, reading.prompt), numerics.batch_tokens)
     shard = parse_shard(config.shard)
     rows = reading.rows(int(np.diff(plan.starts).max(initial=0)), numerics.batch_tokens)
-    needs = estimate(
-        spec, [sae.layer for sae in saes], d_sae, numerics, rows, _rows_per_question(plan, reading), reading.site
-    )
+    layers = [sae.layer for sae in taken.saes]
+    needs = estimate(spec, layers, taken.d_sae, numerics, rows, _rows_per_question(plan, reading), reading.site)
     placement = place(crew, nodes, needs)
-    if missing:
-        told = f"{sae_repository.name} has no SAE of width {saes[0].width} for the layers {ranges(missing)}: left out."
-        warnings.append(told)
+    warnings += taken.warnings
     if plan.unscorable:
         warnings.append(f"{count_of(plan.unscorable, 'question')} cannot be scored; the error lines will say why.")
     return Job(
         standin=config.standin,
         model=model,
         spec=spec,
-        sae_repository=sae_repository,
-        saes=tuple(saes),
+        sae_repository=taken.repository,
+        saes=taken.saes,
         sae_l0=config.sae_l0,
-        d_sae=d_sae,
+        d_sae=taken.d_sae,
         selection=selection,
         metadata=None if config.metadata == "none" else config.metadata,
         seed=config.seed,
@@ -105,6 +96,7 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
         patience=config.patience,
         output=output,
         software=dict(nodes[0].software),
+        of_another_model=taken.of_another_model,
         warnings=(*warnings, *_warnings_of_nodes(nodes, placement)),
     )
 
@@ -128,19 +120,10 @@ def ray_job_environment() -> set[str]:
         return set()
 
 
-def _repositories(config: Config) -> tuple[Repository, Repository]:
-    """Where the model lies, and where the SAEs."""
+def _model(config: Config) -> Repository:
     if config.standin:
-        folder = standin_folder()
-        return open_repository(str(folder / "model")), open_repository(str(folder / "saes"))
-    return open_repository(config.model, config.revision), open_repository(config.sae_repo, config.sae_revision)
-
-
-def _d_sae(repository: Repository, sae: SaeChoice, spec: ModelSpec) -> int:
-    """How many features an SAE has, from its file's headers."""
-    name = f"{sae.path} of {repository.name}"
-    shapes = hub.read_parts(repository, sae.path, lambda stream: read_shapes(stream, spec.d_model, name))
-    return shapes["W_enc"][1]
+        return open_repository(str(standin_folder() / "model"))
+    return open_repository(config.model, config.revision)
 
 
 def _tokenizer(model: Repository, spec: ModelSpec, prompt: Prompt) -> PairTokenizer:

@@ -30,7 +30,6 @@ from layerscope.questions.benchmarks import find_benchmark
 from layerscope.questions.opening import BUNDLED, Wanted
 from layerscope.questions.prompts import Prompt
 from layerscope.questions.reading import Reading
-from layerscope.standin import STANDIN_WIDTH
 
 _NAME_OF_QUESTIONS, _NAME_OF_LAYERS = 60, 60  # characters in a file's name
 _TINY_D_MODEL = 256  # below this a matrix product is too small to be worth a second thread
@@ -110,13 +109,6 @@ def output_file(config: Config) -> str:
     part = f"_shard_{shard}_of_{shards}" if shards > 1 else ""
     top = "all" if config.top_k == "all" else f"top{config.top_k}"
     return f"{questions}_sae_{top}_{told}{part}.jsonl"
-
-
-def sae_width(config: Config) -> str:
-    """The width of the SAEs, as their folders name it."""
-    if config.sae_width != "auto":
-        return config.sae_width
-    return STANDIN_WIDTH if config.standin else "16k"
 
 
 def settle_reading(config: Config, model: Repository, solutions: int) -> Reading:

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from layerscope.errors import UsageError
-from layerscope.records.manifest import RUNNING, About, Identity, Manifest
+from layerscope.records.identity import Identity
+from layerscope.records.manifest import RUNNING, About, Manifest
 from layerscope.records.run import Run
 
 _COMMITS = {"model": "commit", "saes": "commit", "questions": "revision"}

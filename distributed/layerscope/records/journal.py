@@ -25,13 +25,13 @@ from layerscope.files import (
 from layerscope.records.differences import manifest_to_go_on_with
 from layerscope.records.extent import Extent
 from layerscope.records.fingerprints import Fingerprint
+from layerscope.records.identity import Identity
 from layerscope.records.lines import in_first_form
 from layerscope.records.locking import open_locked
 from layerscope.records.manifest import (
     FORMAT,
     RUNNING,
     About,
-    Identity,
     Manifest,
     manifest_path,
     write_manifest,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from layerscope.analysis.result import Ints
 from layerscope.formatting import visible
-from layerscope.records.manifest import Settings
+from layerscope.records.identity import Settings
 from layerscope.records.readings import Feature, PlacedFeature
 from layerscope.records.record import Record
 

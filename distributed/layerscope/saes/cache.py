@@ -1,4 +1,4 @@
-"""Encoders ready on the node: made once from `params.npz`, kept by the content of that file, checked at every load.
+"""Encoders ready on the node: made once from an SAE's file, kept by the content of that file, checked at every load.
 
 Knows nothing of encoding. Shapes: D d_model, F d_sae.
 """
@@ -19,44 +19,56 @@ from layerscope.hub.cache import alone_with, cached, make_room, touch
 from layerscope.hub.repository import Repository
 from layerscope.numerics.matrix_products import read_in
 from layerscope.numerics.split_weight import SplitWeight
+from layerscope.saes.choice import SaeChoice
 from layerscope.saes.encoder import SaeEncoder
-from layerscope.saes.params_npz import ENCODER_ARRAYS, read_encoder
+from layerscope.saes.weights import ENCODER_ARRAYS, read_encoder_of
 
 _DIGEST = "xxh3_128"  # of the tensors' bytes, in the file's own header
 
 
 def load_encoder(
-    repository: Repository, path: str, d_model: int, dtype: torch.dtype, device: torch.device
+    repository: Repository, sae: SaeChoice, d_in: int, dtype: torch.dtype, device: torch.device
 ) -> SaeEncoder:
-    """The encoder half of an SAE, from this node's cache; made from `params.npz` by whoever comes first.
+    """The encoder half of an SAE, from this node's cache; made from the SAE's own file by whoever comes first.
 
     On a CPU the weights are the mapped file, which all processes of a node share; where the cache cannot be written,
     this process's own.
 
+    Args:
+        d_in: width of the rows that will be encoded.
+
     Raises:
         LayerscopeError: the file is broken, or not an SAE of this model.
     """
-    file = cached("encoders", f"{hub.sha256(repository, path)}-{str(dtype).removeprefix('torch.')}.safetensors")
-    tensors = _read(file, d_model)
+    file = cached("encoders", _file_name(repository, sae, dtype))
+    tensors = _read(file, d_in)
     if tensors is None:
         with alone_with(file) as writable:
-            tensors = _read(file, d_model)
+            tensors = _read(file, d_in)
             if tensors is None:
-                tensors = _make(repository, path, d_model, dtype, file if writable else None)
+                tensors = _make(repository, sae, d_in, dtype, file if writable else None)
     touch(file)
     w_enc, b_enc, threshold = (tensors[name].to(device) for name in ENCODER_ARRAYS)
     read_in(w_enc)
     split = SplitWeight.of(w_enc) if device.type == "cuda" and dtype == torch.float32 else None
-    return SaeEncoder(split or w_enc, b_enc, threshold)
+    return SaeEncoder(split or w_enc, b_enc, threshold, sae.recipe.scaling, sae.recipe.k or None)
 
 
-def _make(repository: Repository, path: str, d_model: int, dtype: torch.dtype, file: Path | None) -> dict[str, Tensor]:
-    """The encoder from its `params.npz`, by way of a file of the cache if there is one and room for it."""
-    before = hub.sha256(repository, path)
-    with hub.fetch(repository, path).open("rb") as stream:
-        arrays = read_encoder(stream, d_model, f"{path} of {repository.name}")
-    if hub.sha256(repository, path) != before:
-        raise LayerscopeError(f"{path} of {repository.name} was changed while it was read. Run again.")
+def _file_name(repository: Repository, sae: SaeChoice, dtype: torch.dtype) -> str:
+    """By the content of the SAE's file, the dtype, and what was made of the file where that is more than reading it."""
+    changed = sae.recipe.folding
+    made = f"-{xxhash.xxh3_64_hexdigest(changed.encode())}" if changed else ""
+    return f"{hub.sha256(repository, sae.path)}-{str(dtype).removeprefix('torch.')}{made}.safetensors"
+
+
+def _make(
+    repository: Repository, sae: SaeChoice, d_in: int, dtype: torch.dtype, file: Path | None
+) -> dict[str, Tensor]:
+    """The encoder from its own file, by way of a file of the cache if there is one and room for it."""
+    before = hub.sha256(repository, sae.path)
+    arrays = read_encoder_of(repository, sae, d_in)
+    if hub.sha256(repository, sae.path) != before:
+        raise LayerscopeError(f"{sae.path} of {repository.name} was changed while it was read. Run again.")
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     tensors["W_enc"] = tensors["W_enc"].to(dtype)
     if file is None:
@@ -65,16 +77,16 @@ def _make(repository: Repository, path: str, d_model: int, dtype: torch.dtype, f
         with replacing(file) as temporary:
             safetensors.torch.save_file(tensors, temporary, {_DIGEST: _digest(tensors)})
         make_room("encoders")
-    return _read(file, d_model) or tensors
+    return _read(file, d_in) or tensors
 
 
-def _read(file: Path, d_model: int) -> dict[str, Tensor] | None:
+def _read(file: Path, d_in: int) -> dict[str, Tensor] | None:
     """The tensors of a file of the cache, mapped; None where there is none, or it is not as it was written."""
     if not file.is_file():
         return None
     try:
         with safe_open(str(file), framework="pt") as stored:
-            if set(stored.keys()) != set(ENCODER_ARRAYS) or stored.get_slice("W_enc").get_shape()[0] != d_model:
+            if set(stored.keys()) != set(ENCODER_ARRAYS) or stored.get_slice("W_enc").get_shape()[0] != d_in:
                 return None
             tensors = {name: stored.get_tensor(name) for name in ENCODER_ARRAYS}
             told = (stored.metadata() or {}).get(_DIGEST)

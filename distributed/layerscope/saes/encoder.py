@@ -1,4 +1,4 @@
-"""The encoder half of a Gemma Scope SAE: encoding, and the top k.
+"""The encoder half of an SAE: encoding, and the top k.
 
 Knows nothing of Ray, JSON or files. Shapes: R rows (solutions), D d_model, F d_sae, N active features.
 """
@@ -14,20 +14,28 @@ from torch import Tensor
 
 from layerscope.numerics.matrix_products import linear
 from layerscope.numerics.split_weight import SplitWeight
+from layerscope.saes.choice import Scaling
 
 _MAX_PRE_ACTIVATIONS = 1 << 26  # elements of one [rows, F] product: 256 MiB
 LARGEST_BITS = np.uint32(0x7FFFFFFF)  # of a float32 without its sign
 ID_BITS = 32
+_LAYER_NORM_EPSILON = 1e-5  # SAELens's
 _FEATURES_OF_A_ROW = 192  # for which there is room where layers are encoded together
 
 
 @dataclass(frozen=True)
 class SaeEncoder:
-    """What encoding one layer needs."""
+    """What encoding one layer needs: `pre = (x W_enc) s(x) + b_enc`, which is a feature's activation where it passes.
+
+    It passes above 0 and the feature's threshold, and where a row may have `most_active` features, if it is one of the
+    row's strongest. Every architecture is put into this form when its file is read (`weights.py`).
+    """
 
     w_enc: Tensor | SplitWeight  # [D, F] float32 or bfloat16, on a GPU float32 in parts
     b_enc: Tensor  # [F] float32
     threshold: Tensor  # [F] float32
+    scaling: Scaling = "none"
+    most_active: int | None = None
 
     @property
     def d_sae(self) -> int:
@@ -111,13 +119,43 @@ def active(rows: Tensor, sae: SaeEncoder) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _pre_activations(residual: Tensor, sae: SaeEncoder) -> tuple[Tensor, Tensor]:
-    """[R, F] float32 before the JumpReLU, and which of them pass it."""
+    """[R, F] float32 before the gate, and which of them pass it."""
     if isinstance(sae.w_enc, SplitWeight):
-        pre = sae.w_enc.product(residual).add_(sae.b_enc)
+        pre = sae.w_enc.product(residual)
     else:
-        pre = linear(residual.to(sae.w_enc.dtype), sae.w_enc.T).float() + sae.b_enc
+        pre = linear(residual.to(sae.w_enc.dtype), sae.w_enc.T).float()
+    if sae.scaling != "none":
+        pre = pre * scale(residual, sae.scaling)
+    pre = pre.add_(sae.b_enc) if isinstance(sae.w_enc, SplitWeight) else pre + sae.b_enc
     # Not "pre > threshold", which would drop a NaN in silence.
-    return pre, ~(pre <= sae.threshold.clamp(min=0))
+    passes = ~(pre <= sae.threshold.clamp(min=0))
+    return pre, passes if sae.most_active is None else passes & _are_strongest(pre, sae.most_active)
+
+
+def scale(rows: Tensor, scaling: Scaling) -> Tensor:
+    """`s(x)`, what a row is multiplied by before it is encoded; that its mean is taken from it first lies in W_enc.
+
+    Args:
+        rows: [R, D], any float dtype.
+
+    Returns:
+        [R, 1] float32
+    """
+    wide = rows.float()
+    if scaling == "norm":
+        size: Tensor = torch.linalg.vector_norm(wide, dim=1, keepdim=True) / wide.shape[1] ** 0.5
+    else:
+        size = wide.std(dim=1, keepdim=True) + _LAYER_NORM_EPSILON
+    return size.reciprocal()
+
+
+def _are_strongest(pre: Tensor, most: int) -> Tensor:
+    """[R, F] bool: the `most` largest of every row, of equal ones those with the lowest ids, and every NaN."""
+    if most >= pre.shape[1]:
+        return torch.ones_like(pre, dtype=torch.bool)
+    least = pre.topk(most, dim=1).values[:, -1:]
+    larger, equal = pre > least, pre == least
+    return larger | (equal & (equal.cumsum(1) <= most - larger.sum(1, keepdim=True))) | pre.isnan()
 
 
 def strongest(

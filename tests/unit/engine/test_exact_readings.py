@@ -29,6 +29,7 @@ from layerscope.records.readings import Feature, PlacedFeature
 from layerscope.records.record import Record, parse
 from layerscope.records.residuals import RESIDUAL_DTYPES, Layout, residual_readings
 from layerscope.saes.cache import load_encoder
+from layerscope.saes.choice import SaeChoice
 from layerscope.saes.encoder import SaeEncoder
 from plain import DEVICES
 
@@ -53,7 +54,9 @@ class Bench:
         ).eval()
         repository = open_repository(str(tiny / "saes"))
         paths = [next(path for path in repository.files if path.startswith(f"layer_{layer}/")) for layer in LAYERS]
-        self.encoders = [load_encoder(repository, path, 32, torch.float32, device) for path in paths]
+        self.encoders = [
+            load_encoder(repository, SaeChoice(0, "", None, path, None), 32, torch.float32, device) for path in paths
+        ]
         self.arrays = [np.load(tiny / "saes" / path) for path in paths]
         self.file = tiny / "model" / "tokenizer.json"
 

@@ -13,6 +13,7 @@ from layerscope.hub.repository import open_repository
 from layerscope.models.loading import load_language_model
 from layerscope.records.fingerprints import Fingerprint
 from layerscope.saes.cache import load_encoder
+from layerscope.saes.choice import SaeChoice
 
 LAYERS = [0, 1, 2]
 IN_A_PROCESS = """
@@ -32,7 +33,7 @@ def taken(tiny: Path, dtype: str) -> Fingerprint:
     model = load_language_model(tiny / "model", number_format, cpu)
     repository = open_repository(str(tiny / "saes"))
     paths = [next(path for path in repository.files if path.startswith(f"layer_{layer}/")) for layer in LAYERS]
-    encoders = [load_encoder(repository, path, 32, torch.float32, cpu) for path in paths]
+    encoders = [load_encoder(repository, SaeChoice(0, "", None, path, None), 32, torch.float32, cpu) for path in paths]
     of_model, of_encoders = model_fingerprint(model, LAYERS), encoder_fingerprint(encoders, LAYERS, 32, number_format)
     return Fingerprint(digests={**of_model.digests, **of_encoders.digests}, circumstances=of_model.circumstances)
 
@@ -50,7 +51,7 @@ def test_an_encoder_s_does_not_depend_on_the_block_it_is_in(tiny: Path) -> None:
     """Blocks are no part of a run's identity: a file may be gone on with in others."""
     repository = open_repository(str(tiny / "saes"))
     path = next(path for path in repository.files if path.startswith("layer_1/"))
-    encoder = load_encoder(repository, path, 32, torch.float32, torch.device("cpu"))
+    encoder = load_encoder(repository, SaeChoice(0, "", None, path, None), 32, torch.float32, torch.device("cpu"))
     alone = encoder_fingerprint([encoder], [1], 32, torch.float32).digests
     assert alone.items() <= taken(tiny, "float32").digests.items()
 

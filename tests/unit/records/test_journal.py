@@ -28,10 +28,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.records.array import write_array
 from layerscope.records.differences import differences
+from layerscope.records.identity import Identity
 from layerscope.records.journal import Journal, open_journal
 from layerscope.records.lines import error_line
 from layerscope.records.locking import is_locked
-from layerscope.records.manifest import About, Identity, Progress, manifest_path, read_manifest
+from layerscope.records.manifest import About, Progress, manifest_path, read_manifest
 from layerscope.records.marks import marks_path
 from layerscope.records.record import Record, Unscored
 from layerscope.records.replacing import Replacement
@@ -139,7 +140,8 @@ import msgspec, orjson
 from layerscope.errors import LayerscopeError
 from layerscope.records.array import write_array
 from layerscope.records.journal import open_journal
-from layerscope.records.manifest import About, Identity, manifest_path
+from layerscope.records.identity import Identity
+from layerscope.records.manifest import About, manifest_path
 from layerscope.records.replacing import Replacement
 from layerscope.records.run import read_lines
 

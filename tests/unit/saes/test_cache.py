@@ -21,10 +21,12 @@ from layerscope.hub.cache import MOST_BYTES, make_room, told
 from layerscope.hub.repository import Repository, open_repository
 from layerscope.saes import cache as sae_cache
 from layerscope.saes.cache import load_encoder
+from layerscope.saes.choice import SaeChoice
 
 Arrays = dict[str, NDArray[Any]]
 
 PATH = "layer_3/width_16k/average_l0_59/params.npz"
+SAE = SaeChoice(3, "16k", 59, PATH, None)
 D_MODEL, D_SAE = 4, 6
 WHOLE: Arrays = {
     "W_enc": np.arange(-12, 12, dtype=np.float32).reshape(D_MODEL, D_SAE),
@@ -61,7 +63,7 @@ def repository(source: Path) -> Repository:
 
 
 def load(source: Path, d_model: int = D_MODEL, dtype: torch.dtype = torch.float32) -> Arrays:
-    sae = load_encoder(repository(source), PATH, d_model, dtype, torch.device("cpu"))
+    sae = load_encoder(repository(source), SAE, d_model, dtype, torch.device("cpu"))
     # Copies: the tensors are the mapped file.
     return {
         "W_enc": sae.w_enc.float().numpy().copy(),
@@ -81,7 +83,7 @@ def encoders(home: Path) -> list[Path]:
 def test_an_sae_is_loaded_in_the_dtype_that_is_asked_for(source: Path, home: Path) -> None:
     """The product in bfloat16, everything behind it in float32; the other format is not taken for it."""
     assert is_(load(source), WHOLE)
-    sae = load_encoder(repository(source), PATH, D_MODEL, torch.bfloat16, torch.device("cpu"))
+    sae = load_encoder(repository(source), SAE, D_MODEL, torch.bfloat16, torch.device("cpu"))
     assert (sae.w_enc.dtype, sae.b_enc.dtype, sae.threshold.dtype) == (torch.bfloat16, torch.float32, torch.float32)
     assert torch.equal(sae.w_enc.float(), torch.from_numpy(WHOLE["W_enc"]))
     assert len(encoders(home)) == 2
@@ -90,7 +92,7 @@ def test_an_sae_is_loaded_in_the_dtype_that_is_asked_for(source: Path, home: Pat
 def test_the_second_load_does_not_unpack_the_npz(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unpacking takes seconds a layer, and every actor of a node would do it again."""
     assert is_(load(source), WHOLE)
-    monkeypatch.delattr(sae_cache, "read_encoder")
+    monkeypatch.delattr(sae_cache, "read_encoder_of")
     assert is_(load(source), WHOLE)
 
 
@@ -151,8 +153,10 @@ READER = f"""
 import encodings.cp437, os, sys, torch
 from layerscope.hub.repository import open_repository
 from layerscope.saes.cache import load_encoder
+from layerscope.saes.choice import SaeChoice
 os.setgroups([]); os.setgid(2999); os.setuid(2999)  # after the imports: root's Python may be root's alone
-sae = load_encoder(open_repository(sys.argv[1]), "{PATH}", {D_MODEL}, getattr(torch, sys.argv[2]), torch.device("cpu"))
+choice = SaeChoice(3, "16k", 59, "{PATH}", None)
+sae = load_encoder(open_repository(sys.argv[1]), choice, {D_MODEL}, getattr(torch, sys.argv[2]), torch.device("cpu"))
 print(float(sae.threshold[-1]))
 """
 
@@ -239,9 +243,11 @@ LOADER = f"""
 import sys, torch
 from layerscope.hub.repository import open_repository
 from layerscope.saes.cache import load_encoder
+from layerscope.saes.choice import SaeChoice
 print("ready", flush=True)
 sys.stdin.readline()
-sae = load_encoder(open_repository(sys.argv[1]), "{PATH}", 64, torch.float32, torch.device("cpu"))
+choice = SaeChoice(3, "16k", 59, "{PATH}", None)
+sae = load_encoder(open_repository(sys.argv[1]), choice, 64, torch.float32, torch.device("cpu"))
 sys.stdout.buffer.write(b"".join(part.numpy().tobytes() for part in (sae.w_enc, sae.b_enc, sae.threshold)))
 """
 

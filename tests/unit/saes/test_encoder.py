@@ -23,8 +23,8 @@ from layerscope.errors import LayerscopeError
 from layerscope.saes import encoder
 from layerscope.saes.encoder import SaeEncoder, TopK, concatenate, encode_layers, encode_top_k
 from layerscope.saes.over_tokens import encode_spans
-from layerscope.saes.params_npz import ENCODER_ARRAYS, read_encoder, read_shapes
 from layerscope.saes.spans import Spans
+from layerscope.saes.weights import ENCODER_ARRAYS, read_encoder, read_shapes
 from plain import DEVICES
 
 Arrays = dict[str, NDArray[Any]]

@@ -14,7 +14,9 @@ from layerscope.config import parse_layers
 from layerscope.errors import UsageError
 from layerscope.formatting import ranges
 from layerscope.hub.repository import FileInfo, Repository
-from layerscope.saes.gemma_scope import SaeChoice, canonical_l0, catalogue, choose_saes
+from layerscope.saes.choice import SaeChoice
+from layerscope.saes.choosing import choose_saes
+from layerscope.saes.gemma_scope import canonical_l0, catalogue
 from paths import DATA
 
 # What the public repositories hold, and what SAELens calls canonical: an independent table.
@@ -23,7 +25,8 @@ RELEASES: dict[str, dict[str, Any]] = json.loads((DATA / "gemma_scope_index.json
 ]
 N_LAYERS = {"2b": 26, "9b": 42, "27b": 46}
 PT_2B, PT_9B, IT_9B, PT_27B = (f"google/gemma-scope-{name}-res" for name in ("2b-pt", "9b-pt", "9b-it", "27b-pt"))
-RESIDUAL = [PT_2B, PT_9B, IT_9B, PT_27B]
+SITES = {"res": "resid_post", "att": "attn_out", "mlp": "mlp_out", "transcoders": "transcoder"}
+ODD_PAGE = "layer_2/width_16k/average_l0_8"  # of 9b-pt-res: the table names the page of another layer and width
 
 
 def n_layers(release: str) -> int:
@@ -53,9 +56,10 @@ def choose(
     sae_l0: str = "canonical",
     layers: str = "all",
     copy_of: str = "",
+    site: str = "auto",
 ) -> tuple[list[SaeChoice], list[int]]:
     there = held or repository(release)
-    return choose_saes(there, model_layers or n_layers(release), parse_layers(layers), sae_width, sae_l0, copy_of)
+    return choose_saes(there, model_layers or n_layers(release), parse_layers(layers), sae_width, sae_l0, copy_of, site)
 
 
 def refusal(release: str, held: Repository | None = None, **settings: Any) -> str:
@@ -73,7 +77,7 @@ def canonical(release: str) -> Mapping[str, Mapping[str, tuple[int, str]]]:
 # --- which SAE --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("release", RESIDUAL)
+@pytest.mark.parametrize("release", RELEASES)
 def test_the_canonical_saes_are_those_of_saelens_with_their_pages(release: str) -> None:
     """Every canonical entry there is; another SAE's features would be linked to pages about something else."""
     for width, by_layer in canonical(release).items():
@@ -84,7 +88,8 @@ def test_the_canonical_saes_are_those_of_saelens_with_their_pages(release: str) 
         assert missing == sorted(set(range(n_layers(release))) - set(expected))
         for sae in chosen:
             assert sae.path == f"layer_{sae.layer}/width_{width}/average_l0_{sae.l0}/params.npz"
-            assert sae.width == width
+            assert (sae.width, sae.site) == (width, SITES[release.split("-")[-1]])
+            assert (sae.recipe.architecture, sae.recipe.folding) == ("jumprelu", "")
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -99,17 +104,21 @@ def test_nearest_to_100_is_canonical_in_every_release(release: str) -> None:
     assert ties <= 2 * release.endswith("-att")  # two SAEs as near as each other: the table takes either
 
 
-@pytest.mark.parametrize("release", RESIDUAL)
-def test_only_the_canonical_sae_has_a_page(release: str) -> None:
+@pytest.mark.parametrize("release", RELEASES)
+def test_another_sae_has_a_page_of_its_own_or_none(release: str) -> None:
     """Another L0's features are other features under the same numbers."""
-    held = repository(release)
+    held, others = repository(release), RELEASES[release]["other_pages"]
     for layer, widths in catalogue(held.files).items():
         for width, l0s in widths.items():
             expected, page = canonical(release).get(width, {}).get(str(layer), (None, None))
             for l0 in l0s:
                 settings = {"sae_width": width, "sae_l0": str(l0), "layers": str(layer)}
                 ((sae,), missing) = choose(release, held, **settings)
-                assert (sae.l0, sae.neuronpedia_id, missing) == (l0, page if l0 == expected else None, [])
+                assert (sae.l0, missing) == (l0, [])
+                folder = sae.path.removesuffix("/params.npz")
+                own = page if l0 == expected else others.get(folder) if folder != ODD_PAGE else None
+                assert sae.neuronpedia_id == own
+                assert l0 == expected or own is None or own.endswith(f"-{width}__l0-{l0}")
 
 
 @pytest.mark.parametrize("name", ["/data/google/gemma-scope-2b-pt-res", "somebody/gemma-scope-2b-pt-res"])
@@ -120,7 +129,7 @@ def test_the_same_files_elsewhere_have_no_pages(name: str) -> None:
     assert {sae.neuronpedia_id for sae in there} == {None}
 
 
-@pytest.mark.parametrize("release", RESIDUAL)
+@pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("name", ["/data/saes", "somebody/mirror"])
 def test_a_copy_that_is_named_as_one_keeps_its_pages(release: str, name: str) -> None:
     for width in canonical(release):
@@ -143,22 +152,35 @@ def test_a_snapshot_of_the_hubs_cache_is_known_by_its_folder(hub: str) -> None:
         folder = f"{hub}/models--{owner}--{release.split('/')[-1]}/snapshots/{'a' * 40}"
         return replace(repository(release, name=folder), commit=None)
 
-    for release in (PT_2B, IT_9B):
+    for release in (PT_2B, IT_9B, "google/gemma-scope-2b-pt-att"):
         assert choose(release, snapshot(release))[0] == choose(release)[0]
     assert {sae.neuronpedia_id for sae in choose(PT_2B, snapshot(PT_2B, owner="somebody"))[0]} == {None}
-    assert "another site" in refusal("google/gemma-scope-2b-pt-att", snapshot("google/gemma-scope-2b-pt-att"))
     assert "is google/gemma-scope-2b-pt-res" in refusal(PT_2B, snapshot(PT_2B), copy_of=PT_9B)
 
 
 @pytest.mark.parametrize("said", ["gemma-scope-2b-pt-res", "google/gemma-scope-2b", "~/saes"])
 def test_what_is_no_original_is_refused_with_those_there_are(said: str) -> None:
     told = refusal(PT_2B, repository(PT_2B, name="/data/saes"), copy_of=said)
-    assert all(name in told for name in (said, *RESIDUAL))
+    assert all(name in told for name in (said, *RELEASES))
 
 
-def test_a_copy_of_saes_of_another_site_is_refused_too() -> None:
-    att = "google/gemma-scope-2b-pt-att"
-    assert f"{att} holds SAEs of another site" in refusal(PT_2B, repository(PT_2B, name="/data/saes"), copy_of=att)
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_site_is_that_of_the_original_s_name(release: str) -> None:
+    """They fit by shape (-mlp and the transcoders), and at another site every number would be wrong."""
+    site = SITES[release.split("-")[-1]]
+    width = next(iter(canonical(release)))
+    for held, copy_of in (
+        (repository(release), ""),
+        (repository(release, name=f"/data/{release}"), ""),
+        (repository(release, name="/data/saes"), release),
+    ):
+        chosen, _ = choose(release, held, sae_width=width, copy_of=copy_of)
+        assert {sae.site for sae in chosen} == {site}
+        assert {sae.recipe.transcodes for sae in chosen} == {site == "transcoder"}
+        other = next(each for each in SITES.values() if each != site)
+        assert f"no SAEs of --site {other}; it has SAEs of {site}" in refusal(
+            release, held, sae_width=width, copy_of=copy_of, site=other
+        )
 
 
 def test_min_and_max_are_the_ends_of_what_a_layer_has() -> None:
@@ -200,13 +222,6 @@ def test_files_outside_the_layout_are_passed_over() -> None:
     assert catalogue([*odd, good]) == {7: {"16k": {6: good}}}
     assert "holds no SAEs in Gemma Scope's layout" in refusal(PT_2B, repository(PT_2B, odd))
     assert "has no SAEs of width 4k" in refusal(PT_2B, sae_width="4k")
-
-
-@pytest.mark.parametrize("release", sorted(RELEASES.keys() - set(RESIDUAL)))
-def test_saes_of_another_site_are_refused(release: str) -> None:
-    """They fit by shape (-mlp and the transcoders), and every number would be wrong."""
-    for name in (release, f"/data/{release}"):
-        assert "another site" in refusal(release, repository(release, name=name))
 
 
 def test_an_unknown_width_is_refused_with_the_widths_there_are() -> None:

@@ -29,6 +29,7 @@ from layerscope.questions.selection import select_questions
 from layerscope.questions.sources import Question
 from layerscope.records.manifest import FORMAT, Manifest, write_manifest
 from layerscope.saes.cache import load_encoder
+from layerscope.saes.choice import SaeChoice
 from layerscope.saes.encoder import encode_top_k
 from layerscope.saes.gemma_scope import catalogue
 from layerscope.standin import STANDIN_WIDTH, on_this_node, standin_folder
@@ -232,7 +233,8 @@ def test_as_many_features_fire_as_the_names_of_the_saes_say(questions: list[Ques
     for layer, widths in held.items():
         assert len(widths[STANDIN_WIDTH]) == 3
         for l0, path in widths[STANDIN_WIDTH].items():
-            sae = load_encoder(repository, path, states[layer].shape[1], torch.float32, torch.device("cpu"))
+            choice = SaeChoice(layer, STANDIN_WIDTH, l0, path, None)
+            sae = load_encoder(repository, choice, states[layer].shape[1], torch.float32, torch.device("cpu"))
             assert encode_top_k(states[layer], sae, None).active_counts.mean() == pytest.approx(l0, rel=0.25)
 
 

@@ -1,0 +1,95 @@
+"""What decides the bytes of a file: a run that goes on with it must have the same. The manifest keeps it."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from layerscope.config import READINGS, ResidualFormat, Site
+
+_READINGS = rf"\A{READINGS[0]}{''.join(f'(,{name})?' for name in READINGS[1:])}\Z"
+
+Count = Annotated[int, Meta(ge=0)]
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """The settings that change numbers, with every `auto` decided."""
+
+    prompt: str
+    strip_solutions: bool
+    num_samples: Count
+    shard: Annotated[str, Meta(pattern=r"\A[1-9][0-9]{0,5}/[1-9][0-9]{0,5}\Z")] | None
+    """`2/8`; None for the whole."""
+    seed: int | None
+    """None where every question is taken."""
+    layers: str
+    sae_width: str
+    sae_l0: str
+    site: Site = "resid_post"
+    """Files of 0.1.0 have no other."""
+    top_k: Annotated[int, Meta(ge=1)] | Literal["all"]
+    dtype: str
+    sae_dtype: str
+    batch_tokens: int
+    threads: int | None
+    attention: str
+    readings: Annotated[str, Meta(pattern=_READINGS)] = READINGS[0]
+    """Names with commas between them, in the order of the record; files of 0.1.0 have the first alone."""
+    tokens: bool = False
+    """Every solution's tokens are in the record."""
+    residuals: ResidualFormat | None = None
+    """Number format of the residuals beside the file; None where it has none."""
+    all_solutions: bool = False
+    """The features of every wrong solution are in the record, not of the strongest alone."""
+    token_activations: Annotated[int, Meta(ge=0)] = 0
+    """Of how many features of each layer's list of `max` the record has the activation at every token."""
+    metadata: str | None = None
+    """Which other columns of the questions are in the record: `all`, or names with commas between; None for none."""
+
+
+class ModelFiles(Struct, frozen=True, kw_only=True):
+    """The model: SHA-256 of each of its files by path."""
+
+    repository: str
+    commit: str | None
+    """None for a folder."""
+    files: dict[str, str]
+
+
+class SaeFile(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The SAE of one layer."""
+
+    path: str
+    sha256: str
+    config_sha256: str | None = None
+    """Of the configuration beside it, where it has one that is read."""
+
+
+class SaeFiles(Struct, frozen=True, kw_only=True):
+    """The SAEs, by layer."""
+
+    repository: str
+    commit: str | None
+    layers: dict[int, SaeFile]
+
+
+class PlanSize(Struct, frozen=True, kw_only=True):
+    """The plan of this file."""
+
+    questions: Count
+    batches: Count
+    sha256: str
+    """Over every question's content and the order, of all shards."""
+
+
+class Identity(Struct, frozen=True, kw_only=True):
+    """Whatever decides the bytes of the file; a run that goes on with it must have the same."""
+
+    settings: Settings
+    model: ModelFiles
+    saes: SaeFiles
+    questions: dict[str, str]
+    """Where they come from."""
+    plan: PlanSize
+    software: dict[str, str]
+    """Versions of the packages that compute."""
+    hardware: str

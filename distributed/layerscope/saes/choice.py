@@ -1,0 +1,93 @@
+"""What is known of an SAE before its weights are read: where it reads, which file it is, how its features are computed.
+
+Knows no repository's layout (`gemma_scope.py`, `gemma_scope_2.py`, `saelens.py`) and no numbers (`weights.py`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from layerscope.config import Site
+from layerscope.hub.repository import Repository
+
+Architecture = Literal["jumprelu", "relu", "topk", "gated"]
+Scaling = Literal["none", "norm", "deviation"]
+"""What a row is divided by before it is encoded: nothing; its norm over √D; its standard deviation, around its mean."""
+CANONICAL = "canonical"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the arrays of an SAE's file become features; by default as Gemma Scope's do."""
+
+    architecture: Architecture = "jumprelu"
+    k: int = 0
+    """Of `topk`: how many features may be active."""
+    scaling: Scaling = "none"
+    subtracts_b_dec: bool = False
+    """The decoder's bias is subtracted from a row before it is encoded."""
+    by_decoder_norm: bool = False
+    """Of `topk`: features are compared and recorded times the norm of what they decode to."""
+    transcodes: bool = False
+    """It decodes to another place than it reads, so what belongs to its output may have another width."""
+
+    @property
+    def folding(self) -> str:
+        """What is made of the file's arrays; empty where the encoder is what the file holds."""
+        parts = {
+            self.architecture: self.architecture != "jumprelu",
+            "b_dec": self.subtracts_b_dec,
+            "centred": self.scaling == "deviation",
+            "decoder norm": self.by_decoder_norm,
+        }
+        return ", ".join(part for part, is_so in parts.items() if is_so)
+
+
+GEMMA_SCOPE = Recipe()
+
+
+@dataclass(frozen=True)
+class SaeChoice:
+    """The SAE of one layer."""
+
+    layer: int
+    width: str
+    """As people call it: 16k, 65k, 1m."""
+    l0: int | None
+    """Average number of active features, as the folder's name says; None where it says no number."""
+    path: str
+    """Of its weights in the repository."""
+    neuronpedia_id: str | None
+    """Such as `gemma-2-2b/20-gemmascope-res-16k`; None for an SAE whose features have no page there."""
+    site: Site = "resid_post"
+    l0_name: str = ""
+    """What tells it from others of its layer and width, as --sae-l0 takes it: 71, medium, medium_affine."""
+    recipe: Recipe = GEMMA_SCOPE
+    config: str | None = None
+    """Path of the file that says the recipe, where one does."""
+    expected_l0: int = 100
+    """About how many features will be active; for sizes alone."""
+    model: str = ""
+    """The model that it was trained on, as its repository calls it; empty where it does not say."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Whatever decides its features."""
+        return (self.path, self.config) if self.config else (self.path,)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The SAEs that a repository holds."""
+
+    repository: Repository
+    suite: str
+    """Of what kind they are, for people."""
+    saes: tuple[SaeChoice, ...]
+    """Each site, layer, width and L0 once."""
+    canonical: Mapping[tuple[Site, int, str], str] = field(default_factory=dict)
+    """By site, layer and width, the L0's name of the one to take; perhaps of one that the repository lost."""
+    rule: str = ""
+    """How the canonical one is chosen, for people."""
+    passed_over: tuple[str, ...] = ()
+    """What else the repository holds and why it cannot be read, a line each."""
