@@ -3,7 +3,7 @@
 from layerscope.formatting import count_of, size_text
 from layerscope.hub import cache
 from layerscope.planning.job import Job, download_bytes
-from layerscope.planning.placement import Placement
+from layerscope.planning.placement import Placement, gib
 from layerscope.records.differences import settings_that_differ
 from layerscope.records.goals import GoalGroups, told_goals
 from layerscope.records.manifest import RUNNING, manifest_path
@@ -43,6 +43,7 @@ def describe(job: Job) -> str:
         f"readings   {', '.join(job.reading.names)}{', with the tokens' if job.reading.tokens else ''}",
         f"batches    {len(plan)} of up to {count_of(job.numerics.batch_tokens, 'token')}",
         *_describe_placement(placement, job.numerics.threads),
+        f"memory     {job.needs.card} a copy of the model in bfloat16, with its work {gib(job.needs.on_a_card)}",
         f"output     {job.output.records}: about {size_text(job.estimated_bytes())}",
         *_describe_residuals(job),
         f"download   {size_text(download_bytes(job))} to this machine",

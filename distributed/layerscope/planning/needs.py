@@ -13,6 +13,15 @@ _CHUNK_BYTES = 3 * (128 << 20)  # of a pass: attention's scores, which are taken
 _VOCABULARY_CHUNK = 4096  # columns of the output projection that are taken at once
 _PRE_ACTIVATIONS = 1 << 26  # that an encoder computes at once
 _COPIES = 3  # of a large tensor while one is made of another
+_USUAL_TOKENS = 8192  # of a batch on a GPU
+_CARDS = (  # GiB that a process can have of a card
+    (22.0, "24 GB (L4, A10)"),
+    (39.4, "40 GB (A100)"),
+    (44.4, "48 GB (L40S)"),
+    (79.1, "80 GB (A100, H100)"),
+    (139.8, "141 GB (H200)"),
+    (177.0, "180 GB (B200)"),
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,14 @@ class Needs:
     """On a GPU beside the SAEs of one encoder."""
     rows_by_layer: int = 0
     """Residual stream of a batch that is brought to the encoder of a layer."""
+    on_a_card: int = 0
+    """What one copy of the model and its work take of a GPU of its own in bfloat16, whatever the run computes on."""
+
+    @property
+    def card(self) -> str:
+        """The smallest usual GPU that holds a copy of the model in bfloat16, for people."""
+        gib = self.on_a_card / (1 << 30)
+        return next((f"a GPU of {name} holds" for room, name in _CARDS if gib <= room), "no usual GPU holds")
 
 
 def estimate(
@@ -60,6 +77,10 @@ def estimate(
         gemma_work=_CUDA_BYTES + _pass_bytes(spec, numerics.batch_tokens, size) + 2 * len(layers) * by_layer,
         encoder_work=_CUDA_BYTES + _COPIES * 4 * min(_PRE_ACTIVATIONS, rows * d_sae),
         rows_by_layer=by_layer,
+        on_a_card=2 * spec.n_parameters
+        + _CUDA_BYTES
+        + _pass_bytes(spec, _USUAL_TOKENS, 2)
+        + 4 * len(layers) * rows * width,
     )
 
 

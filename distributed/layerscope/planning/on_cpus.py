@@ -34,7 +34,8 @@ def place_on_cpus(crew: Crew, nodes: Sequence[Node], needs: Needs, blocks: tuple
             raise LayerscopeError(
                 f"The weights do not fit: {n_gemma} Gemma actor(s) on {node.name} need {gib(needs.model)} each and "
                 f"the SAEs {gib(saes)}, of {gib(node.memory)} there.\n"
-                "Use --dtype bfloat16, fewer --layers or --gemma-actors, or a larger machine."
+                f"Use --dtype bfloat16, fewer --layers or --gemma-actors, or a larger machine; {needs.card} a copy in "
+                f"bfloat16 ({gib(needs.on_a_card)})."
             )
         gemma = f"{n_gemma} Gemma" if n_gemma else ""
         n_encoders = sum(host == index for _, host in encoders)

@@ -41,7 +41,7 @@ def place_on_gpus(crew: Crew, nodes: Sequence[Node], needs: Needs, blocks: tuple
         blocks_here = [block for block, host in zip(encoders, encoder_hosts, strict=True) if host == index]
         # Of the encoders any may come to lie here: Ray counts shares, and a replaced actor may change its GPU.
         needed = n_gemma * (needs.model + needs.gemma_work) + len(blocks_here) * (largest_block + needs.encoder_work)
-        _check_room(node, gpu, needed)
+        _check_room(node, gpu, needed, needs)
         gemma = f"{n_gemma} Gemma x {gemma_share.num_gpus:.2g} GPU" if n_gemma else ""
         layers = layers_text(blocks, sorted(set(blocks_here)))
         per_encoder = f"x {encoder_share.num_gpus:.2g} GPU"
@@ -55,7 +55,7 @@ def place_on_gpus(crew: Crew, nodes: Sequence[Node], needs: Needs, blocks: tuple
     return Placement("cuda", kinds(nodes, "cuda"), pinned, blocks, tuple(seats), _counted(lines))
 
 
-def _check_room(node: Node, gpu: Gpu, needed: int) -> None:
+def _check_room(node: Node, gpu: Gpu, needed: int, needs: Needs) -> None:
     """Whether a GPU has room for what would come to lie on it.
 
     Raises:
@@ -73,7 +73,7 @@ def _check_room(node: Node, gpu: Gpu, needed: int) -> None:
         f"The weights do not fit: a GPU of {node.name} ({gpu.name}) would hold {gib(needed)} of its "
         f"{gib(gpu.room)}.\n"
         "Use --dtype bfloat16, --sae-dtype bfloat16, smaller --batch-tokens, fewer --layers or --gemma-actors, larger "
-        "GPUs, or --device cpu."
+        f"GPUs ({needs.card} a copy in bfloat16, {gib(needs.on_a_card)}), or --device cpu."
     )
 
 
