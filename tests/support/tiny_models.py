@@ -13,6 +13,8 @@ from transformers import (
     Gemma3ForCausalLM,
     Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 WINDOW = 8
@@ -55,10 +57,16 @@ def _gemma_3_with_vision() -> Any:
     return Gemma3ForConditionalGeneration(config)
 
 
+def _made_up() -> Any:
+    sizes = {name: value for name, value in _SIZES.items() if not name.startswith(("sliding", "query"))}
+    return Qwen3ForCausalLM(Qwen3Config(**sizes, bos_token_id=2, tie_word_embeddings=False))
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "gemma2": _gemma_2,
     "gemma3_text": _gemma_3,
     "gemma3": _gemma_3_with_vision,
+    "made-up": _made_up,
 }
 
 

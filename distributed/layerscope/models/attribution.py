@@ -152,7 +152,7 @@ class Output(NamedTuple):
     @classmethod
     def of(cls, hidden: Tensor, model: LanguageModel, layout: PairLayout) -> "Output":
         """In the arithmetic of a plain pass."""
-        weight, softcap = model.model.lm_head.weight, model.model.config.final_logit_softcapping
+        weight, softcap = model.model.lm_head.weight, model.softcap
         rows = hidden[layout.predictors]  # [P, D]
         log_sums = log_sum_exp(rows, weight, softcap)
         logits = logits_at(rows, weight, layout.target_predictors, layout.targets, softcap)

@@ -79,6 +79,11 @@ class LanguageModel:
     def family(self) -> ModelFamily:
         return family_of({"model_type": self.model.config.model_type}, type(self.model).__name__)
 
+    @property
+    def softcap(self) -> float | None:
+        """Of the logits; None where they are not capped."""
+        return getattr(self.model.config, "final_logit_softcapping", None)
+
     @torch.inference_mode()
     def forward(
         self,
@@ -113,8 +118,7 @@ class LanguageModel:
         through = self._through_modules if self.decoder is None else self.decoder.forward
         hidden, residuals = through(layout, layers, layout.read_tokens, site)
         finite = torch.isfinite(residuals).all(dim=-1)  # [L, R]
-        softcap = self.model.config.final_logit_softcapping
-        log_probs = target_log_probs(hidden, self.model.lm_head.weight, layout, softcap)
+        log_probs = target_log_probs(hidden, self.model.lm_head.weight, layout, self.softcap)
         return self.transfers.download(residuals, finite, log_probs)
 
     def _through_modules(

@@ -1,7 +1,7 @@
 """Every family gives each solution what plain transformers gives it alone: log-likelihoods, and every site's tensor."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import made_up_family
 from layerscope.config import Site
 from layerscope.engine.batch import score_batch
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.hub.repository import open_repository
+from layerscope.models.families import FAMILIES
 from layerscope.models.language_model import LanguageModel
 from layerscope.models.loading import load_language_model
 from layerscope.models.pair_attention import lay_out, pair_masks
@@ -21,6 +23,7 @@ from layerscope.models.spec import read_spec
 from layerscope.questions.pairs import Pair, PairTokenizer
 from layerscope.questions.reading import Reading
 from layerscope.questions.sources import Question
+from paths import ROOT
 from tiny_models import MODELS, WINDOW, save_tiny
 
 CPU = torch.device("cpu")
@@ -33,6 +36,18 @@ QUESTIONS = [
     ("Keep soup warm", "ice " * 20, "ice " * 12 + "melts " * 9),  # longer than the window, shared beyond it
     ("dry <image_soft_token> <bos>", "<start_of_image>", "<end_of_turn> <eos>"),
 ]
+
+
+BEFORE_MLP = {"made-up": "post_attention_layernorm"}
+BEHIND_MLP = {"made-up": "mlp"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def made_up() -> Iterator[None]:
+    """A family more: its file, and its line in `families.py`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FAMILIES, made_up_family.MADE_UP.name, made_up_family.MADE_UP)
+        yield
 
 
 class Case:
@@ -64,10 +79,10 @@ def case(request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.Te
 def expected_at(layer: Any, site: Site, kind: str, seen: dict[str, torch.Tensor]) -> torch.Tensor:
     """What FORMATS says of a site, from a decoder layer's own tensors: written anew, without layerscope's table."""
     if site == "transcoder" and kind == "gemma2":
-        before = seen["pre_feedforward_layernorm"].double()
+        before = seen["before_mlp"].double()
         return before / torch.sqrt((before**2).mean(dim=-1, keepdim=True) + layer.pre_feedforward_layernorm.eps)
     if site == "transcoder":
-        return layer.pre_feedforward_layernorm(seen["pre_feedforward_layernorm"])
+        return layer.get_submodule(BEFORE_MLP.get(kind, "pre_feedforward_layernorm"))(seen["before_mlp"])
     return seen[site]
 
 
@@ -83,11 +98,11 @@ def alone(case: Case, tokens: list[int], prompt: int) -> tuple[float, dict[Site,
             layer.self_attn.o_proj.register_forward_pre_hook(
                 lambda _m, inputs, of=of_layer: of.update(attn_out=inputs[0][0, -1])
             ),
-            layer.post_feedforward_layernorm.register_forward_hook(
+            layer.get_submodule(BEHIND_MLP.get(case.kind, "post_feedforward_layernorm")).register_forward_hook(
                 lambda _m, _i, output, of=of_layer: of.update(mlp_out=output[0, -1])
             ),
-            layer.pre_feedforward_layernorm.register_forward_pre_hook(
-                lambda _m, inputs, of=of_layer: of.update(pre_feedforward_layernorm=inputs[0][0, -1])
+            layer.get_submodule(BEFORE_MLP.get(case.kind, "pre_feedforward_layernorm")).register_forward_pre_hook(
+                lambda _m, inputs, of=of_layer: of.update(before_mlp=inputs[0][0, -1])
             ),
         )
         handles += hooks
@@ -116,6 +131,11 @@ def test_a_batch_gives_what_plain_transformers_gives_one_solution_at_a_time(case
             assert score.log_likelihoods[solution] == pytest.approx(log_likelihood, abs=1e-4)
             got = result.residuals[:, 2 * row + solution].double().numpy()
             np.testing.assert_allclose(got, torch.stack(sites[site]).double().numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_page_shows_the_family_that_is_tested_here() -> None:
+    file = Path(made_up_family.__file__).read_text(encoding="utf-8")
+    assert f"```python\n{file}```" in (ROOT / "distributed/docs/models.md").read_text(encoding="utf-8")
 
 
 def test_no_site_can_pass_for_another(case: Case) -> None:
@@ -166,7 +186,7 @@ def test_sharded_files_are_read_as_one(kind: str, tiny: Path, tmp_path: Path) ->
 
 def test_the_embeddings_scale_is_rounded_to_the_format_of_the_weights(tiny: Path, tmp_path: Path) -> None:
     """The square root of 24 is 4.899, and 4.90625 in bfloat16: as transformers has it in each format."""
-    for kind in MODELS:
+    for kind in ("gemma2", "gemma3_text", "gemma3"):
         save_tiny(kind, tmp_path / kind, tiny / "model" / "tokenizer.json")
         for dtype, scale in ((torch.float32, 24**0.5), (torch.bfloat16, 4.90625)):
             embedding = load_language_model(tmp_path / kind, dtype, CPU).model.model.embed_tokens
