@@ -66,6 +66,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    gc.unfreeze()  # else libraries that count what they leave behind complain at the end
     shutil.rmtree(config.stash[_hub_home], ignore_errors=True)
 
 

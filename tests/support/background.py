@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
 from paths import FAULTS
@@ -89,6 +90,11 @@ def titled(root: psutil.Process, title: str) -> list[psutil.Process]:
 Start = Callable[..., Run]
 
 
+def _no_api_server(node: Node, **_: object) -> None:
+    """In place of the process that Ray starts even for a head without a dashboard."""
+    node._webui_url = None
+
+
 @contextmanager
 def ray_cluster(fault: str | Path = "", **head: int) -> Iterator[Cluster]:
     """A Ray cluster of several nodes on this machine, which notices a lost node quickly."""
@@ -98,6 +104,7 @@ def ray_cluster(fault: str | Path = "", **head: int) -> Iterator[Cluster]:
         patch.setenv("RAY_health_check_failure_threshold", "5")
         for name, value in (METRICS_EACH_SECOND | (faulty(fault) if fault else {})).items():
             patch.setenv(name, value)
+        patch.setattr(Node, "start_api_server", _no_api_server)
         cluster = Cluster(initialize_head=True, head_node_args={**_NO_WATCHERS, **head})
         try:
             yield cluster

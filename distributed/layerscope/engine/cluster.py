@@ -50,7 +50,7 @@ class Cluster:
         if wanted is not None:
             _join(wanted)
             self.nodes = self._first_nodes(config, add_nodes)
-            _check_software(self.nodes)
+            check_software(self.nodes)
 
     @contextmanager
     def engine(self, cpus: float, tell: Callable[[str], None]) -> Iterator[RayEngine]:
@@ -124,7 +124,7 @@ def _join(address: str) -> None:
         ) from error
 
 
-def _check_software(found: Sequence[Node]) -> None:
+def check_software(found: Sequence[Node]) -> None:
     """All nodes that work have the same versions, and this process the same but for torch's build.
 
     Raises:

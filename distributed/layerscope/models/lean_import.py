@@ -36,7 +36,6 @@ def _collecting_later() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-        gc.freeze()
 
 
 @contextmanager

@@ -124,20 +124,3 @@ def test_a_full_cluster_ends_the_run_with_what_was_asked_for_and_what_there_is(c
     )
     assert "--patience" in errors
     assert "Traceback" not in errors
-
-
-@pytest.mark.usefixtures("home")
-def test_a_node_with_other_software_is_refused_by_name(cluster: Cluster, start: Start, tmp_path: Path) -> None:
-    other = tmp_path / "site" / "numpy-1.0.dist-info"
-    other.mkdir(parents=True)
-    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(other.parent))
-        node = add_node(cluster)
-    try:
-        code, _, errors = start(address=cluster.address).finish()
-    finally:
-        cluster.remove_node(node)
-    assert code == 1
-    assert "has numpy 1.0 and" in errors
-    assert "same versions on every node" in errors

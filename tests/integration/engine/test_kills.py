@@ -1,7 +1,7 @@
 """The driver killed at random moments, again and again; `scripts/soak` kills it 25 times.
 
 What signals that can be caught do is in `test_faults.py`, for a run in one process; that Ray leaves them to us, in
-`test_ray_job.py` (SIGTERM) and `test_ray_up.py` (a hang-up).
+`test_ray_job.py`.
 """
 
 import random

@@ -47,7 +47,7 @@ def test_actors_killed_in_mid_batch_do_not_change_a_byte_and_prometheus_sees_it_
         return Counter({(name, labels): float(value) for name, labels, value in found})  # type: ignore[misc]
 
     before = exported()
-    run = start("--gemma-actors", "2", "--layer-blocks", "2", fault="slow:0.1")
+    run = start(fault="slow:0.1")
     for actor in ("ray::GemmaActor.score", "ray::EncoderActor"):
         size = run.size()
         assert run.wait_until(lambda size=size: run.size() > size)  # type: ignore[misc]
@@ -77,5 +77,5 @@ def test_actors_killed_in_mid_batch_do_not_change_a_byte_and_prometheus_sees_it_
         if line.startswith("{")
     ]
     roles = {line["role"] for line in lines if line["event"] in ("score", "encode") and line["batch"] >= 0}
-    assert {"gemma", "encoder 0-1", "encoder 2"} <= roles
+    assert {"gemma", "encoder 0-2"} <= roles
     assert all(line["node"] and line["pid"] and line["seconds"] >= 0 for line in lines)

@@ -4,13 +4,18 @@ Ray's answers are scripted and the clock is moved by hand: a probe that hangs ta
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ray.exceptions import GetTimeoutError, RaySystemError
 
 from layerscope.engine import nodes
+from layerscope.engine.cluster import check_software
 from layerscope.engine.nodes import Nodes
+from layerscope.errors import LayerscopeError
+from layerscope.planning.machine import probe
 from layerscope.planning.node import Node
 
 NODE = Node(name="late", cpus=4, memory=1 << 30, gpus=(), processor="Xeon")
@@ -105,3 +110,29 @@ def test_a_node_that_left_and_came_back_is_asked_anew(
     script.there = here
     assert [node.cpus for node in usable()] == [4]
     assert script.probes == 2
+
+
+def test_a_node_with_other_software_is_refused_by_name() -> None:
+    """Two versions of one package in one file of records; torch's build may differ, as a laptop's does from a GPU's."""
+    here = probe().software
+    assert {"torch", "numpy"} <= dict(here).keys()
+    built = tuple(
+        (name, f"{version.partition('+')[0]}+cu130" if name == "torch" else version) for name, version in here
+    )
+    old = tuple((name, "1.0" if name == "numpy" else version) for name, version in here)
+    check_software([replace(NODE, software=built), replace(NODE, software=built)])
+    for found, told in (
+        ([replace(NODE, software=here), replace(NODE, name="late", software=old)], "late has numpy 1.0 and late has"),
+        ([replace(NODE, software=old)], "late has numpy 1.0 and this machine has"),
+    ):
+        with pytest.raises(LayerscopeError, match=told) as caught:
+            check_software(found)
+        assert "same versions on every node" in str(caught.value)
+
+
+def test_a_node_says_the_versions_that_it_imports_from_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "numpy-1.0.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert dict(probe().software)["numpy"] == "1.0"

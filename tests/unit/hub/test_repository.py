@@ -246,18 +246,33 @@ class Job:
         return self.records.with_name(f"{self.records.name}.manifest.json")
 
 
+RUN = """
+from layerscope.cli import main
+from layerscope.commands import run
+from in_process import OneProcess
+run.Cluster = OneProcess
+main()
+"""
+
+
 @pytest.fixture(scope="module")
 def job(tiny: Path, layerscope: Command, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """Plans and runs the whole job: the only one of this file."""
+    """Plans and runs the whole job, its actors in one process: the only one of this file."""
     home, records = tmp_path_factory.mktemp("fresh") / "home", tmp_path_factory.mktemp("output") / "records.jsonl"
-    # Two encoders, so that the same file is wanted twice.
-    spread = ["--gemma-actors", "1", "--layer-blocks", "1", "--encoders-per-block", "2"]
+    spread = ["--gemma-actors", "1", "--layer-blocks", "1", "--encoders-per-block", "1"]
     options = ["--sae-width", "1k", "--num-samples", "8", "--address", "local", "--output-file", str(records), *spread]
     with HubServer() as server:
         commits = serve(server, tiny)
         plan = layerscope("plan", *options, env=environment(server, home))
         planned = len(server.requests)
-        run = layerscope("run", *options, env=environment(server, home))
+        run = subprocess.run(
+            [sys.executable, "-c", RUN, "run", *options],
+            env={**os.environ, **environment(server, home), "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
     requests = server.requests
     return Job(home, records, commits, plan, requests[:planned], run, requests, server, options)
 
@@ -302,6 +317,19 @@ def test_each_file_is_downloaded_once(job: Job) -> None:
     counts = Counter(path for path, status, _ in downloads(job.requests) if status == 200)
     names = ["config.json", "tokenizer.json", "model.safetensors", VALIDATION, *CANONICAL.values()]
     assert counts == dict.fromkeys(names, 1)
+
+
+def test_processes_that_want_a_file_at_once_download_it_once(tiny: Path, tmp_path: Path) -> None:
+    """Encoders of one block on one node, say."""
+    with HubServer() as server:
+        serve(server, tiny)
+        server.faults = [Fault(CONTENT, times=None, delay=1)]
+        command = [sys.executable, "-c", ASK, FETCH]
+        env = {**os.environ, **environment(server, tmp_path)}
+        both = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        told = [json.loads(process.communicate(timeout=100)[0]) for process in both]
+    assert [kind for kind, _, _ in told] == ["well", "well"], told
+    assert [(path, status) for path, status, _ in downloads(server.requests)] == [(SAE, 200)]
 
 
 def test_token_is_nowhere(job: Job) -> None:

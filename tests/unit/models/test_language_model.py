@@ -159,7 +159,7 @@ def test_chunks_of_queries_and_vocabulary_do_not_change_the_result(
 ) -> None:
     """Long rows and Gemma's vocabulary are taken in pieces, which the tiny model alone would never reach."""
     monkeypatch.setattr("layerscope.models.pair_attention._MAX_SCORES", 500)
-    monkeypatch.setattr("layerscope.models.language_model._VOCABULARY_CHUNK", 100)
+    monkeypatch.setattr("layerscope.models.language_model.VOCABULARY_CHUNK", 100)
     pairs = [tokenizer.pair(Question(0, "Cut bread", "Use a sharp knife.", "Use a blunt spoon for it.", 0))]
     assert_as_if_alone(model, plain, [*pairs, *pairs])
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_tokens_joined_are_the_solution_and_are_those_of_the_whole_text_behind_t
     file: Path, prompt: Prompt, goal: str, sol1: str, sol2: str
 ) -> None:
     assume(sol1.strip() and sol2.strip())
-    (pair,) = PairTokenizer(file, 8192, prompt, spell=True).pairs([Question(0, goal, sol1, sol2, 0)])
+    (pair,) = pair_tokenizer(file, prompt, True).pairs([Question(0, goal, sol1, sol2, 0)])
     assume(not isinstance(pair, UnscorableError))
     assert not isinstance(pair, UnscorableError)
     assert pair.spelled
@@ -44,16 +45,27 @@ def test_tokens_joined_are_the_solution_and_are_those_of_the_whole_text_behind_t
         assert ids == alone(file, prompt, goal, text)
         assert "".join(pair.spelled[solution]) == text
         assert len(pair.spelled[solution]) == len(ids) - len(start)
-    plain = PairTokenizer(file, 8192, prompt).pair(Question(0, goal, sol1, sol2, 0))
+    plain = pair_tokenizer(file, prompt, False).pair(Question(0, goal, sol1, sol2, 0))
     assert (plain.tokens, plain.lengths, plain.spelled) == (pair.tokens, pair.lengths, None)
+
+
+@cache
+def pair_tokenizer(file: Path, prompt: Prompt, spell: bool) -> PairTokenizer:
+    return PairTokenizer(file, 8192, prompt, spell=spell)
+
+
+@cache
+def without_control_tokens(file: Path) -> tuple[Tokenizer, dict[str, int]]:
+    """A tokeniser that knows none of them, and their ids."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    known = {token["content"]: token["id"] for token in content["added_tokens"] if CONTROL.fullmatch(token["content"])}
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] not in known]
+    return Tokenizer.from_str(json.dumps(content)), known
 
 
 def alone(file: Path, prompt: Prompt, goal: str, solution: str | None) -> list[int]:
     """A text's tokens, put together from its parts at the template's control tokens, by a tokeniser that knows none."""
-    content = json.loads(file.read_text(encoding="utf-8"))
-    known = {token["content"]: token["id"] for token in content["added_tokens"] if CONTROL.fullmatch(token["content"])}
-    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] not in known]
-    innocent = Tokenizer.from_str(json.dumps(content))
+    innocent, known = without_control_tokens(file)
     *head, last = CONTROL.sub(lambda match: f"\x01{match[0]}\x01", prompt.template).split("\x01")
     goal = goal.strip() if prompt.strip_goal else goal
     ids = [known["<bos>"]]

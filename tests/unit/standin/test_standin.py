@@ -253,16 +253,24 @@ def every_residual(model, questions: list[Question]) -> list:
 # --- making it --------------------------------------------------------------------------------------------------------
 
 
-def test_the_training_script_makes_what_a_run_takes_and_the_same_twice(tmp_path: Path) -> None:
+def test_the_training_script_makes_what_a_run_takes_and_the_same_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own, and in this one, which has done other things before."""
     environment = {**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "distributed")}
-    script = [sys.executable, str(SCRIPTS / "train_standin.py"), "--steps", "4", "--folder"]
-    started = [
-        subprocess.Popen([*script, str(tmp_path / name)], stderr=subprocess.PIPE, text=True, env=environment)
-        for name in ("one", "two")
-    ]
-    for run in started:
-        _, errors = run.communicate()
-        assert run.returncode == 0, errors
+    words = ["train_standin.py", "--steps", "4", "--folder"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / words[0]), *words[1:], str(tmp_path / "one")],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    import train_standin
+
+    monkeypatch.setattr(sys, "argv", [*words, str(tmp_path / "two")])
+    train_standin.main()
     contents = [
         {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for folder in (tmp_path / "one", tmp_path / "two")
