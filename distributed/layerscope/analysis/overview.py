@@ -36,6 +36,7 @@ def header(run: Columns, cut_share: float) -> Header:
         accuracy_per_character=proportion(run.questions.correct_per_character, run.questions.group),
         median_margin=float(np.median(margin)) if len(margin) else float("nan"),
         cut_share=cut_share,
+        many=run.many,
     )
 
 

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from layerscope.analysis.baselines.residuals import Scored
 from layerscope.analysis.baselines.texts import TextColumns, Texts
+from layerscope.analysis.many_solutions import SolutionColumns
+from layerscope.analysis.proportion import ManySolutions
 from layerscope.analysis.result import Floats, Ints, Questions
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import utf8
@@ -60,6 +62,8 @@ class Columns:
     """One for each file, in their order."""
     questions: Questions
     texts: Texts
+    many: ManySolutions | None
+    """What is to be said of more than two solutions; None where every question has two."""
     feature_lists: Callable[[int], FeatureLists]
     """Reads those of the layer with this index into `layers`."""
 
@@ -82,6 +86,7 @@ def reading(files: Files, name: str, progress: Callable[[float], None]) -> Itera
     run.check_reading(name)
     layers = tuple(run.manifest.about.layers)
     totals, rows, texts, done = Totals(), _QuestionRows(), TextColumns(), 0
+    solutions = SolutionColumns()
     scored = list[tuple[Path, "array[int]"]]()
     with ExitStack() as stack:
         columns = [_LayerColumns(layer, stack) for layer in layers]
@@ -91,11 +96,13 @@ def reading(files: Files, name: str, progress: Callable[[float], None]) -> Itera
                 _trust_prompt(run, record)
                 rows.add(record)
                 texts.add(record)
+                solutions.add(record)
                 for details in record.solutions:
                     for column in columns:
                         column.add(details.reading(name))
             done += len(line)
             progress(min(1.0, done / run.size))  # it may have grown
+        questions = rows.columns()
         yield Columns(
             utf8(run.path.name) + run.others,
             _written(run),
@@ -103,8 +110,9 @@ def reading(files: Files, name: str, progress: Callable[[float], None]) -> Itera
             layers,
             totals,
             [Scored(path, np.array(has, dtype=bool)) for path, has in scored],
-            rows.columns(),
+            questions,
             texts.texts(),
+            solutions.many(questions.group),
             lambda index: columns[index].feature_lists(),
         )
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.analysis.baselines.result import Comparison
+from layerscope.analysis.proportion import ManySolutions, Proportion
 from layerscope.analysis.stratum import Stratum
 from layerscope.errors import UsageError
 
@@ -44,20 +45,6 @@ class Options:
                 f"An analysis needs a level between 0 and 1, at least 1 pair and no less than 0 permutations; "
                 f"it has {self.level}, {self.min_pairs} and {self.permutations}."
             )
-
-
-@dataclass(frozen=True)
-class Proportion:
-    """A share with its 95 % Wilson interval, by goal group; NaN of nothing."""
-
-    count: int
-    total: int
-    low: float
-    high: float
-
-    @property
-    def share(self) -> float:
-        return self.count / self.total if self.total else float("nan")
 
 
 @dataclass(frozen=True)
@@ -110,6 +97,13 @@ class Header:
     """Of log-likelihood(positive) - log-likelihood(negative), nats."""
     cut_share: float
     """Share of solution x layer cells with more active features than are listed."""
+    many: ManySolutions | None = None
+    """None where every question has two solutions."""
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of whoever guesses."""
+        return self.many.chance if self.many else 0.5
 
     @property
     def finished(self) -> bool:

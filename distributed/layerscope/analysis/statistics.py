@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, special, stats
 
-from layerscope.analysis.result import Bools, Firing, Floats, Ints, Magnitude, Proportion
+from layerscope.analysis.proportion import Proportion
+from layerscope.analysis.result import Bools, Firing, Floats, Ints, Magnitude
 
 _PRODUCT_ROWS = 4096  # features whose permuted statistics are held at once
 

@@ -49,7 +49,8 @@ def length_chart(analysis: Analysis, width: int, kind: str) -> Markup:
     x = Scale(0, max(len(bins), 1), _LEFT, width - 12)
     y = Scale(0, 1, _TOP + _HEIGHT, _TOP)
     marks = _grid(width, y, [(value, percent(value, 0)) for value in (0, 0.25, 0.5, 0.75, 1)])
-    marks.append(line((_LEFT, y(0.5)), (width - 12, y(0.5)), "limit"))
+    chance = y(analysis.header.chance)
+    marks.append(line((_LEFT, chance), (width - 12, chance), "limit"))
     for index, each in enumerate(bins):
         at, accuracy = x(index + 0.5), each.accuracy
         said = f"{each.low} to {each.high} tokens: {accuracy.count:,} of {accuracy.total:,} right"

@@ -44,6 +44,7 @@ from layerscope.report.depth_axis import NARROW, WIDE
 from layerscope.report.depth_strip import depth_strip
 from layerscope.report.feature_map import CELLS, effect_legend, feature_map
 from layerscope.report.feature_tables import Descriptions
+from layerscope.report.many_said import many_solutions
 from layerscope.report.question_pack import Pack, pack_questions, packed
 from layerscope.report.readings_strip import readings_strip
 
@@ -173,6 +174,7 @@ def _body(environment: Environment, one: Shown, descriptions: Descriptions, show
         reads=[(each.analysis, each.analysis.right_wrong) for each in shown],
         across=_across(shown) if one is shown[0] else [],
         say_readings=readings_said,
+        many_solutions=many_solutions,
         read_at=READ_AT[analysis.options.reading],
         say=sentences,
         untested=untested,

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import stats
 
-from layerscope.analysis.result import Analysis, Contrast, Header, LengthBin, Proportion
+from layerscope.analysis.proportion import Proportion
+from layerscope.analysis.result import Analysis, Contrast, Header, LengthBin
 from layerscope.analysis.stratum import Stratum
 from layerscope.formatting import count_of, ranges
 from layerscope.report.readings_said import control_verdict
@@ -231,10 +232,10 @@ def goal_groups(analysis: Analysis) -> str:
 def accuracy_title(header: Header) -> str:
     if not header.questions:
         return "No question is scored yet"
-    above_chance = header.accuracy.low > 0.5
-    below_chance = header.accuracy.high < 0.5
+    above_chance = header.accuracy.low > header.chance
+    below_chance = header.accuracy.high < header.chance
     versus = "better than chance" if above_chance else "worse than chance" if below_chance else ""
-    # Half is inside the interval, which says that there are too few questions, and not that there is no difference.
+    # Chance is inside the interval, which says that there are too few questions, and not that there is no difference.
     versus = versus or f"too few questions ({header.questions:,}) to tell that from chance"
     return f"The model prefers the right solution in {percent(header.accuracy.share)} of questions: {versus}"
 

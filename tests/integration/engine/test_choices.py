@@ -74,6 +74,9 @@ def test_a_run_that_is_torn_and_gone_on_with_by_another_crew_gives_the_plain_byt
         assert told.returncode == 0, told.stderr
     assert "13 scored by both" in told.stdout
     assert "same choice     100.00%" in told.stdout
+    page = next(tmp_path.glob("*.html")).read_text(encoding="utf-8")
+    assert "the strongest wrong one everywhere on this page" in page
+    assert "against the mean of the wrong ones" in page
     refused = command(*run, "--metadata", "none", cwd=tmp_path)
     assert "settings.metadata was category, is None" in refused.stderr
 

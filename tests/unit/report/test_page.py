@@ -29,8 +29,9 @@ from playwright.sync_api import expect
 
 from browsing import opened, overlapping_texts
 from layerscope.analysis.findings import analyse
+from layerscope.analysis.proportion import ManySolutions, Proportion
 from layerscope.analysis.reading import in_discovery_half
-from layerscope.analysis.result import Analysis, LengthBin, Options, Proportion
+from layerscope.analysis.result import Analysis, LengthBin, Options
 from layerscope.analysis.statistics import proportion
 from layerscope.cli import main
 from layerscope.errors import LayerscopeError, UsageError
@@ -40,6 +41,7 @@ from layerscope.records.manifest import manifest_path
 from layerscope.records.run import Run
 from layerscope.report import question_pack, sentences
 from layerscope.report.feature_map import effect_class
+from layerscope.report.many_said import many_solutions
 from layerscope.report.page import Shown, render, report
 from layerscope.report.question_pack import QUESTIONS, choose_questions, pack_questions
 from made_up import edit_manifest
@@ -423,6 +425,12 @@ def test_few_questions_are_not_told_as_no_difference(analysis: Analysis) -> None
     few = replace(analysis.header, questions=8, accuracy=share(5, 8))
     assert "too few questions (8)" in sentences.accuracy_title(few)
     assert "better than chance" in sentences.accuracy_title(replace(few, accuracy=share(80, 100)))
+    five = ManySolutions(80, 5, 0.2, share(90, 100), 2.0)
+    assert "better than chance" in sentences.accuracy_title(replace(few, accuracy=share(40, 100), many=five))
+    told = many_solutions(100, five)
+    assert "80 of 100 questions have more than two solutions, up to 5" in told
+    assert "guessing would be right in 20.0 %" in told
+    assert "against the mean of the wrong ones the right solution has the higher log-likelihood in 90.0 %" in told
     bins = tuple(LengthBin(low, low, share(count, 4)) for low, count in ((-3, 2), (5, 3)))
     assert "not shown to sway" in sentences.length_title(bins)
     assert "cannot be told" in sentences.length_title(bins[:1])
