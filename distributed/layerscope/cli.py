@@ -25,6 +25,7 @@ _Several = tyro.conf.arg(metavar="FILE [FILE ...]", help_behavior_hint="(require
 _Files = Annotated[tuple[Path, ...], tyro.conf.Positional, _Several]
 _Options = Annotated[Config, tyro.conf.arg(name="")]
 _RunFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+_Where = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WHERE")]
 _FlagPath = tyro.conf.arg(metavar="PATH")
 _OneReading = tyro.conf.arg(metavar="READING", help_behavior_hint="(default: all on one page)")
 
@@ -43,6 +44,21 @@ def plan(config: _Options) -> int:
     from layerscope.commands.run import print_plan
 
     return print_plan(config)
+
+
+@_app.command
+def saes(where: _Where = "google/gemma-2-2b", json: bool = False) -> int:
+    """List the SAEs of a model, a repository or a folder: sites, layers, widths, L0s, which are canonical; no weights.
+
+    Args:
+        where: A model or a repository of SAEs on the hub, or a folder of either.
+        json: Print it for programs.
+    """
+    from layerscope.commands.saes import as_json, as_text, shelves
+
+    found = shelves(where)
+    say(visible_json(as_json(found)) if json else as_text(found))
+    return 0
 
 
 @_app.command

@@ -47,6 +47,11 @@ def open_shelf(repository: Repository, copy_of: str = "") -> Shelf:
     raise _no_saes(repository)
 
 
+def is_known_model(name: str) -> bool:
+    """Whether a name is that of a model on the hub with suites of its own."""
+    return _MODEL.fullmatch(name) is not None
+
+
 def original_name(repository: Repository) -> str:
     """The name on the hub of what a repository holds, where it says so itself; else its own."""
     snapshot = None if repository.commit else _SNAPSHOT.search(repository.name)
