@@ -1,7 +1,8 @@
 """Makes a random stand-in of any size from a seed, for tests and measurements; its numbers mean nothing.
 
-`python -m layerscope.standin.build FOLDER` makes one with SAEs as wide as Gemma Scope's. The stand-in that layerscope
-ships is one of these in layout and beginning, which `scripts/train_standin.py` then trains.
+`python -m layerscope.standin.build FOLDER` makes one with SAEs as wide as Gemma Scope's; `--family gemma3` makes a
+Gemma 3 with SAEs in Gemma Scope 2's layout, and `--site` SAEs that read elsewhere than the residual stream. The
+stand-in that layerscope ships is one of these in layout and beginning, which `scripts/train_standin.py` then trains.
 
 Shapes: T tokens, D d_model, F d_sae.
 """
@@ -14,18 +15,25 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
 
+from layerscope.config import Site
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import user_path
+from layerscope.models.families import family_of
+from layerscope.models.sites import capture_rows
 from layerscope.questions.prompts import PROMPT
 
 _SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")  # Gemma's ids 0 to 3
+Family = Literal["gemma2", "gemma3"]
+_SIZES_OF_GEMMA_SCOPE_2 = ("small", "medium", "big")
 _CONTROL = ("<mask>", "<unused0>", "<unused1>", "<start_of_turn>", "<end_of_turn>")
 _TEXT_TOKENS = ("\n\n", "▁▁", "▁▁▁▁", "<table>")  # added tokens that are text, as Gemma's vocabulary has them
 _QUESTIONS = Path(__file__).parent / "questions.jsonl"
@@ -44,7 +52,9 @@ class StandinSpec:
     width: str = "16k"
     d_sae: int = 16384
     l0s: tuple[tuple[int, ...], ...] = ((21, 105), (18, 141), (35, 71), (24, 84), (78, 160), (39, 116))
-    """Average L0s of each layer's SAEs."""
+    """Average L0s of each layer's SAEs; of a Gemma 3 at most three, small, medium and big."""
+    family: Family = "gemma2"
+    site: Site = "resid_post"
 
 
 def build(spec: StandinSpec, folder: Path) -> None:
@@ -59,7 +69,7 @@ def build(spec: StandinSpec, folder: Path) -> None:
         tokenizer = make_tokenizer(texts, spec.vocabulary)
         model = make_model(spec, tokenizer.get_vocab_size())
         save_model(model, tokenizer, temporary / "model")
-        make_saes(spec, residual_stream(model, tokenizer, texts), temporary / "saes")
+        make_saes(spec, residual_stream(model, tokenizer, texts, spec.site), temporary / "saes")
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # gone where all went well
@@ -78,7 +88,7 @@ def _new_folder_for(folder: Path) -> Path:
     return temporary
 
 
-def save_model(model: Gemma2ForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
+def save_model(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
     """Writes a model and its tokeniser in Hugging Face format."""
     folder.mkdir(parents=True)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -120,9 +130,10 @@ def make_tokenizer(texts: list[str], size: int) -> Tokenizer:
     return tokenizer
 
 
-def make_model(spec: StandinSpec, vocabulary: int) -> Gemma2ForCausalLM:
-    """A Gemma 2 with random weights under which every layer adds a vector of about unit size to the residual stream."""
-    config = Gemma2Config(
+def make_model(spec: StandinSpec, vocabulary: int) -> Any:
+    """A Gemma with random weights under which every layer adds a vector of about unit size to the residual stream."""
+    config_class, model_class = _CLASSES[spec.family]
+    config = config_class(
         vocab_size=vocabulary,
         hidden_size=spec.d_model,
         intermediate_size=4 * spec.d_model,
@@ -137,7 +148,7 @@ def make_model(spec: StandinSpec, vocabulary: int) -> Gemma2ForCausalLM:
         eos_token_id=1,
         bos_token_id=2,
     )
-    model = Gemma2ForCausalLM(config)
+    model = model_class(config)
     generator = torch.Generator().manual_seed(spec.seed)
     for name, parameter in sorted(model.named_parameters()):
         if parameter.dim() == 2:  # [out, in]; the embedding is scaled by sqrt(D) in the model
@@ -149,38 +160,62 @@ def make_model(spec: StandinSpec, vocabulary: int) -> Gemma2ForCausalLM:
 
 
 @torch.inference_mode()
-def residual_stream(model: Gemma2ForCausalLM, tokenizer: Tokenizer, texts: list[str]) -> list[Tensor]:
-    """The residual stream after every layer at every token but BOS: by layer, [T, D]."""
-    captured: list[list[Tensor]] = [[] for _ in model.model.layers]
-    for layer, seen in zip(model.model.layers, captured, strict=True):
-        layer.register_forward_hook(lambda _module, _inputs, output, seen=seen: seen.append(output[0, 1:]))
+def residual_stream(model: Any, tokenizer: Tokenizer, texts: list[str], site: Site = "resid_post") -> list[Tensor]:
+    """The residual stream after every layer, or another site of it, at every token but BOS: by layer, [T, D]."""
+    layers = range(len(model.model.layers))
+    point = family_of({"model_type": model.config.model_type}, "the stand-in").site(site)
+    collected: list[list[Tensor]] = [[] for _ in layers]
     for text in texts:
-        model.model(input_ids=torch.tensor([tokenizer.encode(text).ids]), use_cache=False)
-    return [torch.cat(seen) for seen in captured]
+        tokens = torch.tensor([tokenizer.encode(text).ids])
+        with capture_rows(model.model.layers, layers, point, torch.arange(1, tokens.shape[1])) as captured:
+            model.model(input_ids=tokens, use_cache=False)
+        for layer, seen in enumerate(collected):
+            seen.append(captured[layer])
+    return [torch.cat(seen) for seen in collected]
 
 
 def make_saes(spec: StandinSpec, residuals: list[Tensor], folder: Path) -> None:
     """Random JumpReLU SAEs whose thresholds let about as many features fire as the folder's name says."""
     generator = torch.Generator().manual_seed(spec.seed + 1)
     for layer, (states, l0s) in enumerate(zip(residuals, spec.l0s, strict=True)):
-        for l0 in l0s:
-            w_enc = torch.randn(spec.d_model, spec.d_sae, generator=generator) * spec.d_model**-0.5
+        width = states.shape[1]
+        for number, l0 in enumerate(l0s):
+            w_enc = torch.randn(width, spec.d_sae, generator=generator) * width**-0.5
             b_enc = torch.randn(spec.d_sae, generator=generator) * 0.1
             pre = states[:: 1 + len(states) // 1024] @ w_enc + b_enc  # [T, F]; a thousand tokens are enough
             mean, deviation = pre.mean(dim=0), pre.std(dim=0)
             scores = ((pre - mean) / deviation).flatten()[::16]
             share_active = l0 / spec.d_sae
             threshold = mean + deviation * scores.kthvalue(round(len(scores) * (1 - share_active))).values
-            path = folder / f"layer_{layer}" / f"width_{spec.width}" / f"average_l0_{l0}" / "params.npz"
-            path.parent.mkdir(parents=True)
             arrays = {
                 "W_enc": w_enc,
                 "W_dec": w_enc.T.contiguous(),
                 "b_enc": b_enc,
-                "b_dec": torch.zeros(spec.d_model),
+                "b_dec": torch.zeros(width),
                 "threshold": threshold.clamp(min=1e-3),
             }
+            if spec.family == "gemma3":
+                _save_gemma_scope_2(spec, layer, _SIZES_OF_GEMMA_SCOPE_2[number], l0, arrays, folder)
+                continue
+            path = folder / f"layer_{layer}" / f"width_{spec.width}" / f"average_l0_{l0}" / "params.npz"
+            path.parent.mkdir(parents=True)
             np.savez(path, **{name: array.numpy() for name, array in arrays.items()})
+
+
+def _save_gemma_scope_2(
+    spec: StandinSpec, layer: int, size: str, l0: int, arrays: dict[str, Tensor], folder: Path
+) -> None:
+    path = folder / spec.site / f"layer_{layer}_width_{spec.width}_l0_{size}"
+    path.mkdir(parents=True)
+    save_file({name.lower(): array.contiguous() for name, array in arrays.items()}, path / "params.safetensors")
+    told = {"architecture": "jump_relu", "width": spec.d_sae, "l0": l0, "type": "sae"}
+    (path / "config.json").write_text(json.dumps(told, indent=2))
+
+
+_CLASSES: dict[Family, tuple[Any, Any]] = {
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM),
+}
 
 
 def _texts() -> list[str]:
@@ -192,8 +227,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command: `python -m layerscope.standin.build FOLDER`."""
     parser = argparse.ArgumentParser(prog="python -m layerscope.standin.build", description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", metavar="FOLDER", help="where model/ and saes/ go; made, and to be new or empty")
+    parser.add_argument(
+        "--family", choices=get_args(Family), default="gemma2", help="of the model, and its SAEs' suite"
+    )
+    parser.add_argument("--site", choices=get_args(Site), default="resid_post", help="where in a layer the SAEs read")
+    told = parser.parse_args(arguments)
+    l0s = StandinSpec.l0s if told.family == "gemma2" else ((18, 60, 120),) * StandinSpec.n_layers
     try:
-        build(StandinSpec(), user_path(parser.parse_args(arguments).folder))
+        build(StandinSpec(family=told.family, site=told.site, l0s=l0s), user_path(told.folder))
     except LayerscopeError as error:
         print(f"standin.build: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
