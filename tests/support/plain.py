@@ -3,6 +3,7 @@
 On a machine with a GPU the tests run on that, and those of the numeric core on both.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,9 @@ from layerscope.questions.pairs import PairTokenizer
 from layerscope.records.lines import ErrorLine, join_record, settle
 from layerscope.records.manifest import FORMAT, Manifest
 from layerscope.records.residuals import Layout
+from layerscope.saes.attribution import ToAttribute
 from layerscope.saes.cache import load_encoder
+from layerscope.saes.decoders import load_decoder
 
 DEVICES = [torch.device(name) for name in ("cpu", "cuda") if name == "cpu" or torch.cuda.is_available()]
 
@@ -36,16 +39,20 @@ def plain_run(config: Config, residuals: dict[int, bytes] | None = None) -> byte
     tokenizer = PairTokenizer(tokenizer_path(job.model), job.spec.context, job.reading.prompt, spell=job.reading.spells)
     model = load_language_model(Path(job.model.name), dtype, device)
     encoders = [load_encoder(job.sae_repository, sae, job.d_read, sae_dtype, device) for sae in job.saes]
+    decoders = [
+        load_decoder(job.sae_repository, sae, job.d_read, sae_dtype, device)
+        for sae in (job.saes if job.reading.attribution else ())
+    ]
     lines: list[bytes | memoryview] = []
     layout = Layout.of(job.output.records, Manifest(format=FORMAT, identity=job.identity(), about=job.about("")))
     for batch in range(len(job.plan)):
         questions = [job.selection[int(example_id)] for example_id in job.plan.batch(batch)]
-        outcomes, kept, spans, *_ = score_batch(model, tokenizer, questions, job.layers, job.reading)
-        blocks = (
-            [encode_block(kept.to(device), job.layers, encoders, job.numerics.top_k, spans, job.reading)]
-            if kept.numel()
-            else []
-        )
+        scored = score_batch(model, tokenizer, questions, job.layers, job.reading)
+        outcomes, kept, attribute = scored.outcomes, scored.residuals, None
+        if scored.gradients is not None and scored.groups is not None:
+            attribute = ToAttribute(scored.gradients.to(device), scored.groups, decoders)
+        encode = partial(encode_block, kept.to(device), job.layers, encoders, job.numerics.top_k, scored.spans)
+        blocks = [encode(job.reading, attribute)] if kept.numel() else []
         settled = [settle(outcome, blocks) for outcome in outcomes]
         rows = residual_rows([None if isinstance(each, ErrorLine) else each for each in settled], blocks)
         for number, layer in enumerate(layout.layers if residuals is not None else ()):

@@ -100,7 +100,8 @@ class Config:
     sae_dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the SAE encoders."""
     batch_tokens: AutoCount = "auto"
-    """Tokens per batch, shared ones counted once. auto is 8192 on a GPU and 1024 on a CPU."""
+    """Tokens per batch, shared ones counted once. auto is 8192 on a GPU (2048 with --attribution) and 1024 on
+    a CPU."""
     threads: AutoCount = "auto"
     """Torch threads of each actor on a CPU; they change rounding. auto is every core, or one for a tiny model."""
     readings: str = "final"
@@ -117,6 +118,9 @@ class Config:
     in the folder NAME.residuals with one .npy file for every layer."""
     all_solutions: bool = False
     """Of questions with more than two solutions, record the features of every wrong one, not of the strongest alone."""
+    attribution: AttributionRule | Literal["off"] = "off"
+    """Attribute each question's margin to features, over all tokens of its solutions and its prompt: gradient takes the
+    margin's gradient by the residual stream, relp the relevance by RelP's rules. Two to three times the work."""
     prompt: str = r"Question: {goal}\nSolution:"
     """What stands before a solution, with {goal} for the question and \\n for a new line; chat is the chat template of
     the model's tokeniser, with the question as the user's message and the solution as the answer."""

@@ -92,12 +92,15 @@ class GemmaActor(_Actor):
         from layerscope.engine.batch import score_batch, to_array
 
         with self._log.timed("score", batch=batch, questions=len(questions)) as span:
-            outcomes, residuals, spans, halved, tokens = score_batch(
-                self._model, self._tokenizer, questions, self._layers, self._reading
-            )
-            ends = np.cumsum([len(block) for block in self._blocks])
-            blocks = residuals.tensor_split(ends[:-1].tolist())
-        return (Scores(outcomes, halved, tokens, span()), *(Activations(to_array(block), spans) for block in blocks))
+            scored = score_batch(self._model, self._tokenizer, questions, self._layers, self._reading)
+            ends = np.cumsum([len(block) for block in self._blocks])[:-1].tolist()
+            blocks = [to_array(block) for block in scored.residuals.tensor_split(ends)]
+            gradients = [None] * len(blocks) if scored.gradients is None else scored.gradients.tensor_split(ends)
+            activations = [
+                Activations(block, scored.spans, None if back is None else to_array(back), scored.groups)
+                for block, back in zip(blocks, gradients, strict=True)
+            ]
+        return (Scores(scored.outcomes, scored.halved, scored.tokens, span()), *activations)
 
 
 @ray.remote
@@ -124,6 +127,7 @@ class EncoderActor(_Actor):
         from layerscope.engine.batch import warm_up_encoders
         from layerscope.engine.probes import encoder_fingerprint
         from layerscope.saes.cache import load_encoder
+        from layerscope.saes.decoders import load_decoder
 
         self._device, dtype = settings.apply()
         repository = on_this_node(repository)
@@ -131,6 +135,8 @@ class EncoderActor(_Actor):
         self._log = ActorLog(f"encoder {ranges(self._layers)}")
         with self._log.timed("load"):
             self._encoders = [load_encoder(repository, sae, d_model, dtype, self._device) for sae in saes]
+            attributed = saes if reading.attribution else ()
+            self._decoders = [load_decoder(repository, sae, d_model, dtype, self._device) for sae in attributed]
             if self._device.type == "cuda":
                 warm_up_encoders(self._encoders, d_model)
         with self._log.timed("fingerprint"):
@@ -140,10 +146,16 @@ class EncoderActor(_Actor):
     def encode(self, batch: int, activations: Activations, k: int | None) -> Encoded:
         """Encodes a block of a batch."""
         from layerscope.engine.batch import encode_block, from_array
+        from layerscope.saes.attribution import ToAttribute
 
         with self._log.timed("encode", batch=batch, rows=activations.residuals.shape[1]) as span:
             residuals = from_array(activations.residuals).to(self._device)
-            block = encode_block(residuals, self._layers, self._encoders, k, activations.spans, self._reading)
+            attribute = None
+            if activations.gradients is not None and activations.groups is not None:
+                gradients = from_array(activations.gradients).to(self._device)
+                attribute = ToAttribute(gradients, activations.groups, self._decoders)
+            of_block = residuals, self._layers, self._encoders, k, activations.spans
+            block = encode_block(*of_block, self._reading, attribute)
         return Encoded(block, span())
 
 

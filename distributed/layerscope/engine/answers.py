@@ -14,7 +14,7 @@ from layerscope.numerics.memory import keep_freed_memory
 from layerscope.planning.node import Node
 from layerscope.records.feature_lists import LayerBlock
 from layerscope.records.lines import Outcome
-from layerscope.saes.spans import Spans
+from layerscope.saes.spans import Groups, Spans
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +65,9 @@ class Activations(NamedTuple):
     residuals: NDArray[np.generic]  # [L, R, D] as `to_array` made it
     spans: Spans | None
     """Which rows are of which solution, where lists are made over several tokens."""
+    gradients: NDArray[np.generic] | None = None  # [L, R, D] likewise
+    groups: Groups | None = None
+    """Which rows are of which group of tokens, where the margin is attributed."""
 
 
 class Encoded(NamedTuple):

@@ -7,8 +7,9 @@ bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,16 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from layerscope.config import Site
+from layerscope.config import AttributionRule, Site
 from layerscope.engine.readings import read_batch, rows_among
 from layerscope.errors import LayerscopeError
 from layerscope.numerics.out_of_memory import give_back, is_out_of_memory
 from layerscope.questions.pairs import Pair, PairTokenizer, UnscorableError, last_word
 from layerscope.questions.reading import FINAL, Reading
 from layerscope.questions.sources import Question
-from layerscope.records.feature_lists import LayerBlock, serialise_block
+from layerscope.records.attributions import AttributionRows, serialise_attributions
+from layerscope.records.feature_lists import LayerBlock, one_behind_the_other, serialise_block
 from layerscope.records.lines import Outcome, SolutionScore, error_line, frame_record
 from layerscope.records.record import strongest_wrong
+from layerscope.saes.attribution import Attributed, Attributing, ToAttribute
 from layerscope.saes.encoder import (
     SaeEncoder,
     TopK,
@@ -34,7 +37,7 @@ from layerscope.saes.encoder import (
     rows_at_once,
 )
 from layerscope.saes.over_tokens import OverTokens, encode_spans
-from layerscope.saes.spans import Spans
+from layerscope.saes.spans import Groups, Spans
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and encoders do without it
     from layerscope.models.language_model import LanguageModel, PairScore
@@ -46,8 +49,11 @@ class ScoredBatch(NamedTuple):
     outcomes: list[Outcome]
     """The frame or the error line of every question, in order."""
     residuals: Tensor  # [L, R, D]; R is 0 where no question can be scored
+    gradients: Tensor | None  # [L, R, D] of the margin by these, where it is attributed
     spans: Spans | None
     """Which rows are of which solution, where lists are made over several tokens."""
+    groups: Groups | None
+    """Which rows are of which group of tokens, where the margin is attributed."""
     halved: bool
     """The batch did not fit the memory as a whole, so its numbers may differ in the last digit."""
     tokens: int
@@ -73,36 +79,48 @@ def score_batch(
     scorable = [pair for pair in pairs if isinstance(pair, Pair)]
     ids = [question.example_id for question, pair in zip(questions, pairs, strict=True) if isinstance(pair, Pair)]
     labels = [question.label for question, pair in zip(questions, pairs, strict=True) if isinstance(pair, Pair)]
-    rows = read_batch(scorable, reading.names)
+    attributed = reading.attribution is not None
+    rows = read_batch(scorable, reading.names, None, attributed)
     if scorable:
-        scores, residuals, halved = _forward(model, scorable, ids, layers, rows.places, reading.site)
+        passed = _pass(model, scorable, ids, labels, layers, rows.places, reading.site, reading.attribution)
+        scores, residuals, gradients, halved = passed
     else:
-        scores, residuals, halved = [], torch.empty(len(layers), 0, 0), False
+        scores, residuals, gradients, halved = [], torch.empty(len(layers), 0, 0), None, False
     if reading.solutions == 2 and any(len(pair.solutions) > 2 for pair in scorable):
         scored = zip(labels, scores, strict=True)
         two = [sorted((label, strongest_wrong(score.log_likelihoods, label))) for label, score in scored]
-        every, rows = rows, read_batch(scorable, reading.names, two)
-        residuals = residuals[:, rows_among(every, rows)]
-    score_of = iter(zip(scores, rows.lists, strict=True))
+        every, rows = rows, read_batch(scorable, reading.names, two, attributed)
+        wanted = rows_among(every, rows)
+        residuals, gradients = residuals[:, wanted], None if gradients is None else gradients[:, wanted]
+    none: list[AttributionRows | None] = [None] * len(scores)
+    score_of = iter(zip(scores, rows.lists, rows.attributions or none, strict=True))
     outcomes = [
-        error_line(question.example_id, str(pair), reading.more, question.metadata)
+        error_line(question.example_id, str(pair), reading.more, question.metadata, attributed)
         if isinstance(pair, UnscorableError)
         else _outcome(question, pair, tokenizer, reading, *next(score_of))
         for question, pair in zip(questions, pairs, strict=True)
     ]
-    return ScoredBatch(outcomes, residuals, rows.spans, halved, sum(len(pair.tokens) for pair in scorable))
+    tokens = sum(len(pair.tokens) for pair in scorable)
+    return ScoredBatch(outcomes, residuals, gradients, rows.spans, rows.groups, halved, tokens)
 
 
-def _forward(
+def _pass(
     model: LanguageModel,
     pairs: Sequence[Pair],
     ids: Sequence[int],
+    labels: Sequence[int],
     layers: Sequence[int],
     places: Sequence[Sequence[int]],
     site: Site,
-) -> tuple[list[PairScore], Tensor, bool]:
+    attribution: AttributionRule | None,
+) -> tuple[list[PairScore], Tensor, Tensor | None, bool]:
+    """Forward, and where it is asked for back; also whether the pairs did not fit the memory at once."""
     try:
-        return (*model.forward(pairs, layers, places, site), False)
+        if attribution is None:
+            return (*model.forward(pairs, layers, places, site), None, False)
+        from layerscope.models.attribution import differentiate
+
+        return (*differentiate(model, pairs, labels, strongest_wrong, layers, places, attribution, site), False)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -113,9 +131,13 @@ def _forward(
             ) from error
     give_back()  # outside the handler, which keeps the failed pass's tensors alive
     half = len(pairs) // 2
-    first_scores, first, _ = _forward(model, pairs[:half], ids[:half], layers, places[:half], site)
-    second_scores, second, _ = _forward(model, pairs[half:], ids[half:], layers, places[half:], site)
-    return first_scores + second_scores, torch.cat([first, second], dim=1), True
+    parts = [
+        _pass(model, pairs[part], ids[part], labels[part], layers, places[part], site, attribution)
+        for part in (slice(half), slice(half, None))
+    ]
+    scores, residuals, gradients, _ = zip(*parts, strict=True)
+    by_rows = None if attribution is None else torch.cat(gradients, dim=1)
+    return [score for part in scores for score in part], torch.cat(residuals, dim=1), by_rows, True
 
 
 def _outcome(
@@ -125,14 +147,16 @@ def _outcome(
     reading: Reading,
     score: PairScore,
     lists: Mapping[int, Mapping[str, int]],
+    attributions: AttributionRows | None,
 ) -> Outcome:
+    reason = ""
     if score.failed_layer is not None:
         where = "in the residual stream after" if reading.site == "resid_post" else f"at {reading.site} of"
         reason = f"non-finite activation {where} layer {score.failed_layer}"
-        return error_line(question.example_id, reason, reading.more, question.metadata)
-    if not all(map(math.isfinite, score.log_likelihoods)):
+    elif not all(map(math.isfinite, score.log_likelihoods)):
         reason = "non-finite log-likelihood, after the last layer"
-        return error_line(question.example_id, reason, reading.more, question.metadata)
+    if reason:
+        return error_line(question.example_id, reason, reading.more, question.metadata, attributions is not None)
     scores = [
         SolutionScore(
             score.log_likelihoods[solution],
@@ -147,7 +171,7 @@ def _outcome(
     others = [
         {name: row for name, row in lists.get(solution, {}).items() if name != "final"} for solution in pair.solutions
     ]
-    return frame_record(question, scores, rows, others, reading.more)
+    return frame_record(question, scores, rows, others, reading.more, attributions)
 
 
 def encode_block(
@@ -157,6 +181,7 @@ def encode_block(
     k: int | None,
     spans: Spans | None = None,
     reading: Reading = FINAL,
+    attribute: ToAttribute | None = None,
 ) -> LayerBlock:
     """Encodes a block of layers and serialises the strongest features of every row, and of every solution.
 
@@ -164,11 +189,12 @@ def encode_block(
         residuals: [L, R, D] of these layers, on the encoders' device.
         spans: which rows make a list of their own, and which solutions' they are; without them each makes one.
         reading: the residuals of the rows that make a list of their own go with it, if it says so.
+        attribute: with what the margin is attributed, in lists behind the others; with `spans` alone.
 
     Raises:
         LayerscopeError: a single row does not fit the memory.
     """
-    block = _encode_block(residuals, layers, encoders, k, spans, reading.token_activations)
+    block = _encode_block(residuals, layers, encoders, k, spans, reading.token_activations, attribute)
     if reading.residuals is None:
         return block
     singles = residuals if spans is None else residuals[:, torch.from_numpy(spans.single).to(residuals.device)]
@@ -186,6 +212,7 @@ def _encode_block(
     k: int | None,
     spans: Spans | None,
     by_token: int,
+    attribute: ToAttribute | None,
 ) -> LayerBlock:
     if residuals.device.type == "cuda" and spans is None:
         try:
@@ -194,26 +221,38 @@ def _encode_block(
             if not is_out_of_memory(error):
                 raise
         give_back()  # outside the handler, which keeps the failed try's tensors alive
-    found, over_tokens, halved = list[TopK](), list[OverTokens](), False
-    for rows, sae in zip(residuals, encoders, strict=True):
-        of_rows, of_solutions, was_halved = _encode(rows, sae, k, spans, by_token)
+    found, over_tokens, attributed, halved = list[TopK](), list[OverTokens](), list[Attributed](), False
+    for number, (rows, sae) in enumerate(zip(residuals, encoders, strict=True)):
+        of_layer = None if attribute is None else partial(attribute.begin, number, rows)
+        of_rows, of_solutions, of_groups, was_halved = _encode(rows, sae, k, spans, by_token, of_layer)
         found.append(of_rows)
         over_tokens += of_solutions
+        attributed += of_groups
         halved |= was_halved
-    return replace(serialise_block(layers, found, over_tokens), halved=halved)
+    block = serialise_block(layers, found, over_tokens)
+    if attributed:
+        block = one_behind_the_other(block, serialise_attributions(layers, attributed))
+    return replace(block, halved=halved)
 
 
 def _encode(
-    rows: Tensor, sae: SaeEncoder, k: int | None, spans: Spans | None, by_token: int
-) -> tuple[TopK, list[OverTokens], bool]:
+    rows: Tensor,
+    sae: SaeEncoder,
+    k: int | None,
+    spans: Spans | None,
+    by_token: int,
+    attributing: Callable[[], Attributing] | None,
+) -> tuple[TopK, list[OverTokens], list[Attributed], bool]:
     """Encodes a layer, in as small parts as the memory needs: also whether it did not fit at once."""
     at_once, halved = min(max(1, len(rows)), rows_at_once(sae)), False
     while True:
         try:
             if spans is None:
-                return encode_top_k(rows, sae, k, at_once), [], halved
-            of_rows, of_solutions = encode_spans(rows, sae, k, spans, at_once, by_token)
-            return of_rows, [of_solutions], halved
+                return encode_top_k(rows, sae, k, at_once), [], [], halved
+            of_groups = attributing() if attributing else None
+            of_rows, of_solutions = encode_spans(rows, sae, k, spans, at_once, by_token, of_groups)
+            over_tokens = [of_solutions] if spans.n_solutions else []
+            return of_rows, over_tokens, [of_groups.result(k)] if of_groups else [], halved
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

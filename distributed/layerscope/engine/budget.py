@@ -20,7 +20,8 @@ class Budget:
     def __init__(self, job: Job, store: int) -> None:
         self._plan = job.plan
         width = 2 if job.numerics.dtype == "bfloat16" else 4
-        self._row = len(job.layers) * job.d_read * width
+        both = 2 if job.reading.attribution else 1  # what is read and the gradient by it
+        self._row = both * len(job.layers) * job.d_read * width
         self._reading, self._batch_tokens = job.reading, job.numerics.batch_tokens
         self._record = (job.estimated_bytes() + job.residual_bytes()) / max(1, job.n_questions)
         self._taken: dict[int, float] = {}

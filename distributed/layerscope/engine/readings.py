@@ -13,7 +13,8 @@ import numpy as np
 
 from layerscope.questions.pairs import Pair, last_word
 from layerscope.questions.reading import MAX
-from layerscope.saes.spans import Spans
+from layerscope.records.attributions import AttributionRows
+from layerscope.saes.spans import Groups, Spans
 
 
 class BatchRows(NamedTuple):
@@ -25,19 +26,28 @@ class BatchRows(NamedTuple):
     """Of every pair, by solution and reading, which of the batch's lists of features is its own."""
     spans: Spans | None
     """None where every row makes a list, and nothing else does."""
+    groups: Groups | None = None
+    """Of tokens over which attributions are summed, where they are."""
+    attributions: Sequence[AttributionRows] = ()
+    """Of every pair, which lists are those, behind all others."""
 
 
 def read_batch(
-    pairs: Sequence[Pair], names: Sequence[str], solutions: Sequence[Sequence[int]] | None = None
+    pairs: Sequence[Pair],
+    names: Sequence[str],
+    solutions: Sequence[Sequence[int]] | None = None,
+    attributed: bool = False,
 ) -> BatchRows:
     """Where the readings of a batch lie, and the numbers of their lists: those of single rows first, in their order.
 
     Args:
         solutions: of every pair, which are read; by default all.
+        attributed: whether the margin is attributed to features, over all tokens but BOS.
     """
     solutions = solutions or [pair.solutions for pair in pairs]
     places, owners, singles = list[list[int]](), list[dict[int, dict[str, int]]](), list[int]()
     members = list[tuple[int, int, int, int]]()  # row, which of the pair's read solutions, the batch's number, token
+    grouped = _Grouped()
     first = 0
     firsts = list(accumulate(map(len, solutions), initial=0))
     for pair, of_pair, number in zip(pairs, solutions, firsts, strict=False):
@@ -51,9 +61,12 @@ def read_batch(
                     (rows.row(pair.row_index(solution, position)), place, number + place, token)
                     for token, position in spanned
                 ]
+        if attributed:
+            grouped.add(pair, of_pair, rows)
         places.append(rows.places)
         first += len(rows.places)
-    spans = _spans(singles, members, first, max(map(len, solutions), default=0), firsts[-1]) if MAX in names else None
+    over_tokens = firsts[-1] if MAX in names else 0
+    spans = _spans(singles, members, first, max(map(len, solutions), default=0), over_tokens)
     number_of = {row: number for number, row in enumerate(singles)}
 
     def numbered(rows: Mapping[str, int], solution: int) -> dict[str, int]:
@@ -64,7 +77,9 @@ def read_batch(
         {solution: numbered(rows, number + place) for place, (solution, rows) in enumerate(of_pair.items())}
         for of_pair, number in zip(owners, firsts, strict=False)
     ]
-    return BatchRows(places, lists, spans)
+    if attributed:
+        return BatchRows(places, lists, spans, grouped.groups(first), grouped.rows(len(singles) + over_tokens))
+    return BatchRows(places, lists, spans if MAX in names else None)
 
 
 def rows_among(every: BatchRows, some: BatchRows) -> list[int]:
@@ -104,6 +119,49 @@ class _Rows:
             # Where the tokeniser merges across the border, the last token that is before all.
             found["prompt"] = self.row(min(pair.prompt, pair.shared) - 1)
         return found
+
+
+class _Grouped:
+    """The tokens over which attributions are summed, in groups: each solution's own, the common ones, the prompt's."""
+
+    def __init__(self) -> None:
+        self._members = list[tuple[int, int, int]]()  # row, group, token
+        self._of_pairs = list[AttributionRows]()
+        self._n_groups = 0
+
+    def add(self, pair: Pair, solutions: Sequence[int], rows: "_Rows") -> None:
+        """Notes all tokens of a pair but BOS; where the tokeniser merges across the border, all before are prompt."""
+        own = {solution: self._new() for solution in solutions}
+        common, prompt = self._new(), self._new()
+        for solution, group in own.items():
+            for position in range(1, pair.lengths[solution]):
+                if position < pair.shared and solution != solutions[0]:
+                    continue  # noted with the first
+                of_solution = group if position >= pair.shared else common
+                row = rows.row(pair.row_index(solution, position))
+                if position < pair.prompt:
+                    self._members.append((row, prompt, position))
+                else:
+                    self._members.append((row, of_solution, position - pair.prompt))
+        self._of_pairs.append(AttributionRows(own, common, prompt))
+
+    def groups(self, n_rows: int) -> Groups:
+        """All groups of the batch."""
+        numbers, tokens = np.full((2, n_rows), -1)
+        row, group, token = np.array(self._members, dtype=np.int64).reshape(-1, 3).T
+        numbers[row], tokens[row] = group, token
+        return Groups(numbers, tokens, self._n_groups)
+
+    def rows(self, before: int) -> list[AttributionRows]:
+        """Of every pair, which lists its groups are, where others come before them."""
+        return [
+            AttributionRows({solution: before + of for solution, of in own.items()}, before + common, before + prompt)
+            for own, common, prompt in self._of_pairs
+        ]
+
+    def _new(self) -> int:
+        self._n_groups += 1
+        return self._n_groups - 1
 
 
 def _spans(

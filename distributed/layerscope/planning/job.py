@@ -1,6 +1,7 @@
 """A job: everything that is settled before anything expensive starts, and the manifest's account of it."""
 
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from layerscope.saes.choice import SaeChoice
 _L0S_OVER_TOKENS = 8  # features of a solution over features of a token
 _BYTES_AT_A_TOKEN = 5  # of a feature's JSON: its activation there, 0.0 at most of them
 _BYTES_OF_A_TOKEN = 27  # of a feature's JSON: where it is strongest, and at how many tokens it is active
+_BYTES_PER_ATTRIBUTION = 84  # of JSON
 _BYTES_PER_FEATURE = 52  # of JSON: names, punctuation, an id of five digits, an activation of eight
 
 
@@ -104,7 +106,13 @@ class Job:
         tokens = self.plan.solution_tokens * self.n_questions // max(1, len(self.selection))
         by_token = self.reading.token_activations * len(self.saes) * tokens * _BYTES_AT_A_TOKEN
         of_solution = sum(map(of_reading, self.reading.names)) + 300
-        return self.n_questions * self.reading.solutions * of_solution + by_token
+        attributed = self.n_questions * (self._bytes_of_attributions() if self.reading.attribution else 0)
+        return self.n_questions * self.reading.solutions * of_solution + by_token + attributed
+
+    def _bytes_of_attributions(self) -> int:
+        """Of a question: the own tokens of two solutions, those that they begin with, the prompt."""
+        features = sum(min(_L0S_OVER_TOKENS * sae.expected_l0, self.numerics.top_k or sys.maxsize) for sae in self.saes)
+        return 4 * (features * _BYTES_PER_ATTRIBUTION + 100 * len(self.saes))
 
     def residual_bytes(self) -> int:
         """The size of the residuals beside the finished file."""
@@ -138,6 +146,7 @@ class Job:
                 readings=",".join(self.reading.names),
                 tokens=self.reading.tokens,
                 residuals=self.reading.residuals,
+                attribution=self.reading.attribution,
                 all_solutions=self.reading.solutions > 2,
                 token_activations=self.reading.token_activations,
                 metadata=self.metadata,

@@ -35,6 +35,8 @@ class Needs:
     """What encoding a question costs beside its forward pass: for two rows, the encoders' weights over the model's."""
     gemma_work: int = 0
     """On a GPU beside the model."""
+    kept: int = 0
+    """Of that, what a pass keeps for its way back, on a CPU too; 0 where it goes none."""
     encoder_work: int = 0
     """On a GPU beside the SAEs of one encoder."""
     rows_by_layer: int = 0
@@ -57,6 +59,7 @@ def estimate(
     rows: int,
     rows_per_question: float,
     site: Site = "resid_post",
+    attributed: bool = False,
 ) -> Needs:
     """What a run takes.
 
@@ -64,24 +67,34 @@ def estimate(
         layers: that have an SAE.
         rows: of a layer's tensor that the plan's largest batch makes.
         rows_per_question: on average.
+        attributed: whether the margin is led back to these rows: of the SAEs the decoders too, of rows the gradients.
     """
+    both = 2 if attributed else 1
     size = BYTES_PER_VALUE[numerics.dtype]
     width = spec.width(site)
-    sae = width * d_sae * BYTES_PER_VALUE[numerics.sae_dtype]
-    by_layer = rows * width * size
+    sae = both * width * d_sae * BYTES_PER_VALUE[numerics.sae_dtype]
+    by_layer = both * rows * width * size
+    kept = _bytes_kept(spec, min(layers), size) * numerics.batch_tokens if attributed else 0
     return Needs(
         model=spec.n_parameters * size,
         sae_by_layer=dict.fromkeys(layers, sae),
         d_model=spec.d_model,
-        encode_cost=width * d_sae * len(layers) / spec.n_parameters * rows_per_question / 2,
-        gemma_work=_CUDA_BYTES + _pass_bytes(spec, numerics.batch_tokens, size) + 2 * len(layers) * by_layer,
+        encode_cost=both * width * d_sae * len(layers) / spec.n_parameters * rows_per_question / 2,
+        gemma_work=_CUDA_BYTES + _pass_bytes(spec, numerics.batch_tokens, size) + kept + 2 * len(layers) * by_layer,
         encoder_work=_CUDA_BYTES + _COPIES * 4 * min(_PRE_ACTIVATIONS, rows * d_sae),
+        kept=kept,
         rows_by_layer=by_layer,
         on_a_card=2 * spec.n_parameters
         + _CUDA_BYTES
         + _pass_bytes(spec, _USUAL_TOKENS, 2)
         + 4 * len(layers) * rows * width,
     )
+
+
+def _bytes_kept(spec: ModelSpec, first: int, size: int) -> int:
+    """Of a token, what a pass keeps for the way back: inputs of norms in float32; queries, keys, values; the MLP's."""
+    of_layer = 4 * 4 * spec.d_model + size * (4 * spec.d_model + 3 * spec.d_ff)
+    return (spec.n_layers - 1 - first) * of_layer
 
 
 def _pass_bytes(spec: ModelSpec, tokens: int, size: int) -> int:

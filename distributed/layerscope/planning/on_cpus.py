@@ -29,10 +29,11 @@ def place_on_cpus(crew: Crew, nodes: Sequence[Node], needs: Needs, blocks: tuple
     for index, node in enumerate(nodes):
         n_gemma, blocks_here = hosts.count(index), sorted({block for block, host in encoders if host == index})
         saes = sum(needs.sae_by_layer[layer] for block in blocks_here for layer in blocks[block])  # mapped once a node
-        needed = n_gemma * needs.model + saes
+        each = needs.model + needs.kept
+        needed = n_gemma * each + saes
         if needed > node.memory:
             raise LayerscopeError(
-                f"The weights do not fit: {n_gemma} Gemma actor(s) on {node.name} need {gib(needs.model)} each and "
+                f"The weights do not fit: {n_gemma} Gemma actor(s) on {node.name} need {gib(each)} each and "
                 f"the SAEs {gib(saes)}, of {gib(node.memory)} there.\n"
                 f"Use --dtype bfloat16, fewer --layers or --gemma-actors, or a larger machine; {needs.card} a copy in "
                 f"bfloat16 ({gib(needs.on_a_card)})."

@@ -70,7 +70,13 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     shard = parse_shard(config.shard)
     rows = reading.rows(int(np.diff(plan.starts).max(initial=0)), numerics.batch_tokens)
     layers = [sae.layer for sae in taken.saes]
-    needs = estimate(spec, layers, taken.d_sae, numerics, rows, _rows_per_question(plan, reading), reading.site)
+    of_question, attributed = _rows_per_question(plan, reading), reading.attribution is not None
+    if attributed and any(sae.recipe.transcodes or sae.recipe.scaling != "none" for sae in taken.saes):
+        raise UsageError(
+            "--attribution needs SAEs that give back what they read, as a sum of their features and a bias.\n"
+            "These decode to another place, or scale what they read first: leave it out, or take others."
+        )
+    needs = estimate(spec, layers, taken.d_sae, numerics, rows, of_question, reading.site, attributed)
     placement = place(crew, nodes, needs)
     warnings += taken.warnings
     if plan.unscorable:

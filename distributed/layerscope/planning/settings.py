@@ -127,6 +127,7 @@ def settle_reading(config: Config, model: Repository, solutions: int) -> Reading
     chat = template == CHAT
     prompt = chat_prompt(model, config.system_prompt, separator) if chat else Prompt(template, separator)
     residuals = None if config.residuals == "off" else config.residuals
+    attribution = None if config.attribution == "off" else config.attribution
     recorded = solutions if config.all_solutions else 2
     return Reading(
         parse_readings(config.readings),
@@ -136,6 +137,7 @@ def settle_reading(config: Config, model: Repository, solutions: int) -> Reading
         config.token_activations,
         solutions=recorded,
         more=solutions > 2,
+        attribution=attribution,
     )
 
 
@@ -183,10 +185,17 @@ def settle_numerics(config: Config, nodes: Sequence[Node], crew: Crew) -> Numeri
     return Numerics(
         dtype=config.dtype if config.dtype != "auto" else "bfloat16" if on_gpus and not older else "float32",
         sae_dtype=config.sae_dtype,
-        batch_tokens=numeric(config.batch_tokens) or (8192 if on_gpus else 1024),
+        batch_tokens=numeric(config.batch_tokens) or _batch_tokens(on_gpus, config.attribution != "off"),
         threads=None if on_gpus else crew.threads,
         top_k=numeric(config.top_k),
     )
+
+
+def _batch_tokens(on_gpus: bool, attributed: bool) -> int:
+    """With a way back every layer's states are kept until it is gone: a tenth of a megabyte a token and layer."""
+    if on_gpus:
+        return 2048 if attributed else 8192
+    return 1024
 
 
 def _device(config: Config, nodes: Sequence[Node]) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from layerscope.config import ResidualFormat, Site
+from layerscope.config import AttributionRule, ResidualFormat, Site
 from layerscope.questions.prompts import DEFAULT, Prompt
 
 MAX = "max"
@@ -29,6 +29,8 @@ class Reading:
     """Whether any question has more than two solutions."""
     site: Site = "resid_post"
     """What is read of a token: a layer's tensor, where the SAEs were trained."""
+    attribution: AttributionRule | None = None
+    """How the margin is led back to features; None where it is not."""
 
     @property
     def spells(self) -> bool:
@@ -41,7 +43,7 @@ class Reading:
         Args:
             tokens: of the batch, shared ones once.
         """
-        if MAX in self.names:
+        if MAX in self.names or self.attribution:
             return tokens
         return pairs * sum(1 if name == _OF_THE_PROMPT else self.solutions for name in self.names)
 

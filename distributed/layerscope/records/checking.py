@@ -5,8 +5,11 @@ from typing import Literal
 
 from msgspec import UNSET
 
+from layerscope.records.attributions import Attributions
 from layerscope.records.readings import Feature, PlacedFeature
 from layerscope.records.record import NotARecordError, Record, SolutionDetails, strongest_wrong
+
+_ROUNDING = 1e-6  # of float32, relative
 
 
 def check(record: Record, top_k: int | Literal["all"], d_sae: int) -> None:
@@ -27,6 +30,8 @@ def check(record: Record, top_k: int | Literal["all"], d_sae: int) -> None:
                 except NotARecordError as error:
                     raise NotARecordError(f"{error}{'' if name == 'final' else f' (reading {name})'}") from error
         _check_tokens(details)
+    for name, group in record.attributions.items():
+        _check_attributions(name, group, top_k, d_sae)
     check_prompt(record)
     scores = [solution.score for solution in record.in_order]
     if record.negative_index != strongest_wrong(scores, record.label):
@@ -48,6 +53,21 @@ def _check_features(
     order = [(-feature.activation, feature.feature_id) for feature in features]
     if order != sorted(order) or any(each.layer != layer for each in features):
         raise NotARecordError(f"the features of layer {layer} are not its own, strongest first")
+
+
+def _check_attributions(name: str, group: Attributions, top_k: int | Literal["all"], d_sae: int) -> None:
+    for layer, features in group.lists.items():
+        where = f"of layer {layer} ({name} tokens)"
+        order = [(-abs(feature.attribution), feature.feature_id) for feature in features]
+        if order != sorted(order) or any(each.layer != layer or not each.attribution for each in features):
+            raise NotARecordError(f"the attributions {where} are not its own, largest first, none of them 0")
+        ids = {feature.feature_id for feature in features}
+        if len(ids) < len(features) or max(ids, default=0) >= d_sae or len(ids) > (d_sae if top_k == "all" else top_k):
+            raise NotARecordError(f"the attributions {where} name a feature twice, one that is not, or too many")
+        terms = group.terms[layer]
+        parts = terms.features, terms.bias, terms.error
+        if abs(sum(parts) - terms.total) > _ROUNDING * sum(map(abs, (*parts, terms.total))):
+            raise NotARecordError(f"the terms of attribution {where} do not sum to their total")
 
 
 def _check_tokens(details: SolutionDetails) -> None:

@@ -76,7 +76,7 @@ def serialise_block(
         over_tokens: of each layer, for further rows, behind those.
     """
     blocks = [_serialise(layers, found) for found in (top_k, over_tokens) if found]
-    return blocks[0] if len(blocks) == 1 else _one_behind_the_other(*blocks)
+    return blocks[0] if len(blocks) == 1 else one_behind_the_other(*blocks)
 
 
 def _serialise(layers: Sequence[int], top_k: Sequence[Found | FoundOverTokens]) -> LayerBlock:
@@ -95,7 +95,7 @@ def _serialise(layers: Sequence[int], top_k: Sequence[Found | FoundOverTokens]) 
     return LayerBlock(joined, offsets, np.stack([found.active_counts for found in top_k]), failed)
 
 
-def _one_behind_the_other(first: LayerBlock, second: LayerBlock) -> LayerBlock:
+def one_behind_the_other(first: LayerBlock, second: LayerBlock) -> LayerBlock:
     """The rows of two."""
     return LayerBlock(
         np.concatenate([first.json, second.json]),
@@ -111,7 +111,7 @@ def _features_json(layer: int, found: Found | FoundOverTokens) -> list[bytes]:
     pieces = [b',"layer":%d},' % layer] * (3 * len(found.feature_ids))
     if pieces:
         pieces[0::3] = _until_activation(int(found.feature_ids.max()).bit_length())[found.feature_ids].tolist()
-        pieces[1::3] = _decimals(found.activations)
+        pieces[1::3] = decimals(found.activations)
         if isinstance(found, FoundOverTokens):
             pieces[2::3] = _until_next(layer, found)
     opening = b'"%d":[' % layer
@@ -130,14 +130,14 @@ def _until_next(layer: int, found: FoundOverTokens) -> list[bytes]:
     pairs = zip(found.tokens.tolist(), found.token_counts.tolist(), strict=True)
     ends = [b',"layer":%d,"token":%d,"token_count":%d},' % (layer, *pair) for pair in pairs]
     if len(found.by_token):
-        decimals = _decimals(found.by_token)
+        values = decimals(found.by_token)
         for number, (start, stop) in enumerate(pairwise(found.by_token_starts.tolist())):
             if stop > start:
-                ends[number] = ends[number][:-2] + b',"token_activations":[' + b",".join(decimals[start:stop]) + b"]},"
+                ends[number] = ends[number][:-2] + b',"token_activations":[' + b",".join(values[start:stop]) + b"]},"
     return ends
 
 
-def _decimals(numbers: NDArray[np.float32]) -> list[bytes]:
+def decimals(numbers: NDArray[np.float32]) -> list[bytes]:
     """Every number's text, the shortest decimal that gives it back, which no formatting of Python's is for float32."""
     array = orjson.dumps(np.ascontiguousarray(numbers), option=orjson.OPT_SERIALIZE_NUMPY)
     return array[1:-1].split(b",")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from layerscope.config import READINGS, ResidualFormat, Site
+from layerscope.config import READINGS, AttributionRule, ResidualFormat, Site
 
 _READINGS = rf"\A{READINGS[0]}{''.join(f'(,{name})?' for name in READINGS[1:])}\Z"
 
@@ -38,6 +38,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Every solution's tokens are in the record."""
     residuals: ResidualFormat | None = None
     """Number format of the residuals beside the file; None where it has none."""
+    attribution: AttributionRule | None = None
+    """How the margin is attributed to features; None where it is not."""
     all_solutions: bool = False
     """The features of every wrong solution are in the record, not of the strongest alone."""
     token_activations: Annotated[int, Meta(ge=0)] = 0

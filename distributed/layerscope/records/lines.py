@@ -9,13 +9,14 @@ lines take a column of nulls for one that never holds anything, and refuse or lo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import orjson
 
+from layerscope.records.attributions import OF_THE_LINE, AttributionRows, list_name, names_of_the_line, terms_name
 from layerscope.records.record import METADATA, NEGATIVE, OTHERS, POSITIVE, choice, strongest_wrong
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 _FEATURES = b'"active_features_by_layer":{'
 _COUNTS = b'},"active_feature_count_by_layer":{'
 _NO_ERROR = b',"error":""}\n'
-_UNSCORED = dict.fromkeys(("question", "model_is_correct", POSITIVE, NEGATIVE, "label"))
-_UNSCORED_OF_MORE = dict.fromkeys(("question", "model_is_correct", POSITIVE, NEGATIVE, OTHERS, "label"))
+_UNSCORED = ("question", "model_is_correct", POSITIVE, NEGATIVE)
 
 
 class SolutionScore(NamedTuple):
@@ -42,13 +42,20 @@ class SolutionScore(NamedTuple):
     """The last token with a letter or a digit, from 0 within the solution, if that reading is to be in the record."""
 
 
+class Slot(NamedTuple):
+    """A row of a line: which of the batch's, and what stands between its two halves."""
+
+    row: int
+    between: bytes
+
+
 @dataclass(frozen=True)
 class Frame:
     """A record but for its features: the pieces of bytes around them, and what the summary counts."""
 
     example_id: int
     pieces: tuple[bytes, ...]
-    """One more than there are rows."""
+    """One more than there are slots."""
     rows: tuple[int, ...]
     """Of the batch's rows of features those of the positive solution, reading by reading, then the negative's, then
     those of the others whose features are recorded."""
@@ -62,6 +69,13 @@ class Frame:
     """Some question of the run has more than two solutions."""
     metadata: bytes = b""
     """Of the question, as JSON; empty for none."""
+    attributed: tuple[Slot, ...] = ()
+    """Of a run with attributions, all rows in the order of the line."""
+
+    @property
+    def slots(self) -> Iterable[Slot]:
+        """What comes between the pieces."""
+        return self.attributed or (Slot(row, _COUNTS) for row in self.rows)
 
     @property
     def final_rows(self) -> tuple[int, int]:
@@ -90,6 +104,7 @@ def frame_record(
     rows: Sequence[int | None],
     others: Sequence[Mapping[str, int]] = (),
     more: bool = False,
+    attributions: AttributionRows | None = None,
 ) -> Frame:
     """The frame of a question's record.
 
@@ -99,6 +114,7 @@ def frame_record(
             not recorded, which are neither the right one nor the strongest wrong one.
         others: the same of the other readings, by name, in the order of the record.
         more: whether any question of the run has more than two solutions.
+        attributions: among the batch's rows, where the run has them.
     """
     texts, label = question.solutions, question.label
     more = more or len(texts) > 2
@@ -109,39 +125,58 @@ def frame_record(
     recorded = [label, negative]
     correct = choice(*log_likelihoods) == label
     start = {"example_id": question.example_id, "question": question.goal, "model_is_correct": correct}
-    pieces = _Pieces(_dumps(start)[:-1])
+    pieces, slots = _Pieces(_dumps(start)[:-1]), list[Slot]()
     for key, solution in zip((POSITIVE, NEGATIVE), recorded, strict=True):
         pieces.add(_key(key), _around(texts[solution], scores[solution], others[solution]))
+        slots += [Slot(row, _COUNTS) for row in _rows_of(solution, rows, others)]
+        if attributions is not None:
+            pieces.add_attributions(list_name(), b"}}")
+            slots.append(Slot(attributions.own[solution], _between(terms_name())))
     if more:
         separator = _key(OTHERS) + b"["
         for solution in sorted(set(range(len(texts))) - {label, negative}):
             pieces.add(separator, _around_other(solution, texts[solution], scores[solution], rows, others))
             recorded += [solution] if rows[solution] is not None else []
+            slots += [Slot(row, _COUNTS) for row in _rows_of(solution, rows, others)]
             separator = b","
         pieces.add(separator if len(texts) == 2 else b"", [b"]"])
-    pieces.add(b',"label":%d' % label + _metadata(question.metadata), [_NO_ERROR])
+    pieces.add(b',"label":%d' % label + _metadata(question.metadata), [b"}"])
+    for group in OF_THE_LINE if attributions is not None else ():
+        pieces.add_attributions(list_name(group), b"}}")
+        slots.append(Slot(getattr(attributions, group), _between(terms_name(group))))
+    pieces.end_with(_NO_ERROR)
     return Frame(
         question.example_id,
         tuple(pieces.all),
-        tuple(row for of in recorded for row in (rows[of], *others[of].values()) if row is not None),
+        tuple(row for of in recorded for row in _rows_of(of, rows, others)),
         correct,
         choice(*per_character) == label,
         len(recorded),
         more,
         question.metadata,
+        tuple(slots) if attributions is not None else (),
     )
 
 
-def error_line(example_id: int, reason: str, more: bool = False, metadata: bytes = b"") -> ErrorLine:
+def _rows_of(solution: int, rows: Sequence[int | None], others: Sequence[Mapping[str, int]]) -> list[int]:
+    """Those of a solution, reading by reading."""
+    return [row for row in (rows[solution], *others[solution].values()) if row is not None]
+
+
+def error_line(
+    example_id: int, reason: str, more: bool = False, metadata: bytes = b"", attributed: bool = False
+) -> ErrorLine:
     """The line of a question that cannot be scored.
 
     Args:
         more: whether any question of the run has more than two solutions.
         metadata: of the question, as JSON; empty for none.
+        attributed: whether the run has attributions.
     """
-    names = _UNSCORED_OF_MORE if more else _UNSCORED
-    start, error = _dumps({"example_id": example_id, **names}), _dumps({"error": reason})
-    return ErrorLine(start[:-1] + _metadata(metadata) + b"," + error[1:] + b"\n")
+    names = [*_UNSCORED, *([OTHERS] if more else []), "label"]
+    start = _dumps({"example_id": example_id, **dict.fromkeys(names)})
+    end = _dumps({**dict.fromkeys(names_of_the_line() if attributed else []), "error": reason})
+    return ErrorLine(start[:-1] + _metadata(metadata) + b"," + end[1:] + b"\n")
 
 
 def _metadata(found: bytes) -> bytes:
@@ -160,23 +195,23 @@ def in_first_form(pieces: Sequence[bytes | memoryview]) -> list[bytes | memoryvi
 def join_record(frame: Frame, blocks: Sequence[LayerBlock]) -> list[bytes | memoryview]:
     """The pieces of a record's line, in order, to be written one after the other; the features are not copied."""
     pieces: list[bytes | memoryview] = []
-    for piece, row in zip(frame.pieces, frame.rows, strict=False):
-        pieces += [piece, *_comma_separated(blocks, 2 * row), _COUNTS, *_comma_separated(blocks, 2 * row + 1)]
+    for piece, (row, between) in zip(frame.pieces, frame.slots, strict=False):
+        pieces += [piece, *_comma_separated(blocks, 2 * row), between, *_comma_separated(blocks, 2 * row + 1)]
     return [*pieces, frame.pieces[-1]]
 
 
 def settle(outcome: Outcome, blocks: Sequence[LayerBlock]) -> Outcome:
-    """The outcome, or the error line of a record one of whose features is not finite: the first layer is named."""
+    """The outcome, or the error line of a record one of whose numbers is not finite: the first layer is named."""
     if isinstance(outcome, ErrorLine):
         return outcome
-    layers = [
-        int(block.failed_layers[row]) for block in blocks for row in outcome.rows if block.failed_layers[row] >= 0
-    ]
-    if not layers:
-        return outcome
-    return error_line(
-        outcome.example_id, f"non-finite feature activation at layer {min(layers)}", outcome.more, outcome.metadata
-    )
+    slots, attributed = list(outcome.slots), bool(outcome.attributed)
+    for what, of_features in (("feature activation", True), ("attribution", False)):
+        rows = [slot.row for slot in slots if (slot.between == _COUNTS) == of_features]
+        layers = [int(block.failed_layers[row]) for block in blocks for row in rows if block.failed_layers[row] >= 0]
+        if layers:
+            reason = f"non-finite {what} at layer {min(layers)}"
+            return error_line(outcome.example_id, reason, outcome.more, outcome.metadata, attributed)
+    return outcome
 
 
 def _comma_separated(blocks: Sequence[LayerBlock], part: int) -> list[bytes | memoryview]:
@@ -197,6 +232,19 @@ class _Pieces:
         first, *rest = pieces
         self.all[-1] += before + first
         self.all += rest
+
+    def add_attributions(self, name: str, after: bytes) -> None:
+        """What is around attributions at the end of an object, which ended with its brace."""
+        self.all[-1] = self.all[-1][:-1] + _key(name) + b"{"
+        self.all.append(after)
+
+    def end_with(self, last: bytes) -> None:
+        """What comes in place of the last brace."""
+        self.all[-1] = self.all[-1][:-1] + last
+
+
+def _between(name: str) -> bytes:
+    return b"}" + _key(name) + b"{"
 
 
 def _key(name: str) -> bytes:

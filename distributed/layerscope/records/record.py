@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from layerscope.records.attributions import GROUPS, AttributedFeature, Attributions, AttributionTerms
 from layerscope.records.readings import Feature, Float32, Id, OtherReadings, ReadingLists
 
 POSITIVE, NEGATIVE = "positive_solution_details", "negative_solution_details"
@@ -36,6 +37,9 @@ class SolutionDetails(Struct, frozen=True):
     """What each token stands for in the text; joined they are the text. Only where the run was asked for it."""
     other_readings: OtherReadings | UnsetType = UNSET
     """Only where the run was asked for it."""
+    attributions_by_layer: dict[int, list[AttributedFeature]] | UnsetType = UNSET
+    """Over the tokens that the solution does not share. Only where the run was asked for it, and so the terms."""
+    attribution_terms_by_layer: dict[int, AttributionTerms] | UnsetType = UNSET
 
     @property
     def readings(self) -> dict[str, ReadingLists]:
@@ -98,6 +102,12 @@ class Record(Struct, frozen=True):
     """The wrong solutions but for the strongest, in the order of the question file; only in files with such."""
     metadata: dict[str, Any] | UnsetType = UNSET
     """Other columns of the question; only where the run was asked for them."""
+    common_attributions_by_layer: dict[int, list[AttributedFeature]] | UnsetType = UNSET
+    """Over the tokens that all solutions begin with; and so on, as in a solution's details."""
+    common_attribution_terms_by_layer: dict[int, AttributionTerms] | UnsetType = UNSET
+    prompt_attributions_by_layer: dict[int, list[AttributedFeature]] | UnsetType = UNSET
+    """Over the prompt's tokens but for BOS."""
+    prompt_attribution_terms_by_layer: dict[int, AttributionTerms] | UnsetType = UNSET
 
     @property
     def solutions(self) -> tuple[SolutionDetails, SolutionDetails]:
@@ -127,6 +137,21 @@ class Record(Struct, frozen=True):
         """Which solution the strongest wrong one is, from 0, in the order of the question file."""
         taken = {self.label, *(other.index for other in self.more)}
         return next(index for index in range(len(taken) + 1) if index not in taken)
+
+    @property
+    def attributions(self) -> dict[str, Attributions]:
+        """Those of each group of tokens, by name: the two solutions' own, the common ones, the prompt."""
+        groups = {
+            "positive": (self.positive.attributions_by_layer, self.positive.attribution_terms_by_layer),
+            "negative": (self.negative.attributions_by_layer, self.negative.attribution_terms_by_layer),
+            "common": (self.common_attributions_by_layer, self.common_attribution_terms_by_layer),
+            "prompt": (self.prompt_attributions_by_layer, self.prompt_attribution_terms_by_layer),
+        }
+        return {
+            name: Attributions(lists, terms)
+            for name, (lists, terms) in groups.items()
+            if not isinstance(lists, UnsetType) and not isinstance(terms, UnsetType)
+        }
 
     @property
     def margin(self) -> float:
@@ -198,18 +223,25 @@ def check_parts(
     tokens: bool,
     all_solutions: bool,
     token_activations: int | None = None,
+    attributed: bool = False,
 ) -> None:
     """Whether a record has the layers and readings of its run, in their order, and tokens or none.
 
     Args:
         all_solutions: whether the run recorded the features of every wrong solution, not of the strongest alone.
         token_activations: of how many features of each list of `max` all tokens' activations are there; None for any.
+        attributed: whether the run has attributions.
 
     Raises:
         NotARecordError: it has others.
     """
     if any((other.details is not None) != all_solutions for other in record.more):
         raise NotARecordError(f"one of the others has {'no features' if all_solutions else 'features'}")
+    if len(record.attributions) != (len(GROUPS) if attributed else 0):
+        raise NotARecordError(f"there are {'not all' if attributed else 'unasked'} attributions")
+    for group in record.attributions.values():
+        if list(group.lists) != layers or list(group.terms) != layers:
+            raise NotARecordError(f"the layers of attributions are {_named(group.lists)}, the run's {_named(layers)}")
     for details in record.recorded:
         if list(details.readings) != list(readings):
             raise NotARecordError(f"the readings are {_named(details.readings)}, the run's are {_named(readings)}")

@@ -156,8 +156,13 @@ class RecordsFile:
     def _hold_against_settings(self, record: Record) -> None:
         if self._known is None:  # both solutions must at least have the same
             own = record.positive
+            layers, tokens, attributed = (
+                list(own.active_features_by_layer),
+                own.tokens is not UNSET,
+                record.attributions,
+            )
             every = any(other.details is not None for other in record.more)
-            check_parts(record, list(own.active_features_by_layer), list(own.readings), own.tokens is not UNSET, every)
+            check_parts(record, layers, list(own.readings), tokens, every, attributed=bool(attributed))
         else:
             settings = self._known.identity.settings
             check_parts(
@@ -167,6 +172,7 @@ class RecordsFile:
                 settings.tokens,
                 settings.all_solutions,
                 settings.token_activations,
+                settings.attribution is not None,
             )
 
     def _hold_against_mark(self, extent: Extent) -> None:

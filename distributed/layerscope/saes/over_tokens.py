@@ -4,7 +4,7 @@ Shapes as in `encoder.py`, with S solutions and M numbers of tokens.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +26,13 @@ from layerscope.saes.spans import Spans
 _LAST_TOKEN = (1 << ID_BITS) - 1
 
 
+class Watcher(Protocol):
+    """Who wants to know all that fires."""
+
+    def add(self, row: Tensor, feature_id: Tensor, activation: Tensor) -> None:
+        """Of a chunk of rows, row by row: [N] each."""
+
+
 class OverTokens(NamedTuple):
     """The strongest features of every solution, each by its strongest token; strongest first, ties by lower id."""
 
@@ -40,7 +47,13 @@ class OverTokens(NamedTuple):
 
 
 def encode_spans(
-    residual: Tensor, sae: SaeEncoder, k: int | None, spans: Spans, at_once: int = 0, by_token: int = 0
+    residual: Tensor,
+    sae: SaeEncoder,
+    k: int | None,
+    spans: Spans,
+    at_once: int = 0,
+    by_token: int = 0,
+    also: Watcher | None = None,
 ) -> tuple[TopK, OverTokens]:
     """`encode_top_k` of single rows, and of every solution the strongest of each feature over all of its tokens.
 
@@ -49,6 +62,7 @@ def encode_spans(
     Args:
         residual: [R, D], any float dtype, on the SAE's device.
         by_token: of how many of a solution's strongest features all tokens' activations are given.
+        also: is given all that fires, chunk by chunk.
     """
     device = residual.device
     solutions, tokens = (torch.from_numpy(part).to(device) for part in (spans.solutions, spans.tokens))
@@ -59,6 +73,8 @@ def encode_spans(
     start = 0
     for rows in torch.split(residual, at_once or rows_at_once(sae)):
         row, feature_id, activation = active(rows, sae)
+        if also is not None:
+            also.add(row + start, feature_id, activation)
         singles.append(_of_single_rows(is_single[start : start + len(rows)], row, feature_id, activation, k))
         strongest_tokens.append(_strongest_tokens(solutions, tokens, row + start, feature_id, activation, sae.d_sae))
         if by_token:

@@ -13,3 +13,11 @@ class Spans(NamedTuple):
     solutions: NDArray[np.int64]  # [K, R]; of which solution a row is a token, counted over the batch; -1 for none
     tokens: NDArray[np.int64]  # [K, R]; which token of it, from 0
     n_solutions: int
+
+
+class Groups(NamedTuple):
+    """Of R rows, the tokens over which attributions are summed: each row is in one group, or in none."""
+
+    numbers: NDArray[np.int64]  # [R]; of which group a row is a token, counted over the batch; -1 for none
+    tokens: NDArray[np.int64]  # [R]; which token of it
+    n_groups: int

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -257,10 +258,10 @@ def test_rows_that_do_not_fit_the_memory_at_once_give_the_same_lists(
     whole = bench.records(QUESTIONS, Reading(ALL), None)
     multiply = plain_functions.encode_spans
 
-    def small(rows: torch.Tensor, sae: SaeEncoder, k: int | None, spans: object, at_once: int, by_token: int) -> object:
+    def small(rows: torch.Tensor, sae: SaeEncoder, k: int | None, spans: object, at_once: int, *more: Any) -> object:
         if at_once > fails_above:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return multiply(rows, sae, k, spans, at_once, by_token)  # type: ignore[arg-type]
+        return multiply(rows, sae, k, spans, at_once, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(plain_functions, "encode_spans", small)
     for mine, expected in zip(bench.records(QUESTIONS, Reading(ALL), None), whole, strict=True):

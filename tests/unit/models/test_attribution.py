@@ -5,7 +5,6 @@ import shutil
 from itertools import pairwise
 from pathlib import Path
 from types import MethodType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,15 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 
-from layerscope.config import AttributionRule, Site
+from layerscope.config import AttributionRule
 from layerscope.models.attribution import MarginGradients, differentiate
-from layerscope.models.family import ModelFamily
 from layerscope.models.language_model import LanguageModel
 from layerscope.models.loading import load_language_model
 from layerscope.questions.pairs import Pair, PairTokenizer
 from layerscope.questions.sources import Question
 from layerscope.records.record import strongest_wrong
 from plain import DEVICES
+from plain_gradients import gradient_alone
 from tiny_models import save_tiny
 
 LAYERS = [0, 1, 2]
@@ -79,28 +78,6 @@ def everywhere(
     return differentiate(model, pairs, positives, strongest_wrong, LAYERS, places, rule)
 
 
-def whole(pair: Pair, solution: int) -> list[int]:
-    return [pair.tokens[pair.row_index(solution, position)] for position in range(pair.lengths[solution])]
-
-
-def alone(plain: nn.Module, pair: Pair, solution: int) -> Tensor:
-    """By transformers: the gradient of a solution's log-likelihood by the residual stream of every token: [L, T, D]."""
-    residuals: list[Tensor] = []
-
-    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        residuals.append(output if residuals else output.detach().requires_grad_())
-        return residuals[-1]
-
-    hooks = [layer.register_forward_hook(keep) for layer in plain.model.layers]
-    tokens = whole(pair, solution)
-    logits = plain(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
-    for hook in hooks:
-        hook.remove()
-    log_probs = logits.log_softmax(dim=-1)
-    score = sum(log_probs[at - 1, tokens[at]] for at in range(pair.prompt, len(tokens)))
-    return torch.stack(torch.autograd.grad(score, residuals))[:, 0]
-
-
 def assert_as_if_alone(
     model: LanguageModel, plain: nn.Module, pairs: list[Pair], positives: list[int], rule: AttributionRule = "gradient"
 ) -> None:
@@ -113,7 +90,7 @@ def assert_as_if_alone(
         branches = [torch.zeros_like(mine) for _ in range(2)]
         for solution, branch in enumerate(branches):
             places = [pair.row_index(solution, position) for position in range(pair.lengths[solution])]
-            branch[:, places] = alone(plain, pair, solution).to(mine.dtype)
+            branch[:, places] = gradient_alone(plain, pair, solution)[1].to(mine.dtype)
         expected = branches[positive] - branches[1 - positive]
         scale = max(float(branch.abs().amax()) for branch in branches)
         torch.testing.assert_close(mine, expected, rtol=tolerance, atol=tolerance * scale)
@@ -146,7 +123,7 @@ def test_a_shared_prefix_may_end_inside_the_prompt(model: LanguageModel, plain: 
 def test_the_caps_and_the_window_matter_here(plain: nn.Module, tokenizer: PairTokenizer) -> None:
     """Without this the comparisons above could pass with their derivatives left out."""
     pair = pair_of(tokenizer, "Keep soup warm", *EDGES[3])
-    with_all = alone(plain, pair, 0)
+    with_all = gradient_alone(plain, pair, 0)[1]
     for change in (
         {"final_logit_softcapping": 1e6},
         {"sliding_window": 10_000},
@@ -154,12 +131,12 @@ def test_the_caps_and_the_window_matter_here(plain: nn.Module, tokenizer: PairTo
         before = {name: getattr(plain.config, name) for name in change}
         for name, value in change.items():
             setattr(plain.config, name, value)
-        assert not torch.allclose(alone(plain, pair, 0), with_all, rtol=0.01)
+        assert not torch.allclose(gradient_alone(plain, pair, 0)[1], with_all, rtol=0.01)
         for name, value in before.items():
             setattr(plain.config, name, value)
     for layer in plain.model.layers:
         layer.self_attn.attn_logit_softcapping = 1e6
-    assert not torch.allclose(alone(plain, pair, 0), with_all, rtol=0.01)
+    assert not torch.allclose(gradient_alone(plain, pair, 0)[1], with_all, rtol=0.01)
     for layer in plain.model.layers:
         layer.self_attn.attn_logit_softcapping = BITING["attn_logit_softcapping"]
 
@@ -258,30 +235,6 @@ def _margins(model: LanguageModel, pairs: list[Pair], positives: list[int], laye
     return margins
 
 
-def at_site(plain: Any, family: ModelFamily, site: Site, pair: Pair, solution: int) -> Tensor:
-    """`alone` at another site of another family's model."""
-    point, states = family.site(site), list[Tensor]()
-
-    def keep(tensor: Tensor) -> Tensor:
-        states.append(tensor if states else tensor.detach().requires_grad_())
-        return states[-1]
-
-    hooks = []
-    for layer in plain.model.layers:
-        module = layer.get_submodule(point.module)
-        hooks.append(
-            module.register_forward_pre_hook(lambda _m, inputs: (keep(inputs[0]), *inputs[1:]))
-            if point.side == "input"
-            else module.register_forward_hook(lambda _m, _i, output: keep(output))
-        )
-    tokens = whole(pair, solution)
-    log_probs = plain(input_ids=torch.tensor([tokens]), use_cache=False).logits[0].log_softmax(dim=-1)
-    for hook in hooks:
-        hook.remove()
-    score = sum(log_probs[at - 1, tokens[at]] for at in range(pair.prompt, len(tokens)))
-    return torch.stack(torch.autograd.grad(score, states))[:, 0]
-
-
 @pytest.mark.parametrize("kind", ["gemma2", "gemma3_text"])
 def test_families_and_sites_and_more_than_two_solutions(kind: str, folder: Path, tmp_path: Path) -> None:
     plain = save_tiny(kind, tmp_path / kind, folder / "tokenizer.json")
@@ -297,7 +250,7 @@ def test_families_and_sites_and_more_than_two_solutions(kind: str, folder: Path,
         expected = torch.zeros_like(found.gradients)
         for solution, sign in ((1, 1), (negative, -1)):
             here = [pair.row_index(solution, position) for position in range(pair.lengths[solution])]
-            expected[:, here] += sign * at_site(plain, model.family, site, pair, solution)
+            expected[:, here] += sign * gradient_alone(plain, pair, solution, model.family.site(site))[1]
         torch.testing.assert_close(found.gradients, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().amax()))
         (other,) = {0, 2} - {negative}
         assert not found.gradients[:, pair.row_index(other, pair.shared) : pair.final_index(other) + 1].any()

@@ -1,0 +1,133 @@
+"""The margin attributed to features: of each token a (g · d), summed over groups of tokens, and what is left besides.
+
+With x = Σ a d + b_dec + ε, the part g · x of the margin's first-order change splits into features, the decoder's bias
+and the SAE's error ε, which is held fixed. Knows nothing of Ray, JSON or files.
+
+Shapes: R rows (tokens), D d_model, F d_sae, G groups, N features that are listed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from layerscope.saes.spans import Groups
+
+_PAIRS_AT_ONCE = 4096  # features and their tokens whose products are taken at once, so that they stay in a CPU's cache
+
+
+@dataclass(frozen=True)
+class SaeDecoder:
+    """The other half of an SAE."""
+
+    w_dec: Tensor  # [F, D] float32 or bfloat16
+    b_dec: Tensor  # [D] float32
+
+
+class Attributed(NamedTuple):
+    """The features of every group of tokens that move the margin most, by magnitude, ties by lower id."""
+
+    feature_ids: NDArray[np.int64]  # [N]
+    attributions: NDArray[np.float32]  # [N]
+    activations: NDArray[np.float32]  # [N]; where the feature has the largest share of its attribution
+    tokens: NDArray[np.int64]  # [N]; where that is; the earliest of several
+    starts: NDArray[np.int64]  # [G + 1]; group g has starts[g]:starts[g + 1]
+    active_counts: NDArray[np.int64]  # [G]; of all features with an attribution, those not listed too
+    terms: NDArray[np.float32]  # [G, 4]; of features, bias and error, and their sum g · x
+
+
+class Attributing:
+    """Collects a layer's attributions, chunk of rows by chunk, as its encoder goes.
+
+    Args:
+        gradients: [R, D] of the margin by the rows that are encoded.
+    """
+
+    def __init__(self, residuals: Tensor, gradients: Tensor, decoder: SaeDecoder, groups: Groups) -> None:
+        self._residuals, self._gradients, self._decoder, self._groups = residuals, gradients, decoder, groups
+        self._in_group = torch.from_numpy(groups.numbers >= 0).to(residuals.device)
+        self._found: list[tuple[NDArray[np.generic], ...]] = []
+
+    def add(self, row: Tensor, feature_id: Tensor, activation: Tensor) -> None:
+        """Takes what fires in a chunk of rows: [M] each, in the order of rows."""
+        mine = self._in_group[row]
+        row, feature_id, activation = row[mine], feature_id[mine], activation[mine]
+        pieces = zip(torch.split(row, _PAIRS_AT_ONCE), torch.split(feature_id, _PAIRS_AT_ONCE), strict=True)
+        # One after the other and never into one another, so that no order changes a sum.
+        products = [
+            (self._decoder.w_dec[features].float() * self._gradients[rows].float()).sum(dim=1)
+            for rows, features in pieces
+        ]
+        attribution = activation * torch.cat(products) if products else activation
+        self._found.append(tuple(part.cpu().numpy() for part in (row, feature_id, activation, attribution)))
+
+    def result(self, k: int | None) -> Attributed:
+        """The k features of every group with the largest attributions, or all."""
+        row, feature_id, activation, attribution = (np.concatenate(column) for column in zip(*self._found, strict=True))
+        group, token = self._groups.numbers[row], self._groups.tokens[row]
+        # Where a feature is most of its sum comes first in its place of the table.
+        key = group * self._decoder.w_dec.shape[0] + feature_id
+        keys, inverse = np.unique(key, return_inverse=True)
+        sums = _summed(inverse, attribution, len(keys))
+        share = attribution * np.sign(sums)[inverse]
+        order = np.lexsort((token, -share, inverse))
+        first = order[np.searchsorted(inverse[order], np.arange(len(keys)))]
+        listed, starts, counts = _largest(group[first], feature_id[first], sums.astype(np.float32), len(self), k)
+        return Attributed(
+            feature_id[first][listed],
+            sums.astype(np.float32)[listed],
+            activation[first][listed],
+            token[first][listed],
+            starts,
+            counts,
+            self._terms(_summed(group, attribution, len(self))),
+        )
+
+    def __len__(self) -> int:
+        return self._groups.n_groups
+
+    def _terms(self, features: NDArray[np.float64]) -> NDArray[np.float32]:
+        """[G, 4], of what features make in each group."""
+        gradients = self._gradients.float()
+        by_row = ((gradients * part).sum(dim=1) for part in (self._residuals.float(), self._decoder.b_dec.float()))
+        mine = self._groups.numbers >= 0
+        total, bias = (
+            np.bincount(self._groups.numbers[mine], of_rows.cpu().numpy()[mine].astype(np.float64), minlength=len(self))
+            for of_rows in by_row
+        )
+        with np.errstate(invalid="ignore"):  # of what is infinite; whoever writes the terms looks
+            return np.stack([features, bias, total - bias - features, total], axis=1).astype(np.float32)
+
+
+def _summed(number: NDArray[np.int64], values: NDArray[np.floating[Any]], n: int) -> NDArray[np.float64]:
+    """[n], in double precision and in the order of the values."""
+    return np.bincount(number, values.astype(np.float64), minlength=n).astype(np.float64)
+
+
+def _largest(
+    group: NDArray[np.int64], feature_id: NDArray[np.int64], sums: NDArray[np.float32], n_groups: int, k: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Which of a table of features are listed, where each group's begin, and how many features each group has."""
+    some = np.flatnonzero(sums)
+    magnitude = np.where(np.isfinite(sums[some]), np.abs(sums[some]), np.inf)  # what is not a number is not passed over
+    some = some[np.lexsort((feature_id[some], -magnitude, group[some]))]
+    counts = np.bincount(group[some], minlength=n_groups)
+    place = np.arange(len(some)) - np.repeat(np.cumsum(counts) - counts, counts)
+    kept = counts if k is None else np.minimum(counts, k)
+    return some[place < np.repeat(kept, counts)], np.concatenate([[0], np.cumsum(kept)]), counts
+
+
+class ToAttribute(NamedTuple):
+    """What the margin is attributed with, in a block of L layers."""
+
+    gradients: Tensor  # [L, R, D] of the margin by what is encoded, on the encoders' device
+    groups: Groups
+    decoders: Sequence[SaeDecoder]  # L
+
+    def begin(self, layer: int, residuals: Tensor) -> Attributing:
+        """Of the block's layer of this number, and what is encoded of it: [R, D]."""
+        return Attributing(residuals, self.gradients[layer], self.decoders[layer], self.groups)
