@@ -381,7 +381,7 @@ def test_question_file_that_cannot_be_used(
 def test_question_file_that_is_not_there(fails: Fails, tiny_options: list[str], tmp_path: Path) -> None:
     """A misspelt file is not named."""
     path = tmp_path / "questions.jsonl"
-    says(fails("plan", *tiny_options, "--dataset", str(path)), str(path), "no such file", "piqa, bundled")
+    says(fails("plan", *tiny_options, "--dataset", str(path)), str(path), "no such file", "piqa, arc_easy", "bundled")
 
 
 def test_more_questions_than_there_are(command: Command, tiny_options: list[str], tmp_path: Path) -> None:
