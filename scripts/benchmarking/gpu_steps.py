@@ -46,6 +46,7 @@ def details(model: LanguageModel, layout: Any, sae: SaeEncoder, rows: torch.Tens
     """Milliseconds of every kind of step of one layer, and of the output projection."""
     from layerscope.models import language_model
     from layerscope.numerics import kernels
+    from layerscope.numerics.attention_kernel import attention
 
     with torch.inference_mode():
         decoder: Any = model.decoder
@@ -55,7 +56,13 @@ def details(model: LanguageModel, layout: Any, sae: SaeEncoder, rows: torch.Tens
         linear = torch.nn.functional.linear
         projected = linear(normed, layer.attention_in)
         attend = partial(
-            kernels.attention, projected, texts, decoder._heads, decoder._scaling, decoder._softcap, layer.window
+            attention,
+            projected,
+            texts,
+            decoder._heads,
+            decoder._scaling,
+            decoder._softcap,
+            layer.window,
         )
         whole = sae.w_enc.whole()  # type: ignore[union-attr]
         seen, wide = attend(), linear(normed, layer.mlp_in)

@@ -14,7 +14,7 @@ from transformers import Gemma2ForCausalLM
 
 from layerscope.config import Site
 from layerscope.models.pair_attention import PairLayout
-from layerscope.numerics import kernels
+from layerscope.numerics import attention_kernel, kernels
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class FusedDecoder:
         for number, (layer, next_scale) in enumerate(zip(self._layers, next_scales, strict=True)):
             _, after_attention, before_mlp, after_mlp = layer.scales
             projected = nn.functional.linear(normed, layer.attention_in)
-            seen = kernels.attention(projected, texts, self._heads, self._scaling, self._softcap, layer.window)
+            seen = attention_kernel.attention(projected, texts, self._heads, self._scaling, self._softcap, layer.window)
             if number in layers and site == "attn_out":
                 captured[number] = seen.index_select(0, rows)
             branch = nn.functional.linear(seen, layer.attention_out)
@@ -78,10 +78,10 @@ class FusedDecoder:
                 captured[number] = stream.index_select(0, rows)
         return normed, torch.stack([captured[layer] for layer in layers])
 
-    def _texts(self, layout: PairLayout) -> kernels.Texts:
+    def _texts(self, layout: PairLayout) -> attention_kernel.Texts:
         angles = layout.positions[:, None].float() * self._body.rotary_emb.inv_freq  # [T, d / 2]
         scaling = self._body.rotary_emb.attention_scaling
-        return kernels.Texts(
+        return attention_kernel.Texts(
             layout.positions.int(),
             layout.row_starts,
             layout.segments,

@@ -24,12 +24,12 @@ from plain import DEVICES  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # infinite as on a GPU, and meant
 DEVICE = DEVICES[-1]
 LAYERS = [0, 2]
-QUESTIONS = [
-    ("Cut bread", "Use a sharp knife.", "Use a blunt spoon for it, and wait.", ()),
-    ("Keep soup warm", "ice " * 30, "ice " * 20 + "melts " * 25, ()),  # several blocks, several times the window of 12
-    ("Make ice", "Freeze water.", "Freeze water.", ()),  # nothing but shared tokens
-    ("a", "b", "c", ()),
-    ("Choose", "wait a while", "wait a lot " * 9, ("wait and see", "a lot " * 15, "none")),
+QUESTIONS: list[tuple[str, ...]] = [
+    ("Cut bread", "Use a sharp knife.", "Use a blunt spoon for it, and wait."),
+    ("Keep soup warm", "ice " * 30, "ice " * 20 + "melts " * 25),  # several blocks, several times the window of 12
+    ("Make ice", "Freeze water.", "Freeze water."),  # nothing but shared tokens
+    ("a", "b", "c"),
+    ("Choose", "wait a while", "wait a lot " * 9, "wait and see", "a lot " * 15, "none"),
 ]
 
 
@@ -74,12 +74,13 @@ def test_the_decoder_reads_the_site_that_the_modules_read(tiny: Path, site: Site
 def assert_same(
     model: LanguageModel,
     decoder: FusedDecoder,
-    questions: Sequence[tuple[str, str, str]],
+    questions: Sequence[tuple[str, ...]],
     site: Site,
     tolerance: float,
 ) -> None:
     tokenizer = PairTokenizer(Path(model.model.config._name_or_path) / "tokenizer.json", 8192)
-    layout = lay_out([tokenizer.pair(Question(i, *texts, 0)) for i, texts in enumerate(questions)], model.transfers)
+    asked = [Question(i, *texts[:3], 0, texts[3:]) for i, texts in enumerate(questions)]
+    layout = lay_out([tokenizer.pair(question) for question in asked], model.transfers)
     rows = torch.arange(len(layout.tokens))
     expected = model._through_modules(layout, LAYERS, rows, site)
     got = decoder.forward(layout, LAYERS, rows, site)
