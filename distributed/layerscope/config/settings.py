@@ -100,8 +100,8 @@ class Config:
     sae_dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the SAE encoders."""
     batch_tokens: AutoCount = "auto"
-    """Tokens per batch, shared ones counted once. auto is 8192 on a GPU (2048 with --attribution) and 1024 on
-    a CPU."""
+    """Tokens per batch, shared ones counted once. auto is 8192 on a GPU (2048 where it attributes) and 1024
+    on a CPU."""
     threads: AutoCount = "auto"
     """Torch threads of each actor on a CPU; they change rounding. auto is every core, or one for a tiny model."""
     readings: str = "final"
