@@ -71,6 +71,7 @@ def make_job(n_actors: int, options: argparse.Namespace, nodes: list[Node], fold
         seed=0,
         shard=(1, 1),
         reading=FINAL,
+        metadata=None,
         plan=plan,
         numerics=Numerics("bfloat16", "float32", options.batch_tokens, None, options.top_k),
         crew=crew,

@@ -215,7 +215,8 @@ def test_plan_of_a_large_model_transfers_little(layerscope: Command, tiny: Path,
     with HubServer() as server:
         serve(server, tiny)
         server.add(Repository("model", "org/large", {**files_of(tiny / "model"), "model.safetensors": weights}))
-        options = ["--model", "org/large", "--sae-width", "1k", "--dataset", "bundled", "--address", "local"]
+        options = ["--model", "org/large", "--sae-repo", "google/gemma-scope-2b-pt-res", "--sae-width", "1k"]
+        options += ["--dataset", "bundled", "--address", "local"]
         plan = layerscope("plan", *options, env=environment(server, tmp_path), cwd=tmp_path)
     assert plan.returncode == 0, plan.stderr
     expected = len(weights) + sum(Path(str(path)).stat().st_size for path in saes.values())
