@@ -3,14 +3,18 @@
 On a machine with a GPU the tests run on that, and those of the numeric core on both.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 
 from layerscope.config import Config
 from layerscope.engine.batch import encode_block, score_batch
 from layerscope.engine.lines import residual_rows
+from layerscope.hub.repository import open_repository
 from layerscope.models.loading import load_language_model
 from layerscope.models.spec import tokenizer_path
 from layerscope.planning.machine import probe
@@ -21,9 +25,30 @@ from layerscope.records.manifest import FORMAT, Manifest
 from layerscope.records.residuals import Layout
 from layerscope.saes.attribution import ToAttribute
 from layerscope.saes.cache import load_encoder
+from layerscope.saes.choice import SaeChoice
 from layerscope.saes.decoders import load_decoder
+from layerscope.saes.encoder import SaeEncoder
 
 DEVICES = [torch.device(name) for name in ("cpu", "cuda") if name == "cpu" or torch.cuda.is_available()]
+
+
+def encoders_of(
+    standin: Path, layers: Sequence[int], device: torch.device
+) -> tuple[list[SaeEncoder], list[dict[str, np.ndarray]]]:
+    """The encoders of a random stand-in's layers in float32, loaded by us, and the arrays of their files."""
+    repository = open_repository(str(standin / "saes"))
+    paths = [next(path for path in repository.files if path.startswith(f"layer_{layer}/")) for layer in layers]
+    choices = [SaeChoice(0, "", None, path, None) for path in paths]
+    encoders = [load_encoder(repository, choice, 32, torch.float32, device) for choice in choices]
+    return encoders, [dict(np.load(standin / "saes" / path)) for path in paths]
+
+
+def by_transformers(model: Path) -> Gemma2ForCausalLM:
+    """A model as anybody else loads it, in float32."""
+    loaded: Gemma2ForCausalLM = AutoModelForCausalLM.from_pretrained(
+        model, dtype=torch.float32, attn_implementation="eager"
+    )
+    return loaded.eval()
 
 
 def plain_run(config: Config, residuals: dict[int, bytes] | None = None) -> bytes:

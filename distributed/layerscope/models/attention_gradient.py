@@ -5,7 +5,7 @@ Nothing but those is kept between the two: the scores are taken again, for as ma
 Shapes: B pairs, T tokens of a batch, W tokens of its widest row, H heads, K key-value heads, d their width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from layerscope.models.pair_attention import PairMask, pair_attention, queries_at_once, side_by_side
+from layerscope.models.pair_attention import PairMask, attend, pair_attention, queries_at_once, side_by_side
 
 _WITH_GRADIENT = "layerscope_pairs_with_gradient"
 
@@ -60,28 +60,15 @@ class _Attention(torch.autograd.Function):
         for start in range(0, width, chunk):
             at = slice(start, start + chunk)
             leaves = [states.detach().requires_grad_() for states in (query[:, :, :, at], key, value)]
+            queries, keys, values = leaves
             with torch.enable_grad():
-                output = _attend(leaves, hidden[..., at, :], context.scaling, context.softcap)
+                output = attend(queries, keys, values, hidden[..., at, :], context.scaling, context.softcap)
                 by_query, more_by_key, more_by_value = torch.autograd.grad(output, leaves, by_output[:, :, :, at])
             by_queries.append(by_query)
             by_key, by_value = by_key + more_by_key, by_value + more_by_value
         by_query = torch.cat(by_queries, dim=3)
         grads = (by_query, by_key[:, :, None], by_value[:, :, None])
         return (*(_end_to_end(states, layout.scatter) for states in grads), None, None, None)
-
-
-def _attend(states: Sequence[Tensor], hidden: Tensor, scaling: float, softcap: float | None) -> Tensor:
-    """What `pair_attention` does with the rows side by side, in operations that torch finds its way back through.
-
-    Args:
-        states: query [B, K, H / K, q, d], key and value [B, K, W, d]; hidden: [B, 1, 1, q, W].
-    """
-    query, key, value = states
-    products = query.flatten(2, 3).float() @ key.transpose(2, 3).float()
-    scores = torch.unflatten(products, 2, query.shape[2:4])
-    scores = scores * scaling if softcap is None else torch.tanh(scores * (scaling / softcap)) * softcap
-    weights = torch.softmax(scores.masked_fill(hidden, -torch.inf), dim=-1).to(value.dtype)
-    return torch.unflatten(weights.flatten(2, 3) @ value, 2, query.shape[2:4])
 
 
 def _end_to_end(states: Tensor, scatter: Tensor) -> Tensor:

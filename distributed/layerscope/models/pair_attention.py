@@ -128,6 +128,26 @@ def visible(layout: PairLayout, sliding_window: int | None) -> Tensor:
     return mask & (layout.row_positions[:, :, None] - layout.row_positions[:, None] < sliding_window)
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, scaling: float, softcap: float | None) -> Tensor:
+    """The attention of some queries of rows side by side: [B, K, H / K, q, d].
+
+    Args:
+        query: [B, K, H / K, q, d]; key, value: [B, K, W, d]; hidden: [B, 1, 1, q, W] bool.
+    """
+    # In float32, because bfloat16 has no digits to spare for a score of 50 and its exponential.
+    products = query.flatten(2, 3).float() @ key.transpose(2, 3).float()
+    scores = torch.unflatten(products, 2, query.shape[2:4])
+    if softcap is None:
+        scores.mul_(scaling)
+    elif scores.requires_grad:  # going backwards needs what tanh gave
+        scores = torch.tanh(scores * (scaling / softcap)) * softcap
+    else:
+        scores.mul_(scaling / softcap).tanh_().mul_(softcap)
+    scores.masked_fill_(hidden, -torch.inf)
+    weights = torch.softmax(scores, dim=-1).to(value.dtype)
+    return torch.unflatten(weights.flatten(2, 3) @ value, 2, query.shape[2:4])
+
+
 def pair_attention(
     _module: nn.Module | None,
     query: Tensor,
@@ -159,19 +179,8 @@ def pair_attention(
     chunk = queries_at_once(query)
     outputs = []
     for start in range(0, width, chunk):
-        rows = query[:, :, :, start : start + chunk]  # [B, K, H / K, chunk, d]
-        # In float32, because bfloat16 has no digits to spare for a score of 50 and its exponential.
-        products = rows.flatten(2, 3).float() @ key.transpose(2, 3).float()
-        scores = torch.unflatten(products, 2, rows.shape[2:4])
-        if softcap is None:
-            scores.mul_(scaling)
-        elif scores.requires_grad:  # going backwards needs what tanh gave
-            scores = torch.tanh(scores * (scaling / softcap)) * softcap
-        else:
-            scores.mul_(scaling / softcap).tanh_().mul_(softcap)
-        scores.masked_fill_(hidden[..., start : start + chunk, :], -torch.inf)
-        weights = torch.softmax(scores, dim=-1).to(value.dtype)
-        outputs.append(torch.unflatten(weights.flatten(2, 3) @ value, 2, rows.shape[2:4]))
+        at = slice(start, start + chunk)
+        outputs.append(attend(query[:, :, :, at], key, value, hidden[..., at, :], scaling, softcap))
     output = torch.cat(outputs, dim=3).permute(0, 3, 1, 2, 4).reshape(n_pairs * width, -1)  # [B * W, H * d]
     return output.index_select(0, layout.scatter).view(1, n_tokens, heads, -1), None
 

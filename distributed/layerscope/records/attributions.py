@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from msgspec import Struct
 
-from layerscope.records.feature_lists import LayerBlock, decimals
+from layerscope.records.feature_lists import LayerBlock, decimals, laid_out
 from layerscope.records.readings import Activation, Float32, Id
 
 if TYPE_CHECKING:
@@ -113,12 +113,7 @@ def serialise_attributions(layers: Sequence[int], found: Sequence[Found]) -> Lay
     failed = np.full(n_groups, -1)
     for layer, of in reversed(list(zip(layers, found, strict=True))):
         failed[~np.isfinite(of.terms).all(axis=1)] = layer
-    return LayerBlock(
-        np.frombuffer(b"".join(parts), dtype=np.uint8),
-        np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64),
-        np.stack([of.active_counts for of in found]),
-        failed,
-    )
+    return laid_out(parts, [of.active_counts for of in found], failed)
 
 
 def _lists(layer: int, found: Found) -> list[bytes]:

@@ -90,9 +90,19 @@ def _serialise(layers: Sequence[int], top_k: Sequence[Found | FoundOverTokens]) 
         parts.append(b",".join(features[row] for features in by_layer))
         counts = (b'"%d":%d' % (layer, found.active_counts[row]) for layer, found in zip(layers, top_k, strict=True))
         parts.append(b",".join(counts))
+    return laid_out(parts, [found.active_counts for found in top_k], failed)
+
+
+def laid_out(
+    parts: Sequence[bytes], active_counts: Sequence[NDArray[np.int64]], failed: NDArray[np.int64]
+) -> LayerBlock:
+    """A block of these parts, two of every row.
+
+    Args:
+        active_counts: [R] of each layer; failed: [R].
+    """
     offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
-    joined = np.frombuffer(b"".join(parts), dtype=np.uint8)
-    return LayerBlock(joined, offsets, np.stack([found.active_counts for found in top_k]), failed)
+    return LayerBlock(np.frombuffer(b"".join(parts), dtype=np.uint8), offsets, np.stack(active_counts), failed)
 
 
 def one_behind_the_other(first: LayerBlock, second: LayerBlock) -> LayerBlock:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from layerscope.saes.encoder import strongest
 from layerscope.saes.spans import Groups
 
 _PAIRS_AT_ONCE = 4096  # features and their tokens whose products are taken at once, so that they stay in a CPU's cache
@@ -76,14 +77,18 @@ class Attributing:
         share = attribution * np.sign(sums)[inverse]
         order = np.lexsort((token, -share, inverse))
         first = order[np.searchsorted(inverse[order], np.arange(len(keys)))]
-        listed, starts, counts = _largest(group[first], feature_id[first], sums.astype(np.float32), len(self), k)
+        attributions = sums.astype(np.float32)
+        some = np.flatnonzero(attributions)
+        found = strongest(group[first][some], feature_id[first][some], attributions[some], len(self), k)
+        groups = np.repeat(np.arange(len(self)), np.diff(found.starts))
+        listed = np.searchsorted(keys, groups * self._decoder.w_dec.shape[0] + found.feature_ids)
         return Attributed(
-            feature_id[first][listed],
-            sums.astype(np.float32)[listed],
+            found.feature_ids,
+            attributions[listed],
             activation[first][listed],
             token[first][listed],
-            starts,
-            counts,
+            found.starts,
+            found.active_counts,
             self._terms(_summed(group, attribution, len(self))),
         )
 
@@ -106,19 +111,6 @@ class Attributing:
 def _summed(number: NDArray[np.int64], values: NDArray[np.floating[Any]], n: int) -> NDArray[np.float64]:
     """[n], in double precision and in the order of the values."""
     return np.bincount(number, values.astype(np.float64), minlength=n).astype(np.float64)
-
-
-def _largest(
-    group: NDArray[np.int64], feature_id: NDArray[np.int64], sums: NDArray[np.float32], n_groups: int, k: int | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Which of a table of features are listed, where each group's begin, and how many features each group has."""
-    some = np.flatnonzero(sums)
-    magnitude = np.where(np.isfinite(sums[some]), np.abs(sums[some]), np.inf)  # what is not a number is not passed over
-    some = some[np.lexsort((feature_id[some], -magnitude, group[some]))]
-    counts = np.bincount(group[some], minlength=n_groups)
-    place = np.arange(len(some)) - np.repeat(np.cumsum(counts) - counts, counts)
-    kept = counts if k is None else np.minimum(counts, k)
-    return some[place < np.repeat(kept, counts)], np.concatenate([[0], np.cumsum(kept)]), counts
 
 
 class ToAttribute(NamedTuple):

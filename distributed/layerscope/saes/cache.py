@@ -21,7 +21,7 @@ from layerscope.numerics.matrix_products import read_in
 from layerscope.numerics.split_weight import SplitWeight
 from layerscope.saes.choice import SaeChoice
 from layerscope.saes.encoder import SaeEncoder
-from layerscope.saes.weights import ENCODER_ARRAYS, read_encoder_of
+from layerscope.saes.weights import ENCODER_ARRAYS, read_encoder
 
 _DIGEST = "xxh3_128"  # of the tensors' bytes, in the file's own header
 
@@ -66,7 +66,7 @@ def _make(
 ) -> dict[str, Tensor]:
     """The encoder from its own file, by way of a file of the cache if there is one and room for it."""
     before = hub.sha256(repository, sae.path)
-    arrays = read_encoder_of(repository, sae, d_in)
+    arrays = read_encoder(repository, sae, d_in)
     if hub.sha256(repository, sae.path) != before:
         raise LayerscopeError(f"{sae.path} of {repository.name} was changed while it was read. Run again.")
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -56,25 +56,62 @@ class Decoder(NamedTuple):
     scaling: Scaling
 
 
+class SaeFile(NamedTuple):
+    """A file with an SAE, and what is expected of it."""
+
+    name: str
+    d_in: int
+    recipe: Recipe = GEMMA_SCOPE
+    site: Site = "resid_post"
+    opened: Opened = params_npz.opened
+
+    @classmethod
+    def of(cls, repository: Repository, sae: SaeChoice, d_in: int) -> "SaeFile":
+        """The one that was chosen, for rows of this width."""
+        opened = _FORMATS[PurePosixPath(sae.path).suffix]
+        return cls(_name(repository, sae), d_in, sae.recipe, sae.site, opened)
+
+    def encoder(self, stream: IO[bytes]) -> Arrays:
+        """The encoder half: W_enc [D, F], b_enc [F], threshold [F], float32, as `encoder.py` takes them.
+
+        Raises:
+            LayerscopeError: what is wrong with the file.
+        """
+        name, wanted = self.name, _wanted(self.recipe)
+        with self.opened(stream, name, frozenset((*wanted, *_FACTORS))) as stored:
+            shapes = _check_shapes(stored.shapes, self.d_in, name, self.recipe, self.site)
+            arrays = {key: _finite(stored.read(key), key, name).reshape(shapes[key]) for key in wanted}
+            for key in _FACTORS:
+                if key in stored.shapes and not np.allclose(stored.read(key), 1):
+                    raise LayerscopeError(
+                        f"{name} has a {key} that is not 1, which changes its features in no known way."
+                    )
+        return {key: _finite(array, key, name) for key, array in _folded(arrays, self.recipe).items()}
+
+    def shapes(self, stream: IO[bytes]) -> dict[str, tuple[int, ...]]:
+        """The shapes of the encoder's arrays, from the headers alone.
+
+        Raises:
+            LayerscopeError: the file is broken, or not an SAE of rows of this width.
+        """
+        with self.opened(stream, self.name, frozenset(_wanted(self.recipe))) as stored:
+            return _check_shapes(stored.shapes, self.d_in, self.name, self.recipe, self.site)
+
+
 def read_d_sae(repository: Repository, sae: SaeChoice, d_in: int) -> int:
     """How many features an SAE has, from its file's headers: a few kilobytes of hundreds of megabytes.
 
     Raises:
         LayerscopeError: the file is broken, or not an SAE of rows of this width.
     """
-    name, open_file = _name(repository, sae), _FORMATS[PurePosixPath(sae.path).suffix]
-
-    def read(stream: IO[bytes]) -> int:
-        return read_shapes(stream, d_in, name, sae.recipe, sae.site, open_file)["W_enc"][1]
-
-    return hub.read_parts(repository, sae.path, read)
+    file = SaeFile.of(repository, sae, d_in)
+    return hub.read_parts(repository, sae.path, lambda stream: file.shapes(stream)["W_enc"][1])
 
 
-def read_encoder_of(repository: Repository, sae: SaeChoice, d_in: int) -> Arrays:
-    """The encoder half of an SAE, as `read_encoder` gives it."""
+def read_encoder(repository: Repository, sae: SaeChoice, d_in: int) -> Arrays:
+    """The encoder half of an SAE, as `SaeFile.encoder` gives it."""
     with hub.fetch(repository, sae.path).open("rb") as stream:
-        open_file = _FORMATS[PurePosixPath(sae.path).suffix]
-        return read_encoder(stream, d_in, _name(repository, sae), sae.recipe, sae.site, open_file)
+        return SaeFile.of(repository, sae, d_in).encoder(stream)
 
 
 def read_decoder(repository: Repository, sae: SaeChoice, d_in: int) -> Decoder:
@@ -83,10 +120,11 @@ def read_decoder(repository: Repository, sae: SaeChoice, d_in: int) -> Decoder:
     Raises:
         LayerscopeError: the file is broken, or has no decoder that fits its encoder.
     """
-    name, wanted = _name(repository, sae), frozenset(("W_enc", "W_dec", "b_dec", "affine_skip_connection", "W_skip"))
+    file, wanted = SaeFile.of(repository, sae, d_in), ("W_enc", "W_dec", "b_dec", "affine_skip_connection", "W_skip")
+    name = file.name
     with (
         hub.fetch(repository, sae.path).open("rb") as stream,
-        _FORMATS[PurePosixPath(sae.path).suffix](stream, name, wanted) as stored,
+        file.opened(stream, name, frozenset(wanted)) as stored,
     ):
         missing = [key for key in ("W_enc", "W_dec", "b_dec") if key not in stored.shapes]
         if missing:
@@ -104,46 +142,6 @@ def read_decoder(repository: Repository, sae: SaeChoice, d_in: int) -> Decoder:
     if sae.recipe.by_decoder_norm:
         w_dec /= _norms(w_dec)[:, None]
     return Decoder(w_dec, b_dec, skip, sae.recipe.scaling)
-
-
-def read_encoder(
-    stream: IO[bytes],
-    d_in: int,
-    name: str,
-    recipe: Recipe = GEMMA_SCOPE,
-    site: Site = "resid_post",
-    open_file: Opened = params_npz.opened,
-) -> Arrays:
-    """The encoder half in an open file: W_enc [D, F], b_enc [F], threshold [F], float32, as `encoder.py` takes them.
-
-    Raises:
-        LayerscopeError: what is wrong with the file.
-    """
-    wanted = _wanted(recipe)
-    with open_file(stream, name, frozenset((*wanted, *_FACTORS))) as stored:
-        shapes = _check_shapes(stored.shapes, d_in, name, recipe, site)
-        arrays = {key: _finite(stored.read(key), key, name).reshape(shapes[key]) for key in wanted}
-        for key in _FACTORS:
-            if key in stored.shapes and not np.allclose(stored.read(key), 1):
-                raise LayerscopeError(f"{name} has a {key} that is not 1, which changes its features in no known way.")
-    return {key: _finite(array, key, name) for key, array in _folded(arrays, recipe).items()}
-
-
-def read_shapes(
-    stream: IO[bytes],
-    d_in: int,
-    name: str,
-    recipe: Recipe = GEMMA_SCOPE,
-    site: Site = "resid_post",
-    open_file: Opened = params_npz.opened,
-) -> dict[str, tuple[int, ...]]:
-    """The shapes of the encoder's arrays, from the headers alone.
-
-    Raises:
-        LayerscopeError: the file is broken, or not an SAE of rows of this width.
-    """
-    with open_file(stream, name, frozenset(_wanted(recipe))) as stored:
-        return _check_shapes(stored.shapes, d_in, name, recipe, site)
 
 
 def _wanted(recipe: Recipe) -> tuple[str, ...]:

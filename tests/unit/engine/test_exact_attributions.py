@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 
 from background import OUTPUT
 from layerscope.config import Config
 from layerscope.engine.batch import encode_block, score_batch
-from layerscope.hub.repository import open_repository
 from layerscope.models import attribution
 from layerscope.models.loading import load_language_model
 from layerscope.questions.pairs import Pair, PairTokenizer
@@ -26,9 +24,7 @@ from layerscope.records.checking import check
 from layerscope.records.lines import Frame, join_record, settle
 from layerscope.records.record import Record, parse
 from layerscope.saes.attribution import SaeDecoder, ToAttribute
-from layerscope.saes.cache import load_encoder
-from layerscope.saes.choice import SaeChoice
-from plain import plain_run
+from plain import by_transformers, encoders_of, plain_run
 from plain_gradients import gradient_alone
 
 LAYERS = [0, 1, 2]
@@ -48,15 +44,8 @@ class Bench:
     def __init__(self, tiny: Path) -> None:
         torch.set_num_threads(1)
         self.model = load_language_model(tiny / "model", torch.float32, CPU)
-        self.plain: Gemma2ForCausalLM = AutoModelForCausalLM.from_pretrained(
-            tiny / "model", dtype=torch.float32, attn_implementation="eager"
-        ).eval()
-        repository = open_repository(str(tiny / "saes"))
-        paths = [next(path for path in repository.files if path.startswith(f"layer_{layer}/")) for layer in LAYERS]
-        self.encoders = [
-            load_encoder(repository, SaeChoice(0, "", None, path, None), 32, torch.float32, CPU) for path in paths
-        ]
-        self.arrays = [dict(np.load(tiny / "saes" / path)) for path in paths]
+        self.plain = by_transformers(tiny / "model")
+        self.encoders, self.arrays = encoders_of(tiny, LAYERS, CPU)
         rng = np.random.default_rng(0)
         for arrays in self.arrays:
             arrays["b_dec"] = rng.normal(size=32).astype(np.float32)

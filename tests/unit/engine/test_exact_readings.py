@@ -11,12 +11,10 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
-from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 
 from layerscope.engine import batch as plain_functions
 from layerscope.engine.batch import encode_block, score_batch
 from layerscope.engine.lines import residual_rows
-from layerscope.hub.repository import open_repository
 from layerscope.models.language_model import LanguageModel
 from layerscope.models.loading import load_language_model
 from layerscope.questions.pairs import PairTokenizer, last_word
@@ -29,10 +27,8 @@ from layerscope.records.lines import ErrorLine, Frame, Outcome, join_record, set
 from layerscope.records.readings import Feature, PlacedFeature
 from layerscope.records.record import Record, parse
 from layerscope.records.residuals import RESIDUAL_DTYPES, Layout, residual_readings
-from layerscope.saes.cache import load_encoder
-from layerscope.saes.choice import SaeChoice
 from layerscope.saes.encoder import SaeEncoder
-from plain import DEVICES
+from plain import DEVICES, by_transformers, encoders_of
 
 LAYERS = [0, 1, 2]
 ALL = ("final", "last-word", "max", "prompt")
@@ -50,15 +46,8 @@ class Bench:
         torch.set_num_threads(1)
         self.device = device
         self.model: LanguageModel = load_language_model(tiny / "model", torch.float32, device)
-        self.plain: Gemma2ForCausalLM = AutoModelForCausalLM.from_pretrained(
-            tiny / "model", dtype=torch.float32, attn_implementation="eager"
-        ).eval()
-        repository = open_repository(str(tiny / "saes"))
-        paths = [next(path for path in repository.files if path.startswith(f"layer_{layer}/")) for layer in LAYERS]
-        self.encoders = [
-            load_encoder(repository, SaeChoice(0, "", None, path, None), 32, torch.float32, device) for path in paths
-        ]
-        self.arrays = [np.load(tiny / "saes" / path) for path in paths]
+        self.plain = by_transformers(tiny / "model")
+        self.encoders, self.arrays = encoders_of(tiny, LAYERS, device)
         self.file = tiny / "model" / "tokenizer.json"
 
     def tokenizer(self, reading: Reading) -> PairTokenizer:

@@ -92,7 +92,7 @@ def test_an_sae_is_loaded_in_the_dtype_that_is_asked_for(source: Path, home: Pat
 def test_the_second_load_does_not_unpack_the_npz(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unpacking takes seconds a layer, and every actor of a node would do it again."""
     assert is_(load(source), WHOLE)
-    monkeypatch.delattr(sae_cache, "read_encoder_of")
+    monkeypatch.delattr(sae_cache, "read_encoder")
     assert is_(load(source), WHOLE)
 
 

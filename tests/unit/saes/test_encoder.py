@@ -24,7 +24,7 @@ from layerscope.saes import encoder
 from layerscope.saes.encoder import SaeEncoder, TopK, concatenate, encode_layers, encode_top_k
 from layerscope.saes.over_tokens import encode_spans
 from layerscope.saes.spans import Spans
-from layerscope.saes.weights import ENCODER_ARRAYS, read_encoder, read_shapes
+from layerscope.saes.weights import ENCODER_ARRAYS, SaeFile
 from plain import DEVICES
 
 Arrays = dict[str, NDArray[Any]]
@@ -310,7 +310,7 @@ def changed(name: str, value: float) -> dict[str, NDArray[Any]]:
 
 
 def read(data: bytes) -> Arrays:
-    return dict(read_encoder(io.BytesIO(data), D_MODEL, NAME))
+    return dict(SaeFile(NAME, D_MODEL).encoder(io.BytesIO(data)))
 
 
 def is_right(arrays: Mapping[str, NDArray[Any]]) -> bool:
@@ -352,7 +352,7 @@ def is_right(arrays: Mapping[str, NDArray[Any]]) -> bool:
 def test_the_encoder_half_is_read_as_it_was_saved(data: bytes) -> None:
     assert is_right(read(data))
     shapes = {"W_enc": (D_MODEL, D_SAE), "b_enc": (D_SAE,), "threshold": (D_SAE,)}
-    assert read_shapes(io.BytesIO(data), D_MODEL, NAME) == shapes
+    assert SaeFile(NAME, D_MODEL).shapes(io.BytesIO(data)) == shapes
 
 
 def test_half_precision_is_read_as_the_numbers_it_holds() -> None:
@@ -520,7 +520,7 @@ def test_shapes_are_read_from_a_few_kilobytes(save: Callable[..., None]) -> None
     """A plan looks at the shapes on the hub, where the file has hundreds of megabytes."""
     noise = np.random.default_rng(0).standard_normal((64, 20_000)).astype(np.float32)
     stream = Counted(npz({"W_enc": noise, "b_enc": noise[0], "threshold": noise[1]}, save))
-    assert read_shapes(stream, 64, NAME)["W_enc"] == (64, 20_000)
+    assert SaeFile(NAME, 64).shapes(stream)["W_enc"] == (64, 20_000)
     assert stream.taken < 64 << 10
 
 
@@ -533,8 +533,8 @@ class Failing(io.BytesIO):
         return super().read(size)
 
 
-@pytest.mark.parametrize("reader", [read_encoder, read_shapes])
+@pytest.mark.parametrize("reader", [SaeFile.encoder, SaeFile.shapes])
 def test_a_fault_of_the_disk_or_the_connection_is_not_told_as_a_broken_file(reader: Callable[..., object]) -> None:
     """`Get the file again` would be 151 MB of wrong advice; whoever owns the stream knows what to say."""
     with pytest.raises(OSError, match="Input/output error"):
-        reader(Failing(STORED), D_MODEL, NAME)
+        reader(SaeFile(NAME, D_MODEL), Failing(STORED))
