@@ -120,7 +120,7 @@ class Config:
     """Of questions with more than two solutions, record the features of every wrong one, not of the strongest alone."""
     attribution: AttributionRule | Literal["off"] = "off"
     """Attribute each question's margin to features, over all tokens of its solutions and its prompt: gradient takes the
-    margin's gradient by the residual stream, relp the relevance by RelP's rules. Two to three times the work."""
+    margin's gradient by the residual stream, relp the relevance by RelP's rules. It takes more than twice as long."""
     prompt: str = r"Question: {goal}\nSolution:"
     """What stands before a solution, with {goal} for the question and \\n for a new line; chat is the chat template of
     the model's tokeniser, with the question as the user's message and the solution as the answer."""
