@@ -129,6 +129,8 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Command:
             pytest.raises(SystemExit) as ended,
         ):
             main()
+        if "ray" in sys.modules:  # a command that joined a cluster leaves it by ending its process
+            sys.modules["ray"].shutdown()
         return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
     return run
