@@ -12,7 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 
 from layerscope.config import Config
-from layerscope.engine.batch import encode_block, score_batch
+from layerscope.engine.batch import score_batch
+from layerscope.engine.encoding import encode_block
 from layerscope.engine.lines import residual_rows
 from layerscope.hub.repository import open_repository
 from layerscope.models.loading import load_language_model

@@ -1,4 +1,4 @@
-"""The Ray actors: thin shells that load once and call the plain functions of `batch.py`.
+"""The Ray actors: thin shells that load once and call the plain functions of `batch.py` and `encoding.py`.
 
 Torch is imported inside the methods, so in the actors' processes only: the driver imports this module for the classes
 and stays small.
@@ -124,7 +124,7 @@ class EncoderActor(_Actor):
         """
         import torch
 
-        from layerscope.engine.batch import warm_up_encoders
+        from layerscope.engine.encoding import warm_up_encoders
         from layerscope.engine.probes import encoder_fingerprint
         from layerscope.saes.cache import load_encoder
         from layerscope.saes.decoders import load_decoder
@@ -145,7 +145,8 @@ class EncoderActor(_Actor):
     @device_faults
     def encode(self, batch: int, activations: Activations, k: int | None) -> Encoded:
         """Encodes a block of a batch."""
-        from layerscope.engine.batch import encode_block, from_array
+        from layerscope.engine.batch import from_array
+        from layerscope.engine.encoding import encode_block
         from layerscope.saes.attribution import ToAttribute
 
         with self._log.timed("encode", batch=batch, rows=activations.residuals.shape[1]) as span:

@@ -1,15 +1,13 @@
-"""One batch from questions to lines, as plain functions that know nothing of Ray.
+"""A batch from questions to frames and activations, as plain functions that know nothing of Ray.
 
-The actors call these; the driver joins what they return (`lines.py`). Composed in one process they give the same
-bytes.
+The Gemma actors call these, the encoders those of `encoding.py`; the driver joins what they return (`lines.py`).
+Composed in one process they give the same bytes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -24,19 +22,9 @@ from layerscope.numerics.out_of_memory import give_back, is_out_of_memory
 from layerscope.questions.pairs import Pair, PairTokenizer, UnscorableError, last_word
 from layerscope.questions.reading import FINAL, Reading
 from layerscope.questions.sources import Question
-from layerscope.records.attributions import AttributionRows, serialise_attributions
-from layerscope.records.feature_lists import LayerBlock, one_behind_the_other, serialise_block
+from layerscope.records.attributions import AttributionRows
 from layerscope.records.lines import Outcome, SolutionScore, error_line, frame_record
 from layerscope.records.record import strongest_wrong
-from layerscope.saes.attribution import Attributed, Attributing, ToAttribute
-from layerscope.saes.encoder import (
-    SaeEncoder,
-    TopK,
-    encode_layers,
-    encode_top_k,
-    rows_at_once,
-)
-from layerscope.saes.over_tokens import OverTokens, encode_spans
 from layerscope.saes.spans import Groups, Spans
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and encoders do without it
@@ -174,108 +162,11 @@ def _outcome(
     return frame_record(question, scores, rows, others, reading.more, attributions)
 
 
-def encode_block(
-    residuals: Tensor,
-    layers: Sequence[int],
-    encoders: Sequence[SaeEncoder],
-    k: int | None,
-    spans: Spans | None = None,
-    reading: Reading = FINAL,
-    attribute: ToAttribute | None = None,
-) -> LayerBlock:
-    """Encodes a block of layers and serialises the strongest features of every row, and of every solution.
-
-    Args:
-        residuals: [L, R, D] of these layers, on the encoders' device.
-        spans: which rows make a list of their own, and which solutions' they are; without them each makes one.
-        reading: the residuals of the rows that make a list of their own go with it, if it says so.
-        attribute: with what the margin is attributed, in lists behind the others; with `spans` alone.
-
-    Raises:
-        LayerscopeError: a single row does not fit the memory.
-    """
-    block = _encode_block(residuals, layers, encoders, k, spans, reading.token_activations, attribute)
-    if reading.residuals is None:
-        return block
-    singles = residuals if spans is None else residuals[:, torch.from_numpy(spans.single).to(residuals.device)]
-    numbers = singles.to(getattr(torch, reading.residuals))
-    infinite = numbers.isinf()
-    if clamped := bool(infinite.any()) and bool((infinite & singles.isfinite()).any()):
-        numbers.clamp_(-torch.finfo(numbers.dtype).max, torch.finfo(numbers.dtype).max)
-    return replace(block, residuals=numbers.cpu().numpy(), clamped=clamped)
-
-
-def _encode_block(
-    residuals: Tensor,
-    layers: Sequence[int],
-    encoders: Sequence[SaeEncoder],
-    k: int | None,
-    spans: Spans | None,
-    by_token: int,
-    attribute: ToAttribute | None,
-) -> LayerBlock:
-    if residuals.device.type == "cuda" and spans is None:
-        try:
-            return serialise_block(layers, encode_layers(residuals, encoders, k))
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        give_back()  # outside the handler, which keeps the failed try's tensors alive
-    found, over_tokens, attributed, halved = list[TopK](), list[OverTokens](), list[Attributed](), False
-    for number, (rows, sae) in enumerate(zip(residuals, encoders, strict=True)):
-        of_layer = None if attribute is None else partial(attribute.begin, number, rows)
-        of_rows, of_solutions, of_groups, was_halved = _encode(rows, sae, k, spans, by_token, of_layer)
-        found.append(of_rows)
-        over_tokens += of_solutions
-        attributed += of_groups
-        halved |= was_halved
-    block = serialise_block(layers, found, over_tokens)
-    if attributed:
-        block = one_behind_the_other(block, serialise_attributions(layers, attributed))
-    return replace(block, halved=halved)
-
-
-def _encode(
-    rows: Tensor,
-    sae: SaeEncoder,
-    k: int | None,
-    spans: Spans | None,
-    by_token: int,
-    attributing: Callable[[], Attributing] | None,
-) -> tuple[TopK, list[OverTokens], list[Attributed], bool]:
-    """Encodes a layer, in as small parts as the memory needs: also whether it did not fit at once."""
-    at_once, halved = min(max(1, len(rows)), rows_at_once(sae)), False
-    while True:
-        try:
-            if spans is None:
-                return encode_top_k(rows, sae, k, at_once), [], [], halved
-            of_groups = attributing() if attributing else None
-            of_rows, of_solutions = encode_spans(rows, sae, k, spans, at_once, by_token, of_groups)
-            over_tokens = [of_solutions] if spans.n_solutions else []
-            return of_rows, over_tokens, [of_groups.result(k)] if of_groups else [], halved
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            if at_once == 1:
-                raise LayerscopeError(
-                    f"One row does not fit the memory beside an SAE of {sae.d_sae} features.\n"
-                    "Use a GPU with more memory, --sae-dtype bfloat16 or more --layer-blocks, and run again to go on."
-                ) from error
-        give_back()  # outside the handler
-        at_once, halved = at_once // 2, True
-
-
 def warm_up_model(
     model: LanguageModel, tokenizer: PairTokenizer, layers: Sequence[int], reading: Reading = FINAL
 ) -> None:
     """Has a GPU load its libraries and compile its kernels, which takes seconds, before the first batch."""
     score_batch(model, tokenizer, [Question(0, "a", "b", "c d", 0)] * 8, layers, reading)
-
-
-def warm_up_encoders(encoders: Sequence[SaeEncoder], d_model: int) -> None:
-    """The same for encoders."""
-    threshold = encoders[0].threshold
-    encode_layers(torch.ones(len(encoders), 2, d_model, dtype=torch.bfloat16, device=threshold.device), encoders, 1)
 
 
 def to_array(tensor: Tensor) -> NDArray[np.generic]:

@@ -7,9 +7,10 @@ Knows no Ray: `interface.py` is all it sees of it.
 from collections.abc import Callable
 from dataclasses import replace
 
-from layerscope.engine.answers import Arrival, TorchSettings
+from layerscope.engine.answers import Arrival
 from layerscope.engine.growth import more_seats
 from layerscope.engine.interface import Engine, Handle, MachineFault, Reference
+from layerscope.engine.loading import to_load
 from layerscope.engine.member import Member, least_loaded
 from layerscope.errors import LayerscopeError, first_line
 from layerscope.formatting import count_of, ranges
@@ -181,14 +182,7 @@ class Crew:
             )
             self._end(member)
             return
-        numerics = job.numerics
-        dtype = numerics.dtype if member.seat.block is None else numerics.sae_dtype
-        settings = TorchSettings(placement.device, dtype, numerics.threads)
-        if member.seat.block is None:
-            self._await(member, "load", job.model, job.spec, placement.blocks, job.reading, settings)
-        else:
-            saes = [sae for sae in job.saes if sae.layer in placement.blocks[member.seat.block]]
-            self._await(member, "load", job.sae_repository, saes, job.d_read, numerics.dtype, job.reading, settings)
+        self._await(member, "load", *to_load(job, placement, member.seat))
 
     def _admit(self, member: Member, fingerprint: Fingerprint) -> None:
         """An actor has loaded: it may compute if it gets the bits that those before it got.

@@ -9,7 +9,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from layerscope.engine.batch import encode_block
+from layerscope.engine.encoding import encode_block
 from layerscope.numerics.circumstances import circumstances
 from layerscope.questions.pairs import Pair
 from layerscope.records.fingerprints import Fingerprint

@@ -13,7 +13,8 @@ import torch
 
 from background import OUTPUT
 from layerscope.config import Config
-from layerscope.engine.batch import encode_block, score_batch
+from layerscope.engine.batch import score_batch
+from layerscope.engine.encoding import encode_block
 from layerscope.models import attribution
 from layerscope.models.loading import load_language_model
 from layerscope.questions.pairs import Pair, PairTokenizer

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from layerscope.engine import batch as plain_functions
-from layerscope.engine.batch import encode_block, score_batch
+from layerscope.engine.batch import score_batch
+from layerscope.engine.encoding import encode_block
 from layerscope.engine.lines import residual_rows
 from layerscope.models.language_model import LanguageModel
 from layerscope.models.loading import load_language_model
