@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from layerscope.errors import UsageError
+from layerscope.records.ablations import kind_of_file
 from layerscope.records.identity import Identity
 from layerscope.records.manifest import RUNNING, About, Manifest
-from layerscope.records.run import Run
 
 _COMMITS = {"model": "commit", "saes": "commit", "questions": "revision"}
 
@@ -20,7 +20,7 @@ def manifest_to_go_on_with(path: Path, identity: Identity, about: About) -> Mani
     Raises:
         UsageError: the file was made with other settings, or was not made by layerscope.
     """
-    manifest = Run.open(path, RUNNING).manifest
+    manifest = kind_of_file(identity).open(path, RUNNING).manifest
     differing = settings_that_differ(manifest, identity)
     if about.order != manifest.about.order:
         differing.append("the order of the questions was another")

@@ -1,8 +1,8 @@
 """What decides the bytes of a file: a run that goes on with it must have the same. The manifest keeps it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from layerscope.config import READINGS, AttributionRule, ResidualFormat, Site
 
@@ -83,6 +83,33 @@ class PlanSize(Struct, frozen=True, kw_only=True):
     """Over every question's content and the order, of all shards."""
 
 
+Control = Literal["matched", "random", "mean-difference"]
+"""What stands beside a feature that is ablated: another feature that fires as often and is as large, and at the
+feature's own tokens as much along a random direction, and along the difference of means."""
+
+
+class ChosenFeature(NamedTuple):
+    """A feature that is ablated."""
+
+    layer: Count
+    feature_id: Count
+    matched: Count | None
+    """The feature of this layer that is its control; None where there is none."""
+
+
+class AblationSettings(Struct, frozen=True, kw_only=True):
+    """What a file of ablations was asked for besides."""
+
+    run: str
+    """Digest of the finished file whose questions these are."""
+    features: list[ChosenFeature]
+    controls: list[Control]
+    steer: float | None
+    """How often as much is added as an ablation takes out; None for an ablation."""
+    features_at_once: Annotated[int, Meta(ge=1)]
+    """Features of a portion: see `ablations.py`."""
+
+
 class Identity(Struct, frozen=True, kw_only=True):
     """Whatever decides the bytes of the file; a run that goes on with it must have the same."""
 
@@ -95,3 +122,5 @@ class Identity(Struct, frozen=True, kw_only=True):
     software: dict[str, str]
     """Versions of the packages that compute."""
     hardware: str
+    ablation: AblationSettings | UnsetType = UNSET
+    """Only in files of ablations."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -22,6 +23,7 @@ from layerscope.files import (
     sync_folder,
     write_pieces,
 )
+from layerscope.records.ablations import kind_of_file
 from layerscope.records.differences import manifest_to_go_on_with
 from layerscope.records.extent import Extent
 from layerscope.records.fingerprints import Fingerprint
@@ -38,11 +40,10 @@ from layerscope.records.manifest import (
 )
 from layerscope.records.marks import Marks, marks_path
 from layerscope.records.overwriting import forget_aside, has_records, put_aside
-from layerscope.records.record import Record, Unscored
+from layerscope.records.record import Unscored
 from layerscope.records.replacing import Line, Replacement, copy_replaced
 from layerscope.records.residual_files import NO_ROWS, ResidualFiles, ResidualRows
 from layerscope.records.residuals import Layout
-from layerscope.records.run import Run
 from layerscope.records.taken_away import Watch
 
 _CHECKPOINT_SECONDS = 5.0
@@ -226,7 +227,7 @@ class Journal:
                 os.close(self._descriptor)
                 self._descriptor = -1
 
-    def recover(self, on_record: Callable[[Record | Unscored], None]) -> int:
+    def recover(self, on_record: Callable[[Any], None]) -> int:
         """Reads what is there, and removes a torn last line; gives how many lines fit the plan and nothing notes them.
 
         Args:
@@ -236,8 +237,8 @@ class Journal:
             LayerscopeError: a line is not the record that belongs there, or was changed after it was written.
         """
         self._extent, errors = Extent(self._manifest.progress), list[int]()
-        run = Run(self.path, self._manifest, RUNNING)
-        for line, record in run.records(to_go_on=True):
+        run = kind_of_file(self._manifest.identity)(self.path, self._manifest, RUNNING)
+        for line, record in run.entries(to_go_on=True):
             if isinstance(record, Unscored):
                 errors.append(self._extent.lines)
             self._extent.add(line)

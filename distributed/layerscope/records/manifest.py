@@ -50,6 +50,21 @@ class Tokens(Struct, frozen=True, kw_only=True):
     unshared: Count
 
 
+class AblationAbout(Struct, frozen=True, kw_only=True):
+    """What the manifest of a file of ablations says besides; of questions in the order of `About.order`."""
+
+    run: str
+    """The file whose questions these are."""
+    chosen_by: Literal["file", "attribution", "contrast", "check"]
+    """Why these features: they are named in a file, the first by a measure, or a sample of all."""
+    starts: Annotated[str, Meta(pattern=r"\A0( [0-9]{1,9})*\Z")]
+    """Where each batch of questions begins, and at the end how many there are."""
+    groups: Annotated[str, Meta(pattern=r"\A([0-9]{1,9}( [0-9]{1,9})*)?\Z")]
+    """The goal group of every question."""
+    discovery: Annotated[str, Meta(pattern=r"\A[01]*\Z")]
+    """1 for a question of the half that discovers, and so had a part in the choice."""
+
+
 class About(Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
     """What the manifest says besides, for readers of the records and for going on; layers in the file's order."""
 
@@ -67,6 +82,8 @@ class About(Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
     tokens: Tokens
     warnings: tuple[str, ...] = ()
     """About model and SAEs that may not belong together."""
+    ablation: AblationAbout | UnsetType = UNSET
+    """Only in files of ablations."""
 
     @cached_property
     def example_ids(self) -> list[int]:
@@ -193,6 +210,15 @@ def _check(manifest: Manifest) -> None:
     for name, layers in (("about.neuronpedia", about.neuronpedia), ("identity.saes.layers", identity.saes.layers)):
         if list(layers) != about.layers:
             raise ValueError(f"`{name}` has other layers than `about.average_l0`")
+    if isinstance(identity.ablation, UnsetType) != isinstance(about.ablation, UnsetType):
+        raise ValueError("`identity.ablation` and `about.ablation` are not both there")
+    if not isinstance(about.ablation, UnsetType):
+        ablation, questions = about.ablation, identity.plan.questions
+        starts = [int(word) for word in ablation.starts.split(" ")]
+        if starts != sorted(starts) or starts[-1] != questions:
+            raise ValueError(f"`about.ablation.starts` does not go from 0 to {questions}")
+        if len(ablation.groups.split()) != questions or len(ablation.discovery) != questions:
+            raise ValueError("`about.ablation` has not as many groups or halves as there are questions")
     if progress is not UNSET:
         if len(progress.running) != max(0, 9 * progress.lines - 1):
             raise ValueError("`progress.running` has not as many marks as there are `progress.lines`")

@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from msgspec import UNSET
 
@@ -21,6 +21,8 @@ from layerscope.records.extent import MARK_BYTES, Extent
 from layerscope.records.manifest import READING, Advice, Manifest, manifest_path, read_manifest
 from layerscope.records.marks import read_marks
 from layerscope.records.record import NotARecordError, Record, Unscored, check_parts, parse
+
+T = TypeVar("T")
 
 _READ_BYTES = 1 << 20
 
@@ -105,18 +107,31 @@ class RecordsFile:
         Raises:
             LayerscopeError: the first line that is off, and what is; or the file cannot be read.
         """
+
+        def held(line: bytes, number: int) -> Record | Unscored:
+            record = parse(line)
+            self._hold_against_plan(record, number)
+            if isinstance(record, Record):
+                check(record)
+            return record
+
+        return self._held(held, to_go_on)
+
+    def _held(self, held: Callable[[bytes, int], T], to_go_on: bool) -> Iterator[tuple[bytes, T]]:
+        """Every whole line, and what is read of it.
+
+        Args:
+            held: from a line and its number, from 1, to what it holds; raises NotARecordError.
+        """
         extent = Extent(self._known.progress) if self._known else Extent()
         for line in self._whole_lines():
             extent.add(line)
             try:
-                record = parse(line)
-                self._hold_against_plan(record, extent.lines)
-                if isinstance(record, Record):
-                    check(record)
+                found = held(line, extent.lines)
                 self._hold_against_mark(extent)
             except NotARecordError as error:
                 raise self._refused(extent.lines, str(error)) from error
-            yield line, record
+            yield line, found
         if not to_go_on:
             self._expect_all(extent)
 
@@ -192,6 +207,9 @@ class RecordsFile:
 class Run(RecordsFile):
     """The output file of a run, and its manifest."""
 
+    of_ablations = False
+    """What files of this class hold, in place of records."""
+
     def __init__(self, path: Path, manifest: Manifest, advice: Advice = READING) -> None:
         super().__init__(path, manifest, advice)
         self.manifest = manifest
@@ -206,7 +224,15 @@ class Run(RecordsFile):
             UsageError: there is no such file, or it has no manifest, or one that is none.
         """
         path = _existing(path)
-        return cls(path, read_manifest(path, advice), advice)
+        manifest = read_manifest(path, advice)
+        if (manifest.identity.ablation is not UNSET) != cls.of_ablations:
+            here, there = ("ablations", "records") if cls.of_ablations else ("records", "ablations")
+            raise UsageError(f"{path} holds {there} and not {here}, which are meant here.\n{advice.no_manifest}")
+        return cls(path, manifest, advice)
+
+    def entries(self, to_go_on: bool = False) -> Iterator[tuple[bytes, Any]]:
+        """What the file holds, whatever that is: here `records`."""
+        return self.records(to_go_on=to_go_on)
 
     @property
     def readings(self) -> tuple[str, ...]:

@@ -1,0 +1,195 @@
+"""A file of ablations: a line for every question and feature, and for every control of the feature, in a fixed order.
+
+What the order is made of stands in the manifest: the batches of questions, and the features, so many at once. A batch's
+lines come for one portion of features after the other, within it question by question, feature by feature, and of a
+feature first its own line and then its controls'.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import orjson
+from msgspec import UNSET, Struct, UnsetType
+
+from layerscope.records.identity import AblationSettings, ChosenFeature, Control, Identity
+from layerscope.records.manifest import AblationAbout
+from layerscope.records.readings import Float32, Id
+from layerscope.records.record import NotARecordError
+from layerscope.records.run import Run
+
+
+class Ablation(Struct, frozen=True, gc=False):
+    """One line: a question's margin as it is, and with something of its solutions' tokens taken out (or added)."""
+
+    example_id: Id
+    layer: int
+    feature_id: Id
+    """Of a control, the feature that it stands beside."""
+    margin: Float32 | None
+    """log-likelihood(right) - log-likelihood(strongest wrong); None where the question cannot be scored."""
+    margin_ablated: Float32 | None
+    """The same afterwards, of whatever wrong solution is the strongest then."""
+    tokens: Id
+    """How many were touched, those that solutions share once. Of 0 the margin is the same to the bit."""
+    control: Control | None
+    """None for the feature itself."""
+    error: str
+    """Why there are no margins; empty where there are."""
+
+
+class Place(NamedTuple):
+    """What a line is of."""
+
+    example_id: int
+    layer: int
+    feature_id: int
+    control: Control | None
+
+
+class AblationPlan(NamedTuple):
+    """Which line is of what."""
+
+    order: Sequence[int]
+    """`example_id` of every question."""
+    starts: Sequence[int]
+    """Where each batch begins in `order`, and at the end the number of questions."""
+    features: Sequence[ChosenFeature]
+    controls: Sequence[Control]
+    at_once: int
+    """Features of a portion."""
+
+    @classmethod
+    def of(cls, order: Sequence[int], about: AblationAbout, settings: AblationSettings) -> "AblationPlan":
+        """That of a manifest."""
+        starts = [int(word) for word in about.starts.split(" ")]
+        return cls(order, starts, settings.features, settings.controls, settings.features_at_once)
+
+    @property
+    def kinds(self) -> tuple[Control | None, ...]:
+        """Of the lines of a question and feature."""
+        return (None, *self.controls)
+
+    @property
+    def portions(self) -> list[Sequence[ChosenFeature]]:
+        """Of the features, in their order."""
+        return [self.features[start : start + self.at_once] for start in range(0, len(self.features), self.at_once)]
+
+    @property
+    def lines(self) -> int:
+        """Of the finished file."""
+        return len(self.order) * len(self.features) * len(self.kinds)
+
+    def part_starts(self) -> list[int]:
+        """The line at which each portion of each batch begins, and at the end the number of lines."""
+        starts = [0]
+        for first, behind in zip(self.starts, self.starts[1:], strict=False):
+            for portion in self.portions:
+                starts.append(starts[-1] + (behind - first) * len(portion) * len(self.kinds))
+        return starts
+
+    def places(self) -> Iterator[Place]:
+        """What each line is of."""
+        for first, behind in zip(self.starts, self.starts[1:], strict=False):
+            for portion in self.portions:
+                for example_id in self.order[first:behind]:
+                    for feature in portion:
+                        for kind in self.kinds:
+                            yield Place(example_id, feature.layer, feature.feature_id, kind)
+
+
+class AblationFile(Run):
+    """A file of ablations, and its manifest."""
+
+    of_ablations = True
+
+    @property
+    def settings(self) -> AblationSettings:
+        found = self.manifest.identity.ablation
+        assert not isinstance(found, UnsetType)  # whose manifest lacks it was refused when it was opened
+        return found
+
+    @property
+    def about(self) -> AblationAbout:
+        found = self.manifest.about.ablation
+        assert not isinstance(found, UnsetType)
+        return found
+
+    @property
+    def plan(self) -> AblationPlan:
+        return AblationPlan.of(self.manifest.about.example_ids, self.about, self.settings)
+
+    @property
+    def planned(self) -> int:
+        return self.plan.lines
+
+    def entries(self, to_go_on: bool = False) -> Iterator[tuple[bytes, Ablation]]:
+        """Every whole line, its line end included, and what it holds.
+
+        Args:
+            to_go_on: lines that were written and are gone are no fault: they are written again.
+
+        Raises:
+            LayerscopeError: the first line that is off, and what is; or the file cannot be read.
+        """
+        places = self.plan.places()
+
+        def held(line: bytes, _number: int) -> Ablation:
+            found, place = parse_ablation(line), next(places, None)
+            if place is None:
+                raise NotARecordError("the plan ends before it")
+            if (found.example_id, found.layer, found.feature_id, found.control) != place:
+                raise NotARecordError(f"it is of {_told(found)}; the plan has {_told(place)} there")
+            return found
+
+        return self._held(held, to_go_on)
+
+
+_decoder = msgspec.json.Decoder(Ablation)
+
+
+def parse_ablation(line: bytes) -> Ablation:
+    """What a line of a file of ablations holds.
+
+    Raises:
+        NotARecordError: it holds none.
+    """
+    try:
+        found = _decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise NotARecordError(str(error).replace("`$`", "the line").replace("`$.", "`")) from error
+    if (found.margin is None or found.margin_ablated is None) != bool(found.error):
+        raise NotARecordError("it has an error and margins, or neither")
+    if not found.tokens and found.margin != found.margin_ablated:
+        raise NotARecordError("no token was touched, and the margin is another")
+    return found
+
+
+def ablation_line(place: Place, margin: float | None, ablated: float | None, tokens: int, error: str = "") -> bytes:
+    """A line of the file, its line end included; margins as the shortest decimals of their float32."""
+    return _dumps(
+        {
+            **place._asdict(),
+            "margin": None if margin is None else np.float32(margin),
+            "margin_ablated": None if ablated is None else np.float32(ablated),
+            "tokens": tokens,
+            "control": place.control,
+            "error": error,
+        }
+    )
+
+
+def kind_of_file(identity: Identity) -> type[Run]:
+    """Who reads a file of this identity."""
+    return Run if identity.ablation is UNSET else AblationFile
+
+
+def _dumps(fields: dict[str, Any]) -> bytes:
+    ordered = {name: fields[name] for name in Ablation.__struct_fields__}
+    return orjson.dumps(ordered, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+
+
+def _told(place: Place | Ablation) -> str:
+    of = f"question {place.example_id}, layer {place.layer}, feature {place.feature_id}"
+    return of + (f" ({place.control})" if place.control else "")
