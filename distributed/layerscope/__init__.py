@@ -3,6 +3,13 @@
 __version__ = "0.1.0"
 
 import os
+import sys
+
+from layerscope.process import leave_working_folder
+
+if sys.argv[:1] == ["-m"]:  # `python -m layerscope…` has not come to the module itself: what follows is imported first
+    leave_working_folder()
+
 from typing import TYPE_CHECKING, Any
 
 # Set to nothing means not set. The hub's client, which reads them when it is imported, takes "" for the working folder,

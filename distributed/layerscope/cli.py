@@ -15,7 +15,6 @@ import tyro
 from layerscope import __version__
 from layerscope.config import Config
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.files import user_path
 from layerscope.formatting import say, visible, visible_json
 from layerscope.streams import lost_output, outlive_readers
 
@@ -89,7 +88,7 @@ def verify(files: _Files) -> int:
 
 
 @_app.command
-def export(files: _Files, to: Annotated[str, _FlagPath], overwrite: bool = False) -> int:
+def export(files: _Files, to: Annotated[Path, _FlagPath], overwrite: bool = False) -> int:
     """Write a run's records in another format: as tables of features and of questions, or as one JSON array.
 
     Args:
@@ -99,7 +98,7 @@ def export(files: _Files, to: Annotated[str, _FlagPath], overwrite: bool = False
     """
     from layerscope.tables.export import export
 
-    say(export(files, user_path(to), overwrite))
+    say(export(files, to, overwrite))
     return 0
 
 

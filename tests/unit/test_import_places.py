@@ -11,6 +11,9 @@ from paths import ROOT
 
 LIBRARIES = ("tyro", "transformers", "numpy", "ray", "orjson", "filelock", "msgspec", "layerscope_addon")
 
+OF_PYTHON = ("typing", "pathlib", "tempfile", "random", "stat", "logging")  # which the first import would bring
+PROGRAMS = (["layerscope", "--version"], ["layerscope.standin.build", "--help"])
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -39,6 +42,17 @@ def test_the_command_imports_nothing_from_the_working_folder(path: str, folder: 
         )
         assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1:] == [str(ROOT / "distributed"), "not there"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
+def test_a_program_finds_no_module_of_pythons_own_there_either(program: list[str], folder: Path) -> None:
+    """`python -m` imports the package, and what that imports, before it comes to the program itself."""
+    for name in OF_PYTHON:
+        (folder / f"{name}.py").write_text(f"raise SystemExit('{name}.py was executed')")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "distributed")}
+    words = [sys.executable, "-m", *program]
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_layerscope_itself_may_lie_in_the_working_folder() -> None:

@@ -2,12 +2,14 @@
 
 import logging
 import site
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.job_config import JobConfig
 
-from layerscope.process import SOURCES
+_SOURCES = str(Path(__file__).parents[2])
+"""The folder that layerscope itself was imported from."""
 
 
 class _Job(JobConfig):
@@ -17,10 +19,10 @@ class _Job(JobConfig):
     """
 
     def _serialize(self) -> str:
-        if self._py_driver_sys_path and str(SOURCES) in [*site.getsitepackages(), site.getusersitepackages()]:
+        if self._py_driver_sys_path and _SOURCES in [*site.getsitepackages(), site.getusersitepackages()]:
             self._py_driver_sys_path.clear()
         elif self._py_driver_sys_path:  # empty for a job whose code was sent: that is where actors have it from
-            self._py_driver_sys_path[:] = [str(SOURCES)]
+            self._py_driver_sys_path[:] = [_SOURCES]
         return super()._serialize()
 
 

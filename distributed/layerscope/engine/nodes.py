@@ -160,11 +160,12 @@ def object_store_bytes() -> int:
 
 
 def _as_ray_sees_it(node: Node, node_id: str, told: dict[str, float]) -> Node:
-    """What a node has, as far as Ray may give it out."""
+    """What a node has, as far as Ray may give it out; started in a Slurm job or by taskset, Ray gives out too much."""
     types = [name.removeprefix(_TYPE) for name in told if name.startswith(_TYPE)]
     return replace(
         node,
         cpus=int(told.get("CPU", 0)),
+        allowed=node.cpus,
         gpus=node.gpus[: int(told.get("GPU", 0))],
         identity=node_id,
         accelerator=types[0] if types else "",

@@ -13,7 +13,7 @@ from layerscope.hub.repository import Repository
 from layerscope.models.families import FAMILIES, family_of
 from layerscope.models.family import ModelFamily, Tensors
 from layerscope.models.json_files import CONFIG, read_json, require
-from layerscope.models.weights import refuse_other_formats, refuse_quantised, weight_files
+from layerscope.models.weights import refuse_other_files, refuse_other_formats, refuse_quantised, weight_files
 
 _TOKENIZER = "tokenizer.json"
 _SIZES = (
@@ -75,8 +75,9 @@ def read_spec(repository: Repository) -> ModelSpec:
     config = read_json(repository, CONFIG, "so it is not a model in Hugging Face format")
     family = family_of(config, repository.name)
     settings = family.settings(config)
-    refuse_quantised(repository, config)
-    refuse_quantised(repository, settings)
+    for told in (config, settings):
+        refuse_quantised(repository, told)
+        refuse_other_files(repository, told)
     require(repository, _TOKENIZER, "so its questions cannot be tokenised")
     try:
         sizes = {name: _count(settings, name) for name in _SIZES}

@@ -1,6 +1,5 @@
 """The files that hold a model's weights, and whether they are what they should be, by names and headers; no torch."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -11,6 +10,7 @@ from layerscope.hub import repository as hub
 from layerscope.hub.repository import Repository
 from layerscope.models.family import ModelFamily, Shape, Tensors
 from layerscope.models.json_files import CONFIG, MAX_JSON_BYTES, read_json
+from layerscope.strict_json import RepeatedKeyError, parse_object
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _ADAPTER = "adapter_config.json"
@@ -31,12 +31,13 @@ def weight_files(repository: Repository, family: ModelFamily, tensors: Tensors, 
     Raises:
         UsageError: they are in a format that is not read, quantised, incomplete, or another model's.
     """
-    names = _indexed(repository) if _INDEX in repository.files else None
+    # Where there are both, transformers loads the one file, whatever the index of the others says.
+    names = _indexed(repository) if _INDEX in repository.files and _WEIGHTS not in repository.files else None
     shards = _there(repository, [_WEIGHTS] if names is None else sorted(set(names.values())))
     stored: dict[str, Any] = {}
     for shard in shards:
         if names is None or hub.is_cached(repository, shard):
-            stored |= hub.read_parts(repository, shard, _header)
+            _add(stored, repository, shard)
     _refuse_packed(repository, [*(names or ()), *stored])
     for name, tensor in stored.items():
         if tensor.get("dtype") not in _FLOATS:
@@ -49,6 +50,24 @@ def weight_files(repository: Repository, family: ModelFamily, tensors: Tensors, 
                 "Get its files again, or name the repository that they are from."
             )
     return [*shards, *([] if names is None else [_INDEX])]
+
+
+def _add(stored: dict[str, Any], repository: Repository, shard: str) -> None:
+    """Adds what a file says of its tensors.
+
+    Raises:
+        UsageError: one is there twice, or in another file too.
+    """
+    try:
+        found = hub.read_parts(repository, shard, _header)
+    except RepeatedKeyError as error:
+        raise UsageError(f"{shard} of {repository.name}: {error}. Nobody can say which one counts.") from error
+    if again := sorted(stored.keys() & found.keys()):
+        raise UsageError(
+            f"{shard} of {repository.name} holds {again[0][:100]}, and so does another of its files.\n"
+            "Nobody can say which one counts. Get its files again."
+        )
+    stored |= found
 
 
 def _differences(found: Mapping[str, Shape | None], family: ModelFamily, tensors: Tensors, n_layers: int) -> str:
@@ -131,6 +150,19 @@ def refuse_other_formats(repository: Repository) -> None:
         )
 
 
+def refuse_other_files(repository: Repository, config: Mapping[str, Any]) -> None:
+    """Refuses a model whose settings name a file of weights: transformers would load that in place of the usual ones.
+
+    Raises:
+        UsageError: they do.
+    """
+    if named := config.get("transformers_weights"):
+        raise UsageError(
+            f"{CONFIG} of {repository.name} names its weights itself (transformers_weights: {str(named)[:100]}).\n"
+            f"Call that file {_WEIGHTS}, and take the line out of {CONFIG}."
+        )
+
+
 def refuse_quantised(repository: Repository, config: Mapping[str, Any]) -> None:
     """Refuses a model whose settings say that its weights are packed.
 
@@ -151,10 +183,16 @@ def _refuse_packed(repository: Repository, names: Iterable[str]) -> None:
 
 
 def _header(stream: IO[bytes]) -> dict[str, dict[str, Any]]:
-    """What a safetensors file says of each of its tensors; nothing where the file is broken."""
+    """What a safetensors file says of each of its tensors; nothing where the file is broken.
+
+    Raises:
+        RepeatedKeyError: one is there twice.
+    """
     size = int.from_bytes(stream.read(8), "little")
     try:
-        header = json.loads(stream.read(size)) if size <= MAX_JSON_BYTES else {}
+        header = parse_object(stream.read(size)) if size <= MAX_JSON_BYTES else {}
+    except RepeatedKeyError:
+        raise
     except (ValueError, RecursionError):
         header = {}
     told = header.items() if isinstance(header, dict) else ()

@@ -2,14 +2,17 @@
 
 Linux states such limits in control groups (cgroups), of which there are two layouts, v1 and v2; a group is held by the
 limits of every group around it. Ray and psutil read the outermost one alone, which is where a container shows its own
-limit and where Slurm and systemd show none.
+limit and where Slurm and systemd show none. Where Slurm is set up without groups, its word alone says what a job has.
 """
 
 import math
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+_MEMORY = ("memory.max", "memory.high", "memory.limit_in_bytes")  # above `high` a group is slowed down to a standstill
 
 
 class Limits(NamedTuple):
@@ -20,19 +23,33 @@ class Limits(NamedTuple):
     """Bytes."""
 
 
-def limits(root: Path = Path("/")) -> Limits:
+def limits(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> Limits:
     """What this process may use.
 
     Args:
         root: of the file system that `proc` and `sys` are looked up in.
+        environment: in which Slurm says what a job was given on this node.
     """
     cpus: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory: float = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for group in _groups(root, "cpu"):
         cpus = min(cpus, _quota(group))
     for group in _groups(root, "memory"):
-        memory = min(memory, _number(group / "memory.max"), _number(group / "memory.limit_in_bytes"))
+        memory = min(memory, *(_number(group / name) for name in _MEMORY))
+    cpus, memory = min(cpus, _word(environment, "SLURM_CPUS_ON_NODE")), min(memory, _memory_of_slurm(environment))
     return Limits(max(1, int(cpus)), int(memory))  # of two and a half CPUs two: a third thread would wait for its half
+
+
+def _memory_of_slurm(environment: Mapping[str, str]) -> float:
+    """What `--mem` or `--mem-per-cpu` of a job comes to here, in bytes; Slurm counts in MiB."""
+    per_cpu = _word(environment, "SLURM_MEM_PER_CPU") * _word(environment, "SLURM_CPUS_ON_NODE")
+    return min(per_cpu, _word(environment, "SLURM_MEM_PER_NODE")) * (1 << 20)
+
+
+def _word(environment: Mapping[str, str], name: str) -> float:
+    """The number in a variable; infinite where it is not set, or 0, which asks for all there is."""
+    told = environment.get(name, "")
+    return (int(told) if told.isdecimal() else 0) or math.inf
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
@@ -59,9 +76,14 @@ def _mounts(root: Path) -> Iterator[tuple[Path, str, str]]:
         kind, _, options = after.split(" ", 2)
         mounted, mount = before.split(" ")[3:5]
         if kind == "cgroup2":
-            yield root / mount.lstrip("/"), mounted, kind
+            yield root / _unescaped(mount).lstrip("/"), _unescaped(mounted), kind
         elif kind == "cgroup":
-            yield root / mount.lstrip("/"), mounted, options
+            yield root / _unescaped(mount).lstrip("/"), _unescaped(mounted), options
+
+
+def _unescaped(path: str) -> str:
+    """A path of `mountinfo`, where blanks and backslashes stand as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 
 def _quota(group: Path) -> float:
@@ -81,6 +103,7 @@ def _number(file: Path) -> float:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return file.read_text().splitlines()
+        # A disk may be mounted under a name that is none in UTF-8.
+        return file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return []  # not Linux, a group that is gone, or files that are not ours to read: no limit is known

@@ -42,8 +42,15 @@ class Node:
     """Ray's word for the type of its GPUs, by which actors can be pinned to it; empty where Ray knows none."""
     software: tuple[tuple[str, str], ...] = ()
     """Names and versions of the packages whose versions change numbers."""
+    allowed: int | None = None
+    """CPUs that a process there may use, where Ray was told of another number: `cpus` is what Ray gives out."""
     trouble: str = ""
     """Why GPUs that seem to be there cannot be used, as a sentence; empty where there are none or they can."""
+
+    @property
+    def cores(self) -> int:
+        """CPUs that threads of one actor find at most."""
+        return self.cpus if self.allowed is None else max(1, min(self.cpus, self.allowed))
 
     def kinds(self, device: str) -> set[str]:
         """The kinds of GPU or processor that actors meet here."""

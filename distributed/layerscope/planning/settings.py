@@ -154,7 +154,7 @@ def settle_crew(config: Config, nodes: Sequence[Node], d_model: int) -> Crew:
     Raises:
         LayerscopeError: a GPU is asked for and there is none.
     """
-    fewest_cpus = min(node.cpus for node in nodes)
+    fewest_cpus = min(node.cores for node in nodes)
     return Crew(
         device=_device(config, nodes),
         gpu_type=config.gpu_type,

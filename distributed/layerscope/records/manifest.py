@@ -9,7 +9,7 @@ import os
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, cast
 
 import msgspec
 import orjson
@@ -19,6 +19,7 @@ from layerscope.errors import LayerscopeError, UsageError, remedy
 from layerscope.files import read_plain, replacing
 from layerscope.records.fingerprints import Fingerprint
 from layerscope.records.identity import Count, Identity
+from layerscope.strict_json import parse_object
 
 FORMAT: Final = 2
 """Of new files. In those of format 1 a line has `error` only where there is one, and then nothing else."""
@@ -155,7 +156,7 @@ def read_manifest(path: Path, advice: Advice = READING) -> Manifest:
     """
     beside = manifest_path(path)
     try:
-        content = orjson.loads(read_plain(beside))
+        content = cast(dict[str, Any], parse_object(read_plain(beside)))
         _check_format(content)
         manifest = msgspec.convert(content, Manifest, str_keys=True)
         _check(manifest)
@@ -166,7 +167,7 @@ def read_manifest(path: Path, advice: Advice = READING) -> Manifest:
         ) from None
     except OSError as error:
         raise UsageError(f"{beside} cannot be read: {error.strerror}.\n{remedy(error, advice.broken)}") from error
-    except ValueError as error:  # of which those of orjson and msgspec are
+    except (ValueError, RecursionError) as error:  # of orjson and msgspec too
         told = str(error).replace("`$.", "`")[:200]
         raise UsageError(f"{beside} is not a whole manifest: {told}.\n{advice.broken}") from error
     manifest.as_read = content

@@ -1,6 +1,5 @@
 """Arrays of a safetensors file: names, shapes and bytes, read with bounds and without torch."""
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any, NamedTuple
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError
 from layerscope.saes.stored import Stored, named
+from layerscope.strict_json import RepeatedKeyError, parse_object
 
 _MAX_HEADER_BYTES = 1 << 24
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -54,8 +54,12 @@ def _read_header(stream: IO[bytes], name: str) -> dict[str, _Tensor]:
     if not 2 <= size <= _MAX_HEADER_BYTES:
         raise _broken(name, f"its header is said to have {size} bytes")
     try:
-        header = json.loads(stream.read(size))
+        header: Any = parse_object(stream.read(size))
         return {key: _tensor(told, 8 + size) for key, told in header.items() if key != _METADATA}
+    except RepeatedKeyError as error:
+        raise LayerscopeError(
+            f"{name}: {error}, and nobody can say which one counts. Save it with each array once."
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _broken(name, f"its header tells of no tensors ({str(error)[:100]})") from error
 

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from ray.exceptions import GetTimeoutError, RaySystemError
 
+from layerscope.config import Config
 from layerscope.engine import nodes
 from layerscope.engine.cluster import check_software
 from layerscope.engine.nodes import Nodes
 from layerscope.errors import LayerscopeError
 from layerscope.planning.machine import probe
 from layerscope.planning.node import Node
+from layerscope.planning.settings import settle_crew
 
 NODE = Node(name="late", cpus=4, memory=1 << 30, gpus=(), processor="Xeon")
 
@@ -110,6 +112,17 @@ def test_a_node_that_left_and_came_back_is_asked_anew(
     script.there = here
     assert [node.cpus for node in usable()] == [4]
     assert script.probes == 2
+
+
+@pytest.mark.parametrize(("allowed", "threads"), [(2, 2), (64, 4)])
+def test_an_actor_has_no_more_threads_than_its_node_is_allowed_cpus(
+    script: Script, asked: tuple[Callable[[], list[Node]], list[str]], allowed: int, threads: int
+) -> None:
+    """`ray start` in a Slurm job or under taskset gives out every CPU of the machine, and 64 threads on two crawl."""
+    script.answer = replace(NODE, cpus=allowed)
+    (node,) = asked[0]()
+    assert settle_crew(Config(), [node], 2304).threads == threads
+    assert node.cpus == 4, "what Ray gives out is still what it says: seats are counted in it"
 
 
 def test_a_node_with_other_software_is_refused_by_name() -> None:

@@ -150,3 +150,40 @@ def test_a_setting_that_stands_twice_is_refused_by_name(folder: Path) -> None:
     (folder / "config.json").write_text(text[:-1] + ', "hidden_size": 8}')
     with pytest.raises(UsageError, match=r"config\.json of .* the key 'hidden_size' twice"):
         read_spec(open_repository(str(folder)))
+
+
+def repeated(folder: Path) -> None:
+    """The second says that it is of another size; a library takes one of the two without a word."""
+    content = json.dumps({name: {"dtype": "BF16", "shape": shape} for name, shape in WEIGHTS.items()})
+    content = content[:-1] + ', "model.norm.weight": {"dtype": "BF16", "shape": [8]}}'
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(content)) + content.encode())
+
+
+def in_two_files(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "one.safetensors")
+    (folder / "two.safetensors").write_bytes(header({"model.norm.weight": (4,)}))
+    files = {**dict.fromkeys(WEIGHTS, "one.safetensors"), "model.norm.weight": "two.safetensors"}
+    (folder / INDEX).write_text(json.dumps({"weight_map": files}))
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (repeated, "model.safetensors of .* the key 'model.norm.weight' twice"),
+        (in_two_files, "two.safetensors of .* holds model.norm.weight, and so does another"),
+        (lambda folder: configured(folder, transformers_weights="other.safetensors"), "names its weights itself"),
+    ],
+)
+def test_weights_of_which_a_library_would_take_others_are_refused(
+    make: Callable[[Path], object], told: str, folder: Path
+) -> None:
+    make(folder)
+    with pytest.raises(UsageError, match=told):
+        read_spec(open_repository(str(folder)))
+
+
+def test_the_files_that_are_hashed_are_those_that_are_loaded(folder: Path) -> None:
+    """Beside one file of weights an index of others, from an older save: transformers loads the one file."""
+    (folder / "old.safetensors").write_bytes(header(WEIGHTS))
+    (folder / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(WEIGHTS, "old.safetensors")}))
+    assert read_spec(open_repository(str(folder))).files == ("config.json", "tokenizer.json", "model.safetensors")

@@ -69,6 +69,30 @@ CASES = {
         (3, 4 * GIB),
     ),
     "no control groups at all": ([], "", {}, ()),
+    "systemd's MemoryHigh, above which a process all but stands still": (
+        [V2],
+        "0::/user.slice",
+        {"user.slice/memory.max": "max", "user.slice/memory.high": str(4 * GIB)},
+        (None, 4 * GIB),
+    ),
+    "a disk whose name is none in UTF-8": (
+        ["29 23 8:1 / /media/Donn\udce9es rw - ext4 /dev/sdb1 rw", V2],
+        "0::/",
+        {"memory.max": str(4 * GIB)},
+        (None, 4 * GIB),
+    ),
+    "a mount with a blank in its path": (
+        [V2.replace("/sys/fs/cgroup", "/sys/fs/cgroup/of\\040mine")],
+        "0::/",
+        {"of mine/memory.max": str(4 * GIB)},
+        (None, 4 * GIB),
+    ),
+}
+SLURM_WITHOUT_GROUPS = {
+    "all that is there": ({"SLURM_CPUS_ON_NODE": "64", "SLURM_MEM_PER_NODE": "0"}, ()),
+    "-c 4 --mem 8G": ({"SLURM_CPUS_ON_NODE": "4", "SLURM_MEM_PER_NODE": "8192"}, (4, 8 * GIB)),
+    "-c 4 --mem-per-cpu 2G": ({"SLURM_CPUS_ON_NODE": "4", "SLURM_MEM_PER_CPU": "2048"}, (4, 8 * GIB)),
+    "no job": ({"SLURM_CPUS_ON_NODE": "", "SLURM_MEM_PER_CPU": "2048"}, ()),
 }
 
 
@@ -85,7 +109,7 @@ def test_the_tightest_limit_around_this_process_holds(case: str, tmp_path: Path)
     for name, text in {**told, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}}.items():
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text and text + "\n")
+        file.write_text(text and text + "\n", errors="surrogateescape")
     cpus, memory = expected or (None, None)
     assert limits(tmp_path) == (cpus or 64, memory or 256 * GIB)
 
@@ -94,6 +118,14 @@ def test_the_cpus_a_process_is_bound_to_are_all_it_has(tmp_path: Path, monkeypat
     """Slurm and taskset bind; four threads on two CPUs would take turns."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 17})
     assert limits(tmp_path).cpus == 2
+
+
+@pytest.mark.parametrize("case", SLURM_WITHOUT_GROUPS)
+def test_what_slurm_gave_a_job_is_all_it_has_where_nothing_holds_it_to_that(case: str, tmp_path: Path) -> None:
+    """Without groups and binding, 64 threads would take the CPUs of other people's jobs."""
+    environment, expected = SLURM_WITHOUT_GROUPS[case]
+    cpus, memory = expected or (64, 256 * GIB)
+    assert limits(tmp_path, environment) == (cpus, memory)
 
 
 def test_a_machine_without_such_files_has_what_the_system_says(tmp_path: Path) -> None:

@@ -200,6 +200,14 @@ def test_a_broken_manifest_is_told_alike_by_every_command(
     assert messages.pop().startswith(f"{manifest_path(path)} is not a whole manifest: {told}")
 
 
+def test_a_key_that_stands_twice_in_a_manifest_is_told_alike_by_every_command(path: Path) -> None:
+    """A reader takes the second in silence: a run would go on, and a report be made, with settings of no run."""
+    text = manifest_path(path).read_bytes()
+    manifest_path(path).write_bytes(text.replace(b'"dtype"', b'"dtype": "float64", "dtype"', 1))
+    messages = {first_line_of(command, path) for command in [*COMMANDS.values(), explain]}
+    assert messages == {f"{manifest_path(path)} is not a whole manifest: it has the key 'dtype' twice."}
+
+
 def places(value: object, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Where each value of a manifest is."""
     if not isinstance(value, dict):

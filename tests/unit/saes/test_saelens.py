@@ -212,6 +212,18 @@ def test_any_float_dtype_is_read_as_the_numbers_it_holds(dtype: torch.dtype, tmp
     assert np.array_equal(activations(tmp_path / "sae"), activations(tmp_path / "same"))
 
 
+def test_an_array_that_stands_twice_in_the_header_is_refused(tmp_path: Path) -> None:
+    """Of two places in the file a reader takes the last in silence; the first may be what was meant."""
+    path = made(tmp_path / "sae") / "sae_weights.safetensors"
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + size].rstrip()
+    again = header[:-1] + b',"W_enc":' + json.dumps(json.loads(header)["W_enc"]).encode() + b"}"
+    path.write_bytes(len(again).to_bytes(8, "little") + again + content[8 + size :])
+    with pytest.raises(LayerscopeError, match=r"sae_weights\.safetensors of .* the key 'W_enc' twice"):
+        activations(tmp_path / "sae")
+
+
 def load_arrays(name: str) -> dict[str, NDArray[Any]]:
     return dict(load_file(FOLDER / name / "sae_weights.safetensors"))
 
