@@ -48,6 +48,7 @@ from layerscope.report.many_said import many_solutions
 from layerscope.report.question_pack import Pack, pack_questions, packed
 from layerscope.report.readings_strip import readings_strip
 
+_STYLE = ("page.css", "charts.css", "tables.css", "browser.css", "screens.css")  # the last after all that it changes
 _SCRIPT = ("page.js", "questions.js", "tokens.js", "addresses.js")
 _BEGINNING = b"<!doctype html>\n<!-- layerscope report -->\n"
 
@@ -132,7 +133,7 @@ def _read_all(run: Run, readings: Sequence[str], baseline_dictionary: bool, stag
 def render(shown: Sequence[Shown], descriptions: Descriptions) -> bytes:
     """The page: the first reading as it is, the others packed beside it."""
     environment = _environment()
-    style = Markup(_read("report.css"))
+    style = Markup("\n".join(map(_read, _STYLE)))
     script = Markup('"use strict";\n(() => {\n' + "\n".join(map(_read, _SCRIPT)) + "})();\n")
     analysis = shown[0].analysis
     bodies = [_body(environment, each, descriptions, shown) for each in shown]

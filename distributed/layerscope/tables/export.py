@@ -20,16 +20,9 @@ from layerscope.records.manifest import manifest_path
 from layerscope.records.run import RecordsFile
 from layerscope.records.shards import Files, open_run
 from layerscope.records.targets import check_target
-from layerscope.tables.rows import (
-    FEATURE_ROWS,
-    QUESTION_ROWS,
-    RowGroups,
-    feature_rows,
-    features_schema,
-    question_row,
-    questions_schema,
-    read_records,
-)
+from layerscope.tables.columns import features_schema, questions_schema
+from layerscope.tables.reading import FEATURE_ROWS, QUESTION_ROWS, RowGroups, read_records
+from layerscope.tables.rows import feature_rows, question_row
 
 _ARRAY = ".json"
 _TABLES = (".parquet", ".csv")

@@ -25,7 +25,7 @@ from layerscope.records.verify import verify
 from layerscope.report.page import report
 from layerscope.tables.compare import compare
 from layerscope.tables.export import export
-from layerscope.tables.rows import read_features, read_questions
+from layerscope.tables.reading import read_features, read_questions
 from made_up import about, edit_manifest, identity, record_line, typed
 from paths import ROOT
 

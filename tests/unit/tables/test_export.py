@@ -28,12 +28,13 @@ from layerscope.questions.sources import Question
 from layerscope.records import progress
 from layerscope.records.lines import SolutionScore, error_line
 from layerscope.records.progress import shown
-from layerscope.records.record import parse
+from layerscope.records.record import SOLUTIONS, parse
 from layerscope.records.run import RecordsFile, read_lines
 from layerscope.records.totals import Totals
 from layerscope.tables import export as export_module
+from layerscope.tables.columns import FEATURES, QUESTIONS
 from layerscope.tables.export import export
-from layerscope.tables.rows import FEATURES, QUESTIONS, SOLUTIONS, RowGroups, read_records
+from layerscope.tables.reading import RowGroups, read_records
 from made_up import Features, identity, record_line, write_run
 
 Json = dict[str, Any]

@@ -1,0 +1,112 @@
+"""The tables of a file, read whole for notebooks or group of rows by group for whoever writes them.
+
+Reads an output file, finished or growing, once and as a stream. Writes nothing; that is `export.py`.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from os import PathLike
+from pathlib import Path
+
+import pyarrow as pa
+
+from layerscope.errors import UsageError
+from layerscope.records.progress import shown
+from layerscope.records.record import Record, Unscored
+from layerscope.records.run import RecordsFile
+from layerscope.tables.columns import features_schema, questions_schema
+from layerscope.tables.rows import feature_rows, question_row
+
+# Rows of a group: what is held before it is written, and a row group of a Parquet file.
+FEATURE_ROWS = 1 << 18
+QUESTION_ROWS = 1 << 10
+
+
+def read_features(
+    path: str | PathLike[str], layers: Collection[int] | None = None, top_k: int | None = None
+) -> pa.Table:
+    """The features of every scored question, about 22 bytes a row, in the order of the file.
+
+    Of a file with several readings those of all, one after the other, with three columns more: `reading` tells which.
+
+    Args:
+        path: of the output file of a run (`.jsonl`), finished or growing.
+        layers: only these; None for all.
+        top_k: only so many of the strongest of each solution and layer; None for all that are listed.
+
+    Raises:
+        UsageError: there is no such file, or it has not these layers.
+        LayerscopeError: a line is not a record.
+    """
+    if top_k is not None and top_k < 1:
+        raise UsageError(f"top_k is {top_k}; it is the number of features to read of each list, from 1.")
+    wanted = None if layers is None else frozenset(layers)
+    file = RecordsFile.open(Path(path))
+    schema = features_schema(file)
+    rows = (feature_rows(record, wanted, top_k, file.readings, schema) for _, record in read_records(file))
+    return _gathered(rows, schema)
+
+
+def read_questions(path: str | PathLike[str]) -> pa.Table:
+    """A row for every question, in the order of the file: the record without its features.
+
+    With the columns of `OF_OTHERS` and `OF_METADATA` where the file has them.
+
+    Args:
+        path: of the output file of a run (`.jsonl`), finished or growing.
+
+    Raises:
+        UsageError: there is no such file.
+        LayerscopeError: a line is not a record.
+    """
+    file = RecordsFile.open(Path(path))
+    schema = questions_schema(file)
+    return _gathered((question_row(record, schema) for _, record in read_records(file)), schema)
+
+
+def read_records(file: RecordsFile) -> Iterator[tuple[bytes, Record | Unscored]]:
+    """Every line of a file and its record, one after the other; shows how far it is.
+
+    Raises:
+        LayerscopeError: a line is not a record, or not the one that was written there, or the disk fails.
+    """
+    return shown(file.records(), file)
+
+
+class RowGroups:
+    """Joins the rows of many records into tables of about equally many rows; closed by leaving its `with` block."""
+
+    def __init__(self, take: Callable[[pa.Table], object], rows: int) -> None:
+        """
+        Args:
+            take: gets every table.
+            rows: how many a table has; at most those of one record more.
+        """
+        self._take, self._limit = take, rows
+        self._batches = list[pa.RecordBatch]()
+        self._rows = 0
+
+    def __enter__(self) -> "RowGroups":
+        return self
+
+    def __exit__(self, exception: object, *_: object) -> None:
+        if exception is None:
+            self._flush()
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        self._batches.append(rows)
+        self._rows += rows.num_rows
+        if self._rows >= self._limit:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._take(pa.Table.from_batches(self._batches).combine_chunks())
+        self._batches, self._rows = [], 0
+
+
+def _gathered(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    tables = list[pa.Table]()
+    with RowGroups(tables.append, FEATURE_ROWS) as groups:
+        for batch in batches:
+            groups.add(batch)
+    return pa.concat_tables([schema.empty_table(), *tables])
