@@ -23,14 +23,22 @@ for _name in (
 
 if TYPE_CHECKING:
     from layerscope.records.residuals import read_residuals
-    from layerscope.tables.reading import read_features, read_questions
+    from layerscope.tables.reading import read_attribution_terms, read_attributions, read_features, read_questions
 
-__all__ = ["__version__", "read_features", "read_questions", "read_residuals"]
+_TABLES = ("read_attribution_terms", "read_attributions", "read_features", "read_questions")
+__all__ = [
+    "__version__",
+    "read_attribution_terms",
+    "read_attributions",
+    "read_features",
+    "read_questions",
+    "read_residuals",
+]
 
 
 def __getattr__(name: str) -> Any:
     """The functions for notebooks, imported when they are asked for: pyarrow takes longer than `layerscope --help`."""
-    if name in ("read_features", "read_questions"):
+    if name in _TABLES:
         from layerscope.tables import reading as tables
 
         return getattr(tables, name)

@@ -89,11 +89,11 @@ def verify(files: _Files) -> int:
 
 @_app.command
 def export(files: _Files, to: Annotated[Path, _FlagPath], overwrite: bool = False) -> int:
-    """Write a run's records in another format: as tables of features and of questions, or as one JSON array.
+    """Write a run's records in another format: as tables of features, questions and attributions, or as one JSON array.
 
     Args:
         files: The .jsonl file of a run, finished or growing, or those of the shards of one job.
-        to: The file to write, x.parquet, x.csv or x.json; the table of questions goes to x.questions.parquet or .csv.
+        to: The file to write, x.parquet, x.csv or x.json; other tables go beside it: x.questions.parquet or .csv.
         overwrite: Replace what is there.
     """
     from layerscope.tables.export import export
@@ -104,7 +104,7 @@ def export(files: _Files, to: Annotated[Path, _FlagPath], overwrite: bool = Fals
 
 @_app.command
 def compare(files: _Files, json: bool = False, reading: str = "final") -> int:
-    """Compare two runs over the same questions: accuracy, log-likelihoods, features.
+    """Compare two runs over the same questions: accuracy, log-likelihoods, features, attributions.
 
     Args:
         files: The .jsonl files of two runs, or those of the shards of two jobs.

@@ -79,6 +79,11 @@ class RecordsFile:
         """Whether the records have other columns of the questions."""
         return self.first is not None and self.first.metadata is not UNSET
 
+    @property
+    def attributed(self) -> bool:
+        """Whether the records have attributions."""
+        return self.first is not None and bool(self.first.attributions)
+
     @cached_property
     def first(self) -> Record | None:
         """The first record of a scored question."""
@@ -245,6 +250,10 @@ class Run(RecordsFile):
     @property
     def has_metadata(self) -> bool:
         return self.manifest.identity.settings.metadata is not None
+
+    @property
+    def attributed(self) -> bool:
+        return self.manifest.identity.settings.attribution is not None
 
     @property
     def planned(self) -> int:

@@ -3,6 +3,7 @@
 import pyarrow as pa
 from msgspec import UNSET
 
+from layerscope.records.attributions import TERMS
 from layerscope.records.run import RecordsFile
 
 FEATURES = pa.schema(
@@ -61,6 +62,26 @@ OF_METADATA = pa.schema({"metadata": pa.string()})  # JSON
 """A further column of questions."""
 
 OF_SOLUTIONS = pa.schema({"solution_index": pa.int16()})  # of features of all solutions: place in the question file
+
+_GROUP = pa.dictionary(pa.int8(), pa.string())  # positive, negative (a solution's own tokens), common, prompt
+
+ATTRIBUTIONS = pa.schema(
+    {
+        "example_id": pa.int32(),
+        "tokens": _GROUP,
+        "layer": pa.int16(),
+        "rank": pa.int32(),  # from 1, the largest
+        "feature_id": pa.int32(),
+        "attribution": pa.float32(),  # exactly the record's, as all that follow
+        "activation": pa.float32(),  # at `token`
+        "token": pa.int32(),  # of the solution's or the prompt's, where the largest share of it is
+    }
+)
+
+ATTRIBUTION_TERMS = pa.schema(
+    {"example_id": pa.int32(), "tokens": _GROUP, "layer": pa.int16(), **dict.fromkeys(TERMS, pa.float32())}
+)
+"""What the attributions of each layer and group of tokens are a part of."""
 
 
 def features_schema(file: RecordsFile) -> pa.Schema:

@@ -23,6 +23,7 @@ from layerscope.records.record import NotARecordError, OtherSolution, Record, So
 from layerscope.records.run import Run
 from layerscope.records.shards import Files, open_run, without_batches
 from layerscope.records.totals import Totals
+from layerscope.tables.attribution_agreement import Agreements, rows_of_text
 from layerscope.tables.measures import Overlap, Paired
 
 Json = dict[str, Any]
@@ -47,12 +48,17 @@ class Comparison:
     """Of the first run; None where no log-likelihood differs."""
     overlaps: dict[int, Overlap] = field(default_factory=lambda: defaultdict(Overlap))
     goals: GoalGroups = field(default_factory=GoalGroups)
+    attributions: Agreements = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.attributions = Agreements(self.layers, self.top_k)
 
     def add(self, a: Record, b: Record) -> None:
         """Adds the records of one question."""
         group = self.goals.add(a.question)
         self.acc.add(group, a.model_is_correct, b.model_is_correct)
         self.acc_norm.add(group, a.correct_per_character(), b.correct_per_character())
+        self.attributions.add(group, a.attributions, b.attributions)
         of_b = _by_place(b)
         for place, solution in _by_place(a).items():
             difference = abs(solution.score - of_b[place].score)
@@ -76,6 +82,7 @@ class Comparison:
                 "example_id": self.largest_example_id,
             },
             "layers": {str(layer): overlap.result() for layer, overlap in self.overlaps.items()},
+            "attributions": self.attributions.result(),
         }
 
 
@@ -170,6 +177,9 @@ def as_text(comparison: Json) -> str:
             jaccard = told(overlap["mean_jaccard"], ".4f", "neither run lists any")
             rows.append([layer, jaccard, told(overlap["largest_activation_difference"], ".3g", "none is shared")])
         lines += ["", *_aligned(rows)]
+    if rows := rows_of_text(comparison["attributions"]):
+        title = "attributions: rank correlation of what both list [95 %, by goal], and how much that is (mean Jaccard)"
+        lines += ["", title, *_aligned(rows)]
     lines += [f"layer {layer}: not compared, {reason}" for layer, reason in comparison["layers_left_out"].items()]
     if differing := comparison["settings_that_differ"]:
         lines += ["", "settings (was: A, is: B)", *(f"  {text}" for text in differing)]

@@ -3,10 +3,10 @@
 Every file is written as a stream and takes its place as a whole.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,10 +17,12 @@ from layerscope.files import remove_leftovers, replacing, user_path
 from layerscope.formatting import size_text
 from layerscope.records.array import write_array
 from layerscope.records.manifest import manifest_path
+from layerscope.records.record import Record, Unscored
 from layerscope.records.run import RecordsFile
 from layerscope.records.shards import Files, open_run
 from layerscope.records.targets import check_target
-from layerscope.tables.columns import features_schema, questions_schema
+from layerscope.tables.attribution_rows import attribution_rows, term_rows
+from layerscope.tables.columns import ATTRIBUTION_TERMS, ATTRIBUTIONS, features_schema, questions_schema
 from layerscope.tables.reading import FEATURE_ROWS, QUESTION_ROWS, RowGroups, read_records
 from layerscope.tables.rows import feature_rows, question_row
 
@@ -34,7 +36,8 @@ def export(files: Files, target: Path, overwrite: bool) -> str:
 
     In CSV, texts that a spreadsheet would run get an apostrophe in front; the other formats hold every text as it is.
     `x.parquet` and `x.csv` get the table of features, and `x.questions.parquet` or `x.questions.csv` beside them the
-    table of questions; `x.json` gets the array of records.
+    table of questions; `x.json` gets the array of records. Where the run has attributions, their tables lie beside
+    these: `x.attributions.parquet`, and `x.attribution_terms.parquet` with what they add up to.
 
     Args:
         files: the output file, or those of the shards of one job.
@@ -50,10 +53,10 @@ def export(files: Files, target: Path, overwrite: bool) -> str:
     # The records of one file can be read without a manifest; which files are shards of one job, only manifests tell.
     file = RecordsFile.open(paths[0]) if len(paths) == 1 else open_run(paths)
     inputs = [beside for part in file.parts for beside in (part.path, manifest_path(part.path))]
-    targets = [user_path(target)]
-    target = targets[0]
+    target = user_path(target)
+    tables, targets = _tables(file), [target]
     if target.suffix in _TABLES:
-        targets.append(target.with_suffix(f".questions{target.suffix}"))
+        targets += [target.with_suffix(f".{table.name}{target.suffix}") for table in tables[1:]]
     elif target.suffix != _ARRAY:
         raise UsageError(f"--to {target}: the suffix says the format; take {', '.join(_TABLES)} or {_ARRAY}.")
     for each in targets:
@@ -62,27 +65,52 @@ def export(files: Files, target: Path, overwrite: bool) -> str:
     if target.suffix == _ARRAY:
         write_array(file.path, target, (line for line, _ in read_records(file)))
     else:
-        _write_tables(file, *targets)
+        _write_tables(file, tables, targets)
     told = [f"{target}  {size_text(target.stat().st_size)}" for target in targets]
     return "\n".join([*told, *file.notes])
 
 
-def _write_tables(file: RecordsFile, features_target: Path, questions_target: Path) -> None:
+class _Table(NamedTuple):
+    """One of the tables that a file makes."""
+
+    name: str
+    """Of its own file, before the suffix; that of features has the target's."""
+    schema: pa.Schema
+    rows: Callable[[Record | Unscored], pa.RecordBatch]
+    """Of a record."""
+    held: int
+    """Rows that are held before they are written."""
+
+
+def _tables(file: RecordsFile) -> list[_Table]:
+    """Those of a file, that of features first."""
     readings, of_features, of_questions = file.readings, features_schema(file), questions_schema(file)
-    writer = _parquet_writer if features_target.suffix == ".parquet" else _CsvWriter
+    tables = [
+        _Table("", of_features, lambda of: feature_rows(of, readings=readings, schema=of_features), FEATURE_ROWS),
+        _Table("questions", of_questions, lambda of: question_row(of, of_questions), QUESTION_ROWS),
+    ]
+    if file.attributed:
+        tables.append(_Table("attributions", ATTRIBUTIONS, attribution_rows, FEATURE_ROWS))
+        tables.append(_Table("attribution_terms", ATTRIBUTION_TERMS, term_rows, FEATURE_ROWS))
+    return tables
+
+
+def _write_tables(file: RecordsFile, tables: Sequence[_Table], targets: Sequence[Path]) -> None:
+    writer = _parquet_writer if targets[0].suffix == ".parquet" else _CsvWriter
+    both = list(zip(tables, targets, strict=True))
     try:
-        with (  # left from the last to the first: both files are whole before either takes its place
-            replacing(questions_target) as questions_file,
-            replacing(features_target) as features_file,
-            _writing(questions_file, writer, of_questions, QUESTION_ROWS) as questions,
-            _writing(features_file, writer, of_features, FEATURE_ROWS) as features,
-        ):
+        with ExitStack() as stack:  # left from the last to the first: all files are whole before any takes its place
+            files = [stack.enter_context(replacing(target)) for _, target in reversed(both)][::-1]
+            writing = [
+                stack.enter_context(_writing(of_table, writer, table.schema, table.held))
+                for table, of_table in zip(tables, files, strict=True)
+            ]
             for _, record in read_records(file):
-                questions.add(question_row(record, of_questions))
-                features.add(feature_rows(record, readings=readings, schema=of_features))
+                for table, groups in zip(tables, writing, strict=True):
+                    groups.add(table.rows(record))
     except OSError as error:
         raise LayerscopeError(
-            f"{features_target} cannot be written: {error.strerror or error}. What was there before is as it was.\n"
+            f"{targets[0]} cannot be written: {error.strerror or error}. What was there before is as it was.\n"
             "Make room, or name a file elsewhere, and run the same command again."
         ) from error
 

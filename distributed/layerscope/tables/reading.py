@@ -13,7 +13,8 @@ from layerscope.errors import UsageError
 from layerscope.records.progress import shown
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import RecordsFile
-from layerscope.tables.columns import features_schema, questions_schema
+from layerscope.tables.attribution_rows import attribution_rows, term_rows
+from layerscope.tables.columns import ATTRIBUTION_TERMS, ATTRIBUTIONS, features_schema, questions_schema
 from layerscope.tables.rows import feature_rows, question_row
 
 # Rows of a group: what is held before it is written, and a row group of a Parquet file.
@@ -37,9 +38,7 @@ def read_features(
         UsageError: there is no such file, or it has not these layers.
         LayerscopeError: a line is not a record.
     """
-    if top_k is not None and top_k < 1:
-        raise UsageError(f"top_k is {top_k}; it is the number of features to read of each list, from 1.")
-    wanted = None if layers is None else frozenset(layers)
+    wanted = _wanted(layers, top_k)
     file = RecordsFile.open(Path(path))
     schema = features_schema(file)
     rows = (feature_rows(record, wanted, top_k, file.readings, schema) for _, record in read_records(file))
@@ -61,6 +60,55 @@ def read_questions(path: str | PathLike[str]) -> pa.Table:
     file = RecordsFile.open(Path(path))
     schema = questions_schema(file)
     return _gathered((question_row(record, schema) for _, record in read_records(file)), schema)
+
+
+def read_attributions(
+    path: str | PathLike[str], layers: Collection[int] | None = None, top_k: int | None = None
+) -> pa.Table:
+    """The attributions of every scored question, about 26 bytes a row, in the order of the file.
+
+    Args:
+        path: of the output file of a run (`.jsonl`) with attributions, finished or growing.
+        layers: only these; None for all.
+        top_k: only so many of the largest of each group of tokens and layer; None for all that are listed.
+
+    Raises:
+        UsageError: there is no such file, it has no attributions, or not these layers.
+        LayerscopeError: a line is not a record.
+    """
+    wanted, file = _wanted(layers, top_k), _with_attributions(path)
+    return _gathered((attribution_rows(record, wanted, top_k) for _, record in read_records(file)), ATTRIBUTIONS)
+
+
+def read_attribution_terms(path: str | PathLike[str], layers: Collection[int] | None = None) -> pa.Table:
+    """What the attributions of each question, layer and group of tokens add up to, and what there is besides them.
+
+    Args:
+        path: of the output file of a run (`.jsonl`) with attributions, finished or growing.
+        layers: only these; None for all.
+
+    Raises:
+        UsageError: there is no such file, it has no attributions, or not these layers.
+        LayerscopeError: a line is not a record.
+    """
+    wanted, file = _wanted(layers, None), _with_attributions(path)
+    return _gathered((term_rows(record, wanted) for _, record in read_records(file)), ATTRIBUTION_TERMS)
+
+
+def _wanted(layers: Collection[int] | None, top_k: int | None) -> frozenset[int] | None:
+    if top_k is not None and top_k < 1:
+        raise UsageError(f"top_k is {top_k}; it is the number of features to read of each list, from 1.")
+    return None if layers is None else frozenset(layers)
+
+
+def _with_attributions(path: str | PathLike[str]) -> RecordsFile:
+    file = RecordsFile.open(Path(path))
+    if not file.attributed:
+        raise UsageError(
+            f"{path} has no attributions: it was run without --attribution.\n"
+            "Run again with --attribution gradient and another --output-file."
+        )
+    return file
 
 
 def read_records(file: RecordsFile) -> Iterator[tuple[bytes, Record | Unscored]]:
