@@ -111,7 +111,7 @@ def parts(options: argparse.Namespace, figures: Figures) -> None:
     layout = lay_out(batches[0], model.transfers)
     plain = LanguageModel(model.model, None, model.transfers)
     with torch.inference_mode():
-        ways = {"modules": plain._through_modules}
+        ways = {"modules": plain.through_modules}
         if model.decoder is not None:
             ways["fused"] = model.decoder.forward
             (mine, _), (theirs, _) = (way(layout, job.layers, layout.read_tokens) for way in ways.values())

@@ -53,7 +53,7 @@ FACE, WORDS_OF_THE_FACE = "layerscope", {"__version__"}
 
 TORCH = ("torch", "transformers", "accelerate", "safetensors")
 COMPUTING_ROOMS = {"numerics", "models", "saes", "standin"}
-COMPUTING_FILES = {"engine/batch.py", "engine/encoding.py", "engine/probes.py"}
+COMPUTING_FILES = {"engine/ablating.py", "engine/batch.py", "engine/encoding.py", "engine/probes.py"}
 # What actors call imports torch in their own processes; the driver imports these files as well, and must not.
 IN_FUNCTIONS_ONLY = {"engine/actors.py", "engine/answers.py"}
 # What the reading commands and the planning import, which start in a moment and run where there is no torch.

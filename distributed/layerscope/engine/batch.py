@@ -128,6 +128,16 @@ def _pass(
     return [score for part in scores for score in part], torch.cat(residuals, dim=1), by_rows, True
 
 
+def unscored_reason(score: PairScore, site: Site) -> str:
+    """Why what a pass gave of a question is no score; empty where it is one."""
+    if score.failed_layer is not None:
+        where = "in the residual stream after" if site == "resid_post" else f"at {site} of"
+        return f"non-finite activation {where} layer {score.failed_layer}"
+    if not all(map(math.isfinite, score.log_likelihoods)):
+        return "non-finite log-likelihood, after the last layer"
+    return ""
+
+
 def _outcome(
     question: Question,
     pair: Pair,
@@ -137,13 +147,7 @@ def _outcome(
     lists: Mapping[int, Mapping[str, int]],
     attributions: AttributionRows | None,
 ) -> Outcome:
-    reason = ""
-    if score.failed_layer is not None:
-        where = "in the residual stream after" if reading.site == "resid_post" else f"at {reading.site} of"
-        reason = f"non-finite activation {where} layer {score.failed_layer}"
-    elif not all(map(math.isfinite, score.log_likelihoods)):
-        reason = "non-finite log-likelihood, after the last layer"
-    if reason:
+    if reason := unscored_reason(score, reading.site):
         return error_line(question.example_id, reason, reading.more, question.metadata, attributions is not None)
     scores = [
         SolutionScore(

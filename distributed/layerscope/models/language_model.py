@@ -115,15 +115,16 @@ class LanguageModel:
 
     def _begin(self, layout: PairLayout, layers: Sequence[int], site: Site) -> Download:
         """Gives the device all work of a batch, and waits for none of it."""
-        through = self._through_modules if self.decoder is None else self.decoder.forward
+        through = self.through_modules if self.decoder is None else self.decoder.forward
         hidden, residuals = through(layout, layers, layout.read_tokens, site)
         finite = torch.isfinite(residuals).all(dim=-1)  # [L, R]
         log_probs = target_log_probs(hidden, self.model.lm_head.weight, layout, self.softcap)
         return self.transfers.download(residuals, finite, log_probs)
 
-    def _through_modules(
+    def through_modules(
         self, layout: PairLayout, layers: Sequence[int], rows: Tensor, site: Site = "resid_post"
     ) -> tuple[Tensor, Tensor]:
+        """What `Decoder.forward` gives, from transformers' modules."""
         body = self.model.model
         with capture_rows(body.layers, layers, self.family.site(site), rows) as captured:
             hidden = body(

@@ -1,0 +1,240 @@
+"""Ablations of one batch, from questions to lines, as plain functions that know nothing of Ray.
+
+A question's own pass is that of a run. What is then taken out of its row is at the tokens of its solutions alone, where
+the feature fires; nothing is reconstructed, so no error of the SAE enters. Where nothing fires nothing is run again.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from math import isfinite
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from layerscope.engine.batch import unscored_reason
+from layerscope.errors import LayerscopeError
+from layerscope.models.ablation import Change, KeptPass, keep_pass, run_again
+from layerscope.models.language_model import LanguageModel, PairScore
+from layerscope.numerics.out_of_memory import give_back, is_out_of_memory
+from layerscope.planning.to_ablate import ToAblate
+from layerscope.questions.pairs import Pair, PairTokenizer
+from layerscope.questions.plan import cut
+from layerscope.questions.sources import Question
+from layerscope.records.ablations import Place, ablation_line
+from layerscope.records.identity import ChosenFeature, Control
+from layerscope.records.record import strongest_wrong
+from layerscope.saes.chosen import ChosenOfLayer, load_chosen, random_direction
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A batch of questions as they are."""
+
+    questions: Sequence[Question]
+    reasons: Sequence[str]
+    """Of each, why it cannot be scored; empty where it can."""
+    numbers: Sequence[int]
+    """Of each, which pair of the pass it is; -1 for none."""
+    kept: KeptPass | None
+    """None where no question can be scored."""
+    halved: bool
+
+
+class _Wanted(NamedTuple):
+    """One line's change."""
+
+    line: int
+    pair: int
+    tokens: Tensor  # [n] int64, of the pair's row
+    amounts: Tensor  # [n] float32
+    direction: Tensor  # [D] float32
+
+
+def load_features(to_ablate: ToAblate, d_in: int, device: torch.device) -> dict[int, ChosenOfLayer]:
+    """The features that are ablated and compared with, by layer."""
+    dtype = getattr(torch, to_ablate.sae_dtype)
+    return {
+        sae.layer: load_chosen(
+            to_ablate.repository,
+            sae,
+            d_in,
+            dtype,
+            device,
+            to_ablate.feature_ids(sae.layer),
+            to_ablate.differences.get(sae.layer, {}),
+        )
+        for sae in to_ablate.saes
+    }
+
+
+def begin_batch(
+    model: LanguageModel, tokenizer: PairTokenizer, questions: Sequence[Question], layers: Sequence[int]
+) -> Begun:
+    """Scores the questions of a batch, and keeps what is needed to run it again from these layers on."""
+    pairs = list(tokenizer.pairs(questions))
+    scorable = [pair for pair in pairs if isinstance(pair, Pair)]
+    kept, halved = _keep(model, scorable, layers) if scorable else (None, False)
+    scores = iter(kept.scores if kept else ())
+    reasons = [unscored_reason(next(scores), "resid_post") if isinstance(pair, Pair) else str(pair) for pair in pairs]
+    there = np.array([isinstance(pair, Pair) for pair in pairs])
+    numbers = np.where(there, np.cumsum(there) - 1, -1).tolist()
+    return Begun(questions, reasons, numbers, kept, halved)
+
+
+def ablate(
+    model: LanguageModel,
+    begun: Begun,
+    features: Mapping[int, ChosenOfLayer],
+    portion: Sequence[ChosenFeature],
+    to_ablate: ToAblate,
+) -> tuple[list[bytes], bool]:
+    """The lines of a batch for a portion of the features, and whether something did not fit the memory at once.
+
+    Question by question, feature by feature, and of a feature kind by kind.
+    """
+    kinds = to_ablate.kinds
+    ablated, halved = dict[int, PairScore](), begun.halved
+    touched = dict[int, int]()
+    for layer, of_layer in groupby(enumerate(portion), lambda numbered: numbered[1].layer):
+        wanted = list(_wanted(begun, features[layer], list(of_layer), len(portion), kinds))
+        touched |= {each.line: len(each.tokens) for each in wanted}
+        if begun.kept is None or not wanted:
+            continue
+        widths = np.array([len(begun.kept.pairs[each.pair].tokens) for each in wanted])
+        for first, behind in pairwise(cut(widths, to_ablate.batch_tokens).tolist()):
+            some = wanted[first:behind]
+            scores, was_halved = _again(model, begun, layer, some, to_ablate.factor)
+            ablated |= {each.line: score for each, score in zip(some, scores, strict=True)}
+            halved |= was_halved
+    return list(_lines(begun, portion, kinds, ablated, touched)), halved
+
+
+def _wanted(
+    begun: Begun,
+    chosen: ChosenOfLayer,
+    numbered: Sequence[tuple[int, ChosenFeature]],
+    n_features: int,
+    kinds: Sequence[Control | None],
+) -> Iterator[_Wanted]:
+    """What is to be changed after a layer, line by line; nothing where nothing fires.
+
+    Args:
+        numbered: the layer's features, with their numbers among the portion's, of which there are `n_features`.
+    """
+    kept = begun.kept
+    if kept is None:
+        return
+    layer = numbered[0][1].layer
+    states, place_of = kept.states[layer], {feature: place for place, feature in enumerate(chosen.feature_ids)}
+    ways = [
+        (number * len(kinds) + at, _way(chosen, place_of, feature, kind))
+        for number, feature in numbered
+        for at, kind in enumerate(kinds)
+    ]
+    for question, (pair_number, reason) in enumerate(zip(begun.numbers, begun.reasons, strict=True)):
+        if reason:
+            continue
+        pair = kept.pairs[pair_number]
+        of_solutions = torch.from_numpy(np.flatnonzero(pair.positions() >= pair.prompt)).to(states.device)
+        activations = chosen.activations(states[kept.starts[pair_number] + of_solutions])  # [tokens, n]
+        for place, way in ways:
+            if way is None:
+                continue
+            column, direction = way
+            fires = torch.nonzero(activations[:, column])[:, 0]
+            if len(fires):
+                line = question * n_features * len(kinds) + place
+                yield _Wanted(line, pair_number, of_solutions[fires], activations[fires, column], direction)
+
+
+def _way(
+    chosen: ChosenOfLayer, place_of: Mapping[int, int], feature: ChosenFeature, kind: Control | None
+) -> tuple[int, Tensor] | None:
+    """Whose activations are taken, and along which direction [D] as much is changed; None for nothing."""
+    if kind == "matched":
+        if feature.matched is None:
+            return None
+        return place_of[feature.matched], chosen.directions[place_of[feature.matched]]
+    place = place_of[feature.feature_id]
+    own = chosen.directions[place]
+    if kind is None:
+        return place, own
+    other = chosen.mean_difference
+    if kind == "random":
+        other = random_direction(feature.layer, feature.feature_id, len(own)).to(own.device)
+    return place, other * torch.linalg.vector_norm(own)
+
+
+def _again(
+    model: LanguageModel, begun: Begun, layer: int, wanted: Sequence[_Wanted], factor: float
+) -> tuple[list[PairScore], bool]:
+    """The scores with the changes, in halves where the memory is too small."""
+    assert begun.kept is not None
+    changes = [Change(each.pair, each.tokens, factor * each.amounts[:, None] * each.direction[None]) for each in wanted]
+    try:
+        return run_again(model, begun.kept, layer, changes), False
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(wanted) == 1:
+            raise _does_not_fit(begun, wanted[0].pair) from error
+    give_back()  # outside the handler, which keeps the failed pass's tensors alive
+    half = len(wanted) // 2
+    parts = [_again(model, begun, layer, wanted[part], factor)[0] for part in (slice(half), slice(half, None))]
+    return [*parts[0], *parts[1]], True
+
+
+def _keep(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int]) -> tuple[KeptPass, bool]:
+    try:
+        return keep_pass(model, pairs, layers), False
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(pairs) == 1:
+            raise LayerscopeError(
+                f"A question of {len(pairs[0].tokens)} tokens does not fit the memory even alone.\n"
+                "Use a GPU with more memory or fewer --layers, and run again to go on."
+            ) from error
+    give_back()
+    half = len(pairs) // 2
+    (first, _), (second, _) = (_keep(model, pairs[part], layers) for part in (slice(half), slice(half, None)))
+    starts = [*first.starts, *(first.starts[-1] + start for start in second.starts[1:])]
+    states = {layer: torch.cat([first.states[layer], second.states[layer]]) for layer in layers}
+    return KeptPass(pairs, [*first.scores, *second.scores], starts, states), True
+
+
+def _does_not_fit(begun: Begun, pair: int) -> LayerscopeError:
+    question = begun.questions[begun.numbers.index(pair)]
+    return LayerscopeError(
+        f"Question {question.example_id} does not fit the memory even alone.\n"
+        "Use a GPU with more memory or fewer --layers, and run again to go on."
+    )
+
+
+def _lines(
+    begun: Begun,
+    portion: Sequence[ChosenFeature],
+    kinds: Sequence[Control | None],
+    ablated: Mapping[int, PairScore],
+    touched: Mapping[int, int],
+) -> Iterator[bytes]:
+    line = 0
+    for question, reason, number in zip(begun.questions, begun.reasons, begun.numbers, strict=True):
+        margin = None if reason or begun.kept is None else _margin(begun.kept.scores[number], question.label)
+        for feature in portion:
+            for kind in kinds:
+                place = Place(question.example_id, feature.layer, feature.feature_id, kind)
+                afterwards = _margin(ablated[line], question.label) if line in ablated else margin
+                if margin is None or afterwards is None or not isfinite(afterwards):
+                    yield ablation_line(place, None, None, 0, reason or "non-finite log-likelihood, when changed")
+                else:
+                    yield ablation_line(place, margin, afterwards, touched.get(line, 0))
+                line += 1
+
+
+def _margin(score: PairScore, label: int) -> float:
+    """log-likelihood(right) - log-likelihood(strongest wrong), in double precision."""
+    return score.log_likelihoods[label] - score.log_likelihoods[strongest_wrong(score.log_likelihoods, label)]

@@ -1,0 +1,83 @@
+"""Some features of an SAE, for whoever takes them out of what a model holds: where they fire, and what they write.
+
+Only their columns of the encoder are kept, so that a model has them beside it; where features compete for a place (a
+top-k SAE) the whole of it. Shapes: R rows, D d_model, F d_sae, n features that are chosen.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from layerscope.hub.repository import Repository
+from layerscope.saes.cache import load_encoder
+from layerscope.saes.choice import SaeChoice
+from layerscope.saes.decoders import plain_decoder
+from layerscope.saes.encoder import SaeEncoder, active
+
+
+@dataclass(frozen=True)
+class ChosenOfLayer:
+    """Some features of a layer's SAE."""
+
+    feature_ids: Sequence[int]  # n, ascending
+    encoder: SaeEncoder
+    """Of these features, or of all."""
+    whole: bool
+    """It is of all."""
+    directions: Tensor  # [n, D] float32; their rows of the decoder
+    mean_difference: Tensor  # [D] float32, of length 1; zeros where there is none
+
+    def activations(self, rows: Tensor) -> Tensor:
+        """[R, n] float32: what these features are at rows [R, D] of the residual stream; 0 where they do not fire."""
+        row, number, activation = active(rows, self.encoder)
+        if self.whole:
+            wanted = torch.tensor(self.feature_ids, device=rows.device)
+            place = torch.searchsorted(wanted, number).clamp(max=len(wanted) - 1)
+            mine = wanted[place] == number
+            row, number, activation = row[mine], place[mine], activation[mine]
+        found = torch.zeros(len(rows), len(self.feature_ids), device=rows.device)
+        found[row, number] = activation
+        return found
+
+
+def load_chosen(
+    repository: Repository,
+    sae: SaeChoice,
+    d_in: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    feature_ids: Sequence[int],
+    difference: Mapping[int, float],
+) -> ChosenOfLayer:
+    """Some features of an SAE, from the node's cache and the SAE's file.
+
+    Args:
+        feature_ids: ascending.
+        difference: by feature, how much more active it is on average at right solutions than at wrong ones.
+
+    Raises:
+        LayerscopeError: the file is broken, or has no decoder by which what it reads is a plain sum of its features.
+    """
+    encoder = load_encoder(repository, sae, d_in, dtype, torch.device("cpu"))
+    w_dec = plain_decoder(repository, sae, d_in).w_dec
+    ids, whole = list(feature_ids), encoder.most_active is not None
+    parts = (encoder.w_enc, encoder.b_enc, encoder.threshold)
+    columns = [part if whole else part[..., ids].clone() for part in parts if isinstance(part, Tensor)]
+    kept = SaeEncoder(*(part.to(device) for part in columns), encoder.scaling, encoder.most_active)
+    directions = torch.from_numpy(w_dec[ids].copy()).to(device)
+    mean = np.zeros(d_in)
+    for feature_id, more in difference.items():  # one after the other: the same sum wherever it is taken
+        mean += more * w_dec[feature_id].astype(np.float64)
+    length = np.sqrt(np.square(mean).sum())
+    mean_difference = torch.from_numpy((mean / length if length else mean).astype(np.float32)).to(device)
+    return ChosenOfLayer(ids, kept, whole, directions, mean_difference)
+
+
+def random_direction(layer: int, feature_id: int, width: int) -> Tensor:
+    """A direction [D] float32 of length 1, always the same one for a feature."""
+    seeded = np.random.Generator(np.random.Philox(key=np.array([layer, feature_id], dtype=np.uint64)))
+    numbers = seeded.standard_normal(width)
+    return torch.from_numpy((numbers / np.sqrt(np.square(numbers).sum())).astype(np.float32))

@@ -1,0 +1,190 @@
+"""An ablation is what transformers gives with a hook that takes the feature out, one solution at a time."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from layerscope.engine.ablating import Begun, ablate, begin_batch
+from layerscope.hub.repository import Repository
+from layerscope.models.ablation import Change, run_again
+from layerscope.models.loading import load_language_model
+from layerscope.planning.to_ablate import ToAblate
+from layerscope.questions.pairs import PairTokenizer
+from layerscope.questions.sources import Question
+from layerscope.records.ablations import Ablation, parse_ablation
+from layerscope.records.identity import ChosenFeature, Control
+from layerscope.saes.chosen import ChosenOfLayer, random_direction
+from layerscope.saes.encoder import SaeEncoder
+from plain_gradients import whole
+from tiny_models import save_tiny
+
+CPU = torch.device("cpu")
+LAYERS, WIDTH, FEATURES = [0, 1, 2], 24, 12
+QUESTIONS = [
+    Question(0, "Keep soup warm", "Cut it.", "Cut it with a knife and then wait.", 0),  # a common beginning
+    Question(1, "Keep bread", "in a box", "in a", 1),  # one is the other's beginning
+    Question(2, "nothing", "", "x", 0),
+    Question(3, "Keep soup warm", "ice " * 6, "with a lid", 1, ("melts", "in a pan " * 4)),  # beyond the window
+]
+KINDS: tuple[Control | None, ...] = (None, "matched", "random", "mean-difference")
+
+
+class Bench:
+    """A tiny model as layerscope and as transformers have it, and random SAEs."""
+
+    def __init__(self, kind: str, folder: Path, tokenizer: Path) -> None:
+        torch.set_num_threads(1)
+        self.plain = save_tiny(kind, folder, tokenizer)
+        self.model = load_language_model(folder, torch.float32, CPU)
+        self.tokenizer = PairTokenizer(folder / "tokenizer.json", 4096)
+        rng = torch.Generator().manual_seed(1)
+        self.w_enc, self.w_dec = (torch.randn(size, generator=rng) for size in ((WIDTH, FEATURES), (FEATURES, WIDTH)))
+        self.threshold = torch.full((FEATURES,), 0.8)
+        self.threshold[5] = 1e9  # which never fires
+        difference = torch.randn(WIDTH, generator=rng)
+        self.difference = difference / torch.linalg.vector_norm(difference)
+
+    def chosen(self, ids: Sequence[int]) -> ChosenOfLayer:
+        encoder = SaeEncoder(self.w_enc[:, ids], torch.zeros(len(ids)), self.threshold[ids])
+        return ChosenOfLayer(list(ids), encoder, False, self.w_dec[ids], self.difference)
+
+    def begin(self) -> Begun:
+        return begin_batch(self.model, self.tokenizer, QUESTIONS, LAYERS)
+
+    def ablations(self, portion: Sequence[ChosenFeature], factor: float, tokens: int = 60) -> list[Ablation]:
+        to_ablate = ToAblate(Repository("x", None, {}), (), "float32", [portion], KINDS, factor, {}, tokens)
+        features = {feature.layer: self.chosen(range(FEATURES)) for feature in portion}
+        lines, halved = ablate(self.model, self.begin(), features, portion, to_ablate)
+        assert not halved
+        return list(map(parse_ablation, lines))
+
+    def activation(self, rows: Tensor, feature_id: int) -> Tensor:
+        pre = rows @ self.w_enc[:, feature_id]
+        return torch.where(pre > self.threshold[feature_id], pre, 0.0)
+
+    def margin(self, question: Question, layer: int, fires: int, direction: Tensor, factor: float) -> tuple[float, int]:
+        """Of one question with a hook, and how many tokens its solutions have at which the feature fires."""
+        pair = self.tokenizer.pair(question)
+        found, touched = list[float](), set[tuple[int, ...]]()
+        for solution in pair.solutions:
+            tokens = whole(pair, solution)
+
+            def change(_module: Any, _inputs: Any, output: Tensor, tokens: list[int] = tokens) -> Tensor:
+                states = output[0].clone()
+                amounts = self.activation(states[pair.prompt :], fires)
+                states[pair.prompt :] += factor * amounts[:, None] * direction
+                for place in torch.nonzero(amounts)[:, 0].tolist():
+                    touched.add(tuple(tokens[: pair.prompt + place + 1]))  # of shared ones the text is the same
+                return states[None]
+
+            handle = self.plain.model.layers[layer].register_forward_hook(change)
+            with torch.no_grad():
+                log_probs = torch.log_softmax(self.plain(torch.tensor([tokens])).logits[0], dim=-1)
+            handle.remove()
+            found.append(sum(float(log_probs[at - 1, tokens[at]]) for at in range(pair.prompt, len(tokens))))
+        wrong = max(score for number, score in enumerate(found) if number != question.label)
+        return found[question.label] - wrong, len(touched)
+
+
+@pytest.fixture(scope="module", params=["gemma2", "gemma3_text"])
+def bench(request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(request.param, tmp_path_factory.mktemp("models") / "model", tiny / "model" / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("factor", "portion"),
+    [
+        (-1.0, [ChosenFeature(0, 1, 2), ChosenFeature(1, 3, 4), ChosenFeature(1, 7, None)]),
+        (0.75, [ChosenFeature(2, 0, 9)]),
+    ],
+)
+def test_every_margin_is_that_of_a_plain_model_with_a_hook(
+    bench: Bench, factor: float, portion: list[ChosenFeature]
+) -> None:
+    found = iter(bench.ablations(portion, factor))
+    moved = 0
+    for question in QUESTIONS:
+        before = 0.0 if question.example_id == 2 else bench.margin(question, 0, 5, bench.difference, factor)[0]
+        for feature in portion:
+            own = bench.w_dec[feature.feature_id]
+            length = torch.linalg.vector_norm(own)
+            random = random_direction(feature.layer, feature.feature_id, WIDTH)
+            ways = [(feature.feature_id, own), (feature.matched, bench.w_dec[feature.matched or 0])]
+            ways += [(feature.feature_id, random * length), (feature.feature_id, bench.difference * length)]
+            for kind, (fires, direction) in zip(KINDS, ways, strict=True):
+                ablation = next(found)
+                assert (ablation.example_id, ablation.feature_id) == (question.example_id, feature.feature_id)
+                assert ablation.control == kind
+                if question.example_id == 2:
+                    assert ablation.error == "sol1 is empty"
+                    continue
+                assert ablation.margin == pytest.approx(before, abs=2e-4)
+                if fires is None:
+                    assert ablation.margin_ablated == ablation.margin
+                    continue
+                after, tokens = bench.margin(question, feature.layer, fires, direction, factor)
+                assert ablation.margin_ablated == pytest.approx(after, abs=2e-4)
+                assert ablation.tokens == tokens
+                moved += abs(after - before) > 0.01
+    assert moved > 5  # or nothing was shown
+    assert next(found, None) is None
+
+
+def test_a_feature_that_does_not_fire_changes_no_bit(bench: Bench) -> None:
+    for ablation in bench.ablations([ChosenFeature(1, 5, 5)], -1.0):
+        assert ablation.tokens == 0
+        assert ablation.margin == ablation.margin_ablated
+    kept = bench.begin().kept
+    assert kept is not None
+    for layer in LAYERS:  # and nor would running the whole batch again
+        nothing = [Change(pair, torch.zeros(0, dtype=torch.int64), torch.zeros(0, WIDTH)) for pair in range(3)]
+        again = run_again(bench.model, kept, layer, nothing)
+        assert [score.log_likelihoods for score in again] == [score.log_likelihoods for score in kept.scores]
+
+
+def test_with_all_features_and_the_error_taken_out_the_decoders_bias_is_left(bench: Bench) -> None:
+    kept, chosen, bias = bench.begin().kept, bench.chosen(range(FEATURES)), torch.linspace(-1, 1, WIDTH)
+    assert kept is not None
+    rows = kept.states[1][kept.starts[0] : kept.starts[1]][-4:]
+    features = chosen.activations(rows)[:, :, None] * chosen.directions  # [4, F, D]
+    error = rows - features.sum(dim=1) - bias
+    at = torch.arange(kept.starts[1] - 4, kept.starts[1])
+    seen = list[Tensor]()
+    handle = bench.model.model.model.layers[2].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
+    run_again(bench.model, kept, 1, [Change(0, at, -features.sum(dim=1) - error)])
+    handle.remove()
+    torch.testing.assert_close(seen[0][at], bias.expand(4, -1), atol=2e-5, rtol=0)
+
+
+def test_how_lines_share_a_batch_changes_rounding_alone(bench: Bench) -> None:
+    portion = [ChosenFeature(0, 1, 2), ChosenFeature(1, 3, 4)]
+    alone, together = (bench.ablations(portion, -1.0, tokens) for tokens in (1, 10_000))
+    for one, other in zip(alone, together, strict=True):
+        assert one.margin_ablated == pytest.approx(other.margin_ablated, abs=1e-4)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_lines_are_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portion = [ChosenFeature(0, 1, 2), ChosenFeature(1, 3, 4)]
+    expected = bench.ablations(portion, -1.0)
+    given = run_again
+
+    def crowded(model: Any, kept: Any, layer: int, changes: Sequence[Change]) -> Any:
+        if len(changes) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return given(model, kept, layer, changes)
+
+    monkeypatch.setattr("layerscope.engine.ablating.run_again", crowded)
+    to_ablate = ToAblate(Repository("x", None, {}), (), "float32", [portion], KINDS, -1.0, {}, 60)
+    lines, halved = ablate(
+        bench.model, bench.begin(), dict.fromkeys((0, 1), bench.chosen(range(12))), portion, to_ablate
+    )
+    assert halved
+    for line, other in zip(map(json.loads, lines), expected, strict=True):
+        assert line["margin_ablated"] == pytest.approx(other.margin_ablated, abs=1e-4)
