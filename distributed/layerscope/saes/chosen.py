@@ -64,9 +64,12 @@ def load_chosen(
     encoder = load_encoder(repository, sae, d_in, dtype, torch.device("cpu"))
     w_dec = plain_decoder(repository, sae, d_in).w_dec
     ids, whole = list(feature_ids), encoder.most_active is not None
-    parts = (encoder.w_enc, encoder.b_enc, encoder.threshold)
-    columns = [part if whole else part[..., ids].clone() for part in parts if isinstance(part, Tensor)]
-    kept = SaeEncoder(*(part.to(device) for part in columns), encoder.scaling, encoder.most_active)
+    assert isinstance(encoder.w_enc, Tensor)  # it is in parts on a GPU alone
+    w_enc, b_enc, threshold = (
+        (part if whole else part[..., ids].clone()).to(device)
+        for part in (encoder.w_enc, encoder.b_enc, encoder.threshold)
+    )
+    kept = SaeEncoder(w_enc, b_enc, threshold, encoder.scaling, encoder.most_active)
     directions = torch.from_numpy(w_dec[ids].copy()).to(device)
     mean = np.zeros(d_in)
     for feature_id, more in difference.items():  # one after the other: the same sum wherever it is taken
