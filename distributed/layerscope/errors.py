@@ -6,9 +6,12 @@ Everything else that is raised is a bug, and keeps its traceback.
 
 import re
 
-# What may stand between :// and the host of an address, and the query behind it, which signs an address of a download.
-_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s]*@")
-_QUERY = re.compile(r"(://[^?\s'\"]*)\?[^\s'\"]*")
+# What may stand between :// and the host of an address: a user, or a user and a password, in which some write / and #
+# as they are. A path has one slash of the two left. Without a scheme, as proxies are named: user:password@host.
+_CREDENTIALS = re.compile(r"(:/{1,3})(?:[^/?#\s:]*:(?!\d+[/?#])\S*@|[^/?#\s]*@)")
+_BARE_CREDENTIALS = re.compile(r"(?<![\w/.@])[^\s:/'\"@=(,]{1,100}:[^\s/'\"@]{1,200}@(?=[\w\[])")
+# And the query behind it, which signs an address of a download.
+_QUERY = re.compile(r"(:/{1,3}[^?\s'\"]*)\?[^\s'\"]*")
 
 
 class LayerscopeError(Exception):
@@ -39,4 +42,4 @@ def remedy(error: OSError, otherwise: str) -> str:
 
 def without_credentials(text: str) -> str:
     """A text whose addresses have neither user nor password, nor a query, in which tokens and signatures stand."""
-    return _QUERY.sub(r"\1", _CREDENTIALS.sub("", text))
+    return _QUERY.sub(r"\1", _BARE_CREDENTIALS.sub("", _CREDENTIALS.sub(r"\1", text)))

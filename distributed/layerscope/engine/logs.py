@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import orjson
 
+from layerscope.errors import without_credentials
+
 
 class Span(NamedTuple):
     """When something was at work, in seconds since the epoch by its node's clock."""
@@ -43,7 +45,7 @@ class ActorLog:
         try:
             yield lambda: Span(start, time.time())
         except BaseException as error:
-            failure = f"{type(error).__name__}: {error}"
+            failure = f"{type(error).__name__}: {without_credentials(str(error))}"
             raise
         finally:
             moment = datetime.fromtimestamp(start, UTC).isoformat(timespec="milliseconds")

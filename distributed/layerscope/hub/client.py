@@ -13,6 +13,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 
 from layerscope.errors import LayerscopeError
 from layerscope.hub.cache import SHA256
+from layerscope.hub.environment import through_proxies
 from layerscope.hub.errors import patiently
 
 _TIMEOUT_SECONDS = 30.0  # of one answer; the hub's client waits for ever
@@ -27,7 +28,7 @@ def set_up() -> None:
     """Has this process's requests to the hub time out and be checked, also those that the hub's own client makes."""
 
     def client() -> httpx2.Client:
-        made = huggingface_hub.utils._http.default_client_factory()
+        made = through_proxies(huggingface_hub.utils._http.default_client_factory)
         made.event_hooks["response"] = [_check_answer]
         made.timeout = _TIMEOUT_SECONDS
         return made

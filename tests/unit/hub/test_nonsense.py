@@ -233,6 +233,11 @@ SECRET = "s3cr3t%21"
         (f"https://{SECRET}@mirror", "https://mirror"),
         (f"ray://a:{SECRET}@b@head:10001", "ray://head:10001"),
         (f"https://cdn/x?X-Amz-Signature={SECRET}&a=b 'c'", "https://cdn/x 'c'"),
+        (f"http://alice:{SECRET}/#?'@mirror/x", "http://mirror/x"),
+        (f"there is no folder s3:/KEY:{SECRET}@bucket/x", "there is no folder s3:/bucket/x"),
+        (f"answers at alice:{SECRET}@head:6379 (RAY_ADDRESS)", "answers at head:6379 (RAY_ADDRESS)"),
+        (f"https_proxy=alice:{SECRET}@proxy:3128", "https_proxy=proxy:3128"),
+        ("https://x:8080/y@z, 10:30@home 3:4", "https://x:8080/y@z, home 3:4"),
         ("mail me@example.org: https://x/y@z", "mail me@example.org: https://x/y@z"),
     ],
 )
