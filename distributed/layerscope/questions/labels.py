@@ -12,6 +12,7 @@ from layerscope.formatting import visible
 FirstLabel = Literal["auto", "0", "1"]
 _WHOLE = re.compile(r"(\d{1,4})(\.0+)?")
 _NAMED = 1000  # is added to what a name says, which counts from nowhere
+_BY_PLACE = "Others are texts that are numbers, so name the right one by its place in every row: sol1, sol2 and so on."
 _ADVICE = "a label is 0 (sol1 is right) or 1 (sol2 is right)"
 
 
@@ -26,6 +27,10 @@ class Labels:
         """Where one stands first that counts from 1: as many as there are solutions."""
         self._between: tuple[str, str] | None = None
         """Where another one stands first."""
+        self._otherwise: dict[int, tuple[str, str]] = {}
+        """Where a number stands first that is the text of another solution than the one it counts to, from 0 or 1."""
+        self._texts_are_numbers = False
+        """Some label is a number that can only be the text of a solution."""
 
     def take(self, value: object, where: str, names: Sequence[str] = (), texts: Sequence[str] = ("", "")) -> None:
         """Notes the label of the next row.
@@ -45,6 +50,9 @@ class Labels:
             self._found.append(_NAMED + _within(names.index(text), value, where, len(texts)))
         elif number is not None and number <= len(texts):
             self._note(number, len(texts), (where, shown(value)))
+            if isinstance(value, str) and texts.count(text) == 1:
+                for base in {0, 1} - {number - texts.index(text)}:
+                    self._otherwise.setdefault(base, (where, shown(value)))
         elif by_name is not None and by_name < len(texts):
             name, own = text.lower(), texts[by_name].strip().lower()
             if [one.strip().lower() for one in texts].count(name) == 1 and own != name:
@@ -55,6 +63,7 @@ class Labels:
             self._found.append(_NAMED + by_name)
         elif isinstance(value, str) and value and list(texts).count(value) == 1:
             self._found.append(_NAMED + list(texts).index(value))
+            self._texts_are_numbers |= number is not None
         elif number is not None and len(texts) > 2:
             raise UsageError(f"{where} has the label {shown(value)}, and {len(texts)} solutions.")
         else:
@@ -97,6 +106,15 @@ class Labels:
                 told = f"are from {numbers[0]} to {numbers[-1]} ({first}), which may count from 0 or from 1"
             raise UsageError(f"All labels that are numbers {told}.\nSay which: --first-label 0 or --first-label 1.")
         base = 1 if last or first_label == "1" else 0
+        if base in self._otherwise and (self._texts_are_numbers or (first_label == "auto" and not own)):
+            where, label = self._otherwise[base]
+            advice = (
+                f"Say that labels are numbers with --first-label {base}, or name the right one: sol1, sol2 and so on."
+            )
+            raise UsageError(
+                f"{where} has the label {label}, which is the text of another solution than the one of that number. "
+                f"Nobody can say which counts.\n{_BY_PLACE if self._texts_are_numbers else advice}"
+            )
         return array("h", (code - _NAMED if code >= _NAMED else code - base for code in self._found))
 
 

@@ -193,6 +193,35 @@ def test_labels_count_from_where_all_of_them_say(
 
 
 @pytest.mark.parametrize(
+    ("rows", "first", "expected"),
+    [
+        ([(["2", "3"], "2")], "auto", None),  # counted from 1 the second, by its text the first
+        ([(["1", "2"], "1"), (["3", "2"], "2")], "auto", [0, 1]),  # the same by both
+        ([(["2", "3"], "2"), (["4", "5"], "1")], "1", [1, 0]),  # whoever says so means numbers
+        ([(["2", "3"], "2"), (["40", "12"], "12")], "1", None),  # but 12 is no number of two
+        ([(["2", "3"], 2), (["4", "5"], 1)], "auto", [1, 0]),  # a number of JSON is no text
+        ([(["0", "7"], "1"), (["1", "0"], "0")], "auto", None),
+    ],
+)
+def test_a_number_that_is_the_text_of_another_solution_is_refused(
+    rows: list[tuple[list[str], object]], first: str, expected: list[int] | None, tmp_path: Path
+) -> None:
+    """Arithmetic: of the choices 2 and 3 the answer "2" is the first, and was taken for the second without a word."""
+    file = tmp_path / "q.jsonl"
+    file.write_text(lines([{"question": "q", "choices": choices, "answer": label} for choices, label in rows]))
+    if expected:
+        assert [question.label for question in read(file, first_label=first)] == expected
+    else:
+        with pytest.raises(UsageError, match=r"is the text of another solution.*\n.*sol1, sol2"):
+            read(file, first_label=first)
+
+
+def test_labels_of_our_own_columns_are_numbers_whatever_the_solutions_say(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text("goal,sol1,sol2,label\none and one,1,2,1\n")
+    assert read(tmp_path / "q.csv")[0].label == 1
+
+
+@pytest.mark.parametrize(
     ("choices", "labels", "expected"),
     [
         (["wxyz"] * 4, [0, 1, 2, 3], [0, 1, 2, 3]),
