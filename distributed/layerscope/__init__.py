@@ -22,28 +22,45 @@ for _name in (
         del os.environ[_name]
 
 if TYPE_CHECKING:
-    from layerscope.records.residuals import read_residuals
-    from layerscope.tables.reading import read_attribution_terms, read_attributions, read_features, read_questions
+    from layerscope.commands.notebook import (
+        LoadedRun,
+        load,
+        read_attribution_terms,
+        read_attributions,
+        read_features,
+        read_questions,
+        read_residuals,
+    )
+    from layerscope.commands.scoring import Scored, score
 
-_TABLES = ("read_attribution_terms", "read_attributions", "read_features", "read_questions")
+_OF_SCORING = ("Scored", "score")
 __all__ = [
+    "LoadedRun",
+    "Scored",
     "__version__",
+    "load",
     "read_attribution_terms",
     "read_attributions",
     "read_features",
     "read_questions",
     "read_residuals",
+    "score",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """The functions for notebooks, imported when they are asked for: pyarrow takes longer than `layerscope --help`."""
-    if name in _TABLES:
-        from layerscope.tables import reading as tables
+    """What is for notebooks, imported when it is asked for: pyarrow takes longer than `layerscope --help`."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _OF_SCORING:
+        from layerscope.commands import scoring
 
-        return getattr(tables, name)
-    if name == "read_residuals":
-        from layerscope.records.residuals import read_residuals
+        return getattr(scoring, name)
+    from layerscope.commands import notebook
 
-        return read_residuals
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(notebook, name)
+
+
+def __dir__() -> list[str]:
+    """What is for people, imported or not yet."""
+    return list(__all__)

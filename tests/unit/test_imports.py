@@ -46,14 +46,14 @@ MAY_IMPORT = {
     "commands": {*_RUN, "engine", "analysis", "tables", "neuronpedia", "report"},
     "cli": {*_WORDS, "streams", "records", "analysis", "tables", "neuronpedia", "report", "commands"},
     "__main__": {"cli", "process"},
-    "__init__": {"tables", "records", "process"},
+    "__init__": {"commands", "process"},
 }
-# The package's face: what it shows to notebooks comes from two rooms, but its version all may say.
+# The package's face: what it shows to notebooks, which is over all else; its version all may say.
 FACE, WORDS_OF_THE_FACE = "layerscope", {"__version__"}
 
 TORCH = ("torch", "transformers", "accelerate", "safetensors")
 COMPUTING_ROOMS = {"numerics", "models", "saes", "standin"}
-COMPUTING_FILES = {"engine/ablating.py", "engine/batch.py", "engine/encoding.py", "engine/probes.py"}
+COMPUTING_FILES = {f"engine/{name}.py" for name in ("ablating", "batch", "encoding", "in_process", "probes")}
 # What actors call imports torch in their own processes; the driver imports these files as well, and must not.
 IN_FUNCTIONS_ONLY = {"engine/actors.py", "engine/answers.py"}
 # What the reading commands and the planning import, which start in a moment and run where there is no torch.

@@ -24,7 +24,6 @@ from layerscope.analysis.many_solutions import SolutionColumns
 from layerscope.analysis.proportion import ManySolutions
 from layerscope.analysis.result import Floats, Ints, Questions
 from layerscope.errors import LayerscopeError
-from layerscope.formatting import utf8
 from layerscope.records.checking import check_prompt
 from layerscope.records.goals import GoalGroups
 from layerscope.records.manifest import Manifest
@@ -104,7 +103,7 @@ def reading(files: Files, name: str, progress: Callable[[float], None]) -> Itera
             progress(min(1.0, done / run.size))  # it may have grown
         questions = rows.columns()
         yield Columns(
-            utf8(run.path.name) + run.others,
+            run.name,
             _written(run),
             run.manifest,
             layers,

@@ -15,7 +15,7 @@ from msgspec import UNSET
 
 from layerscope.errors import LayerscopeError, UsageError, remedy
 from layerscope.files import user_path
-from layerscope.formatting import count_of
+from layerscope.formatting import count_of, utf8
 from layerscope.records import locking
 from layerscope.records.extent import MARK_BYTES, Extent
 from layerscope.records.manifest import READING, Advice, Manifest, manifest_path, read_manifest
@@ -55,6 +55,11 @@ class RecordsFile:
     def others(self) -> str:
         """What follows the file's name where it stands for several."""
         return f" and {len(self.parts) - 1} more" if len(self.parts) > 1 else ""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return utf8(self.path.name) + self.others
 
     @property
     def parts(self) -> "tuple[RecordsFile, ...]":

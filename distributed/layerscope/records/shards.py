@@ -16,7 +16,7 @@ from layerscope.formatting import ranges
 from layerscope.records.differences import differences
 from layerscope.records.manifest import Manifest
 from layerscope.records.record import Record, Unscored
-from layerscope.records.run import Run
+from layerscope.records.run import RecordsFile, Run
 
 Files = Path | Sequence[Path]
 """The file of a run, or those of the shards of one job."""
@@ -101,6 +101,16 @@ def open_run(files: Files) -> Run:
             )
         by_shard[_shard(run)] = run
     return Shards([by_shard[shard] for shard in sorted(by_shard)])
+
+
+def open_records(files: Files) -> RecordsFile:
+    """The records of one file, with a manifest or without, or of the shards of one job, which only manifests tell.
+
+    Raises:
+        UsageError: there is no such file, or several are not shards of one job, each once.
+    """
+    paths = [files] if isinstance(files, Path) else list(files)
+    return RecordsFile.open(paths[0]) if len(paths) == 1 else open_run(paths)
 
 
 def two_runs(files: Sequence[Path]) -> tuple[Files, Files]:

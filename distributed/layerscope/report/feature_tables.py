@@ -121,20 +121,20 @@ def layer_tables(analysis: Analysis, contrast: Contrast, descriptions: Descripti
     """For each layer all that is selected, then the surest others, within bounds."""
     tables = []
     for layer in analysis.layers.layer:
-        ranked = _ranked(contrast, np.flatnonzero(analysis.features.layer == layer))
-        tables.append(_table(analysis, contrast, descriptions, ranked, ROWS_PER_LAYER))
+        rows = ranked(contrast, np.flatnonzero(analysis.features.layer == layer))
+        tables.append(_table(analysis, contrast, descriptions, rows, ROWS_PER_LAYER))
     return tables
 
 
 def confirmed_table(analysis: Analysis, contrast: Contrast, descriptions: Descriptions) -> Table:
     """The confirmed features of all layers, the surest first, within bounds."""
     confirmed = np.flatnonzero(contrast.firing.confirmed | contrast.magnitude.confirmed)
-    return _table(analysis, contrast, descriptions, _ranked(contrast, confirmed), CONFIRMED_ROWS)
+    return _table(analysis, contrast, descriptions, ranked(contrast, confirmed), CONFIRMED_ROWS)
 
 
 def selected_rows(contrast: Contrast) -> Ints:
     """The features that are selected for either test, the surest first."""
-    return _ranked(contrast, np.flatnonzero(contrast.firing.selected | contrast.magnitude.selected))
+    return ranked(contrast, np.flatnonzero(contrast.firing.selected | contrast.magnitude.selected))
 
 
 def neuronpedia_url(neuronpedia_id: str | None, feature_id: int | str) -> str | None:
@@ -142,7 +142,7 @@ def neuronpedia_url(neuronpedia_id: str | None, feature_id: int | str) -> str | 
     return f"https://www.neuronpedia.org/{quote(neuronpedia_id)}/{feature_id}" if neuronpedia_id else None
 
 
-def _ranked(contrast: Contrast, rows: Ints) -> Ints:
+def ranked(contrast: Contrast, rows: Ints) -> Ints:
     """Confirmed before selected before others; within each by the larger |z| of the two tests' discovery halves."""
     tests: tuple[Tested[Any], ...] = (contrast.firing, contrast.magnitude)
     tested = [np.where(np.isnan(test.discovery.p), 0, np.abs(test.discovery.z))[rows] for test in tests]
@@ -153,9 +153,9 @@ def _ranked(contrast: Contrast, rows: Ints) -> Ints:
     return rows[order]
 
 
-def _table(analysis: Analysis, contrast: Contrast, descriptions: Descriptions, ranked: Ints, limit: int) -> Table:
-    rows = [_row(analysis, contrast, descriptions, int(row)) for row in ranked[:limit]]
-    return Table(rows, max(len(ranked) - limit, 0), _quick_list(analysis, contrast, rows))
+def _table(analysis: Analysis, contrast: Contrast, descriptions: Descriptions, listed: Ints, limit: int) -> Table:
+    rows = [_row(analysis, contrast, descriptions, int(row)) for row in listed[:limit]]
+    return Table(rows, max(len(listed) - limit, 0), _quick_list(analysis, contrast, rows))
 
 
 def _row(analysis: Analysis, contrast: Contrast, descriptions: Descriptions, row: int) -> Row:

@@ -19,7 +19,7 @@ from layerscope.records.array import write_array
 from layerscope.records.manifest import manifest_path
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import RecordsFile
-from layerscope.records.shards import Files, open_run
+from layerscope.records.shards import Files, open_records
 from layerscope.records.targets import check_target
 from layerscope.tables.attribution_rows import attribution_rows, term_rows
 from layerscope.tables.columns import ATTRIBUTION_TERMS, ATTRIBUTIONS, features_schema, questions_schema
@@ -49,9 +49,7 @@ def export(files: Files, target: Path, overwrite: bool) -> str:
         UsageError: there is no such file, several are not shards of one job, or the target cannot be meant.
         LayerscopeError: a line is not a record, or the disk is full or fails; what stood there before stands there yet.
     """
-    paths = [files] if isinstance(files, Path) else list(files)
-    # The records of one file can be read without a manifest; which files are shards of one job, only manifests tell.
-    file = RecordsFile.open(paths[0]) if len(paths) == 1 else open_run(paths)
+    file = open_records(files)
     inputs = [beside for part in file.parts for beside in (part.path, manifest_path(part.path))]
     target = user_path(target)
     tables, targets = _tables(file), [target]

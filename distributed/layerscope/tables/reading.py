@@ -3,7 +3,7 @@
 Reads an output file, finished or growing, once and as a stream. Writes nothing; that is `export.py`.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from layerscope.errors import UsageError
 from layerscope.records.progress import shown
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import RecordsFile
+from layerscope.records.shards import open_records
 from layerscope.tables.attribution_rows import attribution_rows, term_rows
 from layerscope.tables.columns import ATTRIBUTION_TERMS, ATTRIBUTIONS, features_schema, questions_schema
 from layerscope.tables.rows import feature_rows, question_row
@@ -21,16 +22,16 @@ from layerscope.tables.rows import feature_rows, question_row
 FEATURE_ROWS = 1 << 18
 QUESTION_ROWS = 1 << 10
 
+Files = str | PathLike[str] | Sequence[str | PathLike[str]] | RecordsFile
 
-def read_features(
-    path: str | PathLike[str], layers: Collection[int] | None = None, top_k: int | None = None
-) -> pa.Table:
+
+def read_features(files: Files, layers: Collection[int] | None = None, top_k: int | None = None) -> pa.Table:
     """The features of every scored question, about 22 bytes a row, in the order of the file.
 
     Of a file with several readings those of all, one after the other, with three columns more: `reading` tells which.
 
     Args:
-        path: of the output file of a run (`.jsonl`), finished or growing.
+        files: the output file of a run (`.jsonl`), finished or growing, or those of the shards of one job.
         layers: only these; None for all.
         top_k: only so many of the strongest of each solution and layer; None for all that are listed.
 
@@ -39,36 +40,34 @@ def read_features(
         LayerscopeError: a line is not a record.
     """
     wanted = _wanted(layers, top_k)
-    file = RecordsFile.open(Path(path))
+    file = _opened(files)
     schema = features_schema(file)
     rows = (feature_rows(record, wanted, top_k, file.readings, schema) for _, record in read_records(file))
     return _gathered(rows, schema)
 
 
-def read_questions(path: str | PathLike[str]) -> pa.Table:
+def read_questions(files: Files) -> pa.Table:
     """A row for every question, in the order of the file: the record without its features.
 
     With the columns of `OF_OTHERS` and `OF_METADATA` where the file has them.
 
     Args:
-        path: of the output file of a run (`.jsonl`), finished or growing.
+        files: the output file of a run (`.jsonl`), finished or growing, or those of the shards of one job.
 
     Raises:
         UsageError: there is no such file.
         LayerscopeError: a line is not a record.
     """
-    file = RecordsFile.open(Path(path))
+    file = _opened(files)
     schema = questions_schema(file)
     return _gathered((question_row(record, schema) for _, record in read_records(file)), schema)
 
 
-def read_attributions(
-    path: str | PathLike[str], layers: Collection[int] | None = None, top_k: int | None = None
-) -> pa.Table:
+def read_attributions(files: Files, layers: Collection[int] | None = None, top_k: int | None = None) -> pa.Table:
     """The attributions of every scored question, about 26 bytes a row, in the order of the file.
 
     Args:
-        path: of the output file of a run (`.jsonl`) with attributions, finished or growing.
+        files: the output file of a run (`.jsonl`) with attributions, or those of the shards of one job.
         layers: only these; None for all.
         top_k: only so many of the largest of each group of tokens and layer; None for all that are listed.
 
@@ -76,22 +75,22 @@ def read_attributions(
         UsageError: there is no such file, it has no attributions, or not these layers.
         LayerscopeError: a line is not a record.
     """
-    wanted, file = _wanted(layers, top_k), _with_attributions(path)
+    wanted, file = _wanted(layers, top_k), _with_attributions(files)
     return _gathered((attribution_rows(record, wanted, top_k) for _, record in read_records(file)), ATTRIBUTIONS)
 
 
-def read_attribution_terms(path: str | PathLike[str], layers: Collection[int] | None = None) -> pa.Table:
+def read_attribution_terms(files: Files, layers: Collection[int] | None = None) -> pa.Table:
     """What the attributions of each question, layer and group of tokens add up to, and what there is besides them.
 
     Args:
-        path: of the output file of a run (`.jsonl`) with attributions, finished or growing.
+        files: the output file of a run (`.jsonl`) with attributions, or those of the shards of one job.
         layers: only these; None for all.
 
     Raises:
         UsageError: there is no such file, it has no attributions, or not these layers.
         LayerscopeError: a line is not a record.
     """
-    wanted, file = _wanted(layers, None), _with_attributions(path)
+    wanted, file = _wanted(layers, None), _with_attributions(files)
     return _gathered((term_rows(record, wanted) for _, record in read_records(file)), ATTRIBUTION_TERMS)
 
 
@@ -101,11 +100,18 @@ def _wanted(layers: Collection[int] | None, top_k: int | None) -> frozenset[int]
     return None if layers is None else frozenset(layers)
 
 
-def _with_attributions(path: str | PathLike[str]) -> RecordsFile:
-    file = RecordsFile.open(Path(path))
+def _opened(files: Files) -> RecordsFile:
+    if isinstance(files, RecordsFile):
+        return files
+    paths = [files] if isinstance(files, str | PathLike) else files
+    return open_records([Path(path) for path in paths])
+
+
+def _with_attributions(files: Files) -> RecordsFile:
+    file = _opened(files)
     if not file.attributed:
         raise UsageError(
-            f"{path} has no attributions: it was run without --attribution.\n"
+            f"{file.path} has no attributions: it was run without --attribution.\n"
             "Run again with --attribution gradient and another --output-file."
         )
     return file

@@ -8,12 +8,14 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
+import layerscope
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Options
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
 from layerscope.records.journal import open_journal
 from layerscope.records.lines import SolutionScore, error_line
+from layerscope.records.manifest import manifest_path
 from layerscope.records.shards import open_run, two_runs
 from layerscope.records.verify import verify
 from layerscope.report.page import report
@@ -182,3 +184,15 @@ def test_files_of_more_jobs_than_two_or_of_one_are_not_compared(whole: Path, sha
     with pytest.raises(UsageError, match="these files are of 3 "):
         two_runs([*shards, whole])
     assert two_runs([whole, whole]) == (whole, whole)
+
+
+def test_a_notebook_reads_shards_as_the_whole_run(whole: Path, shards: list[Path]) -> None:
+    """From their folder too."""
+    one, several = (layerscope.load(files, frames="arrow") for files in (whole, shards[::-1]))
+    assert several.questions().equals(one.questions())
+    assert several.features().equals(one.features())
+    assert several.features().equals(layerscope.read_features(shards))
+    assert several.summary.accuracy == one.summary.accuracy
+    for path in (whole, manifest_path(whole)):
+        path.unlink()
+    assert layerscope.load(whole.parent).files == shards

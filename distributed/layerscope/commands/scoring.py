@@ -1,0 +1,142 @@
+"""One question in this process, for a look: what the model says of its solutions, and what fires. No Ray, no file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pyarrow as pa
+from markupsafe import Markup, escape
+
+from layerscope.config import Config
+from layerscope.errors import UsageError
+from layerscope.planning.job import Job
+from layerscope.planning.machine import probe
+from layerscope.planning.prepare import prepare
+from layerscope.records.record import Record, Unscored, parse
+from layerscope.tables.columns import FEATURES
+from layerscope.tables.rows import feature_rows
+
+if TYPE_CHECKING:
+    import pandas
+
+    from layerscope.engine.in_process import InProcess
+
+_SETTINGS = frozenset(
+    (
+        *("model", "revision", "sae_repo", "sae_revision", "sae_repo_id", "site", "sae_width", "sae_l0", "layers"),
+        *("top_k", "dtype", "sae_dtype", "threads", "device", "standin"),
+        *("prompt", "solution_separator", "system_prompt", "strip_solutions"),
+    )
+)
+_SHOWN = 8  # features of a layer in a notebook
+_loaded: "dict[Config, InProcess]" = {}  # the last one alone: a model fills a memory
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a question came to."""
+
+    record: Record
+    """As a run would write it."""
+    line: bytes = field(repr=False)
+    """The record's bytes."""
+
+    @property
+    def log_likelihoods(self) -> list[float]:
+        """Of every solution, in the order they were given in."""
+        return [solution.score for solution in self.record.in_order]
+
+    @property
+    def chosen(self) -> int:
+        """Which solution the model prefers, from 0."""
+        scores = self.log_likelihoods
+        return scores.index(max(scores))
+
+    @cached_property
+    def features(self) -> "pandas.DataFrame":
+        """A row for every feature listed, as `LoadedRun.features` gives them."""
+        return pa.Table.from_batches([feature_rows(self.record)], FEATURES).to_pandas()
+
+    def __str__(self) -> str:
+        told = [f"{self.record.question}"]
+        for index, solution in enumerate(self.record.in_order):
+            mark = "*" if index == self.chosen else " "
+            told.append(f"{mark} {solution.score:9.2f}  {solution.text}")
+        return "\n".join(told)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            Markup("<tr><td>{}</td><td>{:.2f}</td><td>{}</td></tr>").format(
+                "chosen" if index == self.chosen else "", solution.score, solution.text
+            )
+            for index, solution in enumerate(self.record.in_order)
+        ]
+        right, wrong = (solution.active_features_by_layer for solution in self.record.solutions)
+        lists = [
+            Markup("<tr><td>{}</td><td>{}</td><td>{}</td></tr>").format(
+                layer, *map(_strongest, (right[layer], wrong[layer]))
+            )
+            for layer in right
+        ]
+        head = Markup("<tr><th>layer</th><th>strongest features: right</th><th>wrong</th></tr>")
+        goal = Markup("<p><b>{}</b></p>").format(self.record.question)
+        return str(Markup("{}<table>{}</table><table>{}{}</table>").format(goal, _join(rows), head, _join(lists)))
+
+
+def score(question: str, solutions: Sequence[str], label: int = 0, **settings: Any) -> Scored:
+    """Scores the solutions of one question and lists their strongest features, in this process and without Ray.
+
+    The first call loads the model and the SAEs, the next ones with the same settings do not.
+
+    Args:
+        solutions: two or more.
+        label: which is the right one, from 0; `positive` in the record.
+        settings: as the options of `layerscope run`: `model="google/gemma-2-2b"`, `layers="8,20"`, `top_k=20`,
+            `standin=True` …
+
+    Raises:
+        UsageError: there is no such setting, or the question cannot be scored; it says why.
+        LayerscopeError: something cannot be fetched or read, or does not fit the memory.
+    """
+    if unknown := sorted(settings.keys() - _SETTINGS):
+        raise UsageError(f"score has no setting {', '.join(unknown)}. It has {', '.join(sorted(_SETTINGS))}.")
+    if len(solutions) < 2 or not 0 <= label < len(solutions):
+        raise UsageError(f"A question has two solutions or more; there are {len(solutions)}, and label is {label}.")
+    names = [f"sol{number}" for number in range(1, len(solutions) + 1)]
+    config = replace(
+        Config(**settings),
+        num_samples="all",
+        columns=",".join(f"{name}={name}" for name in ("goal", *names, "label")),
+        first_label="0",
+    )
+    with TemporaryDirectory(prefix="layerscope-") as folder:
+        file = Path(folder, "question.jsonl")
+        file.write_bytes(orjson.dumps({"goal": question, **dict(zip(names, solutions, strict=True)), "label": label}))
+        job = prepare(replace(config, dataset=str(file), output_file=str(Path(folder, "out.jsonl"))), [probe()])
+        (line,) = _in_process(replace(config, columns=""), job).lines(job, 0)
+    record = parse(line)
+    if isinstance(record, Unscored):
+        raise UsageError(f"The question cannot be scored: {record.error}.")
+    return Scored(record, line)
+
+
+def _in_process(config: Config, job: Job) -> "InProcess":
+    """The model and SAEs of these settings, loaded unless the last call had them."""
+    if config not in _loaded:
+        from layerscope.engine.in_process import InProcess
+
+        _loaded.clear()  # before the next one is loaded
+        _loaded[config] = InProcess(job)
+    return _loaded[config]
+
+
+def _strongest(features: Sequence[Any]) -> str:
+    return ", ".join(f"{each.feature_id} ({each.activation:.1f})" for each in features[:_SHOWN]) or "–"
+
+
+def _join(rows: Sequence[Markup]) -> Markup:
+    return Markup().join(map(escape, rows))

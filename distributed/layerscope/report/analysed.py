@@ -1,0 +1,43 @@
+"""The readings of a run, each analysed when it is asked for and once: its findings, its charts, its report."""
+
+from functools import cached_property
+
+import pyarrow as pa
+
+from layerscope.analysis.findings import analyse
+from layerscope.analysis.result import Analysis, Options
+from layerscope.neuronpedia.explanations import load_explanations
+from layerscope.records.run import Run
+from layerscope.report.feature_tables import Descriptions
+from layerscope.report.figures import Figure, contrast_of, figure
+from layerscope.report.findings import findings
+from layerscope.report.run_report import RunReport
+
+
+class Analysed:
+    """What the report says of a run, for notebooks."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._files = [part.path for part in run.parts]
+        self._found: dict[str, Analysis] = {}
+
+    def findings(self, contrast: str, reading: str, every: bool) -> pa.Table:
+        analysis = self._of(reading)
+        return findings(analysis, contrast_of(analysis, contrast), self._descriptions, every)
+
+    def figure(self, name: str, contrast: str, reading: str) -> Figure:
+        others = [each for each in self._run.readings if each not in (reading, "prompt")] if name == "readings" else []
+        return figure(name, [self._of(each) for each in (reading, *others)], contrast)
+
+    def report(self, contrast: str, reading: str) -> RunReport:
+        return RunReport(self._files, self._of(reading), contrast, self._descriptions)
+
+    def _of(self, reading: str) -> Analysis:
+        if reading not in self._found:
+            self._found[reading] = analyse(self._files, Options(reading=reading))
+        return self._found[reading]
+
+    @cached_property
+    def _descriptions(self) -> Descriptions:
+        return load_explanations(self._run.manifest).by_layer

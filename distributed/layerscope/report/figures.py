@@ -1,0 +1,149 @@
+"""The charts of the page by name, as pictures of their own: for notebooks, slides and papers.
+
+Each is drawn by what draws the page's, and has the sentence over it as its title.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+from layerscope.analysis.result import Analysis, Contrast
+from layerscope.errors import LayerscopeError, UsageError
+from layerscope.files import replacing
+from layerscope.records.targets import begins_with, check_target
+from layerscope.report import baselines, baselines_said, sentences
+from layerscope.report.confound_charts import length_chart, margin_histogram
+from layerscope.report.depth_axis import WIDE
+from layerscope.report.depth_strip import depth_strip
+from layerscope.report.feature_map import effect_legend, feature_map
+from layerscope.report.readings_strip import readings_strip
+from layerscope.report.standalone import BEGINNING, Legend, standalone
+from layerscope.report.svg import element, rectangle
+
+_HALF = 540  # pixels of a chart that has another beside it
+
+
+class _Drawn(NamedTuple):
+    title: str
+    chart: str
+    legend: Legend = ()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart; shown by notebooks, and written by `save`."""
+
+    name: str
+    title: str
+    svg: str = field(repr=False)
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+    def save(self, to: str | PathLike[str]) -> Path:
+        """Writes it; a picture that was written there before is replaced, anything else is not.
+
+        Args:
+            to: a name that ends in `.svg`.
+
+        Raises:
+            UsageError: it has another ending, or something else is there.
+            LayerscopeError: it cannot be written.
+        """
+        path = check_target("save", to, own=begins_with(BEGINNING))
+        if path.suffix.lower() != ".svg":
+            raise UsageError(
+                f"save: {path.name} is to be an SVG. Name a file that ends in .svg; browsers make PNG of it."
+            )
+        try:
+            with replacing(path) as temporary:
+                temporary.write_text(self.svg, encoding="utf-8")
+        except OSError as error:
+            raise LayerscopeError(f"{path} cannot be written: {error.strerror or error}. Name another one.") from error
+        return path
+
+
+def figure(name: str, analyses: Sequence[Analysis], contrast: str = "right") -> Figure:
+    """One of the charts of `FIGURES`.
+
+    Args:
+        analyses: of the reading that it is about; behind it those of the others, for `readings`.
+        contrast: `right` (right vs wrong) or `chosen` (chosen vs rejected).
+
+    Raises:
+        UsageError: there is no such chart, or not of this run.
+    """
+    if name not in FIGURES:
+        raise UsageError(f"There is no figure {name!r}. There are {', '.join(FIGURES)}.")
+    shown = contrast_of(analyses[0], contrast)
+    drawn = FIGURES[name](analyses, shown)
+    return Figure(name, drawn.title, standalone(drawn.chart, shown.first, drawn.title, drawn.legend))
+
+
+def contrast_of(analysis: Analysis, name: str) -> Contrast:
+    """
+    Raises:
+        UsageError: there is no such contrast.
+    """
+    for contrast in (analysis.right_wrong, analysis.chosen_rejected):
+        if name == contrast.first:
+            return contrast
+    raise UsageError(
+        f"There is no contrast {name!r}. right holds the right solution against the wrong one, chosen the one that the "
+        "model chooses against the other."
+    )
+
+
+def _depth(analyses: Sequence[Analysis], contrast: Contrast) -> _Drawn:
+    return _Drawn(sentences.answer(analyses[0], contrast), depth_strip(analyses[0], contrast, WIDE))
+
+
+def _features(analyses: Sequence[Analysis], contrast: Contrast) -> _Drawn:
+    swatches = [(_cell(kind), label) for kind, label in effect_legend()]
+    of = f"odds {contrast.first} only : {contrast.second} only, validation half; dot: confirmed"
+    return _Drawn(
+        sentences.map_title(contrast), feature_map(analyses[0], contrast, WIDE), [*swatches, (element("g"), of)]
+    )
+
+
+def _margins(analyses: Sequence[Analysis], _contrast: Contrast) -> _Drawn:
+    return _Drawn(sentences.margin_title(analyses[0]), margin_histogram(analyses[0], _HALF, "wide"))
+
+
+def _lengths(analyses: Sequence[Analysis], _contrast: Contrast) -> _Drawn:
+    return _Drawn(sentences.length_title(analyses[0].length_bins), length_chart(analyses[0], _HALF, "wide"))
+
+
+def _baselines(analyses: Sequence[Analysis], _contrast: Contrast) -> _Drawn:
+    section = baselines.section(analyses[0])
+    if section is None:
+        why = analyses[0].comparison.why or "the control has no baselines"
+        raise UsageError(f"There is no figure of baselines: {why}.")
+    return _Drawn(baselines_said.compared(analyses[0]), section["charts"][0], section["legend"])
+
+
+def _readings(analyses: Sequence[Analysis], contrast: Contrast) -> _Drawn:
+    if len(analyses) < 2:
+        raise UsageError(
+            "There is no figure of readings: the run has one. Run again with --readings final,last-word,max."
+        )
+    reads = [(analysis, contrast_of(analysis, contrast.first)) for analysis in analyses]
+    return _Drawn(f"{contrast.name}: what each reading finds, layer by layer", readings_strip(reads, WIDE))
+
+
+def _cell(kind: str) -> str:
+    return element("svg", rectangle(0, 0, 18, 14, f"cell {kind}"), width=18, height=14)
+
+
+FIGURES: dict[str, Callable[[Sequence[Analysis], Contrast], _Drawn]] = {
+    "depth": _depth,
+    "features": _features,
+    "margins": _margins,
+    "lengths": _lengths,
+    "baselines": _baselines,
+    "readings": _readings,
+}
+"""By name: over depth what fires, how much and how surely; each layer's surest features; the margins; accuracy by
+difference in length; features beside baselines; and what each reading finds."""

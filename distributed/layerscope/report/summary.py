@@ -1,0 +1,95 @@
+"""A run in a few lines: what was run, how far it is, how often the model is right. For a look; no feature is tested."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from markupsafe import Markup
+
+from layerscope.analysis.proportion import Proportion
+from layerscope.analysis.statistics import proportion
+from layerscope.formatting import count_of, ranges
+from layerscope.records.goals import GoalGroups
+from layerscope.records.run import Run
+from layerscope.report.sentences import interval, number, percent
+from layerscope.report.svg import element
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Shown by notebooks as a table, printed as lines."""
+
+    file: str
+    model: str
+    saes: str
+    layers: tuple[int, ...]
+    readings: tuple[str, ...]
+    planned: int
+    """Questions of the whole run."""
+    questions: int
+    """Scored so far."""
+    errors: int
+    """Error lines so far."""
+    accuracy: Proportion
+    """Share of questions whose right solution has the highest log-likelihood, with its 95 % interval."""
+    accuracy_per_character: Proportion
+    """The same by log-likelihood per character."""
+    median_margin: float
+    """Nats."""
+
+    @property
+    def finished(self) -> bool:
+        return self.questions + self.errors >= self.planned
+
+    def lines(self) -> dict[str, str]:
+        """For people: what, and how much."""
+        errors = f", {self.errors:,} with an error" if self.errors else ""
+        return {
+            "file": self.file,
+            "model": self.model,
+            "SAEs": f"{self.saes}, {count_of(len(self.layers), 'layer')} ({ranges(self.layers)})",
+            "readings": ", ".join(self.readings),
+            "questions": f"{self.questions:,} of {self.planned:,}{errors}",
+            "accuracy by sum": _told(self.accuracy),
+            "accuracy per char.": _told(self.accuracy_per_character),
+            "median margin": f"{number(self.median_margin, 1)} nats",
+        }
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<19} {value}" for name, value in self.lines().items())
+
+    def _repr_html_(self) -> str:
+        rows = (element("tr", element("th", name), element("td", value)) for name, value in self.lines().items())
+        return str(element("table", Markup().join(rows)))
+
+
+def _told(share: Proportion) -> str:
+    return f"{percent(share.share)} (95 %: {interval(share)})"
+
+
+def summarise(run: Run, questions: pa.Table) -> Summary:
+    """
+    Args:
+        questions: the run's table of questions.
+    """
+    scored = questions.filter(questions["error"].is_null())
+    groups = GoalGroups()
+    group = np.array([groups.add(goal) for goal in scored["question"].to_pylist()], dtype=np.int64)
+    correct, per_character = (
+        proportion(scored[name].to_numpy().astype(bool), group)
+        for name in ("model_is_correct", "model_is_correct_per_character")
+    )
+    identity = run.manifest.identity
+    return Summary(
+        file=run.name,
+        model=identity.model.repository,
+        saes=identity.saes.repository,
+        layers=tuple(run.manifest.about.layers),
+        readings=run.readings,
+        planned=run.planned,
+        questions=len(scored),
+        errors=len(questions) - len(scored),
+        accuracy=correct,
+        accuracy_per_character=per_character,
+        median_margin=float(np.median(scored["margin"].to_numpy())) if len(scored) else float("nan"),
+    )
