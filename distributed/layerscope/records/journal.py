@@ -6,7 +6,7 @@ run removes. Makes no record: whole lines come in, and what is there is read by 
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from layerscope.errors import LayerscopeError
-from layerscope.files import (
-    Piece,
-    begin_sync,
-    remove_leftovers,
-    replacing,
-    sync_data,
-    sync_folder,
-    write_pieces,
-)
+from layerscope.files import remove_leftovers, replacing, sync_data, sync_folder
 from layerscope.records.ablations import kind_of_file
+from layerscope.records.appending import Line, append_lines, former
 from layerscope.records.differences import manifest_to_go_on_with
 from layerscope.records.extent import Extent
 from layerscope.records.fingerprints import Fingerprint
 from layerscope.records.identity import Identity
-from layerscope.records.lines import in_first_form
 from layerscope.records.locking import open_locked
 from layerscope.records.manifest import (
     FORMAT,
@@ -41,13 +33,12 @@ from layerscope.records.manifest import (
 from layerscope.records.marks import Marks, marks_path
 from layerscope.records.overwriting import forget_aside, has_records, put_aside
 from layerscope.records.record import Unscored
-from layerscope.records.replacing import Line, Replacement, copy_replaced
+from layerscope.records.replacing import Replacement, copy_replaced
 from layerscope.records.residual_files import NO_ROWS, ResidualFiles, ResidualRows
 from layerscope.records.residuals import Layout
 from layerscope.records.taken_away import Watch
 
 _CHECKPOINT_SECONDS = 5.0
-_SYNC_BYTES = 4 << 20  # after which the disk begins on what was written
 
 
 class Journal:
@@ -64,6 +55,7 @@ class Journal:
         self._watch = Watch(path, descriptor)
         self._marks = Marks(path)
         self._residuals = ResidualFiles(Layout.of(path, manifest))
+        self._formed = former(manifest.format)
 
     @property
     def lines(self) -> int:
@@ -90,7 +82,7 @@ class Journal:
             self._residuals.begin()
             self._residuals.append(residuals)
             self._marks.begin(self._extent)
-            self._write_lines(lines, more)
+            append_lines(self._descriptor, self._extent.size, lines, self._formed, more, self._marks)
             sync_data(self._descriptor, self._extent.size)
             self._marks.sync()
             self._watch.note_written()
@@ -106,22 +98,6 @@ class Journal:
         self._extent.join(more)
         if time.monotonic() - self._checkpointed > _CHECKPOINT_SECONDS:
             self.checkpoint()
-
-    def _write_lines(self, lines: Iterable[Line], more: Extent) -> None:
-        begun = 0
-        for line in lines:
-            pieces = self._formed(line)
-            more.add(*pieces)
-            self._marks.add(more.last_mark)
-            write_pieces(self._descriptor, pieces)  # while the line is in the processor's cache
-            if more.size - begun > _SYNC_BYTES:
-                begin_sync(self._descriptor, self._extent.size + begun, more.size - begun)
-                begun = more.size
-
-    def _formed(self, line: Line) -> Sequence[Piece]:
-        """A line as the file has them: one that was begun in the first form goes on in it."""
-        pieces = [line] if isinstance(line, bytes) else line
-        return pieces if self._manifest.format == FORMAT else in_first_form(pieces)
 
     def is_taken_away(self) -> bool:
         """Whether the path is another file by now. May be asked all the time, also while lines are written."""

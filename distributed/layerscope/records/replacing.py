@@ -1,17 +1,15 @@
 """A copy of an output file in which some lines are others."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from layerscope.files import Piece, write_pieces
+from layerscope.files import write_pieces
+from layerscope.records.appending import Formed
 from layerscope.records.extent import Extent
 from layerscope.records.manifest import Progress
 from layerscope.records.residual_files import NO_ROWS, ResidualFiles, ResidualRows
 from layerscope.records.run import read_lines
-
-Line = bytes | Sequence[Piece]
-"""One line of the file, its line end included: whole, or in pieces that follow one another, so that none is copied."""
 
 
 class Replacement(NamedTuple):
@@ -27,7 +25,7 @@ def copy_replaced(
     path: Path,
     descriptor: int,
     replacements: Iterable[Replacement],
-    formed: Callable[[Line], Sequence[Piece]],
+    formed: Formed,
     residuals: ResidualFiles,
 ) -> tuple[Extent, Progress]:
     """Copies an output file, and replaces the rows of the lines that are replaced: first, because the copy is not the

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
+from layerscope.records.appending import Line
 from layerscope.records.journal import Journal
-from layerscope.records.replacing import Line
 from layerscope.records.residual_files import NO_ROWS, ResidualRows
 
 
