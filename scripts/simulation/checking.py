@@ -4,7 +4,7 @@ from pathlib import Path
 
 from layerscope.planning.job import Job
 from layerscope.records.lines import join_record
-from layerscope.records.run import read_lines
+from layerscope.records.stretches import read_lines
 from simulation.workload import Features, first_rows, make_frame
 
 

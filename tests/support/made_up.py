@@ -13,10 +13,11 @@ from layerscope.errors import LayerscopeError
 from layerscope.questions.sources import Question
 from layerscope.records.extent import Extent
 from layerscope.records.feature_lists import serialise_block
-from layerscope.records.identity import Identity
+from layerscope.records.identity import Identity, PackingName
 from layerscope.records.journal import Journal, open_journal
 from layerscope.records.lines import SolutionScore, frame_record, join_record
 from layerscope.records.manifest import About, manifest_path
+from layerscope.records.packing import packing
 from layerscope.saes.encoder import TopK
 
 Features = Sequence[tuple[int, float]]
@@ -143,6 +144,13 @@ def about(layers: Sequence[int], order: Sequence[int], **more: Any) -> Json:
         "tokens": {"shared": 0, "unshared": 0},
         **more,
     }
+
+
+def compressed(identity: Json, about: Json, method: PackingName, batches: Sequence[int]) -> tuple[Json, Json]:
+    """Both, of a run that compresses its lines; so many in a batch."""
+    how = msgspec.to_builtins(packing(method))
+    of_plan = {**identity["plan"], "batches": len(batches)}
+    return {**identity, "plan": of_plan, "packing": how}, {**about, "batches": " ".join(map(str, batches))}
 
 
 def typed(identity: Json, about: Json) -> tuple[Identity, About]:

@@ -84,12 +84,12 @@ def reading(files: Files, name: str, progress: Callable[[float], None]) -> Itera
     run = open_run(files)
     run.check_reading(name)
     layers = tuple(run.manifest.about.layers)
-    totals, rows, texts, done = Totals(), _QuestionRows(), TextColumns(), 0
+    totals, rows, texts = Totals(), _QuestionRows(), TextColumns()
     solutions = SolutionColumns()
     scored = list[tuple[Path, "array[int]"]]()
     with ExitStack() as stack:
         columns = [_LayerColumns(layer, stack) for layer in layers]
-        for line, record in _records(run, scored):
+        for _, record in _records(run, scored):
             totals.add_record(record)
             if isinstance(record, Record):
                 _trust_prompt(run, record)
@@ -99,8 +99,7 @@ def reading(files: Files, name: str, progress: Callable[[float], None]) -> Itera
                 for details in record.solutions:
                     for column in columns:
                         column.add(details.reading(name))
-            done += len(line)
-            progress(min(1.0, done / run.size))  # it may have grown
+            progress(min(1.0, sum(part.bytes_read for part in run.parts) / run.size))  # it may have grown
         questions = rows.columns()
         yield Columns(
             run.name,

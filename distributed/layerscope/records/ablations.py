@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 from msgspec import UNSET, Struct, UnsetType
 
+from layerscope.records.extent import Extent
 from layerscope.records.identity import AblationSettings, ChosenFeature, Control, Identity
 from layerscope.records.manifest import AblationAbout
 from layerscope.records.readings import Float32, Id
@@ -124,7 +125,7 @@ class AblationFile(Run):
     def planned(self) -> int:
         return self.plan.lines
 
-    def entries(self, to_go_on: bool = False) -> Iterator[tuple[bytes, Ablation]]:
+    def entries(self, to_go_on: bool = False, extent: Extent | None = None) -> Iterator[tuple[bytes, Ablation]]:
         """Every whole line, its line end included, and what it holds.
 
         Args:
@@ -143,7 +144,7 @@ class AblationFile(Run):
                 raise NotARecordError(f"it is of {_told(found)}; the plan has {_told(place)} there")
             return found
 
-        return self._held(held, to_go_on)
+        return self._held(held, to_go_on, extent)
 
 
 _decoder = msgspec.json.Decoder(Ablation)

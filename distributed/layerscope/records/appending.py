@@ -8,9 +8,11 @@ from layerscope.records.extent import Extent
 from layerscope.records.lines import in_first_form
 from layerscope.records.manifest import FORMAT
 from layerscope.records.marks import Marks
+from layerscope.records.packing import Packed
 
-Line = bytes | Sequence[Piece]
-"""One line of the file, its line end included: whole, or in pieces that follow one another, so that none is copied."""
+Line = bytes | Sequence[Piece] | Packed
+"""One line of the file, its line end included: whole, or in pieces that follow one another, so that none is copied. Or
+those of a batch, where the file has them compressed."""
 Formed = Callable[[Line], Sequence[Piece]]
 """From a line to its pieces as the file has them."""
 
@@ -23,6 +25,8 @@ def former(format: int) -> Formed:
 
 
 def _formed(line: Line, first: bool) -> Sequence[Piece]:
+    if isinstance(line, Packed):
+        return [line.data]
     pieces = [line] if isinstance(line, bytes) else line
     return in_first_form(pieces) if first else pieces
 
@@ -37,7 +41,7 @@ def append_lines(descriptor: int, size: int, lines: Iterable[Line], formed: Form
     begun = 0
     for line in lines:
         pieces = formed(line)
-        more.add(*pieces)
+        more.add(*pieces, lines=line.lines if isinstance(line, Packed) else 1)
         marks.add(more.last_mark)
         write_pieces(descriptor, pieces)  # while the line is in the processor's cache
         if more.size - begun > _SYNC_BYTES:

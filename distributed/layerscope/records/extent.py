@@ -1,4 +1,4 @@
-"""How far a file goes, and a mark after every line that tells which one was changed later."""
+"""How far a file goes, and a mark after every line, or batch of compressed lines: it tells which was changed later."""
 
 import hashlib
 from typing import Final, Protocol, Self
@@ -23,10 +23,11 @@ class _Digest(Protocol):
 
 
 class Extent:
-    """How far a file goes: its lines, its bytes, and a running digest of which four bytes are kept after every line.
+    """How far a file goes: its lines, its bytes, and a running digest of which four bytes are kept after every stretch.
 
-    The kept bytes tell which line was changed later, at four bytes a line. The digest is XXH3: against damage, not
-    against somebody who would write the manifest anew as well, and at a thirtieth of SHA-256's time.
+    They tell which line was changed later, at four bytes a line; the compressed lines of a batch have one mark. The
+    digest is XXH3: against damage, not against somebody who would write the manifest anew as well, and at a thirtieth
+    of SHA-256's time.
     """
 
     def __init__(self, noted: Progress | UnsetType = UNSET) -> None:
@@ -39,17 +40,26 @@ class Extent:
         self.residuals: dict[int, str] | UnsetType | None = UNSET if noted is UNSET else noted.residuals
         """What is to be noted of the residuals of these lines."""
 
-    def add(self, *pieces: bytes | memoryview) -> None:
-        """Counts one more line, its line end included, whole or in pieces that follow one another."""
-        self.lines += 1
+    def add(self, *pieces: bytes | memoryview, lines: int = 1) -> None:
+        """Counts one more stretch, whole or in pieces that follow one another.
+
+        Args:
+            lines: that it holds.
+        """
+        self.lines += lines
         for piece in pieces:
             self.size += len(piece)
             self._digest.update(piece)
         self._marks += self._digest.digest()[:MARK_BYTES]
 
     @property
+    def stretches(self) -> int:
+        """How many there are."""
+        return len(self._marks) // MARK_BYTES
+
+    @property
     def marks(self) -> bytes:
-        """Of all lines, end to end."""
+        """Of all stretches, end to end."""
         return bytes(self._marks)
 
     @property
@@ -80,13 +90,14 @@ class Extent:
         )
 
     def agrees(self, noted: Progress | UnsetType, marks: bytes) -> bool:
-        """Whether the last line is the one that was written there; true behind all that is known.
+        """Whether the last stretch is the one that was written there; true behind all that is known.
 
         Args:
             noted: what the manifest notes.
-            marks: of these lines and more, end to end.
+            marks: of these stretches and more, end to end.
         """
-        if noted is not UNSET and self.lines <= noted.lines:
-            return noted.running[9 * (self.lines - 1) : 9 * self.lines - 1] == self.last_mark.hex()
-        mark = marks[MARK_BYTES * (self.lines - 1) : MARK_BYTES * self.lines]
+        number = self.stretches
+        if noted is not UNSET and number <= noted.marks:
+            return noted.running[9 * (number - 1) : 9 * number - 1] == self.last_mark.hex()
+        mark = marks[MARK_BYTES * (number - 1) : MARK_BYTES * number]
         return mark in (b"", self.last_mark)

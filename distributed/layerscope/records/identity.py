@@ -110,6 +110,19 @@ class AblationSettings(Struct, frozen=True, kw_only=True):
     """Features of a portion: see `ablations.py`."""
 
 
+PackingName = Literal["zstd", "gzip"]
+
+
+class Packing(Struct, frozen=True, kw_only=True):
+    """How the lines are compressed."""
+
+    method: PackingName
+    level: int
+    library: str
+    probe: str
+    """XXH3 (64 bits) of what it makes of a fixed text."""
+
+
 class Identity(Struct, frozen=True, kw_only=True):
     """Whatever decides the bytes of the file; a run that goes on with it must have the same."""
 
@@ -124,3 +137,5 @@ class Identity(Struct, frozen=True, kw_only=True):
     hardware: str
     ablation: AblationSettings | UnsetType = UNSET
     """Only in files of ablations."""
+    packing: Packing | UnsetType = UNSET
+    """Not there for a file of plain lines."""

@@ -123,13 +123,14 @@ class Journal:
             replacements: in ascending order.
         """
         self._expect_untouched()
+        packing = self._manifest.identity.packing
         if self._residuals.begin_replacing():
             self.checkpoint()
         try:
             with replacing(self.path, locked=False) as temporary:
                 descriptor = open_locked(temporary)
                 try:
-                    made = copy_replaced(self.path, descriptor, replacements, self._formed, self._residuals)
+                    made = copy_replaced(self.path, descriptor, replacements, self._formed, self._residuals, packing)
                     extent, unchanged = made
                     os.fsync(descriptor)
                     # Until the new file's extent is noted, only what both have in common may be held against either.
@@ -214,10 +215,9 @@ class Journal:
         """
         self._extent, errors = Extent(self._manifest.progress), list[int]()
         run = kind_of_file(self._manifest.identity)(self.path, self._manifest, RUNNING)
-        for line, record in run.entries(to_go_on=True):
+        for number, (_, record) in enumerate(run.entries(to_go_on=True, extent=self._extent)):
             if isinstance(record, Unscored):
-                errors.append(self._extent.lines)
-            self._extent.add(line)
+                errors.append(number)
             on_record(record)
         try:
             self._residuals.recover(self._extent.lines, errors, self._manifest.progress)

@@ -8,6 +8,7 @@ when the manifest is written anew.
 import os
 import re
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, cast
 
@@ -74,6 +75,8 @@ class About(Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
     """Where `command` was given."""
     order: str
     """`example_id` of every line of the finished file."""
+    batches: str = ""
+    """Lines of every batch; files of 0.1.0 do not say it."""
     standin: bool
     neuronpedia: dict[int, NeuronpediaId | None]
     average_l0: dict[int, int | None]
@@ -91,6 +94,11 @@ class About(Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
         """`order` as numbers."""
         return [int(word) for word in self.order.split(" ")] if self.order else []
 
+    @cached_property
+    def batch_ends(self) -> list[int]:
+        """Lines until the end of every batch."""
+        return list(accumulate(int(word) for word in self.batches.split(" "))) if self.batches else []
+
     @property
     def layers(self) -> list[int]:
         return list(self.average_l0)
@@ -106,9 +114,14 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sha256: str | UnsetType = UNSET
     """In its stead, in the first files; they stay with it."""
     running: str
-    """Eight digits of that digest after every line."""
+    """Eight digits of that digest after every line; after every batch, where the lines are compressed."""
     residuals: dict[int, str] | UnsetType | None = UNSET
     """By layer, XXH3 (128 bits) of the rows of these lines. None where it is not known; not there without residuals."""
+
+    @property
+    def marks(self) -> int:
+        """How many there are in `running`."""
+        return (len(self.running) + 1) // 9
 
 
 class Manifest(Struct, kw_only=True, omit_defaults=True):
@@ -136,6 +149,15 @@ class Manifest(Struct, kw_only=True, omit_defaults=True):
     def lines_noted(self) -> int:
         """How many lines are known to have been written."""
         return 0 if self.progress is UNSET else self.progress.lines
+
+    @property
+    def packed(self) -> bool:
+        """Whether the lines are compressed, a batch's in one frame."""
+        return self.identity.packing is not UNSET
+
+    def lines_of(self, stretches: int) -> int:
+        """How many lines the first stretches of the file hold."""
+        return ([0, *self.about.batch_ends][: stretches + 1])[-1] if self.packed else stretches
 
     def identity_as_read(self) -> dict[str, Any]:
         """The identity with what a later version added to it."""
@@ -206,6 +228,10 @@ def _check(manifest: Manifest) -> None:
     identity, about, progress = manifest.identity, manifest.about, manifest.progress
     if re.fullmatch(r"(\d+( \d+)*)?", about.order) is None:
         raise ValueError("`about.order` is not numbers with a space between them")
+    if re.fullmatch(r"([1-9]\d*( [1-9]\d*)*)?", about.batches) is None:
+        raise ValueError("`about.batches` is not numbers with a space between them")
+    if (about.batches or manifest.packed) and [0, *about.batch_ends][-1] != identity.plan.questions:
+        raise ValueError("`about.batches` has not as many lines as the plan has questions")
     if len(about.example_ids) != identity.plan.questions:
         raise ValueError(f"`about.order` has {len(about.example_ids)} questions, the plan {identity.plan.questions}")
     for name, layers in (("about.neuronpedia", about.neuronpedia), ("identity.saes.layers", identity.saes.layers)):
@@ -221,7 +247,9 @@ def _check(manifest: Manifest) -> None:
         if len(ablation.groups.split()) != questions or len(ablation.discovery) != questions:
             raise ValueError("`about.ablation` has not as many groups or halves as there are questions")
     if progress is not UNSET:
-        if len(progress.running) != max(0, 9 * progress.lines - 1):
+        if len(progress.running) != max(0, 9 * progress.marks - 1) or progress.lines != manifest.lines_of(
+            progress.marks
+        ):
             raise ValueError("`progress.running` has not as many marks as there are `progress.lines`")
         if (progress.xxh3_128 is UNSET) == (progress.sha256 is UNSET):
             raise ValueError("`progress` has no digest, or two")

@@ -1,10 +1,10 @@
 """The marks beside an output file that is written: they tell which line behind the manifest's last note was changed.
 
-The manifest is noted every few seconds, and a run that is killed leaves lines behind it. `NAME.marks` has an entry for
-every line, the mark and a check of the entry itself. An entry is written before its line, so that no line of a killed
-process lacks one, and is on the disk when the line counts as written. A torn last entry is normal, a missing file too
-(the first files had none): what lies behind it is then held against the plan alone. It goes when the manifest notes
-the file's end.
+The manifest is noted every few seconds, and a run that is killed leaves lines behind it. `NAME.marks` has an entry
+for every line (of compressed lines, for every batch of them), the mark and a check of the entry itself. An entry is
+written before its line, so that no line of a killed process lacks one, and is on the disk when the line counts as
+written. A torn last entry is normal, a missing file too (the first files had none): what lies behind it is then held
+against the plan alone. It goes when the manifest notes the file's end.
 """
 
 import os
@@ -58,11 +58,11 @@ def read_marks(path: Path, noted: Progress | UnsetType) -> bytes:
     whole = (len(content) - len(HEADER)) // _ENTRY_BYTES
     entries = np.frombuffer(content, np.uint32, 2 * whole, len(HEADER)).reshape(whole, 2)
     marks = entries[:, 0].tobytes()
-    lines = 0 if noted is UNSET else noted.lines
-    common = MARK_BYTES * min(lines, whole)
+    known = 0 if noted is UNSET else noted.marks
+    common = MARK_BYTES * min(known, whole)
     if noted is not UNSET and marks[:common].hex(" ", -MARK_BYTES) != noted.running[: max(0, 9 * common // 4 - 1)]:
         return b""
-    for number in range(lines, whole):
+    for number in range(known, whole):
         mark = marks[MARK_BYTES * number : MARK_BYTES * (number + 1)]
         if _entry(number, mark)[MARK_BYTES:] != entries[number, 1].tobytes():  # the power failed before it was there
             return marks[: MARK_BYTES * number]
@@ -79,7 +79,7 @@ class Marks:
         """
         self._path = marks_path(path)
         self._descriptor = -1
-        self._lines = 0
+        self._written = 0
 
     def begin(self, extent: Extent) -> None:
         """Takes the place of what was there with the marks of all lines so far, unless it has; raises OSError."""
@@ -88,15 +88,15 @@ class Marks:
         marks = extent.marks
         with replacing(self._path) as temporary, temporary.open("wb") as stream:
             stream.write(HEADER)
-            for number in range(extent.lines):
+            for number in range(extent.stretches):
                 stream.write(_entry(number, marks[MARK_BYTES * number : MARK_BYTES * (number + 1)]))
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
-        self._lines = extent.lines
+        self._written = extent.stretches
 
     def add(self, mark: bytes) -> None:
-        """Writes the mark of the next line; raises OSError."""
-        write_pieces(self._descriptor, [_entry(self._lines, mark)])
-        self._lines += 1
+        """Writes the mark of the next stretch; raises OSError."""
+        write_pieces(self._descriptor, [_entry(self._written, mark)])
+        self._written += 1
 
     def sync(self) -> None:
         """Waits until they are on the disk; raises OSError."""

@@ -8,7 +8,7 @@ from layerscope.files import replacing
 from layerscope.records.locking import open_locked
 from layerscope.records.manifest import manifest_path
 from layerscope.records.residuals import residuals_path
-from layerscope.records.run import read_lines
+from layerscope.records.stretches import NotAFrameError, read_stretches
 
 
 def aside_path(path: Path) -> Path:
@@ -55,4 +55,7 @@ def forget_aside(path: Path) -> None:
 
 def has_records(path: Path) -> bool:
     """Whether a file has a whole line."""
-    return next(read_lines(path), None) is not None
+    try:
+        return next(read_stretches(path), None) is not None
+    except NotAFrameError:  # something that a person may want back
+        return True

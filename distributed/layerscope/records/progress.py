@@ -82,8 +82,8 @@ def shown(
     with tqdm(total=size, desc=name, file=stream, disable=not stream.isatty(), **bar) as progress:
         for line, what in lines:
             yield line, what
-            done += len(line)
-            progress.update(len(line))
+            progress.update(file.bytes_read - done)
+            done = file.bytes_read
             if progress.disable and time.monotonic() - told >= _LINE_SECONDS:
                 told = time.monotonic()
                 say(f"{name}: {size_text(done)} of {size_text(size)} read", stream)

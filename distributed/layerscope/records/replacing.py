@@ -1,15 +1,19 @@
 """A copy of an output file in which some lines are others."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from layerscope.files import write_pieces
+from msgspec import UNSET, UnsetType
+
+from layerscope.files import Piece, write_pieces
 from layerscope.records.appending import Formed
 from layerscope.records.extent import Extent
+from layerscope.records.identity import Packing
 from layerscope.records.manifest import Progress
+from layerscope.records.packing import pack
 from layerscope.records.residual_files import NO_ROWS, ResidualFiles, ResidualRows
-from layerscope.records.run import read_lines
+from layerscope.records.stretches import read_stretches
 
 
 class Replacement(NamedTuple):
@@ -27,6 +31,7 @@ def copy_replaced(
     replacements: Iterable[Replacement],
     formed: Formed,
     residuals: ResidualFiles,
+    packing: Packing | UnsetType,
 ) -> tuple[Extent, Progress]:
     """Copies an output file, and replaces the rows of the lines that are replaced: first, because the copy is not the
     file yet.
@@ -35,6 +40,7 @@ def copy_replaced(
         descriptor: of the copy.
         replacements: in ascending order.
         formed: a line as the file has them.
+        packing: how the file has those of a batch, if it does.
 
     Returns:
         the copy's extent, and the note of what comes before the first line that is replaced.
@@ -43,13 +49,17 @@ def copy_replaced(
     replacement = next(wanted, nothing_more)
     extent, unchanged = Extent(), None
     extent.residuals = residuals.digests
-    for line in read_lines(path):
-        if extent.lines == replacement.number:
+    for stretch in read_stretches(path):
+        raw: Sequence[Piece] = stretch.raw
+        if extent.lines <= replacement.number < extent.lines + stretch.n_lines:
             unchanged = unchanged or extent.note()
-            residuals.replace(replacement.number, replacement.residuals)
-            line = b"".join(formed(replacement.line))
-            replacement = next(wanted, nothing_more)
-        write_pieces(descriptor, [line])
-        extent.add(line)
+            lines = list(stretch.lines)
+            while extent.lines <= replacement.number < extent.lines + stretch.n_lines:
+                residuals.replace(replacement.number, replacement.residuals)
+                lines[replacement.number - extent.lines] = b"".join(formed(replacement.line))
+                replacement = next(wanted, nothing_more)
+            raw = lines if packing is UNSET else [pack(lines, packing)]
+        write_pieces(descriptor, raw)
+        extent.add(*raw, lines=stretch.n_lines)
     residuals.sync()
     return extent, unchanged or extent.note()

@@ -26,8 +26,9 @@ from layerscope.formatting import count_of, ranges
 from layerscope.questions.reading import MAX
 from layerscope.records.manifest import READING, Advice, Manifest, Progress
 from layerscope.records.record import Unscored
-from layerscope.records.run import Run, read_lines
+from layerscope.records.run import Run
 from layerscope.records.shards import open_run
+from layerscope.records.stretches import read_stretches
 
 Array = NDArray[np.floating[Any]]
 
@@ -253,7 +254,7 @@ def _mapped(run: Run, layer: int) -> Array:
     layout = Layout.of(run.path, run.manifest)
     noted, digests = noted_digests(run.manifest.progress)
     whole = run.manifest.lines_noted() == run.planned
-    lines = run.planned if whole else sum(1 for _ in read_lines(run.path))
+    lines = run.planned if whole else sum(stretch.n_lines for stretch in read_stretches(run.path))
     if not lines:
         return np.empty(layout.shape(0), layout.dtype)
     descriptor, start = open_layer(layout, layer, lines, READING)

@@ -4,7 +4,7 @@ Every line that is read is held against the manifest: it must be a record, the o
 one that was written. Looking changes nothing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from itertools import chain
@@ -15,16 +15,15 @@ from msgspec import UNSET
 
 from layerscope.errors import LayerscopeError, UsageError, remedy
 from layerscope.files import user_path
-from layerscope.formatting import count_of, utf8
+from layerscope.formatting import count_of, shell_word, utf8
 from layerscope.records import locking
 from layerscope.records.extent import MARK_BYTES, Extent
 from layerscope.records.manifest import READING, Advice, Manifest, manifest_path, read_manifest
 from layerscope.records.marks import read_marks
 from layerscope.records.record import NotARecordError, Record, Unscored, check_parts, parse
+from layerscope.records.stretches import NotAFrameError, read_lines, read_stretches
 
 T = TypeVar("T")
-
-_READ_BYTES = 1 << 20
 
 
 class RecordsFile:
@@ -34,6 +33,8 @@ class RecordsFile:
         self.path = path
         self.size = path.stat().st_size
         """When it was opened, in bytes."""
+        self.bytes_read = 0
+        """Of its size, since it was last begun to be read."""
         self._known, self._advice = manifest, advice
         self._marks = b"" if manifest is None else read_marks(path, manifest.progress)
 
@@ -49,7 +50,9 @@ class RecordsFile:
     @property
     def covered(self) -> int:
         """How many lines the manifest or the marks beside the file could tell from others, when it was opened."""
-        return max(self._known.lines_noted() if self._known else 0, len(self._marks) // MARK_BYTES)
+        if self._known is None:
+            return 0
+        return max(self._known.lines_noted(), self._known.lines_of(len(self._marks) // MARK_BYTES))
 
     @property
     def others(self) -> str:
@@ -95,10 +98,11 @@ class RecordsFile:
         return next(self._parsed(), None)
 
     def _parsed(self) -> Iterator[Record]:
-        for line in chain.from_iterable(part._whole_lines() for part in self.parts):
-            with suppress(NotARecordError):  # which is told where it is read
-                if isinstance(record := parse(line), Record):
-                    yield record
+        for _, lines in chain.from_iterable(part._stretches(part._nothing_yet()) for part in self.parts):
+            for line in lines:
+                with suppress(NotARecordError):  # which is told where it is read
+                    if isinstance(record := parse(line), Record):
+                        yield record
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -106,13 +110,17 @@ class RecordsFile:
         return ()
 
     def records(
-        self, check: Callable[[Record], None] = lambda _: None, to_go_on: bool = False
+        self,
+        check: Callable[[Record], None] = lambda _: None,
+        to_go_on: bool = False,
+        extent: Extent | None = None,
     ) -> Iterator[tuple[bytes, Record | Unscored]]:
         """Every whole line, its line end included, and the record that it holds.
 
         Args:
             check: looks closer at each record; raises NotARecordError.
             to_go_on: lines that were written and are gone (a disk may lie) are no fault: they are written again.
+            extent: grows with what is read.
 
         Raises:
             LayerscopeError: the first line that is off, and what is; or the file cannot be read.
@@ -125,23 +133,25 @@ class RecordsFile:
                 check(record)
             return record
 
-        return self._held(held, to_go_on)
+        return self._held(held, to_go_on, extent)
 
-    def _held(self, held: Callable[[bytes, int], T], to_go_on: bool) -> Iterator[tuple[bytes, T]]:
+    def _held(
+        self, held: Callable[[bytes, int], T], to_go_on: bool, extent: Extent | None = None
+    ) -> Iterator[tuple[bytes, T]]:
         """Every whole line, and what is read of it.
 
         Args:
             held: from a line and its number, from 1, to what it holds; raises NotARecordError.
         """
-        extent = Extent(self._known.progress) if self._known else Extent()
-        for line in self._whole_lines():
-            extent.add(line)
-            try:
-                found = held(line, extent.lines)
-                self._hold_against_mark(extent)
-            except NotARecordError as error:
-                raise self._refused(extent.lines, str(error)) from error
-            yield line, found
+        extent = self._nothing_yet() if extent is None else extent
+        for first, lines in self._stretches(extent):
+            for number, line in enumerate(lines, first):
+                try:
+                    found = held(line, number)
+                    self._hold_against_mark(extent, first)
+                except NotARecordError as error:
+                    raise self._refused(number, str(error)) from error
+                yield line, found
         if not to_go_on:
             self._expect_all(extent)
 
@@ -151,22 +161,47 @@ class RecordsFile:
         Raises:
             LayerscopeError: a line is not the one that was written there, or the file cannot be read.
         """
-        extent = Extent(self._known.progress) if self._known else Extent()
-        for line in self._whole_lines():
-            extent.add(line)
+        extent = self._nothing_yet()
+        for first, lines in self._stretches(extent):
             try:
-                self._hold_against_mark(extent)
+                self._hold_against_mark(extent, first)
             except NotARecordError as error:
-                raise self._refused(extent.lines, str(error)) from error
-            yield line
+                raise self._refused(first, str(error)) from error
+            yield from lines
         self._expect_all(extent)
 
-    def _whole_lines(self) -> Iterator[bytes]:
+    def _nothing_yet(self) -> Extent:
+        return Extent(self._known.progress) if self._known else Extent()
+
+    def _stretches(self, extent: Extent) -> Iterator[tuple[int, Iterable[bytes]]]:
+        """The number of the first line of every whole stretch, from 1, and its lines; the extent goes to its end."""
+        self.bytes_read = 0
         try:
-            yield from read_lines(self.path)
+            if self._known is None:
+                for line in read_lines(self.path):
+                    extent.lines += 1
+                    self.bytes_read += len(line)
+                    yield extent.lines, [line]
+                return
+            for stretch in read_stretches(self.path):
+                extent.add(*stretch.raw, lines=stretch.n_lines)
+                self.bytes_read = extent.size
+                yield extent.lines - stretch.n_lines + 1, stretch.lines
+        except NotAFrameError as error:
+            raise self._spoilt(extent, error) from error
         except OSError as error:
             told = f"{self.path} cannot be read: {error.strerror or error}."
             raise LayerscopeError(f"{told}\n{remedy(error, self._advice.broken)}") from error
+
+    def _spoilt(self, extent: Extent, error: NotAFrameError) -> LayerscopeError:
+        told = (
+            f"{self.path}, line {extent.lines + 1} (byte {error.offset:,}): {error} is there. It was damaged, or "
+            "another tool wrote there.\n"
+        )
+        if self._known is None or extent.lines < self._known.lines_noted():
+            return LayerscopeError(f"{told}Nothing behind it can be trusted. {self._advice.broken}")
+        keep = f"truncate -s {error.offset} {shell_word(str(self.path))}"
+        return LayerscopeError(f"{told}What comes before it is as it was written; keep that alone with: {keep}")
 
     def _hold_against_plan(self, record: Record | Unscored, number: int) -> None:
         if self._known is not None:
@@ -200,9 +235,15 @@ class RecordsFile:
                 settings.attribution is not None,
             )
 
-    def _hold_against_mark(self, extent: Extent) -> None:
-        if self._known is not None and not extent.agrees(self._known.progress, self._marks):
-            raise NotARecordError("it is not the line that was written there")
+    def _hold_against_mark(self, extent: Extent, first: int) -> None:
+        """Holds the last stretch, which begins with line `first`, against what is known of it."""
+        if self._known is None:
+            return
+        if not extent.agrees(self._known.progress, self._marks):
+            which = f"lines {first} to {extent.lines} are not those that were" if self._known.packed else ""
+            raise NotARecordError(f"{which or 'it is not the line that was'} written there")
+        if self._known.packed and extent.lines != self._known.lines_of(extent.stretches):
+            raise NotARecordError(f"a frame ends after line {extent.lines}, where no batch of the plan does")
 
     def _expect_all(self, extent: Extent) -> None:
         if self._known is not None and extent.lines < self._known.lines_noted():
@@ -240,9 +281,9 @@ class Run(RecordsFile):
             raise UsageError(f"{path} holds {there} and not {here}, which are meant here.\n{advice.no_manifest}")
         return cls(path, manifest, advice)
 
-    def entries(self, to_go_on: bool = False) -> Iterator[tuple[bytes, Any]]:
+    def entries(self, to_go_on: bool = False, extent: Extent | None = None) -> Iterator[tuple[bytes, Any]]:
         """What the file holds, whatever that is: here `records`."""
-        return self.records(to_go_on=to_go_on)
+        return self.records(to_go_on=to_go_on, extent=extent)
 
     @property
     def readings(self) -> tuple[str, ...]:
@@ -280,15 +321,6 @@ class Run(RecordsFile):
     def alive(self) -> bool:
         """Whether somebody is writing it now."""
         return locking.is_locked(self.path)
-
-
-def read_lines(path: Path) -> Iterator[bytes]:
-    """The whole lines of a file, each with its line end; a torn last one is left out. Checks nothing."""
-    with path.open("rb", buffering=_READ_BYTES) as stream:
-        for line in stream:
-            if not line.endswith(b"\n"):
-                return  # a run may write the rest of it now, which is no line of its own
-            yield line
 
 
 def _existing(path: Path) -> Path:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from layerscope.errors import UsageError
 from layerscope.formatting import ranges
 from layerscope.records.differences import differences
+from layerscope.records.extent import Extent
 from layerscope.records.manifest import Manifest
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import RecordsFile, Run
@@ -57,14 +58,25 @@ class Shards(Run):
         return any(run.alive() for run in self._runs)
 
     def records(
-        self, check: Callable[[Record], None] = lambda _: None, to_go_on: bool = False
+        self,
+        check: Callable[[Record], None] = lambda _: None,
+        to_go_on: bool = False,
+        extent: Extent | None = None,
     ) -> Iterator[tuple[bytes, Record | Unscored]]:
+        self.bytes_read = before = 0
         for run in self._runs:
-            yield from run.records(check, to_go_on)
+            for found in run.records(check, to_go_on, extent):
+                self.bytes_read = before + run.bytes_read
+                yield found
+            before = self.bytes_read
 
     def lines(self) -> Iterator[bytes]:
+        self.bytes_read = before = 0
         for run in self._runs:
-            yield from run.lines()
+            for line in run.lines():
+                self.bytes_read = before + run.bytes_read
+                yield line
+            before = self.bytes_read
 
 
 def without_batches(manifest: Manifest) -> str:

@@ -14,7 +14,7 @@ from layerscope.files import replacing
 from layerscope.formatting import shell_word
 from layerscope.records.extent import Extent
 from layerscope.records.manifest import Manifest, write_manifest
-from layerscope.records.run import read_lines
+from layerscope.records.stretches import NotAFrameError, read_stretches
 
 _LOOK_SECONDS = 2.0  # between two looks of a run that waits for a batch
 _REREAD_SHARE = 0.05  # of a run's time at most, where a file system changes a file's times by itself
@@ -73,8 +73,9 @@ class Watch:
             return False
         noted = extent.note()
         found = Extent(noted)
-        for line in read_lines(self._path):
-            found.add(line)
+        with suppress(NotAFrameError):  # whose place is then an end
+            for stretch in read_stretches(self._path):
+                found.add(*stretch.raw, lines=stretch.n_lines)
         self._changed_ns = changed_ns
         self._reread_at = time.monotonic() + (time.monotonic() - begun) / _REREAD_SHARE
         return found.note() != noted

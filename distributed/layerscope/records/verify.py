@@ -8,6 +8,7 @@ from layerscope.records.record import Record
 from layerscope.records.residuals import check_residuals
 from layerscope.records.run import RecordsFile, Run
 from layerscope.records.shards import Files, open_run, without_batches
+from layerscope.records.stretches import read_stretches
 
 
 def verify(files: Files) -> str:
@@ -25,15 +26,12 @@ def verify(files: Files) -> str:
 
     lines, unknown, behind = 0, 0, ""
     for part in run.parts:
-        size, scored = 0, list[bool]()
-        for line, record in part.records(look_closer):
-            scored.append(isinstance(record, Record))
-            size += len(line)
+        scored = [isinstance(record, Record) for _, record in part.records(look_closer)]
         lines += len(scored)
         unknown += _uncovered(part, len(scored))
         if isinstance(part, Run):
             check_residuals(part, scored)
-        behind += _behind(part, size)
+        behind += _behind(part)
     beside = ", with their residuals" if run.manifest.identity.settings.residuals else ""
     but = f" but for {unknown} that nothing notes" if unknown else ""
     whole = f"all whole, in order and as they were written{but}{beside}{behind}"
@@ -59,15 +57,16 @@ def _uncovered(part: RecordsFile, lines: int) -> int:
     return lines - part.covered
 
 
-def _behind(part: RecordsFile, size: int) -> str:
+def _behind(part: RecordsFile) -> str:
     """What lies behind the whole lines that were read of a file: a run may have written it meanwhile."""
     alive = locking.is_locked(part.path)  # before the rest is read: a run that ends in between ends its line
-    with part.path.open("rb") as stream:
-        stream.seek(size)
-        rest = stream.read()
-    more, torn = rest.count(b"\n"), len(rest) - (rest.rfind(b"\n") + 1)
+    more, end = 0, part.bytes_read
+    for stretch in read_stretches(part.path, end):
+        more, end = more + stretch.n_lines, end + stretch.size
+    torn = part.path.stat().st_size - end
     if more:
         return f"; {more} more {'was' if more == 1 else 'were'} written meanwhile"
+    what = "frame" if isinstance(part, Run) and part.manifest.packed else "line"
     if torn and alive:
         return "; a run is writing the next"
-    return f"; behind them a torn line of {count_of(torn, 'byte')}, which the next run removes" if torn else ""
+    return f"; behind them a torn {what} of {count_of(torn, 'byte')}, which the next run removes" if torn else ""

@@ -174,15 +174,14 @@ def _records(
 ) -> Iterator[tuple[int, Record]]:
     """The records of the chosen questions with their index, in the file's order; parses no other."""
     wanted = dict(zip(analysis.questions.example_id[chosen].tolist(), chosen.tolist(), strict=True))
-    left, done = len(wanted), 0
+    left = len(wanted)
     for line in run.lines():
         if not left:
             return
-        done += len(line)
         index = wanted.get(_example_id(line))
         if index is not None:
             left -= 1
-            progress(min(1.0, done / run.size))
+            progress(min(1.0, run.bytes_read / run.size))
             record = parse(line)
             if isinstance(record, Record):
                 yield index, record

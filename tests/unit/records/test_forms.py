@@ -19,7 +19,8 @@ from layerscope.records.journal import open_journal
 from layerscope.records.lines import SolutionScore, error_line
 from layerscope.records.manifest import FORMAT, read_manifest
 from layerscope.records.replacing import Replacement
-from layerscope.records.run import Run, read_lines
+from layerscope.records.run import Run
+from layerscope.records.stretches import read_lines
 from layerscope.records.verify import verify
 from made_up import record_line
 from paths import DATA

@@ -23,8 +23,9 @@ from layerscope.records.manifest import manifest_path, read_manifest
 from layerscope.records.replacing import Replacement
 from layerscope.records.residual_files import ResidualRows
 from layerscope.records.residuals import Array, Layout, residuals_path
-from layerscope.records.run import Run, read_lines
+from layerscope.records.run import Run
 from layerscope.records.status import as_text, status
+from layerscope.records.stretches import read_lines
 from layerscope.records.targets import check_output
 from layerscope.records.verify import verify
 from made_up import about, gone_on_with, identity, record_line, typed

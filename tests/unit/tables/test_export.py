@@ -29,7 +29,8 @@ from layerscope.records import progress
 from layerscope.records.lines import SolutionScore, error_line
 from layerscope.records.progress import shown
 from layerscope.records.record import SOLUTIONS, parse
-from layerscope.records.run import RecordsFile, read_lines
+from layerscope.records.run import RecordsFile
+from layerscope.records.stretches import read_lines
 from layerscope.records.totals import Totals
 from layerscope.tables import export as export_module
 from layerscope.tables.columns import FEATURES, QUESTIONS
