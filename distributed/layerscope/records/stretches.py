@@ -109,7 +109,10 @@ def _whole(stream: BufferedReader) -> Iterator[bytes]:
 
 
 def _method_of(stream: BufferedReader) -> Method | None:
-    beginning = stream.peek()
+    if not stream.seekable():
+        return None
+    beginning = stream.read(max(len(method.magic) for method in METHODS.values()))
+    stream.seek(0)
     return next((method for method in METHODS.values() if beginning.startswith(method.magic)), None)
 
 
