@@ -15,12 +15,13 @@ from msgspec import UNSET
 
 from layerscope.errors import LayerscopeError, UsageError, remedy
 from layerscope.files import user_path
-from layerscope.formatting import count_of, shell_word, utf8
+from layerscope.formatting import shell_word, utf8
 from layerscope.records import locking
 from layerscope.records.extent import MARK_BYTES, Extent
 from layerscope.records.manifest import READING, Advice, Manifest, manifest_path, read_manifest
 from layerscope.records.marks import read_marks
-from layerscope.records.record import NotARecordError, Record, Unscored, check_parts, parse
+from layerscope.records.planned import hold_against_plan
+from layerscope.records.record import NotARecordError, Record, Unscored, parse
 from layerscope.records.stretches import NotAFrameError, read_lines, read_stretches
 
 T = TypeVar("T")
@@ -128,7 +129,7 @@ class RecordsFile:
 
         def held(line: bytes, number: int) -> Record | Unscored:
             record = parse(line)
-            self._hold_against_plan(record, number)
+            hold_against_plan(record, number, self._known)
             if isinstance(record, Record):
                 check(record)
             return record
@@ -202,38 +203,6 @@ class RecordsFile:
             return LayerscopeError(f"{told}Nothing behind it can be trusted. {self._advice.broken}")
         keep = f"truncate -s {error.offset} {shell_word(str(self.path))}"
         return LayerscopeError(f"{told}What comes before it is as it was written; keep that alone with: {keep}")
-
-    def _hold_against_plan(self, record: Record | Unscored, number: int) -> None:
-        if self._known is not None:
-            order = self._known.about.example_ids
-            if number > len(order):
-                raise NotARecordError(f"the plan ends after {count_of(len(order), 'line')}")
-            if record.example_id != order[number - 1]:
-                raise NotARecordError(f"example_id is {record.example_id}; the plan has {order[number - 1]} there")
-        if isinstance(record, Record):
-            self._hold_against_settings(record)
-
-    def _hold_against_settings(self, record: Record) -> None:
-        if self._known is None:  # both solutions must at least have the same
-            own = record.positive
-            layers, tokens, attributed = (
-                list(own.active_features_by_layer),
-                own.tokens is not UNSET,
-                record.attributions,
-            )
-            every = any(other.details is not None for other in record.more)
-            check_parts(record, layers, list(own.readings), tokens, every, attributed=bool(attributed))
-        else:
-            settings = self._known.identity.settings
-            check_parts(
-                record,
-                self._known.about.layers,
-                self._known.readings,
-                settings.tokens,
-                settings.all_solutions,
-                settings.token_activations,
-                settings.attribution is not None,
-            )
 
     def _hold_against_mark(self, extent: Extent, first: int) -> None:
         """Holds the last stretch, which begins with line `first`, against what is known of it."""

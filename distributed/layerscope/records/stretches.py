@@ -5,7 +5,7 @@ What is torn at the end is left out. Holds nothing against a manifest; that is `
 
 import os
 from collections.abc import Iterable, Iterator
-from io import BufferedReader, BytesIO
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -101,14 +101,14 @@ def compressed_as(path: Path) -> Method | None:
         return _method_of(stream)
 
 
-def _whole(stream: BufferedReader) -> Iterator[bytes]:
+def _whole(stream: BinaryIO) -> Iterator[bytes]:
     for line in stream:
         if not line.endswith(b"\n"):
             return  # a run may write the rest of it now, which is no line of its own
         yield line
 
 
-def _method_of(stream: BufferedReader) -> Method | None:
+def _method_of(stream: BinaryIO) -> Method | None:
     if not stream.seekable():
         return None
     beginning = stream.read(max(len(method.magic) for method in METHODS.values()))
