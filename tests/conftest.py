@@ -28,6 +28,10 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HU
 os.environ |= {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0", "RAY_worker_niceness": "0"}
 if shutil.which("nvidia-smi") is None:
     os.environ["TRITON_INTERPRET"] = "1"  # kernels for a GPU run on the CPU; read when Triton is imported
+# What is compiled is kept: else every worker translates all test modules again, and every process the whole package.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+gc.disable()  # until all is imported: it would walk again and again through modules that stay
 
 # Whoever starts the tests in the background may have these ignored, which a run under test would inherit and respect.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -41,6 +45,24 @@ from paths import ROOT  # noqa: E402
 Command = Callable[..., subprocess.CompletedProcess[str]]
 _hub_home = pytest.StashKey[Path]()
 
+DEAREST = (
+    "test_ray_job.py",
+    "test_cluster.py",
+    "test_kills.py",
+    "test_run.py",
+    "test_package.py",
+    "test_page.py",
+    "test_repository.py",
+    "test_readme.py",
+    "test_cli_errors.py",
+    "test_journal.py",
+    "test_standin.py",
+    "test_page_of_readings.py",
+    "test_faults.py",
+    "test_fused_decoder.py",
+)
+"""Files of tests that go first, the longest before the others: a long one begun last is waited for alone."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=2, help="how often the driver is killed; scripts/soak: 25 times")
@@ -52,6 +74,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    items.sort(key=lambda item: DEAREST.index(item.path.name) if item.path.name in DEAREST else len(DEAREST))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -61,7 +84,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: the collector need not walk through it again and again."""
+    """What was imported stays, and the collector leaves it alone."""
+    gc.enable()
     gc.freeze()
 
 
@@ -209,12 +233,12 @@ def start(settings: dict[str, str], tmp_path: Path, request: pytest.FixtureReque
     """Starts `layerscope run`, on the cluster for all unless told where; what is alive when the test ends is killed.
 
     `fault` is done to the model's forward pass, as `faults/sitecustomize.py` says; on a cluster of the test's own it
-    is the cluster that must be given it.
+    is the cluster that must be given it. What it says is kept for `Run.finish`, unless it has a terminal.
     """
     run = [sys.executable, "-m", "layerscope", "run"]
     runs: list[Run] = []
 
-    def begin(*more: str, fault: str = "", address: str = "") -> Run:
+    def begin(*more: str, fault: str = "", address: str = "", terminal: int = subprocess.PIPE) -> Run:
         shared: SharedRay | None = None if address else request.getfixturevalue("cluster_for_all")
         if shared:
             address = shared.address
@@ -223,8 +247,9 @@ def start(settings: dict[str, str], tmp_path: Path, request: pytest.FixtureReque
             [*run, *words(settings), "--output-file", OUTPUT, "--address", address, *more],
             cwd=tmp_path,
             env={**os.environ, **METRICS_EACH_SECOND, **(faulty(fault) if fault and not shared else {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdin=terminal if terminal >= 0 else None,
+            stdout=terminal,
+            stderr=terminal,
             text=True,
         )
         runs.append(Run(process, tmp_path, shared.raylet if shared else None))

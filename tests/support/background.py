@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 from paths import FAULTS
 
 OUTPUT = "out.jsonl"
-_GLANCE = 0.05  # seconds between two looks: to look through the machine's processes takes some milliseconds
+_GLANCE = 0.1  # seconds between two looks: to look through the machine's processes takes some milliseconds
 
 
 def faulty(fault: str | Path) -> dict[str, str]:
@@ -45,15 +45,15 @@ class Run:
     def size(self) -> int:
         return self.output.stat().st_size if self.output.exists() else 0
 
-    def wait_until(self, happened: Callable[[], bool], seconds: float = 240) -> bool:
-        """Polls; false once the run is over."""
+    def wait_until(self, happened: Callable[[], bool], seconds: float = 240, glance: float = _GLANCE) -> bool:
+        """Polls every `glance` seconds; false once the run is over."""
         deadline = time.monotonic() + seconds
         while not happened():
             if self.process.poll() is not None:
                 return False
             if time.monotonic() > deadline:
                 raise TimeoutError(f"after {seconds} s the file has {self.size()} bytes")
-            time.sleep(_GLANCE)
+            time.sleep(glance)
         return True
 
     def actors(self, title: str) -> list[psutil.Process]:

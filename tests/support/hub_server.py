@@ -23,6 +23,9 @@ from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
 Kind = Literal["model", "dataset"]
 
 LFS_THRESHOLD = 1024
@@ -416,3 +419,10 @@ def _tree(files: _Files, folder: str, *, recursive: bool, expand: bool) -> list[
     root = PurePosixPath(folder)
     parents = {path: PurePosixPath(path).parents for path in listing}
     return [listing[path] for path in listing if root in (parents[path] if recursive else parents[path][:1])]
+
+
+def point_to(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Does to the client in this process what `HF_ENDPOINT` does before it is imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)

@@ -30,7 +30,7 @@ class Seen:
             self.addresses |= listening(process)
             self.command_lines += command_lines(process)
             self.look_through(self.folder)
-            time.sleep(0.5)
+            time.sleep(1)  # to look through all its processes' connections and files takes a good part of one
 
     def look_through(self, folder: Path) -> None:
         for path in folder.rglob("*"):

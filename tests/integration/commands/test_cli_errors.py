@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from conftest import Command
-from hub_server import HubServer, Repository
+from hub_server import HubServer, Repository, point_to
 from layerscope.config import Config, option
 from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
@@ -55,21 +55,16 @@ def output(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fails(
-    command: Command, layerscope: Command, tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
-) -> Fails:
-    """Runs a command that must fail before it starts anything, checks that it does, and gives its message.
-
-    In a process of its own only with an `env` of its own, which the hub's client reads when it is imported.
-    """
+def fails(command: Command, tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> Fails:
+    """Runs a command that must fail before it starts anything, checks that it does, and gives its message."""
     ray = tmp_path / "ray"
     monkeypatch.setenv("RAY_TMPDIR", str(ray))
 
-    def run(*arguments: str, code: int = USAGE, env: dict[str, str] | None = None) -> str:
+    def run(*arguments: str, code: int = USAGE) -> str:
         name, *options = arguments
         before = contents(output)
         words = [name, "--address", "local", "--output-file", str(output / "records.jsonl"), *options]
-        message = message_of(layerscope(*words, env=env, cwd=tmp_path) if env else command(*words, cwd=tmp_path), code)
+        message = message_of(command(*words, cwd=tmp_path), code)
         assert contents(output) == before
         assert not ray.exists()
         return message
@@ -185,9 +180,9 @@ def test_address_where_nobody_answers(fails: Fails, tiny_options: list[str]) -> 
 # The hub
 
 
-@pytest.fixture(scope="module")
-def hub(tiny: Path) -> Iterator[HubServer]:
-    """A hub with the gated model, in two branches, and its SAEs; alice has the licence, bob has not."""
+@pytest.fixture
+def hub(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub with the gated model, in two branches, and its SAEs; alice, who asks, has the licence, bob has not."""
     model, saes = (
         {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         for folder in (tiny / "model", tiny / "saes")
@@ -198,22 +193,23 @@ def hub(tiny: Path) -> Iterator[HubServer]:
         server.add(Repository("model", MODEL, model, gated=True))
         server.add(Repository("model", MODEL, model, gated=True, branch="float32"))
         server.add(Repository("model", SAES, saes))
+        point_to(server.endpoint, monkeypatch)
+        monkeypatch.setenv("HF_TOKEN", "hf_alice")
         yield server
-
-
-def at_hub(hub: HubServer, token: str | None) -> dict[str, str]:
-    return {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1"} | ({"HF_TOKEN": token} if token else {})
 
 
 HUB_OPTIONS = ["--dataset", "bundled", "--sae-width", "1k"]
 
 
-def test_closed_gate(hub: HubServer, fails: Fails) -> None:
+def test_closed_gate(hub: HubServer, fails: Fails, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has no token, a wrong one or no licence is not told which, or not where to get it."""
     page = f"{hub.endpoint}/{MODEL}"
-    no_token, invalid, no_licence = (
-        fails("run", *HUB_OPTIONS, code=FAILED, env=at_hub(hub, token)) for token in (None, "hf_nobody", "hf_bob")
-    )
+
+    def refused(token: str) -> str:
+        monkeypatch.setenv("HF_TOKEN", token)
+        return fails("run", *HUB_OPTIONS, code=FAILED)
+
+    no_token, invalid, no_licence = map(refused, ("", "hf_nobody", "hf_bob"))
     says(no_token, MODEL, "no hub token", page, "hf auth login", "HF_TOKEN")
     says(invalid, MODEL, "invalid", "hf auth login", "HF_TOKEN")
     says(no_licence, MODEL, "licence", page)
@@ -230,14 +226,16 @@ def test_closed_gate(hub: HubServer, fails: Fails) -> None:
         ("--model", "./no/such/folder", "neither a folder"),
     ],
 )
-def test_unknown_repository(name: str, value: str, advice: str, hub: HubServer, fails: Fails) -> None:
+@pytest.mark.usefixtures("hub")
+def test_unknown_repository(name: str, value: str, advice: str, fails: Fails) -> None:
     """A misspelt repository is not named."""
-    says(fails("run", *HUB_OPTIONS, name, value, env=at_hub(hub, "hf_alice")), value, advice)
+    says(fails("run", *HUB_OPTIONS, name, value), value, advice)
 
 
-def test_unknown_revision(hub: HubServer, fails: Fails) -> None:
+@pytest.mark.usefixtures("hub")
+def test_unknown_revision(fails: Fails) -> None:
     """Whoever misspells a branch is not told which there are."""
-    message = fails("run", *HUB_OPTIONS, "--revision", "float64", env=at_hub(hub, "hf_alice"))
+    message = fails("run", *HUB_OPTIONS, "--revision", "float64")
     says(message, MODEL, "float64", "main", "float32")
 
 
@@ -397,6 +395,13 @@ def test_more_questions_than_there_are(command: Command, tiny_options: list[str]
 
 
 # The output file
+
+
+def test_a_relative_output_file_is_refused_in_a_job(fails: Fails, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records would lie in a folder that Ray deletes, and a job submitted again would not find them."""
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    says(fails("run", "--standin", "--output-file", "records.jsonl"), "--output-file: records.jsonl", "absolute path")
+    says(fails("run", "--standin", "--timeline", "t.json"), "--timeline: t.json", "absolute path")
 
 
 def test_output_in_no_folder(fails: Fails, tiny_options: list[str], output: Path) -> None:

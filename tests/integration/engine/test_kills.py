@@ -1,19 +1,49 @@
-"""The driver killed at random moments, again and again; `scripts/soak` kills it 25 times.
+"""The driver killed at random moments, hung up on, and robbed of its actors; `scripts/soak` kills it 25 times.
 
-What signals that can be caught do is in `test_faults.py`, for a run in one process; that Ray leaves them to us, in
-`test_ray_job.py`.
+What the other signals that can be caught do is in `test_faults.py`, for a run in one process; that Ray leaves them to
+us, here for a hang-up and in `test_ray_job.py`.
 """
 
+import json
+import os
+import pty
 import random
+import re
+import signal
 import subprocess
 import time
-from collections.abc import Callable
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Set
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from background import OUTPUT, Start
+from background import OUTPUT, Run, SharedRay, Start
 from conftest import Command
+from layerscope.engine.metrics import Metrics
+from paths import ROOT
+
+EXPORTED = {"Counter": "_total", "Gauge": "", "Histogram": "_count"}
+DRAWN = {**EXPORTED, "Histogram": "_bucket"}
+
+
+def exported_names(suffixes: dict[str, str]) -> set[str]:
+    """Every metric of a run, under the name that Ray's exporter gives it."""
+    metrics = Metrics()._metrics.values()
+    return {metric.info["name"] + suffixes[type(metric).__name__] for metric in metrics}
+
+
+def test_the_dashboard_draws_every_metric_and_no_other() -> None:
+    panels = json.loads((ROOT / "scripts/grafana_dashboard.json").read_text(encoding="utf-8"))["panels"]
+    drawn = {
+        name
+        for panel in panels
+        for target in panel["targets"]
+        for name in re.findall(r"ray_(layerscope_\w+)", target["expr"])
+    }
+    assert drawn == exported_names(DRAWN)
 
 
 @pytest.mark.slow
@@ -22,12 +52,14 @@ def test_a_driver_killed_again_and_again_leaves_a_prefix_each_time_and_the_same_
     expected: bytes,
     run_here: Callable[..., "subprocess.CompletedProcess[str]"],
     command: Command,
+    cluster_for_all: SharedRay,
     tmp_path: Path,
     pytestconfig: pytest.Config,
 ) -> None:
     """SIGKILL at random moments: while it starts, and while it writes; each time the same command goes on.
 
-    While one runs, another is refused, and whoever asks is told that it runs.
+    While one runs, another is refused, and whoever asks is told that it runs. Then one whose terminal goes away, and
+    at last one whose actors are killed, which ends the file.
     """
     dice = random.Random(0)
     wanted = pytestconfig.getoption("--kills")
@@ -38,7 +70,7 @@ def test_a_driver_killed_again_and_again_leaves_a_prefix_each_time_and_the_same_
             moment = time.monotonic() + dice.uniform(0.2, 5 if kills else 2)
             run.wait_until(lambda moment=moment: time.monotonic() > moment)  # type: ignore[misc]
         else:
-            size = run.size() + dice.randrange(1, len(expected) // (wanted + 1))
+            size = run.size() + dice.randrange(1, len(expected) // (wanted + 2))
             run.wait_until(lambda size=size, run=run: run.size() >= size)  # type: ignore[misc]
             refused = run_here()
             assert refused.returncode == 1
@@ -48,9 +80,96 @@ def test_a_driver_killed_again_and_again_leaves_a_prefix_each_time_and_the_same_
             break  # it came to the end before its next kill
         run.end()
         kills += 1
-        written = run.output.read_bytes() if run.output.exists() else b""
-        assert expected.startswith(written)
-    code, _, errors = start().finish()
-    assert code == 0, errors
-    assert run.output.read_bytes() == expected
+        assert expected.startswith(written(tmp_path))
     assert kills == wanted
+    lose_the_terminal(start)
+    left = written(tmp_path)
+    assert left.endswith(b"\n")
+    assert len(left) < len(expected)
+    assert expected.startswith(left)
+    kill_actors_and_watch(start, cluster_for_all, len(expected.splitlines()) - len(left.splitlines()))
+    assert written(tmp_path) == expected
+    check_logs(cluster_for_all)
+
+
+def written(folder: Path) -> bytes:
+    return (folder / OUTPUT).read_bytes() if (folder / OUTPUT).exists() else b""
+
+
+def lose_the_terminal(start: Start) -> None:
+    """The shell and the kernel send a hang-up each, and every later write to the terminal fails."""
+    ours, its = pty.openpty()
+    os.set_blocking(ours, False)
+    run = start(fault="slow:0.2", terminal=its)
+    os.close(its)
+    before = run.size()
+
+    def goes_on() -> bool:
+        with suppress(OSError):
+            os.read(ours, 1 << 16)  # a terminal that nobody reads takes no more
+        return run.size() > before
+
+    assert run.wait_until(goes_on)
+    os.close(ours)
+    run.process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)  # two at once would be one
+    run.process.send_signal(signal.SIGHUP)
+    assert run.process.wait(timeout=60) == 128 + signal.SIGHUP
+
+
+def kill_actors_and_watch(start: Start, ray: SharedRay, questions: int) -> None:
+    """Killed in mid-batch; Prometheus sees it all.
+
+    Every metric that there is moves: one that nobody updates would show a run that has stopped, or none.
+    """
+    wanted = exported_names(EXPORTED)
+    before = exported(ray)
+    run = start(fault="slow:0.1")
+    at = run.size()
+    for actor in ("ray::GemmaActor.score", "ray::EncoderActor"):
+        kill_one(run, actor)
+    ray.set_fault("slow:1")  # the run outlasts the exporter
+    seen: dict[str, float] = {}
+
+    def told(missing: Set[str]) -> bool:
+        for (name, labels), value in exported(ray).items():
+            if value > before[name, labels]:
+                seen[name] = value - before[name, labels]
+        return wanted <= seen.keys() | missing
+
+    # Ray's exporter hears of them each second.
+    assert run.wait_until(lambda: told({"layerscope_error_lines_total"}), glance=0.5), wanted - seen.keys()
+    ray.set_fault("")
+    code, _, errors = run.finish()
+    assert code == 0, errors
+    assert told(set()), "the last line is an error line"
+    assert seen["layerscope_questions_total"] == questions
+    assert seen["layerscope_bytes_total"] == run.size() - at
+
+
+def kill_one(run: Run, actor: str) -> None:
+    """The first actor with such a title, once another line is written."""
+    size = run.size()
+    assert run.wait_until(lambda: run.size() > size)
+    assert run.wait_until(lambda: bool(run.actors(actor)))
+    run.actors(actor)[0].kill()
+
+
+def exported(ray: SharedRay) -> Counter[tuple[str, str]]:
+    """By metric and labels; the cluster's earlier runs are among them."""
+    text = urllib.request.urlopen(ray.metrics, timeout=10).read().decode()
+    found = re.findall(r"^ray_(layerscope_\w+)((?:\{.*\})?) ([\d.e+]+)$", text, re.MULTILINE)
+    return Counter({(name, labels): float(value) for name, labels, value in found})  # type: ignore[misc]
+
+
+def check_logs(ray: SharedRay) -> None:
+    """Of every batch, who worked on it, where and for how long."""
+    lines = [
+        json.loads(line)
+        for log in ray.logs.glob("worker-*.err")
+        for line in log.read_text().splitlines()
+        if line.startswith("{")
+    ]
+    roles = {line["role"] for line in lines if line["event"] in ("score", "encode") and line["batch"] >= 0}
+    assert {"gemma", "encoder 0-2"} <= roles
+    assert all(line["node"] and line["pid"] and line["seconds"] >= 0 for line in lines)

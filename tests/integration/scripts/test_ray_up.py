@@ -5,11 +5,9 @@ other Ray is seen or touched, and nothing is left behind.
 """
 
 import os
-import pty
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -22,7 +20,6 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from background import faulty
 from paths import FAULTS, ROOT
 
 SCRIPT = ROOT / "scripts/run_sae_feature_extraction_all_layers.py"
@@ -126,57 +123,6 @@ def poll(happened: Callable[[], bool], seconds: float = 120) -> None:
     while not happened():
         assert time.monotonic() < deadline
         time.sleep(0.1)  # a look through all processes takes some of their time
-
-
-IN_ONE_PROCESS = """
-import runpy, sys
-from layerscope.commands import run
-from in_process import OneProcess
-run.Cluster = OneProcess
-del sys.argv[0]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def test_a_run_whose_terminal_is_gone_ends_as_it_should(
-    options: dict[str, str], expected: bytes, tmp_path: Path
-) -> None:
-    """The shell and the kernel send a hang-up each, and every later write to the terminal fails."""
-    output = tmp_path / "out.jsonl"
-    path = os.pathsep.join([str(FAULTS), *sys.path])
-    ours, its = pty.openpty()
-    os.set_blocking(ours, False)
-    process = subprocess.Popen(
-        [sys.executable, "-c", IN_ONE_PROCESS, str(SCRIPT), *words(options, str(output))],
-        env={**os.environ, **faulty("slow:0.1"), "PYTHONPATH": path},
-        stdin=its,
-        stdout=its,
-        stderr=its,
-    )
-    os.close(its)
-
-    told = bytearray()
-
-    def begun() -> bool:
-        with suppress(OSError):
-            told.extend(os.read(ours, 1 << 16))  # a terminal that nobody reads takes no more
-        assert process.poll() is None, told.decode()
-        return output.exists() and output.stat().st_size > 0
-
-    try:
-        poll(begun)
-        os.close(ours)
-        process.send_signal(signal.SIGHUP)
-        time.sleep(0.2)  # two at once would be one
-        process.send_signal(signal.SIGHUP)
-        assert process.wait(timeout=60) == 128 + signal.SIGHUP
-    finally:
-        process.kill()
-        process.wait()
-    written = output.read_bytes()
-    assert written.endswith(b"\n")
-    assert len(written) < len(expected)
-    assert expected.startswith(written)
 
 
 class World:

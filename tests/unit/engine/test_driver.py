@@ -52,12 +52,28 @@ def runs(
     return Driver(the_job, batches, Crew(the_job, engine, tell), Budget(the_job, 1 << 30), tell)
 
 
-@settings(max_examples=1000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-@given(data=st.binary(min_size=TAPE * TAPES, max_size=TAPE * TAPES))
+def anything(examples: int) -> Callable[[Callable[[bytes], None]], Callable[[], None]]:
+    """Gives a test tapes: ten in an example, because drawing one takes as long as running it."""
+    quiet = settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    drawn = given(data=st.binary(min_size=TAPE * TAPES, max_size=TAPE * TAPES))
+    return lambda test: quiet(drawn(test))
+
+
+@anything(examples=300)
 def test_whatever_happens_the_file_is_a_prefix_and_a_run_that_ends_well_has_every_byte(data: bytes) -> None:
-    """10,000 schedules: ten in an example, because drawing a tape takes as long as running it."""
-    for start in range(0, len(data), TAPE):
-        crew, length, *tape = data[start : start + TAPE]
+    """3,000 schedules, other ones each time."""
+    check_schedules(data)
+
+
+@pytest.mark.nightly
+@anything(examples=10_000)
+def test_whatever_happens_a_hundred_thousand_times(data: bytes) -> None:
+    check_schedules(data)
+
+
+def check_schedules(tapes: bytes) -> None:
+    for start in range(0, len(tapes), TAPE):
+        crew, length, *tape = tapes[start : start + TAPE]
         check_schedule(1 + crew % 3, 1 + crew // 3 % 3, Tape(bytes(tape[: length % TAPE])))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from hub_server import Fault, HubServer, Repository
+from hub_server import Fault, HubServer, Repository, point_to
 from layerscope.errors import LayerscopeError, UsageError, without_credentials
 from layerscope.hub import client
 from layerscope.hub import repository as hub
@@ -23,13 +23,6 @@ SMALL, LARGE = "config.json", "layer_0/params.npz"
 FILES: dict[str, Path | bytes] = {SMALL: b'{"a": 1}', LARGE: bytes(range(256)) * 400}
 LOGIN = b"<!doctype html><title>Welcome to the hotel</title>"
 SHA = "0123456789abcdef0123456789abcdef01234567"
-
-
-def point_to(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `HF_ENDPOINT` does before the client is imported."""
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 @pytest.fixture

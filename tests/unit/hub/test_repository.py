@@ -16,10 +16,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 
 from conftest import Command
-from hub_server import Fault, HubServer, Repository, Request
+from hub_server import Fault, HubServer, Repository, Request, point_to
 
 MODEL, SAES, PIQA = "google/gemma-2-2b", "google/gemma-scope-2b-pt-res", "baber/piqa"
 TOKEN = "hf_TheTokenThatNobodyMayRead"
@@ -207,8 +207,26 @@ def test_passing_fault_is_waited_out(name: str, outcomes: Outcomes, tiny: Path) 
 
 # What a plan transfers
 
+Plan = Callable[..., "subprocess.CompletedProcess[str]"]
 
-def test_plan_of_a_large_model_transfers_little(layerscope: Command, tiny: Path, tmp_path: Path) -> None:
+
+@pytest.fixture
+def plan(command: Command, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """`layerscope plan` in this process, with the client as `environment` has it; a new one imports for seconds."""
+
+    def run(
+        *options: str, server: HubServer, home: Path, offline: bool = False, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        point_to(server.endpoint, monkeypatch)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        return command("plan", *options, cwd=cwd)
+
+    return run
+
+
+def test_plan_of_a_large_model_transfers_little(plan: Plan, tiny: Path, tmp_path: Path) -> None:
     """A plan downloads the weights, or does not say how much a run will download."""
     weights = bytes(80_000_000)
     saes = {name: path for name, path in files_of(tiny / "saes").items() if name in CANONICAL.values()}
@@ -217,10 +235,10 @@ def test_plan_of_a_large_model_transfers_little(layerscope: Command, tiny: Path,
         server.add(Repository("model", "org/large", {**files_of(tiny / "model"), "model.safetensors": weights}))
         options = ["--model", "org/large", "--sae-repo", "google/gemma-scope-2b-pt-res", "--sae-width", "1k"]
         options += ["--dataset", "bundled", "--address", "local"]
-        plan = layerscope("plan", *options, env=environment(server, tmp_path), cwd=tmp_path)
-    assert plan.returncode == 0, plan.stderr
+        told = plan(*options, server=server, home=tmp_path, cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
     expected = len(weights) + sum(Path(str(path)).stat().st_size for path in saes.values())
-    assert download_megabytes(plan.stdout) == pytest.approx(expected / 1e6, rel=0.1)
+    assert download_megabytes(told.stdout) == pytest.approx(expected / 1e6, rel=0.1)
     assert sum(request.sent for request in server.requests) < 1_000_000
 
 
@@ -344,36 +362,35 @@ def test_token_is_nowhere(job: Job) -> None:
     assert any(request.has_token for request in job.requests)
 
 
-def test_revisions_pin_what_a_plan_reads(job: Job, tiny: Path, layerscope: Command) -> None:
+def test_revisions_pin_what_a_plan_reads(job: Job, tiny: Path, plan: Plan) -> None:
     """SAEs or questions come at whatever the main branch is today, though a commit is asked for."""
     with HubServer() as server:
         first = serve(server, tiny)
         server.add(Repository("model", SAES, files_of(tiny / "saes") | {"README.md": b"edited"}))
         server.add(Repository("dataset", PIQA, PIQA_FILES | {"README.md": b"edited"}))
-        env = environment(server, job.home.with_name("pinned"))
+        home = job.home.with_name("pinned")
         pinned = ["--sae-revision", first[SAES], "--dataset-revision", first[PIQA]]
-        plan = layerscope("plan", *job.options, *pinned, env=env)
-        assert f"{SAES} {first[SAES]}" in plan.stdout, plan.stderr
-        assert f"{PIQA} validation {first[PIQA]}" in plan.stdout
-        went_on = layerscope("plan", *job.options, env=env)  # at main, an edited README further than the file
+        told = plan(*job.options, *pinned, server=server, home=home)
+        assert f"{SAES} {first[SAES]}" in told.stdout, told.stderr
+        assert f"{PIQA} validation {first[PIQA]}" in told.stdout
+        went_on = plan(*job.options, server=server, home=home)  # at main, an edited README further than the file
     assert first[SAES] not in went_on.stdout
     assert re.search(r"^done\s+8 of 8 questions", went_on.stdout, re.MULTILINE), went_on.stdout
 
 
-def test_finished_job_is_complete_offline(job: Job, layerscope: Command) -> None:
+def test_finished_job_is_complete_offline(job: Job, plan: Plan, layerscope: Command) -> None:
     """A machine without a connection cannot use what this one has downloaded."""
-    env = environment(job.server, job.home, offline=True)
     before = job.records.read_bytes()
-    plan = layerscope("plan", *job.options, env=env)
-    assert plan.returncode == 0, plan.stderr
-    assert download_megabytes(plan.stdout) == 0
-    assert re.search(r"^done\s+8 of 8 questions", plan.stdout, re.MULTILINE)
-    assert "other settings" not in plan.stdout
-    run = layerscope("run", *job.options, env=env)
+    told = plan(*job.options, server=job.server, home=job.home, offline=True)
+    assert told.returncode == 0, told.stderr
+    assert download_megabytes(told.stdout) == 0
+    assert re.search(r"^done\s+8 of 8 questions", told.stdout, re.MULTILINE)
+    assert "other settings" not in told.stdout
+    run = layerscope("run", *job.options, env=environment(job.server, job.home, offline=True))
     assert run.returncode == 0, run.stderr
     assert "is complete already" in run.stdout
     assert job.records.read_bytes() == before
-    assert TOKEN not in plan.stdout + plan.stderr + run.stdout + run.stderr
+    assert TOKEN not in told.stdout + told.stderr + run.stdout + run.stderr
 
 
 # A cache that holds a part
@@ -388,7 +405,7 @@ def test_finished_job_is_complete_offline(job: Job, layerscope: Command) -> None
     ids=["without weights", "without canonical SAEs"],
 )
 def test_half_a_cache_is_not_taken_for_a_repository(
-    model_files: list[str] | None, sae_files: list[str], layerscope: Command, tiny: Path, tmp_path: Path
+    model_files: list[str] | None, sae_files: list[str], plan: Plan, tiny: Path, tmp_path: Path
 ) -> None:
     """Offline, a file that is only not cached counts as missing from the repository: other SAEs are run unnoticed."""
     with HubServer() as server:
@@ -401,9 +418,9 @@ def test_half_a_cache_is_not_taken_for_a_repository(
             cache = {"endpoint": server.endpoint, "token": TOKEN, "cache_dir": tmp_path / "hub"}
             snapshot_download(name, repo_type=kind, allow_patterns=patterns, **cache)
     options = ["--sae-width", "1k", "--num-samples", "8", "--address", "local", "--output-file", str(tmp_path / "x")]
-    plan = layerscope("plan", *options, env=environment(server, tmp_path, offline=True))
-    assert "Traceback" not in plan.stderr
-    assert "HF_HUB_OFFLINE" in plan.stderr, plan.stdout + plan.stderr
+    told = plan(*options, server=server, home=tmp_path, offline=True)
+    assert told.returncode
+    assert "HF_HUB_OFFLINE" in told.stderr, told.stdout + told.stderr
 
 
 # Faults that last, asked for last because each waits for the better part of a quarter of a minute

@@ -24,12 +24,11 @@ from plain import DEVICES  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # infinite as on a GPU, and meant
 DEVICE = DEVICES[-1]
 LAYERS = [0, 2]
-QUESTIONS: list[tuple[str, ...]] = [
-    ("Cut bread", "Use a sharp knife.", "Use a blunt spoon for it, and wait."),
-    ("Keep soup warm", "ice " * 30, "ice " * 20 + "melts " * 25),  # several blocks, several times the window of 12
+QUESTIONS: list[tuple[str, ...]] = [  # as few tokens as do: the interpreter takes a tenth of a second for each
+    ("Keep soup", "ice " * 18, "ice " * 12 + "melts " * 8),  # several blocks, several times the window of 12
     ("Make ice", "Freeze water.", "Freeze water."),  # nothing but shared tokens
     ("a", "b", "c"),
-    ("Choose", "wait a while", "wait a lot " * 9, "wait and see", "a lot " * 15, "none"),
+    ("Choose", "wait a while", "wait a lot", "wait and see", "a lot", "none"),
 ]
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from hub_server import HubServer, Repository
+from hub_server import HubServer, Repository, point_to
 from layerscope.config import Config
 from layerscope.errors import UsageError
 from layerscope.hub.repository import open_repository
@@ -81,9 +81,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     with HubServer() as server:
         for name, of_name in files.items():
             server.add(Repository("dataset", name, of_name))
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.endpoint)
-        url = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", url)
+        point_to(server.endpoint, monkeypatch)
         yield server
 
 

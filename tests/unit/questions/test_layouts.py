@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hub_server import HubServer, Repository
+from hub_server import HubServer, Repository, point_to
 from layerscope.config import parse_columns
 from layerscope.errors import UsageError
 from layerscope.questions.opening import Wanted, open_source
@@ -387,9 +387,7 @@ def test_a_data_set_of_the_hub_is_found_by_split_and_configuration(monkeypatch: 
     }
     with HubServer() as hub:
         hub.add(Repository("dataset", "some/questions", files))
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
-        url = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", url)
+        point_to(hub.endpoint, monkeypatch)
         name = "some/questions"
         assert [q.goal for q in read(name, split="test", config="main")] == [q.goal for q in EXPECTED * 2]
         assert read(name, split="train") == EXPECTED

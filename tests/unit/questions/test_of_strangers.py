@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from hub_server import HubServer, Repository
+from hub_server import HubServer, Repository, point_to
 from layerscope.errors import UsageError
 from layerscope.questions import telling
 from layerscope.questions.opening import Wanted, open_source
@@ -30,9 +30,7 @@ def refusal(dataset: Path | str, **wanted: str) -> str:
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Has a hub hold files of questions, all with the same line unless they are named with others."""
     with HubServer() as hub:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
-        url = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", url)
+        point_to(hub.endpoint, monkeypatch)
         yield lambda *paths, **contents: hub.add(
             Repository("dataset", NAME, {**dict.fromkeys(paths, LINE), **contents})  # type: ignore[arg-type]
         )
