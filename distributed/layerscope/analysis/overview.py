@@ -27,6 +27,7 @@ def header(run: Columns, cut_share: float) -> Header:
         d_sae=about.d_sae,
         top_k=None if top_k == "all" else top_k,
         readings=run.manifest.readings,
+        unnoted=run.unnoted,
         standin=about.standin,
         planned=identity.plan.questions,
         empty=without_batches(run.manifest),
@@ -48,7 +49,7 @@ def _sae(run: Columns, layer: int) -> Sae:
         average_l0=about.average_l0[layer],
         neuronpedia_id=about.neuronpedia[layer],
         # Asked for by that name, or by a number that happens to be its average L0.
-        canonical=identity.settings.sae_l0 == "canonical" or about.neuronpedia[layer] is not None,
+        canonical=bool(run.unnoted) or identity.settings.sae_l0 == "canonical" or about.neuronpedia[layer] is not None,
     )
 
 

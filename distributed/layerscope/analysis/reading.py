@@ -30,7 +30,7 @@ from layerscope.records.manifest import Manifest
 from layerscope.records.readings import ReadingLists
 from layerscope.records.record import NotARecordError, Record, Unscored
 from layerscope.records.run import Run
-from layerscope.records.shards import Files, open_run
+from layerscope.records.shards import Files, read_run
 from layerscope.records.totals import Totals
 
 _HELD = 1 << 16  # numbers of a column that wait in memory
@@ -55,6 +55,8 @@ class Columns:
     written: datetime
     """When it was last written to, UTC."""
     manifest: Manifest
+    unnoted: str
+    """What is not known for want of a manifest, which then says what the records say; empty where there is one."""
     layers: tuple[int, ...]
     totals: Totals
     scored: Sequence[Scored]
@@ -81,7 +83,7 @@ def reading(files: Files, name: str, progress: Callable[[float], None]) -> Itera
         LayerscopeError: a line is not a record, the solutions differ at the prompt, which they share, or there is no
             room for the temporary files.
     """
-    run = open_run(files)
+    run = read_run(files)
     run.check_reading(name)
     layers = tuple(run.manifest.about.layers)
     totals, rows, texts = Totals(), _QuestionRows(), TextColumns()
@@ -105,6 +107,7 @@ def reading(files: Files, name: str, progress: Callable[[float], None]) -> Itera
             run.name,
             _written(run),
             run.manifest,
+            run.unnoted,
             layers,
             totals,
             [Scored(path, np.array(has, dtype=bool)) for path, has in scored],

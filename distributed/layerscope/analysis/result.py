@@ -57,7 +57,7 @@ class Sae:
     neuronpedia_id: str | None
     """Such as `gemma-2-2b/20-gemmascope-res-16k`; features are linked only where there is one."""
     canonical: bool
-    """The one whose average L0 is nearest 100; features of another have other numbers."""
+    """Not known to be another than the one whose average L0 is nearest 100; features of another have other numbers."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ class Header:
     """Features listed per layer and solution at most; None is all of them."""
     readings: tuple[str, ...]
     """Those that the file has."""
+    unnoted: str
+    """What is not known because there are the records alone; empty where a manifest says what was run."""
     standin: bool
     """Weights of the stand-in: nothing here says anything about Gemma."""
     planned: int

@@ -16,7 +16,7 @@ from layerscope.formatting import listed
 from layerscope.records.manifest import manifest_path
 from layerscope.records.residuals import read_residuals
 from layerscope.records.run import Run
-from layerscope.records.shards import open_run
+from layerscope.records.shards import read_run
 from layerscope.tables.reading import (
     read_attribution_terms,
     read_attributions,
@@ -164,14 +164,14 @@ def load(files: Name | Sequence[Name], frames: str = "pandas") -> LoadedRun[Any]
         frames: what tables are given as: `pandas`, `polars` or `arrow`.
 
     Raises:
-        UsageError: there is no such file, it has no manifest, several are not shards of one job, or there are no such
+        UsageError: there is no such file, several are not shards of one job, or there are no such
             frames.
     """
     if frames not in _FRAMES:
         raise UsageError(f"There are no frames {frames!r}. There are {', '.join(_FRAMES)}.")
     named = [files] if isinstance(files, str | PathLike) else list(files)
     paths = [path for name in named for path in _records_in(Path(name).expanduser())]
-    return LoadedRun(open_run(paths), _FRAMES[frames])
+    return LoadedRun(read_run(paths), _FRAMES[frames])
 
 
 def _records_in(path: Path) -> list[Path]:
@@ -184,7 +184,7 @@ def _records_in(path: Path) -> list[Path]:
             f"{path} has no output file of a run with its manifest beside it.\nName the .jsonl file itself."
         )
     try:
-        open_run(found)
+        read_run(found)
     except UsageError as error:
         raise UsageError(
             f"{path} has the files of several runs: {listed(each.name for each in found)}.\nName those of one."

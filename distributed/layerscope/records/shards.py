@@ -12,12 +12,14 @@ import orjson
 from msgspec.structs import replace
 
 from layerscope.errors import UsageError
+from layerscope.files import user_path
 from layerscope.formatting import ranges
 from layerscope.records.differences import differences
 from layerscope.records.extent import Extent
-from layerscope.records.manifest import Manifest
+from layerscope.records.manifest import Manifest, manifest_path
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import RecordsFile, Run
+from layerscope.records.unnoted import Unnoted
 
 Files = Path | Sequence[Path]
 """The file of a run, or those of the shards of one job."""
@@ -113,6 +115,17 @@ def open_run(files: Files) -> Run:
             )
         by_shard[_shard(run)] = run
     return Shards([by_shard[shard] for shard in sorted(by_shard)])
+
+
+def read_run(files: Files) -> Run:
+    """What `open_run` opens, and a single file without a manifest too, for what its records say.
+
+    Raises:
+        UsageError: there is no such file, one of several has no manifest, or they are not shards of one job, each once.
+    """
+    paths = [user_path(path) for path in ([files] if isinstance(files, Path) else files)]
+    alone = len(paths) == 1 and paths[0].is_file() and not manifest_path(paths[0]).exists()
+    return Unnoted.open(paths[0]) if alone else open_run(paths)
 
 
 def open_records(files: Files) -> RecordsFile:

@@ -29,7 +29,7 @@ from layerscope.files import remove_leftovers, replacing
 from layerscope.formatting import say, size_text, visible
 from layerscope.neuronpedia.explanations import load_explanations
 from layerscope.records.run import Run
-from layerscope.records.shards import Files, open_run
+from layerscope.records.shards import Files, read_run
 from layerscope.records.targets import begins_with, check_target
 from layerscope.report import (
     baselines,
@@ -87,7 +87,7 @@ def report(
             no residuals to make random features of, or `to` is there and no report.
         LayerscopeError: a line is not a record, or the page cannot be written.
     """
-    run = open_run(files)
+    run = read_run(files)
     inputs = [part.path for part in run.parts]
     readings = run.manifest.readings
     if reading is not None:

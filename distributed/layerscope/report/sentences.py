@@ -190,6 +190,8 @@ def map_title(contrast: Contrast) -> str:
 def warnings(analysis: Analysis) -> Iterator[str]:
     """What a reader has to know before believing a number."""
     header = analysis.header
+    if header.unnoted:
+        yield header.unnoted
     if header.standin:
         yield "These are stand-in weights, small and trained on generated text. Nothing here says anything about Gemma."
     if not header.finished:
@@ -209,9 +211,10 @@ def warnings(analysis: Analysis) -> Iterator[str]:
     if grouped := goal_groups(analysis):
         yield grouped
     if header.cut_share > 0:
+        at, share = f" at {header.top_k}" if header.top_k else "", percent(header.cut_share)
         yield (
-            f"Lists cut at {header.top_k}: in {percent(header.cut_share)} of solution × layer cells more features are "
-            f"active than are listed. What is not listed there is unknown, and is not counted as silent."
+            f"Lists cut{at}: in {share} of solution × layer cells more features are active than are listed. "
+            f"What is not listed there is unknown, and is not counted as silent."
         )
 
 

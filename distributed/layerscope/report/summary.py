@@ -36,6 +36,8 @@ class Summary:
     """The same by log-likelihood per character."""
     median_margin: float
     """Nats."""
+    unnoted: str
+    """What is not known for want of a manifest; empty where there is one."""
 
     @property
     def finished(self) -> bool:
@@ -49,10 +51,11 @@ class Summary:
             "model": self.model,
             "SAEs": f"{self.saes}, {count_of(len(self.layers), 'layer')} ({ranges(self.layers)})",
             "readings": ", ".join(self.readings),
-            "questions": f"{self.questions:,} of {self.planned:,}{errors}",
+            "questions": f"{self.questions:,}{'' if self.unnoted else f' of {self.planned:,}'}{errors}",
             "accuracy by sum": _told(self.accuracy),
             "accuracy per char.": _told(self.accuracy_per_character),
             "median margin": f"{number(self.median_margin, 1)} nats",
+            **({"not known": self.unnoted} if self.unnoted else {}),
         }
 
     def __str__(self) -> str:
@@ -87,6 +90,7 @@ def summarise(run: Run, questions: pa.Table) -> Summary:
         layers=tuple(run.manifest.about.layers),
         readings=run.readings,
         planned=run.planned,
+        unnoted=run.unnoted,
         questions=len(scored),
         errors=len(questions) - len(scored),
         accuracy=correct,

@@ -21,7 +21,7 @@ from layerscope.records.manifest import Manifest
 from layerscope.records.progress import shown
 from layerscope.records.record import NotARecordError, OtherSolution, Record, SolutionDetails, Unscored, parse
 from layerscope.records.run import Run
-from layerscope.records.shards import Files, open_run, without_batches
+from layerscope.records.shards import Files, read_run, without_batches
 from layerscope.records.totals import Totals
 from layerscope.tables.attribution_agreement import Agreements, rows_of_text
 from layerscope.tables.measures import Overlap, Paired
@@ -99,11 +99,12 @@ def compare(a: Files, b: Files, reading: str = "final") -> Json:
             or the runs have no question in common.
         LayerscopeError: a line is not a record.
     """
-    runs = [open_run(files) for files in (a, b)]
+    runs = [read_run(files) for files in (a, b)]
     for run in runs:
         run.check_reading(reading)
     manifests = [run.manifest for run in runs]
-    layers, left_out = _same_saes(*manifests)
+    known = not any(run.unnoted for run in runs)
+    layers, left_out = _same_saes(manifests[0], manifests[1], known)
     top_k = [manifest.identity.settings.top_k for manifest in manifests]
     comparison = Comparison(layers, reading, min((k for k in top_k if k != "all"), default=None))
     totals_a, (totals_b, places) = Totals(), _index(runs[1])
@@ -117,7 +118,9 @@ def compare(a: Files, b: Files, reading: str = "final") -> Json:
             raise UsageError(
                 f"One of {a} and {b} holds no question and never will: its {why}.\nCompare another shard's."
             )
-        origins = (" ".join(manifest.identity.questions.values()) for manifest in manifests)
+        origins = (
+            " ".join(manifest.identity.questions.values()) or "questions of unknown origin" for manifest in manifests
+        )
         scored = (f"{totals.scored} of {origin}" for totals, origin in zip((totals_a, totals_b), origins, strict=True))
         raise UsageError(
             f"{runs[0].path} and {runs[1].path} have no question in common by its text and solutions: "
@@ -136,7 +139,9 @@ def compare(a: Files, b: Files, reading: str = "final") -> Json:
         **comparison.result(),
         "reading": reading,
         "layers_left_out": left_out,
-        "settings_that_differ": differences(_settings(*manifests), _settings(*manifests[::-1])),
+        "settings_that_differ": differences(_settings(*manifests), _settings(*manifests[::-1]))
+        if known
+        else ["not known without a manifest"],
     }
 
 
@@ -186,7 +191,7 @@ def as_text(comparison: Json) -> str:
     return "\n".join(lines)
 
 
-def _same_saes(a: Manifest, b: Manifest) -> tuple[list[int], dict[str, str]]:
+def _same_saes(a: Manifest, b: Manifest, known: bool) -> tuple[list[int], dict[str, str]]:
     """The layers with the same SAE in both manifests, and why each other layer is left out."""
     files_a, files_b = (manifest.identity.saes.layers for manifest in (a, b))
     same, left_out = list[int](), dict[str, str]()
@@ -194,6 +199,8 @@ def _same_saes(a: Manifest, b: Manifest) -> tuple[list[int], dict[str, str]]:
         pages = [manifest.about.neuronpedia.get(layer) for manifest in (a, b)]
         if layer not in files_a or layer not in files_b:
             left_out[str(layer)] = f"only in {'A' if layer in files_a else 'B'}"
+        elif not known:
+            left_out[str(layer)] = "which SAE it is of is not known without a manifest"
         elif files_a[layer].sha256 == files_b[layer].sha256 or (pages[0] and pages[0] == pages[1]):
             same.append(layer)
         else:

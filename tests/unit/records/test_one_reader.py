@@ -246,8 +246,10 @@ def test_no_mutation_of_a_manifest_ends_in_a_traceback(
 
 def test_a_manifest_that_is_lost_is_told_with_what_the_command_can_do(path: Path) -> None:
     manifest_path(path).unlink()
-    for name in ("status", "verify", "report", "compare, first", "resume"):
+    for name in ("status", "verify", "resume"):
         with pytest.raises(UsageError, match="has no manifest") as caught:
             COMMANDS[name](path)
         assert ("--overwrite" in str(caught.value)) == (name == "resume")
     assert read_questions(path).num_rows == len(LINES), "the records alone are read as far as they can be checked"
+    for name in ("report", "compare, first", "compare, second"):
+        COMMANDS[name](path)

@@ -271,7 +271,7 @@ def test_what_is_no_run_is_refused(a: Path) -> None:
         with pytest.raises(LayerscopeError, match=r"b\.jsonl, line 2: "):
             compare(*pair)
     manifest_path(b).unlink()
-    with pytest.raises(UsageError, match="has no manifest"):
+    with pytest.raises(LayerscopeError, match=r"b\.jsonl, line 2: "):
         compare(a, b)
 
 

@@ -13,7 +13,7 @@ from layerscope.analysis.baselines.split import Split
 from layerscope.analysis.result import Bools
 from layerscope.errors import LayerscopeError
 from layerscope.records.residuals import expect_residuals, read_residuals, residual_readings, residuals_path
-from layerscope.records.shards import Files, open_run
+from layerscope.records.shards import Files, read_run
 
 Differences = Callable[[int], NDArray[np.float32]]
 """Of a layer, right solution less wrong one, [Q, D]."""
@@ -33,7 +33,7 @@ def lacking(files: Files, reading: str) -> str:
         UsageError: there is no such file, it has no manifest, or several are not shards of one job.
         LayerscopeError: there are residuals, but not all that belong there.
     """
-    run = open_run(files)
+    run = read_run(files)
     if run.manifest.identity.settings.residuals is None:
         return "needs a run with --residuals"
     if not residual_readings((reading,)):

@@ -1,0 +1,152 @@
+"""Records without a manifest (moved, renamed, cut out with `jq`), read for what they hold; the rest is unknown.
+
+What decided the numbers, whether all lines are there, and whether they are those that were written, only a manifest
+tells: to go on with such a file, or to verify it, stays refused.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Self
+
+from msgspec import UNSET
+
+from layerscope.errors import UsageError
+from layerscope.records.extent import Extent
+from layerscope.records.identity import Identity, ModelFiles, PlanSize, SaeFile, SaeFiles, Settings
+from layerscope.records.manifest import FORMAT, READING, About, Advice, Manifest, Tokens, manifest_path
+from layerscope.records.record import NotARecordError, Record, Unscored, check_parts
+from layerscope.records.run import RecordsFile, Run
+from layerscope.records.stretches import read_lines
+
+UNKNOWN = "unknown"
+_LOOKED_AT = 50  # records, for the length that lists are cut at
+
+
+class Unnoted(Run):
+    """A file of records alone. Its manifest says what the records say, and `unknown` or nothing elsewhere."""
+
+    unnoted = (
+        "No manifest lies beside the file, so its records alone were read. Not known are: the model and the SAEs "
+        "(features are not linked), the command, whether all questions are there, and whether the records are as they "
+        "were written."
+    )
+
+    def __init__(self, path: Path, first: Record, advice: Advice = READING) -> None:
+        """
+        Args:
+            first: the first record of a scored question.
+        """
+        RecordsFile.__init__(self, path, None, advice)
+        self._first = first
+        self.manifest = _manifest(first, self._has_all_solutions(), self._top_k(), sum(1 for _ in read_lines(path)))
+
+    @classmethod
+    def open(cls, path: Path, advice: Advice = READING) -> Self:
+        """
+        Raises:
+            UsageError: there is no such file, or no record of a scored question in it.
+        """
+        file = RecordsFile.open(path)
+        if file.first is None:
+            raise UsageError(
+                f"{path} has no manifest ({manifest_path(path).name}) beside it, and no line of it is the record of a "
+                f"scored question.\n{advice.no_manifest}"
+            )
+        return cls(file.path, file.first, advice)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (f"{self.name}: {self.unnoted}",)
+
+    def records(
+        self,
+        check: Callable[[Record], None] = lambda _: None,
+        to_go_on: bool = False,
+        extent: Extent | None = None,
+    ) -> Iterator[tuple[bytes, Record | Unscored]]:
+        def both(record: Record) -> None:
+            self._hold_against_first(record)
+            check(record)
+
+        seen: dict[int, int] = {}
+        for number, (line, record) in enumerate(super().records(both, to_go_on, extent), start=1):
+            if (twin := seen.setdefault(record.example_id, number)) != number:
+                told = f"example_id {record.example_id} is in line {twin} too, and would count twice"
+                raise self._refused(number, told)
+            yield line, record
+
+    def _hold_against_first(self, record: Record) -> None:
+        settings = self.manifest.identity.settings
+        layers, attributed = self.manifest.about.layers, settings.attribution is not None
+        parts = settings.tokens, settings.all_solutions, None, attributed
+        check_parts(record, layers, self.manifest.readings, *parts)
+        if record.model_is_correct != record.correct():
+            raise NotARecordError("model_is_correct does not follow from the log-likelihoods")
+
+    def _has_all_solutions(self) -> bool:
+        if self._first.others is UNSET:
+            return False
+        return next((record.more[0].details is not None for record in self._parsed() if record.more), False)
+
+    def _top_k(self) -> int | None:
+        """The length of the lists that are cut; None where none is seen."""
+        for record in islice(self._parsed(), _LOOKED_AT):
+            for details in record.solutions:
+                for layer, features in details.active_features_by_layer.items():
+                    if len(features) < details.active_feature_count_by_layer[layer]:
+                        return len(features)
+        return None
+
+
+def _manifest(first: Record, all_solutions: bool, top_k: int | None, lines: int) -> Manifest:
+    own = first.positive
+    layers = list(own.active_features_by_layer)
+    settings = Settings(
+        prompt=UNKNOWN,
+        strip_solutions=False,
+        num_samples=lines,
+        shard=None,
+        seed=None,
+        layers=UNKNOWN,
+        sae_width=UNKNOWN,
+        sae_l0=UNKNOWN,
+        top_k=top_k or "all",
+        dtype=UNKNOWN,
+        sae_dtype=UNKNOWN,
+        batch_tokens=0,
+        threads=None,
+        attention=UNKNOWN,
+        readings=",".join(own.readings),
+        tokens=own.tokens is not UNSET,
+        attribution="gradient" if first.attributions else None,
+        all_solutions=all_solutions,
+        metadata=None if first.metadata is UNSET else "all",
+    )
+    return Manifest(
+        format=FORMAT,
+        identity=Identity(
+            settings=settings,
+            model=ModelFiles(repository=UNKNOWN, commit=None, files={}),
+            saes=SaeFiles(
+                repository=UNKNOWN,
+                commit=None,
+                layers={layer: SaeFile(path=UNKNOWN, sha256=UNKNOWN) for layer in layers},
+            ),
+            questions={},
+            plan=PlanSize(questions=lines, batches=0, sha256=UNKNOWN),
+            software={},
+            hardware=UNKNOWN,
+        ),
+        about=About(
+            command=UNKNOWN,
+            folder=UNKNOWN,
+            order="",
+            standin=False,
+            neuronpedia=dict.fromkeys(layers),
+            average_l0=dict.fromkeys(layers),
+            d_model=0,
+            d_sae=0,
+            tokens=Tokens(shared=0, unshared=0),
+        ),
+    )
