@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from layerscope.config import Config, parse_shard
-from layerscope.errors import UsageError
+from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import user_path
 from layerscope.formatting import count_of
 from layerscope.hub.repository import Repository, open_repository
@@ -34,7 +34,8 @@ from layerscope.questions.plan import Plan, make_plan
 from layerscope.questions.prompts import Prompt
 from layerscope.questions.reading import Reading
 from layerscope.questions.selection import select_questions
-from layerscope.questions.standard_input import STANDARD_INPUT, keep_standard_input
+from layerscope.questions.standard_input import STANDARD_INPUT, keep_standard_input, records_of_copy
+from layerscope.records.manifest import read_manifest
 from layerscope.records.targets import (
     TIMELINE,
     begins_with,
@@ -56,7 +57,8 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     """
     output = _settle_output(config)
     if config.dataset == STANDARD_INPUT:
-        config = replace(config, dataset=str(keep_standard_input(output.records, config.overwrite)))
+        kept = keep_standard_input(output.records, _began_with(output.records), config.overwrite)
+        config = replace(config, dataset=str(kept))
     selection, warnings = select_questions(
         questions_wanted(config), numeric(config.num_samples), config.seed, config.strip_solutions
     )
@@ -105,6 +107,15 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
         of_another_model=taken.of_another_model,
         warnings=(*warnings, *_warnings_of_nodes(nodes, placement)),
     )
+
+
+def _began_with(records: Path) -> str:
+    """The copy of standard input that the run of an output file reads; empty where it reads none, or is none."""
+    try:
+        name = read_manifest(records).identity.questions.get("dataset", "")
+    except LayerscopeError:  # opening the output file says what it is
+        return ""
+    return name if records_of_copy(Path(name)) else ""
 
 
 def _rows_per_question(plan: Plan, reading: Reading) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from layerscope.errors import UsageError, remedy
 from layerscope.files import COMPRESSED, user_path
+from layerscope.questions.standard_input import records_of_copy
 from layerscope.records.manifest import manifest_path
 from layerscope.records.marks import is_marks, marks_path
 from layerscope.records.overwriting import aside_path
@@ -149,7 +150,8 @@ def _readable(option: str, path: Path, look: Callable[[Path], bool]) -> bool:
 
 def _of_a_run(path: Path) -> bool:
     """Whether a file or folder is one that a run keeps beside its output file."""
-    return any(
+    records = records_of_copy(path)
+    return (records is not None and manifest_path(records).exists()) or any(
         path.name.endswith(ending) and manifest_path(path.with_name(path.name.removesuffix(ending))).exists()
         for ending in _ENDINGS
     )

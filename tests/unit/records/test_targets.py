@@ -56,6 +56,7 @@ def test_what_is_no_file_of_its_own_is_refused_even_to_overwrite(
         ("new.manifest.json", "belongs to a run"),
         ("run.jsonl.marks", "belongs to a run"),
         ("run.jsonl.overwritten", "belongs to a run"),
+        ("run.jsonl.questions-0123abcd.json", "belongs to a run"),
         ("run.jsonl.residuals/page.html", "belongs to a run"),
         ("run.jsonl.residuals/layer_01.npy", "belongs to a run"),
         ("other-run", "belongs to a run"),
