@@ -16,6 +16,7 @@ from layerscope.analysis.baselines.comparison import compare
 from layerscope.analysis.baselines.features import FeatureScores
 from layerscope.analysis.baselines.residuals import lacking, residual_differences
 from layerscope.analysis.baselines.split import Split
+from layerscope.analysis.causes.measuring import Separating, find_causes
 from layerscope.analysis.censoring import LayerPairs, pair_up
 from layerscope.analysis.contrast import joined
 from layerscope.analysis.layer_tests import ContrastTests, LayerTests, layer_tests
@@ -71,6 +72,8 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
             missing = dict.fromkeys(of_random.of_random(), need or "needs --baseline-dictionary")
         features = {**({} if missing else of_random.of_random()), **scores.of_saes()}
         comparison = compare(questions, scores.split, run.layers, run.texts, features, residuals, missing, progress)
+        separating = Separating(found.features, found.firing[0], found.magnitude[0])
+        causes = find_causes(run, scores.split, separating, options, progress)
     right_wrong, chosen_rejected = (
         contrast.assemble(*parts, found.layers, found.features, found.stratum_shares, options)
         for parts in zip(_CONTRASTS, found.contrasts, found.firing, found.magnitude, found.held_out, strict=True)
@@ -85,7 +88,8 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
         chosen_rejected,
         overview.length_bins(questions),
         comparison,
-        method(options.reading),
+        method(options.reading, causes is not None),
+        causes,
     )
 
 

@@ -20,9 +20,13 @@ _READINGS = {
 }
 
 
-def method(reading: str) -> tuple[str, ...]:
-    """Method and limits for one of the readings."""
-    return (_READINGS[reading], *_METHOD)
+def method(reading: str, attributed: bool = False) -> tuple[str, ...]:
+    """Method and limits for one of the readings.
+
+    Args:
+        attributed: whether the run has attributions.
+    """
+    return (_READINGS[reading], *_METHOD, *(_CAUSES if attributed else ()), _CORRELATION)
 
 
 _METHOD: tuple[str, ...] = (
@@ -57,6 +61,16 @@ _METHOD: tuple[str, ...] = (
     "halves; what they reach as well is no merit of the SAEs.",
     "Strata run the same procedure on fewer pairs, with less power: a feature that is not confirmed there need "
     "not be an artefact. Density counts the lists that name a feature, a lower bound where lists are cut.",
-    "Correlation only: a feature that fires with the right solution need not make the model prefer it, and the "
-    "two solutions differ in length, wording and final token too. Nothing here intervenes in the model.",
+)
+_CORRELATION = (
+    "Firing and strength are correlation only: a feature that fires with the right solution need not make the model "
+    "prefer it, and the two solutions differ in length, wording and final token too. Whether it matters to the model "
+    "is another question: see Causes."
+)
+_CAUSES: tuple[str, ...] = (
+    "Causes: a feature’s effect on a question is the sum of its attributions over the solutions’ tokens, of the "
+    "first order: soft-caps and softmaxes saturate, and what makes up for a feature is not seen. The discovery half "
+    "chooses the features with the largest effects, without their signs, and the surest of those that separate; on the "
+    "other half their means are tested by Wilcoxon’s signed-rank test over goal groups, with q over all that were "
+    "chosen, and 95 % intervals from 1,000 draws of goal groups. What a cut list leaves out counts as 0.",
 )

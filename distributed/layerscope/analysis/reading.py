@@ -6,23 +6,23 @@ for. Knows nothing of statistics.
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
 from pathlib import Path
-from tempfile import TemporaryFile, gettempdir
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.analysis.baselines.residuals import Scored
 from layerscope.analysis.baselines.texts import TextColumns, Texts
+from layerscope.analysis.causes.columns import AttributionColumns
 from layerscope.analysis.many_solutions import SolutionColumns
 from layerscope.analysis.proportion import ManySolutions
 from layerscope.analysis.result import Floats, Ints, Questions
+from layerscope.analysis.spilling import Column
 from layerscope.errors import LayerscopeError
 from layerscope.records.checking import check_prompt
 from layerscope.records.goals import GoalGroups
@@ -33,7 +33,6 @@ from layerscope.records.run import Run
 from layerscope.records.shards import Files, read_run
 from layerscope.records.totals import Totals
 
-_HELD = 1 << 16  # numbers of a column that wait in memory
 _feature_id, _activation = attrgetter("feature_id"), attrgetter("activation")
 
 
@@ -67,6 +66,8 @@ class Columns:
     """What is to be said of more than two solutions; None where every question has two."""
     feature_lists: Callable[[int], FeatureLists]
     """Reads those of the layer with this index into `layers`."""
+    attributions: AttributionColumns | None = None
+    """None where the run has none."""
 
 
 @contextmanager
@@ -91,6 +92,7 @@ def reading(files: Files, name: str, progress: Callable[[float], None]) -> Itera
     scored = list[tuple[Path, "array[int]"]]()
     with ExitStack() as stack:
         columns = [_LayerColumns(layer, stack) for layer in layers]
+        attributions = AttributionColumns(layers, stack) if run.attributed else None
         for _, record in _records(run, scored):
             totals.add_record(record)
             if isinstance(record, Record):
@@ -101,6 +103,8 @@ def reading(files: Files, name: str, progress: Callable[[float], None]) -> Itera
                 for details in record.solutions:
                     for column in columns:
                         column.add(details.reading(name))
+                if attributions is not None:
+                    attributions.add(record)
             progress(min(1.0, sum(part.bytes_read for part in run.parts) / run.size))  # it may have grown
         questions = rows.columns()
         yield Columns(
@@ -115,6 +119,7 @@ def reading(files: Files, name: str, progress: Callable[[float], None]) -> Itera
             texts.texts(),
             solutions.many(questions.group),
             lambda index: columns[index].feature_lists(),
+            attributions,
         )
 
 
@@ -142,42 +147,12 @@ def _written(run: Run) -> datetime:
     return datetime.fromtimestamp(max(part.path.stat().st_mtime for part in run.parts), UTC)
 
 
-class _Column:
-    """A long column of numbers: the newest in memory, the others in a file without a name."""
-
-    def __init__(self, typecode: str, stack: ExitStack) -> None:
-        self._held: array[Any] = array(typecode)
-        self._file = stack.enter_context(TemporaryFile(buffering=0))  # noqa: SIM115
-
-    def extend(self, numbers: Iterable[float]) -> None:
-        self._held.extend(numbers)
-        if len(self._held) >= _HELD:
-            self._spill()
-
-    def read(self) -> NDArray[Any]:
-        self._spill()
-        self._file.seek(0)
-        return np.fromfile(self._file, dtype=self._held.typecode)
-
-    def _spill(self) -> None:
-        unwritten = memoryview(self._held.tobytes())
-        try:
-            while unwritten:  # `tofile`, of arrays of either kind, passes over a short write
-                unwritten = unwritten[self._file.write(unwritten) :]
-        except OSError as error:
-            raise LayerscopeError(
-                f"The temporary files of the analysis cannot be written: {error.strerror or error}.\n"
-                f"They take 8 bytes a feature in {gettempdir()}. Make room there, or name another folder as TMPDIR."
-            ) from error
-        del self._held[:]
-
-
 class _LayerColumns:
     """One layer's feature lists, list after list."""
 
     def __init__(self, layer: int, stack: ExitStack) -> None:
         self._layer = layer
-        self._feature_id, self._activation = _Column("i", stack), _Column("f", stack)
+        self._feature_id, self._activation = Column("i", stack), Column("f", stack)
         self._listed, self._active = array("i"), array("i")
 
     def add(self, details: ReadingLists) -> None:

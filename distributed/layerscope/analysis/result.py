@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.analysis.baselines.result import Comparison
+from layerscope.analysis.causes.result import Causes
 from layerscope.analysis.proportion import ManySolutions, Proportion
 from layerscope.analysis.stratum import Stratum
 from layerscope.errors import UsageError
@@ -293,3 +294,5 @@ class Analysis:
     comparison: Comparison
     method: tuple[str, ...]
     """Method and limits, a point a line, to be printed with any figure from here."""
+    causes: Causes | None = None
+    """None where the run has no attributions."""

@@ -172,13 +172,13 @@ def _row(analysis: Analysis, contrast: Contrast, descriptions: Descriptions, row
         Cell(f"{firing.everything.second_only[row]:,}"),
         Cell(number(float(firing.discovery.effect[row]))),
         _effect(float(firing.validation.effect[row]), firing, row),
-        _q(float(firing.discovery.q[row])),
-        _q(float(firing.validation.q[row])),
+        shown_q(float(firing.discovery.q[row])),
+        shown_q(float(firing.validation.q[row])),
         Cell(_rounded(float(magnitude.everything.mean_difference[row]))),
         Cell(number(float(magnitude.discovery.effect[row]))),
         _effect(float(magnitude.validation.effect[row]), magnitude, row),
-        _q(float(magnitude.discovery.q[row])),
-        _q(float(magnitude.validation.q[row])),
+        shown_q(float(magnitude.discovery.q[row])),
+        shown_q(float(magnitude.validation.q[row])),
         Cell(
             percent(float(features.density[row])),
             f"{features.density[row]:.3g}",
@@ -187,10 +187,11 @@ def _row(analysis: Analysis, contrast: Contrast, descriptions: Descriptions, row
     ]
     state = "confirmed" if confirmed else "selected" if selected else ""
     url = neuronpedia_url(sae.neuronpedia_id, feature_id)
-    return Row(layer, feature_id, url, *_described(descriptions.get(layer, {}).get(feature_id)), state, cells)
+    return Row(layer, feature_id, url, *described(descriptions.get(layer, {}).get(feature_id)), state, cells)
 
 
-def _described(explanation: Explanation | None) -> tuple[str, str]:
+def described(explanation: Explanation | None) -> tuple[str, str]:
+    """What an explainer says of a feature, and whose words these are; nothing of none."""
     if explanation is None:
         return "", ""
     fires = (
@@ -211,7 +212,8 @@ def _effect(effect: float, tested: Tested[Any], row: int) -> Cell:
     return Cell(number(effect), kind=f"{side} confirmed" if tested.confirmed[row] else "")
 
 
-def _q(q: float) -> Cell:
+def shown_q(q: float) -> Cell:
+    """A false discovery rate; a dash for what was not tested."""
     if math.isnan(q):
         return Cell("–")
     return Cell("< 0.0001" if q < 1e-4 else f"{q:.4f}" if q < 0.01 else f"{q:.2f}", f"{q:.3g}")

@@ -34,12 +34,14 @@ from layerscope.records.targets import begins_with, check_target
 from layerscope.report import (
     baselines,
     baselines_said,
+    causes,
     confound_charts,
     feature_tables,
     readings_said,
     sentences,
     untested,
 )
+from layerscope.report.causes import NOTHING, ShownCauses, shown_causes
 from layerscope.report.depth_axis import NARROW, WIDE
 from layerscope.report.depth_strip import depth_strip
 from layerscope.report.feature_map import CELLS, effect_legend, feature_map
@@ -48,7 +50,14 @@ from layerscope.report.many_said import many_solutions
 from layerscope.report.question_pack import Pack, pack_questions, packed
 from layerscope.report.readings_strip import readings_strip
 
-_STYLE = ("page.css", "charts.css", "tables.css", "browser.css", "screens.css")  # the last after all that it changes
+_STYLE = (
+    "page.css",
+    "charts.css",
+    "tables.css",
+    "browser.css",
+    "causes.css",
+    "screens.css",
+)  # the last after all that it changes
 _SCRIPT = ("page.js", "questions.js", "tokens.js", "addresses.js")
 _BEGINNING = b"<!doctype html>\n<!-- layerscope report -->\n"
 
@@ -59,6 +68,7 @@ class Shown:
 
     analysis: Analysis
     pack: Pack
+    beside: ShownCauses = NOTHING
 
     @property
     def reading(self) -> str:
@@ -126,7 +136,8 @@ def _read_all(run: Run, readings: Sequence[str], baseline_dictionary: bool, stag
         baseline = baseline_dictionary and (name != "max" or len(shown) == 1)
         analysis = analyse(inputs, Options(reading=name, baseline_dictionary=baseline), tell)
         pack = pack_questions(run, analysis, partial(tell, "packing questions"), len(shown))
-        found.append(Shown(analysis, pack))
+        of_causes = shown_causes(run, analysis, None, partial(tell, "reading causes"))
+        found.append(Shown(analysis, pack, of_causes))
     return found
 
 
@@ -185,6 +196,8 @@ def _body(environment: Environment, one: Shown, descriptions: Descriptions, show
         explainers=feature_tables.explainers(descriptions),
         compared=baselines_said.compared(analysis),
         beside=baselines.section(analysis),
+        causes=causes.section(analysis, one.beside, descriptions),
+        case_title=causes.case_title,
         legend=effect_legend(),
         cells=[CELLS[width] for width in (WIDE, NARROW)],
         charts=[

@@ -78,7 +78,7 @@ def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], Non
     places = _places(run, analysis, chosen)
     cells = Cells(tuple(map(int, analysis.layers.layer)), strongest, tracked, analysis.options.reading, places)
     questions = []
-    for index, record in _records(run, analysis, chosen, progress):
+    for index, record in records_of(run, analysis, chosen, progress):
         questions.append(_question(analysis, index, record))
         cells.add(record)
     questions, longest, cut = _shortened(questions)
@@ -169,10 +169,14 @@ def _tracked(analysis: Analysis, questions: int, room: float) -> tuple[dict[int,
     return tracked, sum(map(len, tracked.values()))
 
 
-def _records(
+def records_of(
     run: Run, analysis: Analysis, chosen: Ints, progress: Callable[[float], None]
 ) -> Iterator[tuple[int, Record]]:
-    """The records of the chosen questions with their index, in the file's order; parses no other."""
+    """The records of the chosen questions with their index, in the file's order; parses no other.
+
+    Raises:
+        LayerscopeError: the file is no longer the one that was analysed.
+    """
     wanted = dict(zip(analysis.questions.example_id[chosen].tolist(), chosen.tolist(), strict=True))
     left = len(wanted)
     for line in run.lines():

@@ -1,0 +1,44 @@
+"""Long columns of numbers: the newest in memory, the others in a file without a name. Whatever they are."""
+
+from array import array
+from collections.abc import Iterable
+from contextlib import ExitStack
+from tempfile import TemporaryFile, gettempdir
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerscope.errors import LayerscopeError
+
+_HELD = 1 << 16  # numbers of a column that wait in memory
+
+
+class Column:
+    """A long column of numbers: the newest in memory, the others in a file without a name."""
+
+    def __init__(self, typecode: str, stack: ExitStack) -> None:
+        self._held: array[Any] = array(typecode)
+        self._file = stack.enter_context(TemporaryFile(buffering=0))  # noqa: SIM115
+
+    def extend(self, numbers: Iterable[float]) -> None:
+        self._held.extend(numbers)
+        if len(self._held) >= _HELD:
+            self._spill()
+
+    def read(self) -> NDArray[Any]:
+        self._spill()
+        self._file.seek(0)
+        return np.fromfile(self._file, dtype=self._held.typecode)
+
+    def _spill(self) -> None:
+        unwritten = memoryview(self._held.tobytes())
+        try:
+            while unwritten:  # `tofile`, of arrays of either kind, passes over a short write
+                unwritten = unwritten[self._file.write(unwritten) :]
+        except OSError as error:
+            raise LayerscopeError(
+                f"The temporary files of the analysis cannot be written: {error.strerror or error}.\n"
+                f"They take 8 bytes a feature in {gettempdir()}. Make room there, or name another folder as TMPDIR."
+            ) from error
+        del self._held[:]

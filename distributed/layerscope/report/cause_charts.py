@@ -1,0 +1,153 @@
+"""Where the margin lies by depth, and what separates beside what matters."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from layerscope.analysis.causes.result import Causes, Floats, Ints
+from layerscope.analysis.result import Analysis
+from layerscope.report.causes_said import said_of_layer_of_causes
+from layerscope.report.depth_axis import LEFT, DepthAxis
+from layerscope.report.sentences import number
+from layerscope.report.svg import Point, Scale, curve, dot, drawing, element, line, polygon, rectangle, text, ticks
+
+_SQUARE, _DIAMOND, _UP = (
+    ((-4, -4), (4, -4), (4, 4), (-4, 4)),
+    ((0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)),
+    ((0, -5), (5, 4), (-5, 4)),
+)
+_GLYPHS: dict[str, tuple[tuple[Point, ...], str]] = {
+    "features": ((), "solid"),
+    "bias": (_SQUARE, "hollow"),
+    "error": (_DIAMOND, "hollow"),
+    "total": (_UP, "solid"),
+}
+"""How the points of each term are drawn: told by glyph and dashes, without colour too."""
+TERM_NAMES = {
+    "features": "features",
+    "bias": "decoder’s bias",
+    "error": "SAE’s error",
+    "total": "all together (gradient times residual)",
+}
+_HEAD, _GAP, _TERMS, _MASS = 34, 26, 180, 70
+_DOTS = 600
+_FACES, _TOP = 300, 26
+
+
+def causes_chart(analysis: Analysis, available: int) -> Markup:
+    """Layer by layer the signed terms over the solutions' tokens, then the size of what features have."""
+    assert analysis.causes is not None, "asked of a run with attributions"
+    depth, found = DepthAxis(analysis, analysis.right_wrong, available), analysis.causes.depth
+    terms, mass = found.terms[:, :3].sum(axis=1), found.mass[:, :3].sum(axis=1)
+    content, top = [*depth.labels(11)], 26.0
+    content += _terms(depth, top, terms)
+    top += _HEAD + _TERMS + _GAP
+    content += _mass(depth, top, mass)
+    top += _HEAD + _MASS + _GAP
+    said = [said_of_layer_of_causes(analysis, index) for index in range(len(depth.layers))]
+    content += [*depth.labels(top), *depth.columns(18, top - 14, said)]
+    return depth.drawing(top + 8, content, "Attribution by depth; the numbers are in the table below")
+
+
+def legend() -> list[tuple[Markup, str]]:
+    """The lines of the chart by their glyphs and dashes."""
+    return [(_swatch(key), name) for key, name in TERM_NAMES.items()]
+
+
+def _swatch(key: str) -> Markup:
+    marks = curve([(0, 7), (30, 7)], f"course of-{key}"), _glyph((15, 7), key)
+    return element("svg", *marks, class_="chart swatch-line", width=30, height=14, aria_hidden="true")
+
+
+def _terms(depth: DepthAxis, top: float, terms: Floats) -> Iterator[Markup]:
+    low, high = float(min(terms.min(initial=0), 0)), float(max(terms.max(initial=0), 0))
+    low, high = (low, high) if high > low else (-1.0, 1.0)
+    scale = Scale(low, high, top + _HEAD + _TERMS, top + _HEAD)
+    yield text((0, top + 13), "Nats for the right solution, mean of a question", "title")
+    yield from _grid(depth, scale, ticks(low, high, 5))
+    yield line((LEFT, scale(0)), (depth.end, scale(0)), "zero")
+    every = max(1, int(np.ceil(26 / depth.step)))
+    for order, key in enumerate(_GLYPHS):
+        places = [(depth.x(index), scale(float(value))) for index, value in enumerate(terms[:, order])]
+        yield curve(places, f"course of-{key}")
+        if len(places) == 1:
+            places = [(places[0][0] + 9 * (order - 1.5), places[0][1])]
+        yield from (_glyph(at, key) for index, at in enumerate(places) if index % every == order % every or every == 1)
+
+
+def _mass(depth: DepthAxis, top: float, mass: Floats) -> Iterator[Markup]:
+    highest = float(mass.max(initial=0)) or 1.0
+    scale = Scale(0, highest, top + _HEAD + _MASS, top + _HEAD)
+    yield text((0, top + 13), "Size of the listed attributions, without signs", "title")
+    yield from _grid(depth, scale, ticks(0, highest, 3))
+    for index, value in enumerate(mass.tolist()):
+        yield rectangle(
+            depth.x(index) - depth.bar / 2, scale(value), depth.bar, scale(0) - scale(value), "ink solid pale"
+        )
+    yield line((LEFT, scale(0)), (depth.end, scale(0)), "zero")
+
+
+def _grid(depth: DepthAxis, scale: Scale, values: Sequence[float]) -> Iterator[Markup]:
+    for value in values:
+        yield line((LEFT, scale(value)), (depth.end, scale(value)), "grid")
+        yield text((LEFT - 8, scale(value) + 4), f"{value:g}".replace("-", "−"), "tick", "end")
+
+
+def _glyph(at: Point, key: str) -> Markup:
+    corners, inside = _GLYPHS[key]
+    kind = f"glyph {inside} of-{key}"
+    return polygon([(at[0] + x, at[1] + y) for x, y in corners], kind) if corners else dot(at, 4, kind)
+
+
+def faces_chart(causes: Causes, width: int, kind: str) -> Markup:
+    """Every feature by how well it separates and how much it matters, on the half that chose nothing."""
+    faces = causes.faces
+    assert faces is not None, "asked of a run in which something is tested"
+    reach = max(float(np.abs(faces.auroc - 0.5).max(initial=0)), 0.05)
+    size = max(float(np.abs(faces.mean).max(initial=0)), 1e-6)
+    x, root = Scale(0.5 - reach, 0.5 + reach, LEFT, width - 14), size**0.5
+    y = Scale(-root, root, _TOP + _FACES, _TOP)
+    marks = [line((LEFT, y(0)), (width - 14, y(0)), "zero"), line((x(0.5), _TOP), (x(0.5), _TOP + _FACES), "limit")]
+    for value in _values(size):
+        at = y(float(np.sign(value)) * abs(value) ** 0.5)
+        marks += [line((LEFT, at), (width - 14, at), "grid")] if value else []
+        marks.append(text((LEFT - 8, at + 4), f"{value:g}".replace("-", "−"), "tick", "end"))
+    for value in ticks(0.5 - reach, 0.5 + reach, 5 if width > 400 else 3):
+        marks.append(text((x(value), _TOP + _FACES + 18), f"{value:g}", "tick", "middle"))
+    for row, known in _drawn(causes):
+        mean = float(faces.mean[row])
+        said = (
+            f"feature {faces.feature_id[row]} of layer {faces.layer[row]}: AUROC {faces.auroc[row]:.2f}, attribution "
+            f"{number(mean, 3)}"
+        )
+        place = (x(float(faces.auroc[row])), y(float(np.sign(mean)) * abs(mean) ** 0.5))
+        marks.append(dot(place, 4.5 if known else 2.6, "ink solid" if known else "ink hollow", element("title", said)))
+    marks += [
+        text((0, 12), "attribution, nats a question (square-root scale)", "note"),
+        text(((LEFT + width - 14) / 2, _TOP + _FACES + 38), "AUROC of right against wrong", "note", "middle"),
+    ]
+    label = "What separates beside what matters; the numbers of the largest are in the table below"
+    return drawing(width, _TOP + _FACES + 48, *marks, kind=f"chart {kind}", label=label)
+
+
+def _values(size: float) -> list[float]:
+    """Round numbers on a square-root scale: the largest, a quarter of it, nothing, and both below."""
+    step = ticks(0, size, 2)[-1] or size
+    return [-step, -step / 4, 0.0, step / 4, step]
+
+
+def _drawn(causes: Causes) -> list[tuple[int, bool]]:
+    """Which features are drawn, and whether one half chose them: these last, and of the others some, evenly."""
+    faces, chosen = causes.faces, causes.chosen
+    assert faces is not None and chosen is not None, "both are there or neither"  # noqa: PT018
+    keys = set(zip(chosen.layer.tolist(), chosen.feature_id.tolist(), strict=True))
+    known = np.array([key in keys for key in _pairs(faces.layer, faces.feature_id)], dtype=bool)
+    others = np.flatnonzero(~known)
+    some = others[np.unique(np.linspace(0, len(others) - 1, min(len(others), _DOTS)).astype(np.int64))]
+    return [*((int(row), False) for row in some), *((int(row), True) for row in np.flatnonzero(known))]
+
+
+def _pairs(layer: Ints, feature_id: Ints) -> list[Any]:
+    return list(zip(layer.tolist(), feature_id.tolist(), strict=True))

@@ -1,0 +1,294 @@
+"""The section of causes says what holds and no more, and shows where in the solutions a feature matters."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from browsing import opened, overlapping_texts
+from layerscope.analysis.causes.result import Causes, Chosen
+from layerscope.analysis.findings import analyse
+from layerscope.analysis.result import Analysis, Options
+from layerscope.records.effects import AblationSummary, ControlEffect, Effect, FeatureEffect, Interval, LayerAgreement
+from layerscope.records.record import Record, parse
+from layerscope.records.run import Run
+from layerscope.report.causes import shown_causes
+from layerscope.report.causes_said import causes_verdict
+from layerscope.report.page import Shown, render
+from layerscope.report.question_pack import pack_questions
+from synthetic_attributions import write_attributions
+from synthetic_run import Effect as Planted
+from synthetic_run import Spec
+
+SEPARATES, MATTERS = (1, 7), (2, 9)
+SPEC = Spec(
+    questions=120,
+    layers=(1, 2),
+    active=10,
+    distinct=True,
+    effects=[Planted(*SEPARATES, 0.95, 0.05), Planted(*MATTERS, 0.9, 0.9)],
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("causes") / "run.jsonl"
+    write_attributions(path, SPEC, {MATTERS: 0.8})
+    return path
+
+
+@pytest.fixture(scope="module")
+def analysis(run: Path) -> Analysis:
+    return analyse(run, Options(permutations=20))
+
+
+@pytest.fixture(scope="module")
+def page(run: Path, analysis: Analysis) -> Path:
+    """With ablations beside it."""
+    shown, path = shown_causes(Run.open(run), analysis, SUMMARY, lambda _: None), run.with_name("page.html")
+    pack = pack_questions(Run.open(run), analysis, lambda _: None)
+    path.write_bytes(render([Shown(analysis, pack, shown)], {}))
+    return path
+
+
+def effect(change: float) -> Effect:
+    return Effect(
+        questions=60,
+        touched=50,
+        mean_change=change,
+        mean_change_interval=Interval(change - 0.1, change + 0.1),
+        mean_magnitude=abs(change),
+        right_to_wrong=4,
+        wrong_to_right=1,
+        p=0.375,
+    )
+
+
+def ablated(feature: tuple[int, int], change: float, beyond: bool) -> FeatureEffect:
+    excess = Interval(0.1, 0.3) if beyond else Interval(-0.1, 0.3)
+    control = ControlEffect(effect=effect(0.01), excess=0.2, excess_interval=excess)
+    controls = {"matched": control, "random": control}
+    return FeatureEffect(
+        layer=feature[0],
+        feature_id=feature[1],
+        matched=3,
+        effect=effect(change),
+        q=0.4,
+        controls=controls,  # type: ignore[arg-type]
+        beyond_controls=beyond,
+    )
+
+
+def summary(*features: FeatureEffect) -> AblationSummary:
+    agreement = [
+        LayerAgreement(layer=1, pairs=40, rank_correlation=0.91),
+        LayerAgreement(layer=2, pairs=2, rank_correlation=None),
+    ]
+    return AblationSummary(
+        run="run.jsonl",
+        chosen_by="attribution",
+        steer=None,
+        tested="validation",
+        groups=58,
+        features=list(features),
+        agreement=agreement,
+    )
+
+
+SUMMARY = summary(ablated(MATTERS, -0.75, True), ablated(SEPARATES, 0.002, False))
+
+
+def chosen(by_attribution: str, confirmed: str = "", separates: str = "", untested: bool = False) -> Chosen:
+    """Features of which some, told by letters, are so."""
+    names = "abcdef"
+    flags = [np.array([name in told for name in names]) for told in (by_attribution, confirmed, separates)]
+    nothing, q = np.zeros(6), np.full(6, np.nan if untested else 0.5)
+    ids = np.arange(6)
+    return Chosen(
+        np.ones(6, np.int64), ids, flags[0], ~flags[0], *[nothing] * 4, ids, q, flags[1], nothing, flags[2], q, [()] * 6
+    )
+
+
+LARGEST = "Of the 4 features to which one half of the questions attributes most of the margin"
+UNTRIED = "None of this was tried: an attribution is an estimate of the first order, and layerscope ablate"
+CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "too few goals": ({"why": "either half needs goals"}, ["Not known, because either half needs goals."]),
+    "nothing attributed": (
+        {"chosen": chosen("")},
+        ["Nothing is attributed to any feature on the half of the questions that chooses."],
+    ),
+    "none tested": (
+        {"chosen": chosen("abcd", untested=True)},
+        [f"{LARGEST}, none has enough questions on the other half to be tested."],
+    ),
+    "no findings": (
+        {"chosen": chosen("abcd")},
+        [
+            f"{LARGEST}, none is shown to move it one way on the other half. No feature is confirmed to separate right",
+            UNTRIED,
+        ],
+    ),
+    "one moves, one other separates": (
+        {"chosen": chosen("abcd", "a", "e"), "separate": 1},
+        [f"{LARGEST}, 1 moves it the same way", "The one feature that separates right from wrong is not shown to."],
+    ),
+    "the one that separates moves": (
+        {"chosen": chosen("abcd", "ab", "a"), "separate": 1},
+        [f"{LARGEST}, 2 move it the same way", "The one feature that separates right from wrong is shown to."],
+    ),
+    "none of those that separate": (
+        {"chosen": chosen("abcd", "ab", "ef"), "separate": 42},
+        ["Of 42 features that separate right from wrong, none is among these 2."],
+    ),
+    "some of those that separate": (
+        {"chosen": chosen("abcd", "abc", "abe"), "separate": 42},
+        ["Of 42 features that separate right from wrong, 2 are among these 3.", UNTRIED],
+    ),
+    "none moves and many separate": (
+        {"chosen": chosen("abcd", "", "aef"), "separate": 42},
+        ["none is shown to move it", "Of 42 features that separate right from wrong, none is shown to."],
+    ),
+    "the one that moves": (
+        {"chosen": chosen("abcd", "a", "aef"), "separate": 42},
+        ["1 moves it the same way", "Of 42 features that separate right from wrong, one is that one."],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_sentence_says_what_holds(analysis: Analysis, case: str) -> None:
+    assert analysis.causes is not None
+    changed, said = CASES[case]
+    nothing = Causes("gradient", "", analysis.causes.depth)
+    told = causes_verdict(replace(analysis, causes=replace(nothing, **changed)), None)
+    for words in said:
+        assert words in told
+    assert (UNTRIED in told) == (LARGEST in told)
+    assert told.endswith(".")
+
+
+def test_nothing_asked_and_nothing_scored_are_told_apart(analysis: Analysis) -> None:
+    assert causes_verdict(replace(analysis, causes=None), None).startswith("Not asked: this run has no attributions.")
+    none = replace(analysis, header=replace(analysis.header, questions=0))
+    assert causes_verdict(none, None) == "Not known yet: no question is scored."
+
+
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        ([], "Nothing was taken out."),
+        ([ablated((1, 3), 0, False)], "Taken out exactly, the one feature does not change the margin more than its"),
+        (
+            [ablated(MATTERS, -0.5, True), ablated((1, 3), 0, False)],
+            "Taken out exactly, of 2 features, one changes the margin more than its controls do; none of these is "
+            "confirmed to separate right from wrong.",
+        ),
+        (
+            [ablated(MATTERS, -0.5, True), ablated((1, 3), 0.4, True), ablated(SEPARATES, 0, False)],
+            "Taken out exactly, of 3 features, 2 change the margin more than their controls do; the one that separates "
+            "right from wrong does not change the margin more than its controls do.",
+        ),
+        (
+            [ablated(SEPARATES, -0.5, True)],
+            "Taken out exactly, the one feature changes the margin more than its controls do; the one that separates "
+            "right from wrong changes the margin more than its controls do.",
+        ),
+    ],
+)
+def test_the_sentence_says_what_taking_out_does(analysis: Analysis, features: list[FeatureEffect], said: str) -> None:
+    told = causes_verdict(analysis, summary(*features))
+    assert said in told
+    assert UNTRIED not in told
+
+
+def most_of(run: Path, feature: tuple[int, int]) -> Record:
+    """The question that has most of a feature."""
+
+    def size(record: Record) -> float:
+        groups = (record.attributions[name].lists[feature[0]] for name in ("positive", "negative", "common"))
+        return abs(sum(of.attribution for group in groups for of in group if of.feature_id == feature[1]))
+
+    return max((r for line in run.read_bytes().splitlines() if isinstance(r := parse(line), Record)), key=size)
+
+
+def test_a_feature_leads_to_the_tokens_where_it_matters_most(chromium: Any, run: Path, page: Path) -> None:
+    record = most_of(run, MATTERS)
+    (share,) = [of for of in record.attributions["positive"].lists[MATTERS[0]] if of.feature_id == MATTERS[1]]
+    with opened(chromium, page) as tab:
+        first = tab.locator("#causes details.cases").first
+        first.locator("summary").focus()
+        tab.keyboard.press("Enter")
+        expect(first).to_have_attribute("open", "")
+        assert f"Layer {MATTERS[0]}, feature {MATTERS[1]}" in first.locator("summary").inner_text()
+        case = first.locator("article").first
+        assert f"question {record.example_id}" in case.inner_text()
+        shaded = case.locator(".solution.right .token.for.of-4")
+        assert shaded.count() == 1
+        assert shaded.get_attribute("title") == (
+            f"{share.attribution:.3f}, most at token {share.token + 1} of {record.positive.token_count}, where it is "
+            f"{share.activation:.3g}."
+        )
+        before = shaded.evaluate(
+            "token => [...token.parentElement.childNodes].slice(0, [...token.parentElement.childNodes].indexOf(token))"
+            ".map(node => node.firstChild?.textContent ?? node.textContent).join('')"
+        )
+        assert record.positive.tokens is not None
+        assert before == "".join(record.positive.tokens[: share.token])  # type: ignore[index]
+        case.locator("a").click()
+        expect(tab.locator("#browser article .eyebrow")).to_contain_text(f"question {record.example_id} ")
+
+
+def rows(tab: Any, name: str) -> Iterator[dict[str, str]]:
+    table = tab.locator(f'#causes table[data-name="{name}"]')
+    names = table.locator("thead tr:last-child th").evaluate_all("all => all.map(each => each.dataset.csv)")
+    for cells in table.locator("tbody tr").evaluate_all("all => all.map(row => [...row.cells].map(c => c.innerText))"):
+        yield dict(zip(names, cells, strict=True))
+
+
+def test_both_faces_stand_side_by_side(chromium: Any, page: Path, analysis: Analysis) -> None:
+    with opened(chromium, page) as tab:
+        assert tab.locator("#causes .said").inner_text() == causes_verdict(analysis, SUMMARY)
+        found = {(int(row["layer"]), int(row["feature_id"])): row for row in rows(tab, "causes")}
+        assert next(iter(found)) == MATTERS, "the table does not begin with what matters most"
+        matters, separates = found[MATTERS], found[SEPARATES]
+        assert matters["chosen_by"] == "attribution"
+        assert "contrast" in separates["chosen_by"]
+        assert float(separates["auroc"]) > 0.8 > float(matters["auroc"])
+        assert float(matters["attribution"]) == pytest.approx(0.65, abs=0.15)  # it is listed in four questions of five
+        assert (matters["change"], matters["change_95"], matters["beyond"]) == ("−0.750", "−0.850 to −0.650", "yes")
+        assert (separates["change"], separates["beyond"]) == ("0.002", "no")
+        other = next(row for feature, row in found.items() if feature not in (MATTERS, SEPARATES))
+        assert (other["change"], other["beyond"]) == ("–", "–")
+        assert [row["separates"] for row in rows(tab, "ablations")] == ["no", "yes"]
+        assert "layer 1 0.91 (40 pairs), layer 2 not known (2 pairs)" in tab.locator("#causes").inner_text()
+        tab.locator('#causes table[data-name="causes"] th[data-csv="auroc"] button').click()
+        assert float(next(rows(tab, "causes"))["auroc"]) == max(float(row["auroc"]) for row in found.values())
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+def test_no_text_of_the_charts_lies_on_another(chromium: Any, page: Path, width: int) -> None:
+    with opened(chromium, page, width=width) as tab:
+        assert tab.evaluate("document.documentElement.scrollWidth") == width
+        assert overlapping_texts(tab, "#causes ") == []
+
+
+def test_without_scripts_all_of_it_is_there(chromium: Any, page: Path) -> None:
+    with opened(chromium, page, java_script_enabled=False) as tab:
+        tab.locator("#causes details.cases summary").first.click()
+        assert tab.locator("#causes details.cases .token:visible").count() > 0
+        assert tab.locator("#causes svg.wide:visible").count() == 2
+        assert tab.locator('#causes table[data-name="causes"] tbody tr').count() > 50
+
+
+def test_of_a_run_without_tokens_the_token_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    write_attributions(path, SPEC, {MATTERS: 0.8}, tokens=False)
+    analysis = analyse(path, Options(permutations=0))
+    shown = shown_causes(Run.open(path), analysis, None, lambda _: None)
+    (right, _) = shown.cases[0][1][0].sides
+    assert [piece.kind for piece in right.pieces] == [""]
+    assert "most at token" in right.told
