@@ -19,11 +19,19 @@ from huggingface_hub import constants
 from layerscope.files import replacing
 from layerscope.formatting import size_text
 
-Kind = Literal["encoders", "sha256", "listings", "neuronpedia"]
-MOST_BYTES: dict[Kind, int] = {"encoders": 20 << 30, "sha256": 16 << 20, "listings": 64 << 20, "neuronpedia": 1 << 30}
+Kind = Literal["encoders", "decoders", "sha256", "listings", "neuronpedia"]
+MOST_BYTES: dict[Kind, int] = {
+    "encoders": 20 << 30,
+    "decoders": 20 << 30,
+    "sha256": 16 << 20,
+    "listings": 64 << 20,
+    "neuronpedia": 1 << 30,
+}
 """What each kind may take; a file counts as one block at least."""
+_OF_AN_SAE = re.compile(r"[0-9a-f]{64}-(float32|bfloat16)(-[0-9a-f]{16})?\.safetensors")
 _NAMES: dict[Kind, re.Pattern[str]] = {
-    "encoders": re.compile(r"[0-9a-f]{64}-(float32|bfloat16)(-[0-9a-f]{16})?\.safetensors"),
+    "encoders": _OF_AN_SAE,
+    "decoders": _OF_AN_SAE,
     "sha256": re.compile(r"[0-9a-f]{64}"),
     "listings": re.compile(r"[0-9a-f]{64}\.json"),
     "neuronpedia": re.compile(r"[^/]+/[^/]+/(explanations|densities)\.parquet"),

@@ -1,21 +1,25 @@
-"""Encoders ready on the node: made once from an SAE's file, kept by the content of that file, checked at every load.
+"""Halves of SAEs ready on the node: made once from an SAE's file, kept by that file's content, checked at every load.
 
 Knows nothing of encoding. Shapes: D d_model, F d_sae.
 """
 
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import safetensors.torch
 import torch
 import xxhash
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from layerscope.errors import LayerscopeError
 from layerscope.files import replacing
 from layerscope.hub import repository as hub
-from layerscope.hub.cache import alone_with, cached, make_room, touch
+from layerscope.hub.cache import Kind, alone_with, cached, make_room, touch
 from layerscope.hub.repository import Repository
 from layerscope.numerics.matrix_products import read_in
 from layerscope.numerics.split_weight import SplitWeight
@@ -26,13 +30,25 @@ from layerscope.saes.weights import ENCODER_ARRAYS, read_encoder
 _DIGEST = "xxh3_128"  # of the tensors' bytes, in the file's own header
 
 
+class Half(NamedTuple):
+    """One half of an SAE: what it is made of, and how it is read from the SAE's own file."""
+
+    kind: Kind
+    """The folder of the cache."""
+    arrays: tuple[str, ...]
+    """The first is the matrix, in the run's number format; the others are float32."""
+    axis: int
+    """Of the matrix, along which it is as wide as what is encoded."""
+    read: Callable[[Repository, SaeChoice, int], Mapping[str, NDArray[np.float32]]]
+
+
+ENCODER = Half("encoders", ENCODER_ARRAYS, 0, read_encoder)
+
+
 def load_encoder(
     repository: Repository, sae: SaeChoice, d_in: int, dtype: torch.dtype, device: torch.device
 ) -> SaeEncoder:
-    """The encoder half of an SAE, from this node's cache; made from the SAE's own file by whoever comes first.
-
-    On a CPU the weights are the mapped file, which all processes of a node share; where the cache cannot be written,
-    this process's own.
+    """The encoder half of an SAE, as `load_half` gives it.
 
     Args:
         d_in: width of the rows that will be encoded.
@@ -40,18 +56,30 @@ def load_encoder(
     Raises:
         LayerscopeError: the file is broken, or not an SAE of this model.
     """
-    file = cached("encoders", _file_name(repository, sae, dtype))
-    tensors = _read(file, d_in)
-    if tensors is None:
-        with alone_with(file) as writable:
-            tensors = _read(file, d_in)
-            if tensors is None:
-                tensors = _make(repository, sae, d_in, dtype, file if writable else None)
-    touch(file)
-    w_enc, b_enc, threshold = (tensors[name].to(device) for name in ENCODER_ARRAYS)
+    w_enc, b_enc, threshold = (tensor.to(device) for tensor in load_half(ENCODER, repository, sae, d_in, dtype))
     read_in(w_enc)
     split = SplitWeight.of(w_enc) if device.type == "cuda" and dtype == torch.float32 else None
     return SaeEncoder(split or w_enc, b_enc, threshold, sae.recipe.scaling, sae.recipe.k or None)
+
+
+def load_half(half: Half, repository: Repository, sae: SaeChoice, d_in: int, dtype: torch.dtype) -> list[Tensor]:
+    """The arrays of one half of an SAE, from this node's cache; made from the SAE's file by whoever comes first.
+
+    On a CPU the weights are the mapped file, which all processes of a node share; where the cache cannot be written,
+    this process's own.
+
+    Raises:
+        LayerscopeError: the file is broken, or not an SAE of this model.
+    """
+    file = cached(half.kind, _file_name(repository, sae, dtype))
+    tensors = _read(half, file, d_in)
+    if tensors is None:
+        with alone_with(file) as writable:
+            tensors = _read(half, file, d_in)
+            if tensors is None:
+                tensors = _make(half, repository, sae, d_in, dtype, file if writable else None)
+    touch(file)
+    return [tensors[name] for name in half.arrays]
 
 
 def _file_name(repository: Repository, sae: SaeChoice, dtype: torch.dtype) -> str:
@@ -62,33 +90,35 @@ def _file_name(repository: Repository, sae: SaeChoice, dtype: torch.dtype) -> st
 
 
 def _make(
-    repository: Repository, sae: SaeChoice, d_in: int, dtype: torch.dtype, file: Path | None
+    half: Half, repository: Repository, sae: SaeChoice, d_in: int, dtype: torch.dtype, file: Path | None
 ) -> dict[str, Tensor]:
-    """The encoder from its own file, by way of a file of the cache if there is one and room for it."""
+    """A half from the SAE's own file, by way of a file of the cache if there is one and room for it."""
     before = hub.sha256(repository, sae.path)
-    arrays = read_encoder(repository, sae, d_in)
+    arrays = half.read(repository, sae, d_in)
     if hub.sha256(repository, sae.path) != before:
         raise LayerscopeError(f"{sae.path} of {repository.name} was changed while it was read. Run again.")
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    tensors["W_enc"] = tensors["W_enc"].to(dtype)
+    tensors[half.arrays[0]] = tensors[half.arrays[0]].to(dtype)
     if file is None:
         return tensors
     with suppress(OSError, SafetensorError):  # a full disk: then without
         with replacing(file) as temporary:
             safetensors.torch.save_file(tensors, temporary, {_DIGEST: _digest(tensors)})
-        make_room("encoders")
-    return _read(file, d_in) or tensors
+        make_room(half.kind)
+    return _read(half, file, d_in) or tensors
 
 
-def _read(file: Path, d_in: int) -> dict[str, Tensor] | None:
+def _read(half: Half, file: Path, d_in: int) -> dict[str, Tensor] | None:
     """The tensors of a file of the cache, mapped; None where there is none, or it is not as it was written."""
     if not file.is_file():
         return None
     try:
         with safe_open(str(file), framework="pt") as stored:
-            if set(stored.keys()) != set(ENCODER_ARRAYS) or stored.get_slice("W_enc").get_shape()[0] != d_in:
+            if set(stored.keys()) != set(half.arrays):
                 return None
-            tensors = {name: stored.get_tensor(name) for name in ENCODER_ARRAYS}
+            if stored.get_slice(half.arrays[0]).get_shape()[half.axis] != d_in:
+                return None
+            tensors = {name: stored.get_tensor(name) for name in half.arrays}
             told = (stored.metadata() or {}).get(_DIGEST)
     except (OSError, SafetensorError, UnicodeError):
         return None
@@ -97,7 +127,7 @@ def _read(file: Path, d_in: int) -> dict[str, Tensor] | None:
 
 def _digest(tensors: dict[str, Tensor]) -> str:
     digest = xxhash.xxh3_128()
-    for name in ENCODER_ARRAYS:
+    for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)

@@ -20,8 +20,10 @@ from layerscope.hub import cache as hub_cache
 from layerscope.hub.cache import MOST_BYTES, make_room, told
 from layerscope.hub.repository import Repository, open_repository
 from layerscope.saes import cache as sae_cache
+from layerscope.saes import decoders
 from layerscope.saes.cache import load_encoder
 from layerscope.saes.choice import SaeChoice
+from layerscope.saes.decoders import load_decoder
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -92,8 +94,30 @@ def test_an_sae_is_loaded_in_the_dtype_that_is_asked_for(source: Path, home: Pat
 def test_the_second_load_does_not_unpack_the_npz(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unpacking takes seconds a layer, and every actor of a node would do it again."""
     assert is_(load(source), WHOLE)
-    monkeypatch.delattr(sae_cache, "read_encoder")
+    monkeypatch.setattr(sae_cache, "ENCODER", sae_cache.ENCODER._replace(read=_unpacked))
     assert is_(load(source), WHOLE)
+
+
+def _unpacked(*_: object) -> Arrays:
+    raise AssertionError("it is unpacked again")
+
+
+def test_decoders_are_mapped_from_the_cache_as_encoders_are(
+    source: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a node's encoders of one block each would have its own copy: 4 GB of Gemma-2-2B's 26 layers."""
+    w_dec, b_dec = np.arange(24, dtype=np.float32).reshape(D_SAE, D_MODEL), np.ones(D_MODEL, np.float32)
+    np.savez(source, **WHOLE, W_dec=w_dec, b_dec=b_dec)
+    for _ in range(2):
+        decoder = load_decoder(repository(source), SAE, D_MODEL, torch.float32, torch.device("cpu"))
+        assert np.array_equal(decoder.w_dec.numpy(), w_dec)
+        assert np.array_equal(decoder.b_dec.numpy(), b_dec)
+        (file,) = (home / "layerscope" / "decoders").glob("*")
+        mapped = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(file) in line]
+        spans = [[int(end, 16) for end in line[0].split("-")] for line in mapped]
+        assert any(start <= decoder.w_dec.data_ptr() < end for start, end in spans), "it is a copy"
+        monkeypatch.setattr(decoders, "DECODER", decoders.DECODER._replace(read=_unpacked))
+    assert encoders(home) == []
 
 
 def test_the_same_file_elsewhere_is_the_same_encoder(source: Path, home: Path) -> None:
