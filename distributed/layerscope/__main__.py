@@ -12,8 +12,13 @@ def main(arguments: list[str] | None = None) -> None:
     if (told := provide_home()) and sys.stderr:
         with suppress(OSError):  # nobody reads it
             print(told, file=sys.stderr)
-    from layerscope.cli import main as run
-
+    try:
+        from layerscope.cli import main as run
+    except KeyboardInterrupt:
+        if sys.stderr:
+            with suppress(OSError):
+                print("Stopped by SIGINT before anything began. Nothing was changed.", file=sys.stderr)
+        sys.exit(130)
     run(arguments)
 
 

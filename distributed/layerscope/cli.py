@@ -15,7 +15,7 @@ import tyro
 from layerscope import __version__
 from layerscope.config import Config
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.formatting import say, visible, visible_json
+from layerscope.formatting import say, shell_word, visible, visible_json
 from layerscope.streams import lost_output, outlive_readers
 
 _FEWEST_COLUMNS = 20  # below, tyro looks for room for minutes
@@ -178,6 +178,14 @@ def _check_command(words: list[str]) -> None:
         )
 
 
+def _interrupted(words: list[str]) -> str:
+    """Where things stand after Ctrl-C, and what goes on."""
+    command = " ".join(map(shell_word, ["layerscope", *words]))
+    if words[:1] == ["run"]:
+        return f"Stopped by SIGINT before the work began; nothing was changed.\nTo go on: {command}"
+    return f"Stopped by SIGINT before the end; what it was to write is as it was.\nTo do it again: {command}"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process with its exit code: 0 done, 1 failed, 2 usage, 128 + n for signal n."""
     outlive_readers()
@@ -195,6 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
         say(f"layerscope: {error}", sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
+        say(_interrupted(words), sys.stderr)
         code = 130
     # The work of a run lies in its file, whatever becomes of what it prints.
     if (lost := lost_output()) is not None and not code and words[:1] != ["run"]:

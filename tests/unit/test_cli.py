@@ -121,3 +121,27 @@ def test_a_word_is_printed_as_a_shell_reads_it(word: bytes) -> None:
     spelled = shell_word(os.fsdecode(word))
     orjson.dumps([spelled, utf8(os.fsdecode(word))])
     assert subprocess.run(["bash", "-c", f"printf %s {spelled}"], capture_output=True, check=True).stdout == word
+
+
+@pytest.mark.parametrize(
+    ("words", "function", "told"),
+    [
+        (
+            ("run", "--standin", "--overwrite"),
+            "layerscope.commands.run.Cluster",
+            "To go on: layerscope run --standin --overwrite",
+        ),
+        (("report", "a b.jsonl"), "layerscope.report.page.report", "To do it again: layerscope report 'a b.jsonl'"),
+    ],
+)
+def test_ctrl_c_is_answered_with_the_command_that_goes_on(
+    words: tuple[str, ...], function: str, told: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(function, interrupted)
+    done = command(*words)
+    assert done.returncode == 130
+    assert "Stopped by SIGINT before" in done.stderr
+    assert told in done.stderr

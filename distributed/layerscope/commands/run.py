@@ -46,7 +46,10 @@ def run_job(config: Config) -> int:
         totals, error_lines = _recover(file)
         retried = error_lines if job.output.retry_errors else []
         if file.lines < job.n_questions or retried:
-            totals, rate, stopped_by, left = _work(job, cluster, file, totals, retried)
+            try:
+                totals, rate, stopped_by, left = _work(job, cluster, file, totals, retried)
+            except KeyboardInterrupt:  # while Ray starts, or a second one while it ends
+                rate, stopped_by, left = 0.0, signal.SIGINT, ""
         else:
             say(_nothing_to_do(job))
             rate, stopped_by, left = 0.0, None, ""

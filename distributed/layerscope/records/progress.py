@@ -47,7 +47,7 @@ class Progress:
     def update(self) -> None:
         """Shows the totals as they are now."""
         if self._bar is not None:
-            self._bar.set_postfix_str(f"accuracy {self.totals.accuracy()}", refresh=False)
+            self._bar.set_postfix_str(self._accuracy(), refresh=False)
             self._bar.update(self.totals.questions - self._bar.n)
         elif time.monotonic() - self._told >= _LINE_SECONDS:
             self._told = time.monotonic()
@@ -69,7 +69,12 @@ class Progress:
     def _line(self) -> str:
         done, rate = self.totals.questions, self.rate()
         left = f"{(self._total - done) / rate:.0f} s left" if rate else "no question done yet"
-        return f"{done}/{count_of(self._total, 'question')}, {rate:.1f}/s, {left}, accuracy {self.totals.accuracy()}"
+        return f"{done}/{count_of(self._total, 'question')}, {rate:.1f}/s, {left}, {self._accuracy()}"
+
+    def _accuracy(self) -> str:
+        """So far, and why that is not yet the run's: the plan goes from long questions to short ones."""
+        order = ", longest questions first" if self.totals.questions < self._total else ""
+        return f"accuracy {self.totals.accuracy_so_far()}{order}"
 
 
 def shown(

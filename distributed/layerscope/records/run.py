@@ -227,9 +227,7 @@ class RecordsFile:
 class Run(RecordsFile):
     """The output file of a run, and its manifest."""
 
-    unnoted = ""
-    """What is not known for want of a manifest, for people."""
-
+    unnoted = ""  # what is not known for want of a manifest, for people
     of_ablations = False
     """What files of this class hold, in place of records."""
 

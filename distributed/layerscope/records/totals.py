@@ -59,6 +59,15 @@ class Totals:
         """The same by log-likelihood per character."""
         return _share(self.correct_per_character, self.scored)
 
+    def accuracy_so_far(self) -> str:
+        """The same with its 95 % Wilson interval, for whoever watches it grow."""
+        n, share, z = self.scored, self.correct / max(self.scored, 1), 1.96
+        if not n:
+            return "no question scored"
+        middle, reach = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+        low, high = ((middle + side * reach) / (1 + z**2 / n) for side in (-1, 1))
+        return f"{share:.1%} (95%: {low:.1%} to {high:.1%})"
+
     def mean_active_features(self) -> str:
         return f"{self.active_features / self.cells:.1f}" if self.cells else "none"
 

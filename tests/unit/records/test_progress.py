@@ -25,3 +25,22 @@ def test_a_rate_counts_from_when_work_begins(monkeypatch: pytest.MonkeyPatch) ->
         shown.update()
     assert shown.rate() == pytest.approx(2)
     assert "60/100 questions, 2.0/s, 20 s left" in told.getvalue()
+
+
+def test_accuracy_so_far_has_its_interval_and_says_of_which_questions_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    totals, told = Totals(questions=50, correct=40), io.StringIO()
+    assert (totals.accuracy_so_far(), Totals().accuracy_so_far()) == (
+        "80.0% (95%: 67.0% to 88.8%)",
+        "no question scored",
+    )
+    with Progress(100, totals, told) as shown:
+        now += 11
+        shown.update()
+        totals.questions = totals.correct = 100
+        now += 11
+        shown.update()
+    first, last = told.getvalue().splitlines()
+    assert first.endswith("accuracy 80.0% (95%: 67.0% to 88.8%), longest questions first")
+    assert last.endswith("accuracy 100.0% (95%: 96.3% to 100.0%)")
