@@ -60,7 +60,7 @@ class Cluster:
             cpus: what Ray's own is told to have, so that every actor asked for starts; threads decide what they use.
             tell: is told what a person should know of its nodes.
         """
-        self._known.tell = tell
+        self._known.tell, self._known.at_work = tell, True
         if ray.is_initialized():
             try:
                 yield RayEngine(self._known)
@@ -80,6 +80,9 @@ class Cluster:
         def suffices() -> bool:
             return any(node.gpus for node in found) if needs_gpu else bool(found)
 
+        while not suffices() and self._known.awaited():  # no reason to ask for one more
+            time.sleep(_POLL_SECONDS)
+            found = self._known.usable()
         if suffices():
             return found
         asked = "GPU" if needs_gpu or config.device != "cpu" else "CPU"
@@ -98,7 +101,7 @@ class Cluster:
                 if launched and launched != told:
                     told = launched
                     self._known.tell(f"Waiting for the cluster's first node to work on: {launched}")
-                if launched:
+                if launched or self._known.awaited():
                     patient_until = time.monotonic() + config.patience
                 elif time.monotonic() > patient_until:
                     raise LayerscopeError(

@@ -20,6 +20,7 @@ from layerscope.formatting import say
 from layerscope.planning.node import Node
 
 _PROBE_SECONDS = 60.0  # in which a node should have said what it has
+_MAKING_SECONDS = 1800.0  # in which its environment may still be made; Ray gives up after ten minutes by default
 _PROBE_AGAIN_SECONDS = 10.0  # after a probe that failed; twice as long after the next
 _TYPE = "accelerator_type:"  # how Ray names the resource that says which GPUs a node has
 
@@ -47,6 +48,9 @@ class Nodes:
 
     def __init__(self, tell: Callable[[str], None] = tell_on_stderr) -> None:
         self.tell = tell
+        self.at_work = False
+        """A run is on: one that joins and cannot run layerscope is left out, and does not end it."""
+        self._unable = set[str]()
         self._probes: dict[str, _Probe] = {}
         self._found: dict[str, Node] = {}
 
@@ -61,16 +65,26 @@ class Nodes:
         """
         deadline = time.monotonic() + seconds
         there = takers()
+        self._unable &= there.keys()
         for node_id in self._probes.keys() | self._found.keys():
             if node_id not in there:
                 self._probes.pop(node_id, None)
                 self._found.pop(node_id, None)
-        for node_id in there.keys() - self._found.keys():
+        for node_id in there.keys() - self._found.keys() - self._unable:
             self._ask(node_id)
         for node_id, (address, _) in there.items():
-            if node_id not in self._found:
+            if node_id in self._probes:
                 self._hear(node_id, address, deadline)
         return [_as_ray_sees_it(self._found[id_], id_, told) for id_, (_, told) in there.items() if id_ in self._found]
+
+    def awaited(self) -> list[str]:
+        """The addresses of nodes that may yet say what they have: their environment is being made."""
+        there, now = takers(), time.monotonic()
+        return [
+            there[node_id][0]
+            for node_id, probe in self._probes.items()
+            if node_id in there and probe.reference is not None and now - probe.begun < _MAKING_SECONDS
+        ]
 
     def _ask(self, node_id: str) -> None:
         now = time.monotonic()
@@ -96,15 +110,28 @@ class Nodes:
                 )
         except (ImportError, RayError) as error:
             if isinstance(error, ImportError) or "ModuleNotFoundError" in str(error):
-                raise LayerscopeError(
-                    f"A node of the cluster cannot run layerscope: {_missing_module(error)}\n"
-                    "Install the same version on every node; distributed/docs/cluster.md says how."
-                ) from error
+                self._leave_out(node_id, address, error)
+                return
             probe.reference, probe.failures = None, probe.failures + 1
             if node_id in takers():  # else it left in this moment
                 self.tell(f"The node at {address} cannot be used yet and is asked again: {first_line(error)}")
         else:
             del self._probes[node_id]
+
+    def _leave_out(self, node_id: str, address: str, error: Exception) -> None:
+        """Forgets a node on which layerscope cannot run.
+
+        Raises:
+            LayerscopeError: before there is a run, so that it is not computed on fewer nodes than was meant.
+        """
+        if not self.at_work:
+            raise LayerscopeError(
+                f"A node of the cluster cannot run layerscope: {_missing_module(error)}\n"
+                "Install the same version on every node; distributed/docs/cluster.md says how."
+            ) from error
+        del self._probes[node_id]
+        self._unable.add(node_id)
+        self.tell(f"The node at {address} joined the cluster and is left out: {_missing_module(error)}")
 
 
 def takers() -> dict[str, tuple[str, dict[str, float]]]:

@@ -12,7 +12,7 @@ import pytest
 from ray.exceptions import GetTimeoutError, RaySystemError
 
 from layerscope.config import Config
-from layerscope.engine import nodes
+from layerscope.engine import cluster, nodes
 from layerscope.engine.cluster import check_software
 from layerscope.engine.nodes import Nodes
 from layerscope.errors import LayerscopeError
@@ -31,6 +31,7 @@ class Script:
     def __init__(self) -> None:
         self.now, self.probes = 1000.0, 0
         self.answer: Node | Exception = NODE
+        self.answers_at = float("inf")
         self.there = {NODE_ID: ("10.0.0.7", {"CPU": 4.0})}
 
     def options(self, **_: Any) -> "Script":
@@ -100,6 +101,64 @@ def test_a_probe_that_failed_is_told_and_tried_again_less_and_less_often(
     script.answer = NODE
     script.now += 640
     assert [node.name for node in usable()] == ["late"]
+
+
+@pytest.fixture
+def asked_for(script: Script, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is asked of a cluster that scales itself; time passes where somebody waits."""
+    found: list[object] = []
+
+    def sleep(seconds: float) -> None:
+        script.now += seconds
+        if script.now > script.answers_at:
+            script.answer = NODE
+
+    monkeypatch.setattr(cluster.time, "sleep", sleep)
+    monkeypatch.setattr(cluster, "request_resources", lambda bundles: found.append(bundles))
+    monkeypatch.setattr(nodes, "launching", lambda: "")
+    monkeypatch.setattr(nodes, "resources", lambda: "4 CPU (4 free)")
+    script.answer = GetTimeoutError("not yet")
+    return found
+
+
+def first_nodes(add_nodes: bool) -> list[Node]:
+    joined = cluster.Cluster.__new__(cluster.Cluster)
+    joined._known = Nodes(lambda _: None)
+    return joined._first_nodes(Config(), add_nodes)
+
+
+@pytest.mark.parametrize("add_nodes", [True, False], ids=["run", "plan"])
+def test_the_only_node_is_waited_for_while_its_environment_is_made(
+    script: Script, asked_for: list[object], add_nodes: bool
+) -> None:
+    """By pip that takes longer than a cluster's patience; to ask for another node may cost money."""
+    script.answers_at = script.now + 500
+    assert [node.name for node in first_nodes(add_nodes)] == ["late"]
+    assert asked_for == []
+
+
+@pytest.mark.parametrize("add_nodes", [True, False], ids=["run", "plan"])
+def test_a_node_that_never_says_what_it_has_is_not_waited_for_for_ever(
+    script: Script, asked_for: list[object], add_nodes: bool
+) -> None:
+    begun = script.now
+    with pytest.raises(LayerscopeError, match="No node of the cluster takes work"):
+        first_nodes(add_nodes)
+    assert script.now - begun < 2000
+    assert asked_for == ([[{"GPU": 1}], []] if add_nodes else []), "and what a run asked for is taken back"
+
+
+def test_one_that_joins_and_cannot_run_layerscope_is_left_out_of_a_run(
+    script: Script, asked: tuple[Callable[[], list[Node]], list[str]]
+) -> None:
+    """A stale image on one new node is no reason to end a run of a day; before it begins it is."""
+    usable, told = asked
+    script.answer = ModuleNotFoundError("No module named 'layerscope'")
+    with pytest.raises(LayerscopeError, match="cannot run layerscope"):
+        usable()
+    usable.__self__.at_work = True  # type: ignore[attr-defined]
+    assert usable() == usable() == []
+    assert told == ["The node at 10.0.0.7 joined the cluster and is left out: No module named 'layerscope'"]
 
 
 def test_a_node_that_left_and_came_back_is_asked_anew(
