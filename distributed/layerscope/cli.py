@@ -198,7 +198,9 @@ def main(arguments: list[str] | None = None) -> None:
             code = 0
         else:
             _check_command(words)
-            code = _app.cli(args=words, prog="layerscope", config=(tyro.conf.FlagCreatePairsOff,))
+            code = _app.cli(
+                args=words, prog="layerscope", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction)
+            )
     except LayerscopeError as error:
         say(f"layerscope: {error}", sys.stderr)
         code = error.exit_code

@@ -27,7 +27,8 @@ from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.sources import Question
 from layerscope.records.feature_lists import serialise_block
 from layerscope.records.journal import open_journal
-from layerscope.records.lines import Frame, SolutionScore, frame_record, join_record
+from layerscope.records.lines import Frame, frame_record, join_record
+from layerscope.records.pieces import SolutionScore
 from layerscope.saes.cache import load_encoder
 from layerscope.saes.encoder import SaeEncoder, TopK, encode_top_k
 

@@ -87,4 +87,4 @@ def _spelling(field: "Field[object]") -> str:
 def _default(field: "Field[object]") -> str:
     if field.default is False:
         return "off"
-    return f"`{field.default}`" if field.default != "" else "none"
+    return f"`{field.default}`" if field.default not in ("", ()) else "none"

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import orjson
 
-from layerscope.config import Config
+from layerscope.config import FIRST, Config
 from layerscope.hub.repository import Repository
 from layerscope.models.spec import ModelSpec
 from layerscope.planning.job import Job, Output
@@ -18,6 +18,7 @@ from layerscope.planning.machine import probe
 from layerscope.planning.needs import Needs
 from layerscope.planning.node import Node
 from layerscope.planning.placing import place
+from layerscope.planning.saes import Dictionary
 from layerscope.planning.settings import Numerics, settle_crew
 from layerscope.questions.opening import Wanted
 from layerscope.questions.pairs import Pair
@@ -27,8 +28,9 @@ from layerscope.questions.selection import select_questions
 from layerscope.questions.sources import Question
 from layerscope.records.feature_lists import LayerBlock, serialise_block
 from layerscope.records.identity import Identity, ModelFiles, PlanSize, SaeFile, SaeFiles, Settings
-from layerscope.records.lines import Frame, SolutionScore, frame_record
+from layerscope.records.lines import Frame, frame_record
 from layerscope.records.manifest import About, Tokens
+from layerscope.records.pieces import SolutionScore
 from layerscope.saes.choice import SaeChoice
 
 N_LAYERS, D_MODEL, D_SAE, PARAMETERS = 26, 2304, 16384, 2_614_000_000
@@ -63,10 +65,7 @@ def make_job(n_actors: int, options: argparse.Namespace, nodes: list[Node], fold
         spec=ModelSpec(
             N_LAYERS, D_MODEL, 9216, 8, 256_000, 8192, PARAMETERS, 2, (), "Gemma 2", {"resid_post": D_MODEL}
         ),
-        sae_repository=nowhere,
-        saes=saes,
-        sae_l0="canonical",
-        d_sae=D_SAE,
+        dictionaries=(Dictionary(FIRST, nowhere, saes, D_SAE),),
         selection=selection,
         seed=0,
         shard=(1, 1),

@@ -27,7 +27,8 @@ from layerscope.questions.reading import FINAL
 from layerscope.questions.sources import Question
 from layerscope.records.feature_lists import LayerBlock, serialise_block
 from layerscope.records.fingerprints import Fingerprint
-from layerscope.records.lines import Outcome, SolutionScore, error_line, frame_record, join_record
+from layerscope.records.lines import Outcome, error_line, frame_record, join_record
+from layerscope.records.pieces import SolutionScore
 
 BATCHES = ((4, 0), (2,), (1, 3), (5, 6), (7,))
 """The plan: the questions of every batch."""
@@ -57,11 +58,10 @@ def job(config: Config, nodes: Sequence[Node], batches: Sequence[Sequence[int]] 
         selection=[Question(i, f"goal {i}", f"one {i}", f"two {i}", i % 2) for i in range(sum(map(len, batches)))],
         reading=FINAL,
         layers=LAYERS,
-        saes=[SimpleNamespace(layer=layer) for layer in LAYERS],
+        dictionaries=[],
         spec=None,  # for actors alone
         d_read=64,
         model=None,
-        sae_repository=None,
         software=dict(SOFTWARE),
         n_questions=sum(map(len, batches)),
         estimated_bytes=lambda: 1000,
@@ -281,7 +281,7 @@ class FakeEngine:
             if actor.seat.block is None:
                 actor.blocks = call.arguments[2]
             else:
-                actor.layers = tuple(sae.layer for sae in call.arguments[1])
+                actor.layers = tuple(call.arguments[0])
             self.answered[answer] = self._fingerprint(actor)
         elif call.method == "score":
             self._score(call, answer, activations)

@@ -15,9 +15,10 @@ from layerscope.records.extent import Extent
 from layerscope.records.feature_lists import serialise_block
 from layerscope.records.identity import Identity, PackingName
 from layerscope.records.journal import Journal, open_journal
-from layerscope.records.lines import SolutionScore, frame_record, join_record
+from layerscope.records.lines import frame_record, join_record
 from layerscope.records.manifest import About, manifest_path
 from layerscope.records.packing import packing
+from layerscope.records.pieces import SolutionScore
 from layerscope.saes.encoder import TopK
 
 Features = Sequence[tuple[int, float]]
@@ -127,6 +128,7 @@ def identity(layers: Sequence[int], top_k: int | str = 100, questions: int = 0, 
         "plan": {"questions": questions, "batches": 1, "sha256": "0" * 64},
         "software": {"layerscope": "0.1.0"},
         "hardware": "none",
+        "other_dictionaries": {},
     }
 
 

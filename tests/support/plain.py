@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 
 from layerscope.config import Config
 from layerscope.engine.batch import score_batch
-from layerscope.engine.encoding import encode_block
+from layerscope.engine.encoding import Encoders, encode_dictionaries
 from layerscope.engine.lines import residual_rows
 from layerscope.hub.repository import open_repository
 from layerscope.models.loading import load_language_model
@@ -64,9 +64,16 @@ def plain_run(config: Config, residuals: dict[int, bytes] | None = None) -> byte
     sae_dtype = getattr(torch, job.numerics.sae_dtype)
     tokenizer = PairTokenizer(tokenizer_path(job.model), job.spec.context, job.reading.prompt, spell=job.reading.spells)
     model = load_language_model(Path(job.model.name), dtype, device)
-    encoders = [load_encoder(job.sae_repository, sae, job.d_read, sae_dtype, device) for sae in job.saes]
+    dictionaries = [
+        Encoders(
+            each.name,
+            job.columns(each),
+            [load_encoder(each.repository, sae, job.spec.width(each.site), sae_dtype, device) for sae in each.saes],
+        )
+        for each in job.dictionaries
+    ]
     decoders = [
-        load_decoder(job.sae_repository, sae, job.d_read, sae_dtype, device)
+        load_decoder(job.sae_repository, sae, job.spec.width(job.reading.sites[0]), sae_dtype, device)
         for sae in (job.saes if job.reading.attribution else ())
     ]
     lines: list[bytes | memoryview] = []
@@ -77,7 +84,9 @@ def plain_run(config: Config, residuals: dict[int, bytes] | None = None) -> byte
         outcomes, kept, attribute = scored.outcomes, scored.residuals, None
         if scored.gradients is not None and scored.groups is not None:
             attribute = ToAttribute(scored.gradients.to(device), scored.groups, decoders)
-        encode = partial(encode_block, kept.to(device), job.layers, encoders, job.numerics.top_k, scored.spans)
+        encode = partial(
+            encode_dictionaries, kept.to(device), job.layers, dictionaries, job.numerics.top_k, scored.spans
+        )
         blocks = [encode(job.reading, attribute)] if kept.numel() else []
         settled = [settle(outcome, blocks) for outcome in outcomes]
         rows = residual_rows([None if isinstance(each, ErrorLine) else each for each in settled], blocks)

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from layerscope.questions.sources import Question
 from layerscope.records.extent import Extent
 from layerscope.records.feature_lists import serialise_block
-from layerscope.records.lines import ErrorLine, SolutionScore, error_line, frame_record, join_record
+from layerscope.records.lines import ErrorLine, error_line, frame_record, join_record
 from layerscope.records.manifest import FORMAT, manifest_path
+from layerscope.records.pieces import SolutionScore
 from layerscope.saes.encoder import TopK
 from made_up import about, identity
 

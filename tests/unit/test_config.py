@@ -20,7 +20,7 @@ COUNTS = (
 
 
 def from_command_line(*arguments: str) -> Config:
-    return tyro.cli(Config, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+    return tyro.cli(Config, args=arguments, config=(tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction))
 
 
 def test_the_command_line_knows_every_field_under_the_name_that_messages_use() -> None:
@@ -69,11 +69,13 @@ def test_the_command_line_knows_every_field_under_the_name_that_messages_use() -
         "patience": 5,
     }
     flags = {"tokens", "all_solutions", "strip_solutions", "overwrite", "retry_errors", "standin"}
-    assert {field.name for field in dataclasses.fields(Config)} == values.keys() | flags
+    assert {field.name for field in dataclasses.fields(Config)} == values.keys() | flags | {"dictionary"}
     arguments = [argument for name, value in values.items() for argument in (option(name), str(value))]
     config = from_command_line(*arguments, option("strip_solutions"), option("tokens"), option("overwrite"))
     assert config == Config(**values, strip_solutions=True, tokens=True, overwrite=True)  # type: ignore[arg-type]
     assert from_command_line("--standin", "--retry-errors") == Config(standin=True, retry_errors=True)
+    several = from_command_line("--dictionary", "wide=auto,width=65k", "--dictionary", "mlp=some/saes")
+    assert several == Config(dictionary=("wide=auto,width=65k", "mlp=some/saes"))
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -1,5 +1,6 @@
 """The settings of a run, and what their texts mean."""
 
+from layerscope.config.dictionaries import DICTIONARY_NAME, FIRST, DictionaryAsked, parse_dictionaries
 from layerscope.config.settings import (
     MAX_BATCH_TOKENS,
     AttributionRule,
@@ -23,16 +24,20 @@ from layerscope.config.values import (
 
 __all__ = [
     "CHAT",
+    "DICTIONARY_NAME",
+    "FIRST",
     "MAX_BATCH_TOKENS",
     "READINGS",
     "AttributionRule",
     "AutoCount",
     "Config",
     "Count",
+    "DictionaryAsked",
     "ResidualFormat",
     "Site",
     "option",
     "parse_columns",
+    "parse_dictionaries",
     "parse_layers",
     "parse_metadata",
     "parse_prompt",

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from layerscope.config.dictionaries import L0, WIDTH, parse_dictionaries
 from layerscope.config.values import (
     CHAT,
     parse_columns,
@@ -27,10 +28,6 @@ Site = Literal["resid_post", "attn_out", "mlp_out", "transcoder"]
 """The tensor of a decoder layer that an SAE reads."""
 
 MAX_BATCH_TOKENS = 1_000_000
-_L0 = (
-    r"(nearest:)?[1-9]\d{0,6}|canonical|min|max|(small|medium|big)(_affine)?(_seed_\d+)?"
-    r"|(?=.*[/_.])[A-Za-z_][\w.-]*(/[\w.-]+)*"  # a folder of SAELens's
-)
 _COUNTS = (
     "num_samples",
     "top_k",
@@ -68,6 +65,10 @@ class Config:
     sae_l0: str = "canonical"
     """Average L0 of the SAE of each layer: canonical (nearest to 100; of Gemma Scope 2 medium), a number, min, max,
     nearest:60, or a name (small, medium, big, medium_affine; of SAELens the folder's). layerscope saes shows them."""
+    dictionary: tuple[str, ...] = ()
+    """Further SAEs in the same pass, once for each set: NAME=REPO, and behind that what is wanted of site=, width=, l0=
+    (as --sae-l0 has it), revision= and id= (as --sae-repo-id). REPO auto is where the first SAEs lie, or those of this
+    site do: wide=auto,width=65k. They take the same layers, and stand in the records under other_dictionaries."""
     layers: str = "all"
     """Decoder layers: all, or numbers and ranges such as 0-25 or 8,20."""
     dataset: str = "auto"
@@ -176,15 +177,16 @@ class Config:
         if isinstance(self.encoder_gpus, int) and self.encoder_gpus < 0:
             raise UsageError(f"--encoder-gpus is {self.encoder_gpus}; it must be at least 0.")
         parse_shard(self.shard)
-        if not re.fullmatch(_L0, self.sae_l0):
+        if not re.fullmatch(L0, self.sae_l0):
             raise UsageError(
                 f"--sae-l0 is {self.sae_l0!r}; it is canonical, min, max, nearest:60, a number such as 71, or a name "
                 "such as medium."
             )
-        if not re.fullmatch(r"auto|[1-9]\d*[km]?", self.sae_width):
+        if not re.fullmatch(WIDTH, self.sae_width):
             raise UsageError(
                 f"--sae-width is {self.sae_width!r}; it is auto, or written as the SAE folders write it: 16k, 65k, 1m."
             )
+        parse_dictionaries(self.dictionary)
         parse_layers(self.layers)
         parse_columns(self.columns)
         parse_metadata(self.metadata)

@@ -78,7 +78,7 @@ def begin_batch(
     scorable = [pair for pair in pairs if isinstance(pair, Pair)]
     kept, halved = _keep(model, scorable, layers) if scorable else (None, False)
     scores = iter(kept.scores if kept else ())
-    reasons = [unscored_reason(next(scores), "resid_post") if isinstance(pair, Pair) else str(pair) for pair in pairs]
+    reasons = [unscored_reason(next(scores), ["resid_post"]) if isinstance(pair, Pair) else str(pair) for pair in pairs]
     there = np.array([isinstance(pair, Pair) for pair in pairs])
     numbers = np.where(there, np.cumsum(there) - 1, -1).tolist()
     return Begun(questions, reasons, numbers, kept, halved)

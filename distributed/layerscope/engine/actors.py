@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import ray
 
+from layerscope.config import FIRST
 from layerscope.engine.answers import Activations, Arrival, Encoded, Scores, TorchSettings
 from layerscope.engine.faults import device_faults
+from layerscope.engine.loading import EncodersToLoad
 from layerscope.engine.logs import ActorLog
 from layerscope.formatting import ranges
 from layerscope.hub.repository import Repository
@@ -24,7 +26,6 @@ from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.reading import Reading
 from layerscope.questions.sources import Question
 from layerscope.records.fingerprints import Fingerprint
-from layerscope.saes.choice import SaeChoice
 from layerscope.standin import on_this_node
 
 # Idle threads must sleep soon: spinning ones take the cores from the other actors (small products: 30 times slower).
@@ -110,9 +111,8 @@ class EncoderActor(_Actor):
     @device_faults
     def load(
         self,
-        repository: Repository,
-        saes: Sequence[SaeChoice],
-        d_model: int,
+        layers: Sequence[int],
+        dictionaries: Sequence[EncodersToLoad],
         residuals: str,
         reading: Reading,
         settings: TorchSettings,
@@ -120,33 +120,38 @@ class EncoderActor(_Actor):
         """Loads the encoders.
 
         Args:
+            layers: of the block.
             residuals: number format of what they will get.
         """
         import torch
 
-        from layerscope.engine.encoding import warm_up_encoders
+        from layerscope.engine.encoding import Encoders, warm_up_encoders
         from layerscope.engine.probes import encoder_fingerprint
+        from layerscope.saes.attribution import SaeDecoder
         from layerscope.saes.cache import load_encoder
         from layerscope.saes.decoders import load_decoder
 
         self._device, dtype = settings.apply()
-        repository = on_this_node(repository)
-        self._layers, self._reading = [sae.layer for sae in saes], reading
+        self._layers, self._reading = layers, reading
         self._log = ActorLog(f"encoder {ranges(self._layers)}")
+        self._dictionaries, self._decoders = list[Encoders](), list[SaeDecoder]()
         with self._log.timed("load"):
-            self._encoders = [load_encoder(repository, sae, d_model, dtype, self._device) for sae in saes]
-            attributed = saes if reading.attribution else ()
-            self._decoders = [load_decoder(repository, sae, d_model, dtype, self._device) for sae in attributed]
+            for name, repository, saes, columns in dictionaries:
+                width, there = columns.stop - columns.start, on_this_node(repository)
+                loaded = [load_encoder(there, sae, width, dtype, self._device) for sae in saes]
+                self._dictionaries.append(Encoders(name, columns, loaded))
+                if reading.attribution and name == FIRST:
+                    self._decoders = [load_decoder(there, sae, width, dtype, self._device) for sae in saes]
             if self._device.type == "cuda":
-                warm_up_encoders(self._encoders, d_model)
+                warm_up_encoders(self._dictionaries)
         with self._log.timed("fingerprint"):
-            return encoder_fingerprint(self._encoders, self._layers, d_model, getattr(torch, residuals))
+            return encoder_fingerprint(self._dictionaries, self._layers, getattr(torch, residuals))
 
     @device_faults
     def encode(self, batch: int, activations: Activations, k: int | None) -> Encoded:
         """Encodes a block of a batch."""
         from layerscope.engine.batch import from_array
-        from layerscope.engine.encoding import encode_block
+        from layerscope.engine.encoding import encode_dictionaries
         from layerscope.saes.attribution import ToAttribute
 
         with self._log.timed("encode", batch=batch, rows=activations.residuals.shape[1]) as span:
@@ -155,8 +160,8 @@ class EncoderActor(_Actor):
             if activations.gradients is not None and activations.groups is not None:
                 gradients = from_array(activations.gradients).to(self._device)
                 attribute = ToAttribute(gradients, activations.groups, self._decoders)
-            of_block = residuals, self._layers, self._encoders, k, activations.spans
-            block = encode_block(*of_block, self._reading, attribute)
+            of_block = residuals, self._layers, self._dictionaries, k, activations.spans
+            block = encode_dictionaries(*of_block, self._reading, attribute)
         return Encoded(block, span())
 
 

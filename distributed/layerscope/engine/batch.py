@@ -23,7 +23,8 @@ from layerscope.questions.pairs import Pair, PairTokenizer, UnscorableError, las
 from layerscope.questions.reading import FINAL, Reading
 from layerscope.questions.sources import Question
 from layerscope.records.attributions import AttributionRows
-from layerscope.records.lines import Outcome, SolutionScore, error_line, frame_record
+from layerscope.records.lines import Outcome, error_line, frame_record
+from layerscope.records.pieces import SolutionScore
 from layerscope.records.record import strongest_wrong
 from layerscope.saes.spans import Groups, Spans
 
@@ -70,7 +71,7 @@ def score_batch(
     attributed = reading.attribution is not None
     rows = read_batch(scorable, reading.names, None, attributed)
     if scorable:
-        passed = _pass(model, scorable, ids, labels, layers, rows.places, reading.site, reading.attribution)
+        passed = _pass(model, scorable, ids, labels, layers, rows.places, reading.sites, reading.attribution)
         scores, residuals, gradients, halved = passed
     else:
         scores, residuals, gradients, halved = [], torch.empty(len(layers), 0, 0), None, False
@@ -80,12 +81,13 @@ def score_batch(
         every, rows = rows, read_batch(scorable, reading.names, two, attributed)
         wanted = rows_among(every, rows)
         residuals, gradients = residuals[:, wanted], None if gradients is None else gradients[:, wanted]
+    further = rows.further(reading.dictionaries)
     none: list[AttributionRows | None] = [None] * len(scores)
     score_of = iter(zip(scores, rows.lists, rows.attributions or none, strict=True))
     outcomes = [
         error_line(question.example_id, str(pair), reading.more, question.metadata, attributed)
         if isinstance(pair, UnscorableError)
-        else _outcome(question, pair, tokenizer, reading, *next(score_of))
+        else _outcome(question, pair, tokenizer, reading, further, *next(score_of))
         for question, pair in zip(questions, pairs, strict=True)
     ]
     tokens = sum(len(pair.tokens) for pair in scorable)
@@ -99,16 +101,16 @@ def _pass(
     labels: Sequence[int],
     layers: Sequence[int],
     places: Sequence[Sequence[int]],
-    site: Site,
+    sites: Sequence[Site],
     attribution: AttributionRule | None,
 ) -> tuple[list[PairScore], Tensor, Tensor | None, bool]:
     """Forward, and where it is asked for back; also whether the pairs did not fit the memory at once."""
     try:
         if attribution is None:
-            return (*model.forward(pairs, layers, places, site), None, False)
+            return (*model.forward(pairs, layers, places, sites), None, False)
         from layerscope.models.attribution import differentiate
 
-        return (*differentiate(model, pairs, labels, strongest_wrong, layers, places, attribution, site), False)
+        return (*differentiate(model, pairs, labels, strongest_wrong, layers, places, attribution, sites), False)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -120,7 +122,7 @@ def _pass(
     give_back()  # outside the handler, which keeps the failed pass's tensors alive
     half = len(pairs) // 2
     parts = [
-        _pass(model, pairs[part], ids[part], labels[part], layers, places[part], site, attribution)
+        _pass(model, pairs[part], ids[part], labels[part], layers, places[part], sites, attribution)
         for part in (slice(half), slice(half, None))
     ]
     scores, residuals, gradients, _ = zip(*parts, strict=True)
@@ -128,10 +130,10 @@ def _pass(
     return [score for part in scores for score in part], torch.cat(residuals, dim=1), by_rows, True
 
 
-def unscored_reason(score: PairScore, site: Site) -> str:
+def unscored_reason(score: PairScore, sites: Sequence[Site]) -> str:
     """Why what a pass gave of a question is no score; empty where it is one."""
     if score.failed_layer is not None:
-        where = "in the residual stream after" if site == "resid_post" else f"at {site} of"
+        where = "in the residual stream after" if tuple(sites) == ("resid_post",) else f"at {' or '.join(sites)} of"
         return f"non-finite activation {where} layer {score.failed_layer}"
     if not all(map(math.isfinite, score.log_likelihoods)):
         return "non-finite log-likelihood, after the last layer"
@@ -143,11 +145,12 @@ def _outcome(
     pair: Pair,
     tokenizer: PairTokenizer,
     reading: Reading,
+    further: Mapping[str, int],
     score: PairScore,
     lists: Mapping[int, Mapping[str, int]],
     attributions: AttributionRows | None,
 ) -> Outcome:
-    if reason := unscored_reason(score, reading.site):
+    if reason := unscored_reason(score, reading.sites):
         return error_line(question.example_id, reason, reading.more, question.metadata, attributions is not None)
     scores = [
         SolutionScore(
@@ -163,7 +166,7 @@ def _outcome(
     others = [
         {name: row for name, row in lists.get(solution, {}).items() if name != "final"} for solution in pair.solutions
     ]
-    return frame_record(question, scores, rows, others, reading.more, attributions)
+    return frame_record(question, scores, rows, others, reading.more, attributions, further)
 
 
 def warm_up_model(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,46 @@ from layerscope.saes.encoder import (
 )
 from layerscope.saes.over_tokens import OverTokens, encode_spans
 from layerscope.saes.spans import Spans
+
+
+class Encoders(NamedTuple):
+    """The SAEs of a dictionary at the layers of a block."""
+
+    name: str
+    columns: slice
+    """Which numbers of a row they read: those of their site."""
+    of_layers: Sequence[SaeEncoder]
+
+    @property
+    def width(self) -> int:
+        """How many these are."""
+        return int(self.columns.stop - self.columns.start)
+
+
+def encode_dictionaries(
+    residuals: Tensor,
+    layers: Sequence[int],
+    dictionaries: Sequence[Encoders],
+    k: int | None,
+    spans: Spans | None = None,
+    reading: Reading = FINAL,
+    attribute: ToAttribute | None = None,
+) -> LayerBlock:
+    """`encode_block` by every dictionary, the first one's lists and attributions before those of the others.
+
+    Args:
+        residuals: [L, R, D], D being the widths of all sites together. What is kept of them is the first dictionary's.
+    """
+    first, *others = dictionaries
+    here = residuals[..., first.columns]
+    whole = encode_block(here, layers, first.of_layers, k, spans, reading, attribute)
+    lists_alone = replace(reading, residuals=None)
+    for each in others:
+        there = residuals[..., each.columns].contiguous()
+        block = encode_block(there, layers, each.of_layers, k, spans, lists_alone)
+        joined, halved = one_behind_the_other(whole, block), whole.halved or block.halved
+        whole = replace(joined, halved=halved, residuals=whole.residuals, clamped=whole.clamped)
+    return whole
 
 
 def encode_block(
@@ -115,7 +156,9 @@ def _encode(
         at_once, halved = at_once // 2, True
 
 
-def warm_up_encoders(encoders: Sequence[SaeEncoder], d_model: int) -> None:
-    """The same for encoders."""
-    threshold = encoders[0].threshold
-    encode_layers(torch.ones(len(encoders), 2, d_model, dtype=torch.bfloat16, device=threshold.device), encoders, 1)
+def warm_up_encoders(dictionaries: Sequence[Encoders]) -> None:
+    """Has a GPU load its libraries and compile its kernels, which takes seconds, before the first batch."""
+    for each in dictionaries:
+        device = each.of_layers[0].threshold.device
+        rows = torch.ones(len(each.of_layers), 2, each.width, dtype=torch.bfloat16, device=device)
+        encode_layers(rows, each.of_layers, 1)

@@ -1,10 +1,23 @@
 """What each actor of a job is to load, and how it computes."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from layerscope.engine.answers import TorchSettings
+from layerscope.hub.repository import Repository
 from layerscope.planning.job import Job
 from layerscope.planning.placement import Placement, Seat
+from layerscope.saes.choice import SaeChoice
+
+
+class EncodersToLoad(NamedTuple):
+    """What an encoder takes of a dictionary."""
+
+    name: str
+    repository: Repository
+    saes: Sequence[SaeChoice]
+    columns: slice
+    """Which numbers of a row these read: those of their site."""
 
 
 def to_load(job: Job, placement: Placement, seat: Seat) -> tuple[Any, ...]:
@@ -14,5 +27,9 @@ def to_load(job: Job, placement: Placement, seat: Seat) -> tuple[Any, ...]:
     settings = TorchSettings(placement.device, dtype, numerics.threads)
     if seat.block is None:
         return job.model, job.spec, placement.blocks, job.reading, settings
-    saes = [sae for sae in job.saes if sae.layer in placement.blocks[seat.block]]
-    return job.sae_repository, saes, job.d_read, numerics.dtype, job.reading, settings
+    layers = placement.blocks[seat.block]
+    dictionaries = [
+        EncodersToLoad(each.name, each.repository, [sae for sae in each.saes if sae.layer in layers], job.columns(each))
+        for each in job.dictionaries
+    ]
+    return layers, dictionaries, numerics.dtype, job.reading, settings

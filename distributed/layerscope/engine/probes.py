@@ -9,11 +9,11 @@ import torch
 import xxhash
 from torch import Tensor
 
-from layerscope.engine.encoding import encode_block
+from layerscope.config import FIRST
+from layerscope.engine.encoding import Encoders, encode_block
 from layerscope.numerics.circumstances import circumstances
 from layerscope.questions.pairs import Pair
 from layerscope.records.fingerprints import Fingerprint
-from layerscope.saes.encoder import SaeEncoder
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and encoders do without it
     from layerscope.models.language_model import LanguageModel
@@ -34,21 +34,19 @@ def model_fingerprint(model: LanguageModel, layers: Sequence[int]) -> Fingerprin
     return _fingerprint({"model": b"".join(_bits(tensor) for tensor in model.raw(pairs, layers))})
 
 
-def encoder_fingerprint(
-    encoders: Sequence[SaeEncoder], layers: Sequence[int], d_model: int, dtype: torch.dtype
-) -> Fingerprint:
+def encoder_fingerprint(dictionaries: Sequence[Encoders], layers: Sequence[int], dtype: torch.dtype) -> Fingerprint:
     """The bits that loaded encoders give of fixed rows, of every layer by itself: blocks may be cut otherwise later.
 
     Args:
         dtype: of the residual stream that they will get.
     """
-    device = encoders[0].b_enc.device
-    numbers = torch.arange(_ROWS * d_model, device=device).reshape(1, _ROWS, d_model)
-    rows = (numbers * 7919 % 251 - 125).to(dtype)  # [1, R, D]; whole numbers, exact in every format
-    lines = {
-        f"sae {layer}": encode_block(rows, [layer], [encoder], _FEATURES).json.tobytes()
-        for layer, encoder in zip(layers, encoders, strict=True)
-    }
+    lines = dict[str, bytes]()
+    for each in dictionaries:
+        whose = "" if each.name == FIRST else f" of {each.name}"
+        numbers = torch.arange(_ROWS * each.width, device=each.of_layers[0].b_enc.device).reshape(1, _ROWS, each.width)
+        rows = (numbers * 7919 % 251 - 125).to(dtype)  # [1, R, D]; whole numbers, exact in every format
+        for layer, encoder in zip(layers, each.of_layers, strict=True):
+            lines[f"sae {layer}{whose}"] = encode_block(rows, [layer], [encoder], _FEATURES).json.tobytes()
     return _fingerprint(lines)
 
 

@@ -30,6 +30,13 @@ class BatchRows(NamedTuple):
     """Of tokens over which attributions are summed, where they are."""
     attributions: Sequence[AttributionRows] = ()
     """Of every pair, which lists are those, behind all others."""
+    n_lists: int = 0
+    """Of single rows and of solutions, those of attributions not counted."""
+
+    def further(self, dictionaries: Sequence[str]) -> dict[str, int]:
+        """How far behind the first dictionary's lists those of others are, by name: behind its attributions too."""
+        before = self.n_lists + (self.groups.n_groups if self.groups else 0)
+        return {name: before + number * self.n_lists for number, name in enumerate(dictionaries)}
 
 
 def read_batch(
@@ -77,9 +84,10 @@ def read_batch(
         {solution: numbered(rows, number + place) for place, (solution, rows) in enumerate(of_pair.items())}
         for of_pair, number in zip(owners, firsts, strict=False)
     ]
+    n_lists = len(singles) + over_tokens
     if attributed:
-        return BatchRows(places, lists, spans, grouped.groups(first), grouped.rows(len(singles) + over_tokens))
-    return BatchRows(places, lists, spans if MAX in names else None)
+        return BatchRows(places, lists, spans, grouped.groups(first), grouped.rows(n_lists), n_lists)
+    return BatchRows(places, lists, spans if MAX in names else None, n_lists=n_lists)
 
 
 def rows_among(every: BatchRows, some: BatchRows) -> list[int]:

@@ -21,6 +21,7 @@ from layerscope.config import AttributionRule, Site
 from layerscope.models.attention_gradient import differentiable_attention
 from layerscope.models.family import SitePoint
 from layerscope.models.language_model import (
+    RESIDUAL,
     VOCABULARY_CHUNK,
     LanguageModel,
     PairScore,
@@ -31,6 +32,7 @@ from layerscope.models.language_model import (
 )
 from layerscope.models.pair_attention import PairLayout, lay_out, pair_masks
 from layerscope.models.relevance import relevance_rules
+from layerscope.models.sites import capture_rows, stacked
 from layerscope.numerics.matrix_products import linear, product
 from layerscope.questions.pairs import Pair
 
@@ -40,7 +42,7 @@ class MarginGradients(NamedTuple):
 
     scores: list[PairScore]  # B
     residuals: Tensor  # [L, R, D] in the model's dtype, on the CPU; the rows of a pair's tokens follow one another
-    gradients: Tensor  # [L, R, D] of the margin by these
+    gradients: Tensor  # [L, R, D] of the margin by what the first of the sites has of these
 
 
 def differentiate(
@@ -51,7 +53,7 @@ def differentiate(
     layers: Sequence[int],
     places: Sequence[Sequence[int]],
     rule: AttributionRule,
-    site: Site = "resid_post",
+    sites: Sequence[Site] = RESIDUAL,
 ) -> MarginGradients:
     """Scores the solutions of every pair, and leads log-likelihood(positive) - log-likelihood(negative) back to a site.
 
@@ -59,14 +61,17 @@ def differentiate(
         positives: of every pair, the number of its right solution.
         negative: from the log-likelihoods and that number to the number of the solution that it is weighed against.
         places: of every pair, which tokens of its row.
-        site: where in the layers residuals and gradients are taken.
+        sites: where in the layers rows are taken, one behind the other, and at the first of them gradients.
     """
     layout = lay_out(pairs, model.transfers, places)
     with model.turn:
-        hidden, states = _forward(model, layout, layers, rule, site)
+        hidden, states, others = _forward(model, layout, layers, rule, sites)
         with torch.no_grad():
             output = Output.of(hidden.detach(), model, layout)
-            read = torch.stack([of_layer[0].index_select(0, layout.read_tokens) for of_layer in states])
+            here = dict(
+                zip(layers, (of_layer[0].index_select(0, layout.read_tokens) for of_layer in states), strict=True)
+            )
+            read = stacked([here, *others], layers)
             finite = torch.isfinite(read).all(dim=-1)  # [L, R]
             read, finite, log_probs = model.transfers.download(read, finite, output.log_probs()).wait()
             scores = pair_scores(log_probs.numpy(), layout, finite.numpy(), layers)
@@ -82,23 +87,30 @@ def differentiate(
 
 
 def _forward(
-    model: LanguageModel, layout: PairLayout, layers: Sequence[int], rule: AttributionRule, site: Site
-) -> tuple[Tensor, list[Tensor]]:
-    """[T, D] after the final norm, and [1, T, D] of each chosen layer at the site, with the way back between them."""
+    model: LanguageModel, layout: PairLayout, layers: Sequence[int], rule: AttributionRule, sites: Sequence[Site]
+) -> tuple[Tensor, list[Tensor], list[dict[int, Tensor]]]:
+    """[T, D] after the final norm, and [1, T, D] of each chosen layer at the first site, with the way back between.
+
+    Also, of each of the other sites, the rows that are read of each layer.
+    """
     config, body = model.model.config, model.model.model
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(differentiable_attention(config))
         if rule == "relp":
             stack.enter_context(relevance_rules(body))
-        captured = stack.enter_context(_captured(body.layers, layers, model.family.site(site)))
+        captured = stack.enter_context(_captured(body.layers, layers, model.family.site(sites[0])))
+        others = [
+            stack.enter_context(capture_rows(body.layers, layers, model.family.site(site), layout.read_tokens))
+            for site in sites[1:]
+        ]
         hidden = body(
             input_ids=layout.tokens[None],
             position_ids=layout.positions[None],
             attention_mask=pair_masks(layout, config.sliding_window),
             use_cache=False,
         ).last_hidden_state[0]
-    return hidden, [captured[layer] for layer in layers]
+    return hidden, [captured[layer] for layer in layers], others
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from transformers import Gemma2ForCausalLM
 
 from layerscope.config import Site
 from layerscope.models.pair_attention import PairLayout
+from layerscope.models.sites import stacked
 from layerscope.numerics import attention_kernel, kernels
 
 
@@ -44,7 +45,7 @@ class FusedDecoder:
         self._no_gain = torch.ones_like(self._last_scale)
 
     def forward(
-        self, layout: PairLayout, layers: Sequence[int], rows: Tensor, site: Site = "resid_post"
+        self, layout: PairLayout, layers: Sequence[int], rows: Tensor, sites: Sequence[Site] = ("resid_post",)
     ) -> tuple[Tensor, Tensor]:
         """Reads a batch.
 
@@ -52,31 +53,33 @@ class FusedDecoder:
             rows: [R] int64 into the tokens, of which `layers` are wanted.
 
         Returns:
-            [T, D] after the final norm, and [L, R, D] of the site, in the model's format.
+            [T, D] after the final norm, and [L, R, D] of the sites one behind the other, in the model's format.
         """
         texts = self._texts(layout)
         stream = self._body.embed_tokens(layout.tokens)  # [T, D]
         normed = kernels.norm(stream, self._layers[0].scales[0], self._epsilon)
         next_scales = [layer.scales[0] for layer in self._layers[1:]] + [self._last_scale]
-        captured: dict[int, Tensor] = {}
+        captured: dict[Site, dict[int, Tensor]] = {site: {} for site in sites}
         for number, (layer, next_scale) in enumerate(zip(self._layers, next_scales, strict=True)):
             _, after_attention, before_mlp, after_mlp = layer.scales
             projected = nn.functional.linear(normed, layer.attention_in)
             seen = attention_kernel.attention(projected, texts, self._heads, self._scaling, self._softcap, layer.window)
-            if number in layers and site == "attn_out":
-                captured[number] = seen.index_select(0, rows)
+            if number in layers and "attn_out" in captured:
+                captured["attn_out"][number] = seen.index_select(0, rows)
             branch = nn.functional.linear(seen, layer.attention_out)
             normed = kernels.add_norm(stream, branch, after_attention, before_mlp, self._epsilon)
-            if number in layers and site == "transcoder":
-                captured[number] = kernels.norm(stream.index_select(0, rows), self._no_gain, self._epsilon)
+            if number in layers and "transcoder" in captured:
+                captured["transcoder"][number] = kernels.norm(
+                    stream.index_select(0, rows), self._no_gain, self._epsilon
+                )
             gated = kernels.gelu_product(nn.functional.linear(normed, layer.mlp_in))
             branch = nn.functional.linear(gated, layer.mlp_out)
-            if number in layers and site == "mlp_out":
-                captured[number] = kernels.norm(branch.index_select(0, rows), after_mlp, self._epsilon)
+            if number in layers and "mlp_out" in captured:
+                captured["mlp_out"][number] = kernels.norm(branch.index_select(0, rows), after_mlp, self._epsilon)
             normed = kernels.add_norm(stream, branch, after_mlp, next_scale, self._epsilon)
-            if number in layers and site == "resid_post":
-                captured[number] = stream.index_select(0, rows)
-        return normed, torch.stack([captured[layer] for layer in layers])
+            if number in layers and "resid_post" in captured:
+                captured["resid_post"][number] = stream.index_select(0, rows)
+        return normed, stacked(list(captured.values()), layers)
 
     def _texts(self, layout: PairLayout) -> attention_kernel.Texts:
         angles = layout.positions[:, None].float() * self._body.rotary_emb.inv_freq  # [T, d / 2]

@@ -7,6 +7,7 @@ N solution tokens, V vocabulary, L captured layers, R captured rows, D d_model.
 import math
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
@@ -28,6 +29,7 @@ from layerscope.questions.pairs import Pair
 VOCABULARY_CHUNK = 4096  # columns of the output projection taken at once
 _LARGEST_BOUND = 40.0  # soft-cap; float32 has the exponentials of numbers from minus twice as much to 0
 _PAIRS_OF_ROWS = 2048  # single logits taken at once
+RESIDUAL: tuple[Site, ...] = ("resid_post",)
 _LIKELY = 1e-3  # probability from which a token's logit needs more digits than bfloat16 has
 
 
@@ -50,9 +52,9 @@ class Decoder(Protocol):
     """Another way through the decoder layers than transformers' own modules."""
 
     def forward(
-        self, layout: PairLayout, layers: Sequence[int], rows: Tensor, site: Site = "resid_post"
+        self, layout: PairLayout, layers: Sequence[int], rows: Tensor, sites: Sequence[Site] = RESIDUAL
     ) -> tuple[Tensor, Tensor]:
-        """[T, D] after the final norm, and [L, R, D] of what chosen layers have at a site in chosen rows."""
+        """[T, D] after the final norm, and [L, R, D] of what chosen layers have at some sites in chosen rows."""
 
 
 @dataclass(frozen=True)
@@ -90,43 +92,46 @@ class LanguageModel:
         pairs: Sequence[Pair],
         layers: Sequence[int],
         places: Sequence[Sequence[int]] | None = None,
-        site: Site = "resid_post",
+        sites: Sequence[Site] = RESIDUAL,
     ) -> BatchResult:
-        """Scores the solutions of every pair and captures what some layers have at a site for some tokens.
+        """Scores the solutions of every pair and captures what some layers have at some sites for some tokens.
 
         Args:
             places: of every pair, which tokens of its row; by default the final ones of all solutions.
+            sites: each once; a captured row is what all of them have, one behind the other.
         """
         layout = lay_out(pairs, self.transfers, places)
-        residuals, finite, log_probs = self._measure(layout, layers, site)
+        residuals, finite, log_probs = self._measure(layout, layers, sites)
         return BatchResult(pair_scores(log_probs.numpy(), layout, finite.numpy(), layers), residuals)
 
     @torch.inference_mode()
     def raw(self, pairs: Sequence[Pair], layers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """What `forward` makes its scores of, and its residuals: [N] float32 of solution tokens, and [L, 2 B, D]."""
-        residuals, _, log_probs = self._measure(lay_out(pairs, self.transfers), layers, "resid_post")
+        residuals, _, log_probs = self._measure(lay_out(pairs, self.transfers), layers, RESIDUAL)
         return log_probs, residuals
 
-    def _measure(self, layout: PairLayout, layers: Sequence[int], site: Site) -> tuple[Tensor, ...]:
+    def _measure(self, layout: PairLayout, layers: Sequence[int], sites: Sequence[Site]) -> tuple[Tensor, ...]:
         """[L, R, D], [L, R] whether they are finite, and [N] log-probabilities, on the CPU."""
         with self.turn:
-            download = self._begin(layout, layers, site)
+            download = self._begin(layout, layers, sites)
         return tuple(download.wait())
 
-    def _begin(self, layout: PairLayout, layers: Sequence[int], site: Site) -> Download:
+    def _begin(self, layout: PairLayout, layers: Sequence[int], sites: Sequence[Site]) -> Download:
         """Gives the device all work of a batch, and waits for none of it."""
         through = self.through_modules if self.decoder is None else self.decoder.forward
-        hidden, residuals = through(layout, layers, layout.read_tokens, site)
+        hidden, residuals = through(layout, layers, layout.read_tokens, sites)
         finite = torch.isfinite(residuals).all(dim=-1)  # [L, R]
         log_probs = target_log_probs(hidden, self.model.lm_head.weight, layout, self.softcap)
         return self.transfers.download(residuals, finite, log_probs)
 
     def through_modules(
-        self, layout: PairLayout, layers: Sequence[int], rows: Tensor, site: Site = "resid_post"
+        self, layout: PairLayout, layers: Sequence[int], rows: Tensor, sites: Sequence[Site] = RESIDUAL
     ) -> tuple[Tensor, Tensor]:
         """What `Decoder.forward` gives, from transformers' modules."""
         body = self.model.model
-        with capture_rows(body.layers, layers, self.family.site(site), rows) as captured:
+        points = [self.family.site(site) for site in sites]
+        with ExitStack() as stack:
+            captured = [stack.enter_context(capture_rows(body.layers, layers, point, rows)) for point in points]
             hidden = body(
                 input_ids=layout.tokens[None],
                 position_ids=layout.positions[None],

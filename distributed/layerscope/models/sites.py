@@ -1,6 +1,8 @@
 """The tensors of decoder layers that SAEs read, collected as a pass goes by.
 
-Shapes: T tokens, R rows that are wanted, D their width.
+Where SAEs read at several sites, a row is what all of these have of a token, one behind the other.
+
+Shapes: T tokens, L layers, R rows that are wanted, D their width.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +30,7 @@ def capture_rows(
     captured: dict[int, Tensor] = {}
 
     def keep(layer: int, module: nn.Module, states: Tensor) -> None:
-        chosen = states[0].index_select(0, rows)  # of [1, T, D]
+        chosen = states[0].detach().index_select(0, rows)  # of [1, T, D]
         captured[layer] = chosen if point.change is None else point.change(module, chosen)
 
     def before(layer: int) -> Any:
@@ -52,6 +54,11 @@ def capture_rows(
             handle.remove()
 
 
-def stacked(captured: Mapping[int, Tensor], layers: Sequence[int]) -> Tensor:
-    """[L, R, D] of what was collected."""
-    return torch.stack([captured[layer] for layer in layers])
+def stacked(captured: Sequence[Mapping[int, Tensor]], layers: Sequence[int]) -> Tensor:
+    """[L, R, D] of what was collected, D being the widths of all sites together.
+
+    Args:
+        captured: of each site, by layer.
+    """
+    of_sites = [torch.stack([of_site[layer] for layer in layers]) for of_site in captured]
+    return of_sites[0] if len(of_sites) == 1 else torch.cat(of_sites, dim=-1)

@@ -1,9 +1,11 @@
 """What the commands print: a job before it is run, and what it came to."""
 
+from layerscope.config import FIRST
 from layerscope.formatting import count_of, size_text
 from layerscope.hub import cache
 from layerscope.planning.job import Job, download_bytes
 from layerscope.planning.placement import Placement, gib
+from layerscope.planning.saes import Dictionary
 from layerscope.records.differences import settings_that_differ
 from layerscope.records.goals import GoalGroups, told_goals
 from layerscope.records.manifest import RUNNING, manifest_path
@@ -21,14 +23,9 @@ def describe(job: Job) -> str:
     lines += [
         f"model      {job.model.name} {job.model.commit or '(folder)'}: {count_of(job.spec.n_layers, 'layer')}, "
         f"d_model {job.spec.d_model}, {job.spec.n_parameters / 1e6:,.1f} M parameters, {job.numerics.dtype}",
-        f"SAEs       {job.sae_repository.name} {job.sae_repository.commit or '(folder)'}: "
-        f"width {job.saes[0].width} ({count_of(job.d_sae, 'feature')}), {job.numerics.sae_dtype}",
     ]
-    lines += [
-        f"  layer {sae.layer:>2}  {sae.path.rpartition('/')[0] or sae.path}  "
-        f"L0 {sae.l0_name if sae.l0 is None else sae.l0}  {sae.neuronpedia_id or 'no Neuronpedia id'}"
-        for sae in job.saes
-    ]
+    for dictionary in job.dictionaries:
+        lines += _describe_saes(job, dictionary)
     saved = 1 - plan.shared_tokens / plan.unshared_tokens if plan.unshared_tokens else 0
     lines += [
         f"questions  {len(job.selection)} of {len(job.selection.source)} in {_origin(job)}"
@@ -56,6 +53,20 @@ def describe(job: Job) -> str:
         f"done       {_done(job)}",
     ]
     return "\n".join(lines)
+
+
+def _describe_saes(job: Job, dictionary: Dictionary) -> list[str]:
+    repository, saes = dictionary.repository, dictionary.saes
+    name, site = ("SAEs", "") if dictionary.name == FIRST else ("and", f"{dictionary.name}: {dictionary.site} of ")
+    return [
+        f"{name:<10} {site}{repository.name} {repository.commit or '(folder)'}: "
+        f"width {saes[0].width} ({count_of(dictionary.d_sae, 'feature')}), {job.numerics.sae_dtype}",
+        *(
+            f"  layer {sae.layer:>2}  {sae.path.rpartition('/')[0] or sae.path}  "
+            f"L0 {sae.l0_name if sae.l0 is None else sae.l0}  {sae.neuronpedia_id or 'no Neuronpedia id'}"
+            for sae in saes
+        ),
+    ]
 
 
 def _describe_residuals(job: Job) -> list[str]:

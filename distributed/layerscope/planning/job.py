@@ -4,6 +4,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import ranges, size_text, utf8
@@ -12,6 +13,7 @@ from layerscope.hub.repository import Repository
 from layerscope.models.spec import ModelSpec
 from layerscope.planning.needs import Needs
 from layerscope.planning.placement import Placement
+from layerscope.planning.saes import Dictionary
 from layerscope.planning.settings import (
     Crew,
     Numerics,
@@ -19,8 +21,8 @@ from layerscope.planning.settings import (
 from layerscope.questions.plan import Plan
 from layerscope.questions.reading import MAX, Reading
 from layerscope.questions.selection import Selection
-from layerscope.records.identity import Identity, ModelFiles, PlanSize, SaeFile, SaeFiles, Settings
-from layerscope.records.manifest import About, Tokens
+from layerscope.records.identity import Identity, ModelFiles, OtherSaes, PlanSize, SaeFile, SaeFiles, Settings
+from layerscope.records.manifest import About, AboutDictionary, Tokens
 from layerscope.records.residuals import RESIDUAL_DTYPES, residual_readings, residuals_path
 from layerscope.saes.choice import SaeChoice
 
@@ -52,11 +54,8 @@ class Job:
     standin: bool
     model: Repository
     spec: ModelSpec
-    sae_repository: Repository
-    saes: tuple[SaeChoice, ...]
-    sae_l0: str
-    """What was asked for: `canonical`, a number, a name."""
-    d_sae: int
+    dictionaries: tuple[Dictionary, ...]
+    """All of the same layers; the record's usual lists are the first one's."""
     selection: Selection
     metadata: str | None
     """Which other columns the records have, as `--metadata` says it; None for none."""
@@ -77,8 +76,6 @@ class Job:
     software: dict[str, str]
     """Versions of the packages that compute, on the nodes that do."""
     warnings: tuple[str, ...]
-    of_another_model: tuple[str, ...] = ()
-    """What says that the SAEs were trained on another model; the manifest keeps it."""
 
     @property
     def n_questions(self) -> int:
@@ -87,24 +84,45 @@ class Job:
 
     @property
     def d_read(self) -> int:
-        """The width of the rows that the SAEs read."""
-        return self.spec.width(self.reading.site)
+        """The width of the rows that the SAEs read, all sites together."""
+        return sum(map(self.spec.width, self.reading.sites))
+
+    def columns(self, dictionary: Dictionary) -> slice:
+        """Which numbers of a row are those of a dictionary's site."""
+        sites = self.reading.sites
+        start = sum(map(self.spec.width, sites[: sites.index(dictionary.site)]))
+        return slice(start, start + self.spec.width(dictionary.site))
+
+    @property
+    def sae_repository(self) -> Repository:
+        """Of the first dictionary, as what follows."""
+        return self.dictionaries[0].repository
+
+    @property
+    def saes(self) -> tuple[SaeChoice, ...]:
+        return self.dictionaries[0].saes
+
+    @property
+    def d_sae(self) -> int:
+        return self.dictionaries[0].d_sae
 
     @property
     def layers(self) -> list[int]:
-        return [sae.layer for sae in self.saes]
+        return self.dictionaries[0].layers
 
     def estimated_bytes(self) -> int:
         """About the size of the finished file, if as many features are active as the SAEs' average L0 says."""
 
+        saes = [sae for dictionary in self.dictionaries for sae in dictionary.saes]
+
         def of_reading(name: str) -> int:
             many, more = (_L0S_OVER_TOKENS, _BYTES_OF_A_TOKEN) if name == MAX else (1, 0)
-            expected = [many * sae.expected_l0 for sae in self.saes]
+            expected = [many * sae.expected_l0 for sae in saes]
             features = sum(min(l0, self.numerics.top_k or l0) for l0 in expected)
-            return features * (_BYTES_PER_FEATURE + more) + 30 * len(self.saes)
+            return features * (_BYTES_PER_FEATURE + more) + 30 * len(saes)
 
         tokens = self.plan.solution_tokens * self.n_questions // max(1, len(self.selection))
-        by_token = self.reading.token_activations * len(self.saes) * tokens * _BYTES_AT_A_TOKEN
+        by_token = self.reading.token_activations * len(saes) * tokens * _BYTES_AT_A_TOKEN
         of_solution = sum(map(of_reading, self.reading.names)) + 300
         attributed = self.n_questions * (self._bytes_of_attributions() if self.reading.attribution else 0)
         return self.n_questions * self.reading.solutions * of_solution + by_token + attributed
@@ -114,11 +132,16 @@ class Job:
         features = sum(min(_L0S_OVER_TOKENS * sae.expected_l0, self.numerics.top_k or sys.maxsize) for sae in self.saes)
         return 4 * (features * _BYTES_PER_ATTRIBUTION + 100 * len(self.saes))
 
+    @property
+    def _width(self) -> int:
+        """Of what the first dictionary reads, which is what is kept and attributed to."""
+        return self.spec.width(self.reading.sites[0])
+
     def residual_bytes(self) -> int:
         """The size of the residuals beside the finished file."""
         if self.reading.residuals is None:
             return 0
-        kept = 2 * len(residual_readings(self.reading.names)) * self.d_read
+        kept = 2 * len(residual_readings(self.reading.names)) * self._width
         return self.n_questions * len(self.layers) * kept * RESIDUAL_DTYPES[self.reading.residuals].itemsize
 
     def identity(self) -> Identity:
@@ -135,8 +158,8 @@ class Job:
                 seed=self.seed if len(self.selection) < len(self.selection.source) else None,
                 layers=ranges(self.layers),
                 sae_width=self.saes[0].width,
-                sae_l0=self.sae_l0,
-                site=self.reading.site,
+                sae_l0=self.dictionaries[0].l0,
+                site=self.reading.sites[0],
                 top_k=self.numerics.top_k or "all",
                 dtype=self.numerics.dtype,
                 sae_dtype=self.numerics.sae_dtype,
@@ -156,20 +179,16 @@ class Job:
                 commit=self.model.commit,
                 files={path: hub.sha256(self.model, path) for path in self.spec.files},
             ),
-            saes=SaeFiles(
-                repository=_told(self.sae_repository),
-                commit=self.sae_repository.commit,
-                layers={sae.layer: self._sae_file(sae) for sae in self.saes},
-            ),
+            saes=SaeFiles(**_sae_files(self.dictionaries[0])),
             questions=self.selection.source.origin,
             plan=PlanSize(questions=self.n_questions, batches=len(self.plan), sha256=self.plan.digest),
             software=self.software,
             hardware=self.placement.hardware,
+            other_dictionaries={
+                each.name: OtherSaes(**_sae_files(each), site=each.site, width=each.saes[0].width, l0=each.l0)
+                for each in self.dictionaries[1:]
+            },
         )
-
-    def _sae_file(self, sae: SaeChoice) -> SaeFile:
-        config = hub.sha256(self.sae_repository, sae.config) if sae.config else None
-        return SaeFile(path=sae.path, sha256=hub.sha256(self.sae_repository, sae.path), config_sha256=config)
 
     def about(self, command: str) -> About:
         """What the manifest says besides, for readers of the records and for going on."""
@@ -178,13 +197,21 @@ class Job:
             folder=utf8(str(Path.cwd())),
             order=" ".join(map(str, self.plan.order.tolist())),
             standin=self.standin,
-            neuronpedia={sae.layer: sae.neuronpedia_id for sae in self.saes},
-            average_l0={sae.layer: sae.l0 for sae in self.saes},
-            d_model=self.d_read,
-            d_sae=self.d_sae,
+            **self._of_dictionary(self.dictionaries[0]),
             tokens=Tokens(shared=self.plan.shared_tokens, unshared=self.plan.unshared_tokens),
-            warnings=self.of_another_model,
+            warnings=tuple(told for each in self.dictionaries for told in each.of_another_model),
+            other_dictionaries={
+                each.name: AboutDictionary(**self._of_dictionary(each)) for each in self.dictionaries[1:]
+            },
         )
+
+    def _of_dictionary(self, dictionary: Dictionary) -> dict[str, Any]:
+        return {
+            "neuronpedia": {sae.layer: sae.neuronpedia_id for sae in dictionary.saes},
+            "average_l0": {sae.layer: sae.l0 for sae in dictionary.saes},
+            "d_model": self.spec.width(dictionary.site),
+            "d_sae": dictionary.d_sae,
+        }
 
 
 def check_space(job: Job) -> None:
@@ -209,9 +236,20 @@ def check_space(job: Job) -> None:
 def download_bytes(job: Job) -> int:
     """What must still come from the hub to this node."""
     wanted = [(job.model, path) for path in job.spec.files] + [
-        (job.sae_repository, path) for sae in job.saes for path in sae.files
+        (each.repository, path) for each in job.dictionaries for sae in each.saes for path in sae.files
     ]
     return sum(repository.files[path].size for repository, path in wanted if not hub.is_cached(repository, path))
+
+
+def _sae_files(dictionary: Dictionary) -> dict[str, Any]:
+    repository = dictionary.repository
+
+    def file(sae: SaeChoice) -> SaeFile:
+        config = hub.sha256(repository, sae.config) if sae.config else None
+        return SaeFile(path=sae.path, sha256=hub.sha256(repository, sae.path), config_sha256=config)
+
+    layers = {sae.layer: file(sae) for sae in dictionary.saes}
+    return {"repository": _told(repository), "commit": repository.commit, "layers": layers}
 
 
 def _told(repository: Repository) -> str:

@@ -54,34 +54,36 @@ class Needs:
 def estimate(
     spec: ModelSpec,
     layers: Sequence[int],
-    d_sae: int,
+    dictionaries: Sequence[tuple[Site, int]],
     numerics: Numerics,
     rows: int,
     rows_per_question: float,
-    site: Site = "resid_post",
     attributed: bool = False,
 ) -> Needs:
     """What a run takes.
 
     Args:
-        layers: that have an SAE.
-        rows: of a layer's tensor that the plan's largest batch makes.
+        layers: that have SAEs.
+        dictionaries: of each where it reads, and d_sae.
+        rows: of a layer's tensors that the plan's largest batch makes.
         rows_per_question: on average.
-        attributed: whether the margin is led back to these rows: of the SAEs the decoders too, of rows the gradients.
+        attributed: whether the margin is led back to the first one's rows: of its SAEs the decoders too, of rows the
+            gradients.
     """
     both = 2 if attributed else 1
     size = BYTES_PER_VALUE[numerics.dtype]
-    width = spec.width(site)
-    sae = both * width * d_sae * BYTES_PER_VALUE[numerics.sae_dtype]
+    first, *others = [spec.width(site) * d_sae for site, d_sae in dictionaries]
+    weights = both * first + sum(others)
+    width = sum(map(spec.width, {site for site, _ in dictionaries}))
     by_layer = both * rows * width * size
     kept = _bytes_kept(spec, min(layers), size) * numerics.batch_tokens if attributed else 0
     return Needs(
         model=spec.n_parameters * size,
-        sae_by_layer=dict.fromkeys(layers, sae),
+        sae_by_layer=dict.fromkeys(layers, weights * BYTES_PER_VALUE[numerics.sae_dtype]),
         d_model=spec.d_model,
-        encode_cost=both * width * d_sae * len(layers) / spec.n_parameters * rows_per_question / 2,
+        encode_cost=weights * len(layers) / spec.n_parameters * rows_per_question / 2,
         gemma_work=_CUDA_BYTES + _pass_bytes(spec, numerics.batch_tokens, size) + kept + 2 * len(layers) * by_layer,
-        encoder_work=_CUDA_BYTES + _COPIES * 4 * min(_PRE_ACTIVATIONS, rows * d_sae),
+        encoder_work=_CUDA_BYTES + _COPIES * 4 * min(_PRE_ACTIVATIONS, rows * max(d_sae for _, d_sae in dictionaries)),
         kept=kept,
         rows_by_layer=by_layer,
         on_a_card=2 * spec.n_parameters

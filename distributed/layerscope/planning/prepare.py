@@ -19,7 +19,7 @@ from layerscope.planning.needs import estimate
 from layerscope.planning.node import Node, gpu_types
 from layerscope.planning.placement import Placement
 from layerscope.planning.placing import place
-from layerscope.planning.saes import take_saes
+from layerscope.planning.saes import take_dictionaries
 from layerscope.planning.settings import (
     numeric,
     output_file,
@@ -64,33 +64,35 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     )
     model = _model(config)
     spec = read_spec(model)
-    taken = take_saes(config, model, spec)
+    dictionaries = take_dictionaries(config, model, spec)
+    first = dictionaries[0]
     crew = settle_crew(config, nodes, spec.d_model)
     numerics = settle_numerics(config, nodes, crew)
-    reading = replace(settle_reading(config, model, selection.source.solutions), site=taken.saes[0].site)
+    reading = replace(
+        settle_reading(config, model, selection.source.solutions),
+        sites=tuple(dict.fromkeys(each.site for each in dictionaries)),
+        dictionaries=tuple(each.name for each in dictionaries[1:]),
+    )
     plan = make_plan(selection, _tokenizer(model, spec, reading.prompt), numerics.batch_tokens)
     shard = parse_shard(config.shard)
     rows = reading.rows(int(np.diff(plan.starts).max(initial=0)), numerics.batch_tokens)
-    layers = [sae.layer for sae in taken.saes]
     of_question, attributed = _rows_per_question(plan, reading), reading.attribution is not None
-    if attributed and any(sae.recipe.transcodes or sae.recipe.scaling != "none" for sae in taken.saes):
+    if attributed and any(sae.recipe.transcodes or sae.recipe.scaling != "none" for sae in first.saes):
         raise UsageError(
             "--attribution needs SAEs that give back what they read, as a sum of their features and a bias.\n"
             "These decode to another place, or scale what they read first: leave it out, or take others."
         )
-    needs = estimate(spec, layers, taken.d_sae, numerics, rows, of_question, reading.site, attributed)
+    sizes = [(each.site, each.d_sae) for each in dictionaries]
+    needs = estimate(spec, first.layers, sizes, numerics, rows, of_question, attributed)
     placement = place(crew, nodes, needs)
-    warnings += taken.warnings
+    warnings += [told for each in dictionaries for told in each.warnings]
     if plan.unscorable:
         warnings.append(f"{count_of(plan.unscorable, 'question')} cannot be scored; the error lines will say why.")
     return Job(
         standin=config.standin,
         model=model,
         spec=spec,
-        sae_repository=taken.repository,
-        saes=taken.saes,
-        sae_l0=config.sae_l0,
-        d_sae=taken.d_sae,
+        dictionaries=dictionaries,
         selection=selection,
         metadata=None if config.metadata == "none" else config.metadata,
         seed=config.seed,
@@ -104,7 +106,6 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
         patience=config.patience,
         output=output,
         software=dict(nodes[0].software),
-        of_another_model=taken.of_another_model,
         warnings=(*warnings, *_warnings_of_nodes(nodes, placement)),
     )
 

@@ -1,9 +1,11 @@
 """The SAEs of a run: where they lie, which are taken, and whether they were trained on its model."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import cast
 
-from layerscope.config import Config, parse_layers
+from layerscope.config import FIRST, Config, DictionaryAsked, Site, parse_dictionaries, parse_layers
+from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import ranges
 from layerscope.hub.repository import Repository, open_repository
 from layerscope.models.spec import ModelSpec
@@ -14,18 +16,28 @@ from layerscope.saes.weights import read_d_sae
 from layerscope.standin import standin_folder
 
 
-class Taken(NamedTuple):
-    """The SAEs that a run takes."""
+@dataclass(frozen=True)
+class Dictionary:
+    """An SAE for every layer of a run, all of one site and width."""
 
+    name: str
     repository: Repository
     saes: tuple[SaeChoice, ...]
     d_sae: int
-    missing: list[int]
-    """Layers of the model that have none such, where all were asked for."""
-    of_another_model: tuple[str, ...]
-    """What says that they were trained on another model."""
-    l0: str
+    l0: str = CANONICAL
     """As it was asked for."""
+    missing: tuple[int, ...] = ()
+    """Layers of the model that have none such, where all were asked for."""
+    of_another_model: tuple[str, ...] = ()
+    """What says that they were trained on another model."""
+
+    @property
+    def site(self) -> Site:
+        return self.saes[0].site
+
+    @property
+    def layers(self) -> list[int]:
+        return [sae.layer for sae in self.saes]
 
     @property
     def warnings(self) -> list[str]:
@@ -36,33 +48,73 @@ class Taken(NamedTuple):
         return told
 
 
-def take_saes(config: Config, model: Repository, spec: ModelSpec) -> Taken:
-    """
+def take_dictionaries(config: Config, model: Repository, spec: ModelSpec) -> tuple[Dictionary, ...]:
+    """The SAEs of `--sae-repo`, then those of every `--dictionary`, for the same layers.
+
     Raises:
-        LayerscopeError: what is asked for is not there, cannot be read, or does not fit the model.
+        LayerscopeError: what is asked for is not there, cannot be read, does not fit the model, or is taken twice.
     """
-    repository = _repository(config, model, spec)
-    saes, missing = choose_saes(
-        repository,
-        spec.n_layers,
-        parse_layers(config.layers),
+    asked = DictionaryAsked(
+        FIRST,
+        config.sae_repo,
+        config.site,
         config.sae_width,
         config.sae_l0,
+        config.sae_revision,
         config.sae_repo_id,
-        config.site,
     )
+    first = _take(asked, _repository(config, asked, model, spec), model, spec, parse_layers(config.layers))
+    taken = [first]
+    for asked in parse_dictionaries(config.dictionary):
+        try:
+            repository = _repository(config, asked, model, spec, first)
+            other = _take(asked, repository, model, spec, frozenset(first.layers))
+            _check_new(other, taken)
+        except LayerscopeError as error:
+            advice = (
+                "" if "\n" in str(error) else "\nAll dictionaries of a run have its --layers: name those, or others."
+            )
+            raise type(error)(f"--dictionary {asked.name}: {error}{advice}") from error
+        taken.append(other)
+    return tuple(taken)
+
+
+def _take(
+    asked: DictionaryAsked, repository: Repository, model: Repository, spec: ModelSpec, layers: frozenset[int] | None
+) -> Dictionary:
+    saes, missing = choose_saes(repository, spec.n_layers, layers, asked.width, asked.l0, asked.id, asked.site)
     d_sae = read_d_sae(repository, saes[0], spec.width(saes[0].site))
-    return Taken(repository, tuple(saes), d_sae, missing, tuple(_of_another_model(model, saes)), config.sae_l0)
+    another = tuple(_of_another_model(model, saes))
+    return Dictionary(asked.name, repository, tuple(saes), d_sae, asked.l0, tuple(missing), another)
 
 
-def _repository(config: Config, model: Repository, spec: ModelSpec) -> Repository:
-    """Where the SAEs lie; by default those that belong to the model."""
+def _check_new(other: Dictionary, taken: Sequence[Dictionary]) -> None:
+    """
+    Raises:
+        UsageError: these very SAEs are taken already.
+    """
+    for each in taken:
+        same = (other.repository.name, other.repository.commit) == (each.repository.name, each.repository.commit)
+        if same and [sae.path for sae in other.saes] == [sae.path for sae in each.saes]:
+            whose = "those of --sae-repo" if each.name == FIRST else f"those of --dictionary {each.name}"
+            raise UsageError(
+                f"its SAEs are {whose}: {each.saes[0].path} and so on, of {each.repository.name}.\n"
+                "They would be recorded twice: name other ones, by site=, width= or l0=, or leave it out."
+            )
+
+
+def _repository(
+    config: Config, asked: DictionaryAsked, model: Repository, spec: ModelSpec, first: Dictionary | None = None
+) -> Repository:
+    """Where SAEs lie; by default where those of the site do that belong to the model."""
+    if asked.repo != "auto" and not (config.standin and first is None):
+        return open_repository(asked.repo, asked.revision)
     if config.standin:
         return open_repository(str(standin_folder() / "saes"))
-    name = config.sae_repo
-    if name == "auto":
-        name = suite_of(model, spec.d_model, spec.n_layers, "resid_post" if config.site == "auto" else config.site)
-    return open_repository(name, config.sae_revision)
+    if first is not None and (config.sae_repo != "auto" or asked.site in ("auto", first.site)):
+        return first.repository
+    site = cast(Site, "resid_post" if asked.site == "auto" else asked.site)
+    return open_repository(suite_of(model, spec.d_model, spec.n_layers, site), asked.revision)
 
 
 def _of_another_model(model: Repository, saes: Sequence[SaeChoice]) -> Iterator[str]:

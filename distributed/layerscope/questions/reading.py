@@ -27,8 +27,10 @@ class Reading:
     """Of how many solutions of a question the features are recorded, at most."""
     more: bool = False
     """Whether any question has more than two solutions."""
-    site: Site = "resid_post"
-    """What is read of a token: a layer's tensor, where the SAEs were trained."""
+    sites: tuple[Site, ...] = ("resid_post",)
+    """What is read of a token: tensors of a layer, where SAEs were trained, the first dictionary's first."""
+    dictionaries: tuple[str, ...] = ()
+    """The names of further dictionaries, in the order of the record."""
     attribution: AttributionRule | None = None
     """How the margin is led back to features; None where it is not."""
 

@@ -1,23 +1,99 @@
 """What a record must be besides having every name and type right; for whoever looks closely."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from msgspec import UNSET
 
-from layerscope.records.attributions import Attributions
+from layerscope.records.attributions import GROUPS, Attributions
+from layerscope.records.dictionaries import names_of, seen_by
 from layerscope.records.readings import Feature, PlacedFeature
 from layerscope.records.record import NotARecordError, Record, SolutionDetails, strongest_wrong
 
 _ROUNDING = 1e-6  # of float32, relative
 
 
-def check(record: Record, top_k: int | Literal["all"], d_sae: int) -> None:
+def check_parts(
+    record: Record,
+    layers: Sequence[int],
+    readings: Sequence[str],
+    tokens: bool,
+    all_solutions: bool,
+    token_activations: int | None = None,
+    attributed: bool = False,
+    dictionaries: Sequence[str] = (),
+) -> None:
+    """Whether a record has the layers and readings of its run, in their order, and tokens or none.
+
+    Args:
+        all_solutions: whether the run recorded the features of every wrong solution, not of the strongest alone.
+        token_activations: of how many features of each list of `max` all tokens' activations are there; None for any.
+        attributed: whether the run has attributions.
+        dictionaries: names of those that it has beside the first.
+
+    Raises:
+        NotARecordError: it has others.
+    """
+    if any((other.details is not None) != all_solutions for other in record.more):
+        raise NotARecordError(f"one of the others has {'no features' if all_solutions else 'features'}")
+    if len(record.attributions) != (len(GROUPS) if attributed else 0):
+        raise NotARecordError(f"there are {'not all' if attributed else 'unasked'} attributions")
+    for group in record.attributions.values():
+        if list(group.lists) != layers or list(group.terms) != layers:
+            raise NotARecordError(f"the layers of attributions are {_named(group.lists)}, the run's {_named(layers)}")
+    for details in record.recorded:
+        if list(names_of(details)) != list(dictionaries):
+            named = f"{_named(names_of(details)) or 'none'}, the run's are {_named(dictionaries) or 'none'}"
+            raise NotARecordError(f"the other dictionaries are {named}")
+        if list(details.readings) != list(readings):
+            raise NotARecordError(f"the readings are {_named(details.readings)}, the run's are {_named(readings)}")
+        if (details.tokens is not UNSET) != tokens:
+            raise NotARecordError(
+                f"a solution has {'no tokens' if tokens else 'tokens, which the run was not asked for'}"
+            )
+        for reading in details.readings.values():
+            for by_layer in (reading.active_features_by_layer, reading.active_feature_count_by_layer):
+                if list(by_layer) != layers:
+                    raise NotARecordError(f"the layers are {_named(by_layer)}, the run's are {_named(layers)}")
+        if token_activations is not None:
+            _check_token_activations(details, token_activations)
+    for name in dictionaries:
+        try:
+            check_parts(seen_by(record, name), layers, readings, tokens, all_solutions, token_activations)
+        except NotARecordError as error:
+            raise NotARecordError(f"{error} (dictionary {name})") from error
+
+
+def check_alike(record: Record) -> None:
+    """Whether all solutions of a record that has no manifest have the same parts.
+
+    Raises:
+        NotARecordError: they have not.
+    """
+    own, attributed = record.positive, bool(record.attributions)
+    layers, tokens = list(own.active_features_by_layer), own.tokens is not UNSET
+    every = any(other.details is not None for other in record.more)
+    check_parts(record, layers, list(own.readings), tokens, every, None, attributed, names_of(own))
+
+
+def _check_token_activations(details: SolutionDetails, wanted: int) -> None:
+    if details.other_readings is UNSET or details.other_readings.max is UNSET:
+        return
+    for layer, features in details.other_readings.max.active_features_by_layer.items():
+        there = [each.token_activations is not UNSET for each in features]
+        if there != [place < wanted for place in range(len(features))]:
+            raise NotARecordError(
+                f"layer {layer} has token_activations of {sum(there)} features, the run's are of the first {wanted}"
+            )
+
+
+def check(record: Record, top_k: int | Literal["all"], d_sae: int, d_sae_of_others: Mapping[str, int] = {}) -> None:
     """Checks a record against itself: what can be wrong though every name and type is right.
 
     Args:
         top_k: how many features a list has at most.
         d_sae: every feature's id is below it.
+        d_sae_of_others: the same of further dictionaries, by name.
 
     Raises:
         NotARecordError: what is off.
@@ -33,6 +109,11 @@ def check(record: Record, top_k: int | Literal["all"], d_sae: int) -> None:
     for name, group in record.attributions.items():
         _check_attributions(name, group, top_k, d_sae)
     check_prompt(record)
+    for name, width in d_sae_of_others.items():
+        try:
+            check(seen_by(record, name), top_k, width)
+        except NotARecordError as error:
+            raise NotARecordError(f"{error} (dictionary {name})") from error
     scores = [solution.score for solution in record.in_order]
     if record.negative_index != strongest_wrong(scores, record.label):
         raise NotARecordError("the negative solution is not the strongest of the wrong ones")
@@ -113,3 +194,7 @@ def check_prompt(record: Record) -> None:
     first, *others = (details.readings.get("prompt") for details in record.recorded)
     if any(other != first for other in others):
         raise NotARecordError("the solutions have different features at the prompt, which is the same for both")
+
+
+def _named(names: Iterable[object]) -> str:
+    return ", ".join(map(str, names))

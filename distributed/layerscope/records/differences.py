@@ -43,6 +43,10 @@ def settings_that_differ(manifest: Manifest, identity: Identity) -> list[str]:
         of_then = {**new[part], commit: old[part].get(commit)}
         if of_then == old[part] and (part != "questions" or old["plan"] == new["plan"]):
             new[part] = of_then
+    for name, before in old["other_dictionaries"].items():
+        now = new["other_dictionaries"].get(name)
+        if now is not None and {**now, "commit": before["commit"]} == before:
+            now["commit"] = before["commit"]
     if all(known["questions"].keys() == {"dataset"} for known in (old, new)):  # what the hub has says its split too
         new["questions"] = old["questions"]
     return differences(old, new)

@@ -14,7 +14,7 @@ class Fingerprint(Struct, frozen=True, kw_only=True):
     """Of one kind of processor or GPU."""
 
     digests: dict[str, str]
-    """By what was computed: `model`, or `sae 12` for the SAE of a layer."""
+    """By what was computed: `model`, or `sae 12` for the SAE of a layer, `sae 12 of wide` of a further dictionary."""
     circumstances: dict[str, str]
     """What is known to change such bits, where they were first taken; for people."""
 

@@ -4,10 +4,11 @@ from typing import Annotated, Literal, NamedTuple
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from layerscope.config import READINGS, AttributionRule, ResidualFormat, Site
+from layerscope.config import DICTIONARY_NAME, READINGS, AttributionRule, ResidualFormat, Site
 
 _READINGS = rf"\A{READINGS[0]}{''.join(f'(,{name})?' for name in READINGS[1:])}\Z"
 
+DictionaryName = Annotated[str, Meta(pattern=rf"\A{DICTIONARY_NAME}\Z")]
 Count = Annotated[int, Meta(ge=0)]
 
 
@@ -72,6 +73,15 @@ class SaeFiles(Struct, frozen=True, kw_only=True):
     repository: str
     commit: str | None
     layers: dict[int, SaeFile]
+
+
+class OtherSaes(SaeFiles, frozen=True, kw_only=True):
+    """The SAEs of a further dictionary."""
+
+    site: Site
+    width: str
+    l0: str
+    """As it was asked for."""
 
 
 class PlanSize(Struct, frozen=True, kw_only=True):
@@ -139,3 +149,5 @@ class Identity(Struct, frozen=True, kw_only=True):
     """Only in files of ablations."""
     packing: Packing | UnsetType = UNSET
     """Not there for a file of plain lines."""
+    other_dictionaries: dict[DictionaryName, OtherSaes] = {}
+    """By name, those beside `saes`, in the order of the record."""

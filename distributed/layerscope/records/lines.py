@@ -11,35 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import orjson
 
 from layerscope.records.attributions import OF_THE_LINE, AttributionRows, list_name, names_of_the_line, terms_name
+from layerscope.records.pieces import COUNTS, Pieces, SolutionScore, around, around_other, as_key, dumps
 from layerscope.records.record import METADATA, NEGATIVE, OTHERS, POSITIVE, choice, strongest_wrong
 
 if TYPE_CHECKING:
     from layerscope.questions.sources import Question
     from layerscope.records.feature_lists import LayerBlock
 
-_FEATURES = b'"active_features_by_layer":{'
-_COUNTS = b'},"active_feature_count_by_layer":{'
 _NO_ERROR = b',"error":""}\n'
 _UNSCORED = ("question", "model_is_correct", POSITIVE, NEGATIVE)
-
-
-class SolutionScore(NamedTuple):
-    """What the model says of one solution."""
-
-    log_likelihood: float
-    """Sum over the solution's tokens, natural logarithm; a float32's value."""
-    token_count: int
-    final_token: str
-    tokens: Sequence[str] | None = None
-    """What each token stands for in the solution's text, if that is to be in the record."""
-    last_word: int = 0
-    """The last token with a letter or a digit, from 0 within the solution, if that reading is to be in the record."""
 
 
 class Slot(NamedTuple):
@@ -57,8 +42,8 @@ class Frame:
     pieces: tuple[bytes, ...]
     """One more than there are slots."""
     rows: tuple[int, ...]
-    """Of the batch's rows of features those of the positive solution, reading by reading, then the negative's, then
-    those of the others whose features are recorded."""
+    """Of the batch's rows of features, by the first dictionary, those of the positive solution, reading by reading,
+    then the negative's, then those of the others whose features are recorded."""
     correct: bool
     """The right solution has the highest log-likelihood."""
     correct_per_character: bool
@@ -69,13 +54,13 @@ class Frame:
     """Some question of the run has more than two solutions."""
     metadata: bytes = b""
     """Of the question, as JSON; empty for none."""
-    attributed: tuple[Slot, ...] = ()
-    """Of a run with attributions, all rows in the order of the line."""
+    further: tuple[Slot, ...] = ()
+    """Of a run with attributions or further dictionaries, all rows in the order of the line."""
 
     @property
     def slots(self) -> Iterable[Slot]:
         """What comes between the pieces."""
-        return self.attributed or (Slot(row, _COUNTS) for row in self.rows)
+        return self.further or (Slot(row, COUNTS) for row in self.rows)
 
     @property
     def final_rows(self) -> tuple[int, int]:
@@ -105,6 +90,7 @@ def frame_record(
     others: Sequence[Mapping[str, int]] = (),
     more: bool = False,
     attributions: AttributionRows | None = None,
+    dictionaries: Mapping[str, int] = {},
 ) -> Frame:
     """The frame of a question's record.
 
@@ -115,6 +101,7 @@ def frame_record(
         others: the same of the other readings, by name, in the order of the record.
         more: whether any question of the run has more than two solutions.
         attributions: among the batch's rows, where the run has them.
+        dictionaries: by name, in the order of the record, how far behind the first dictionary's rows another one's are.
     """
     texts, label = question.solutions, question.label
     more = more or len(texts) > 2
@@ -125,19 +112,20 @@ def frame_record(
     recorded = [label, negative]
     correct = choice(*log_likelihoods) == label
     start = {"example_id": question.example_id, "question": question.goal, "model_is_correct": correct}
-    pieces, slots = _Pieces(_dumps(start)[:-1]), list[Slot]()
+    pieces, slots = Pieces(dumps(start)[:-1]), list[Slot]()
     for key, solution in zip((POSITIVE, NEGATIVE), recorded, strict=True):
-        pieces.add(_key(key), _around(texts[solution], scores[solution], others[solution]))
-        slots += [Slot(row, _COUNTS) for row in _rows_of(solution, rows, others)]
+        pieces.add(as_key(key), around(texts[solution], scores[solution], others[solution], dictionaries))
+        slots += _slots_of(solution, rows, others, dictionaries)
         if attributions is not None:
             pieces.add_attributions(list_name(), b"}}")
             slots.append(Slot(attributions.own[solution], _between(terms_name())))
     if more:
-        separator = _key(OTHERS) + b"["
+        separator = as_key(OTHERS) + b"["
         for solution in sorted(set(range(len(texts))) - {label, negative}):
-            pieces.add(separator, _around_other(solution, texts[solution], scores[solution], rows, others))
+            there = around_other(solution, texts[solution], scores[solution], rows, others, dictionaries)
+            pieces.add(separator, there)
             recorded += [solution] if rows[solution] is not None else []
-            slots += [Slot(row, _COUNTS) for row in _rows_of(solution, rows, others)]
+            slots += _slots_of(solution, rows, others, dictionaries)
             separator = b","
         pieces.add(separator if len(texts) == 2 else b"", [b"]"])
     pieces.add(b',"label":%d' % label + _metadata(question.metadata), [b"}"])
@@ -154,13 +142,24 @@ def frame_record(
         len(recorded),
         more,
         question.metadata,
-        tuple(slots) if attributions is not None else (),
+        tuple(slots) if attributions is not None or dictionaries else (),
     )
 
 
 def _rows_of(solution: int, rows: Sequence[int | None], others: Sequence[Mapping[str, int]]) -> list[int]:
     """Those of a solution, reading by reading."""
     return [row for row in (rows[solution], *others[solution].values()) if row is not None]
+
+
+def _slots_of(
+    solution: int,
+    rows: Sequence[int | None],
+    others: Sequence[Mapping[str, int]],
+    dictionaries: Mapping[str, int],
+) -> list[Slot]:
+    """Of a solution: dictionary by dictionary, and of each reading by reading."""
+    of_first = _rows_of(solution, rows, others)
+    return [Slot(row + behind, COUNTS) for behind in (0, *dictionaries.values()) for row in of_first]
 
 
 def error_line(
@@ -174,13 +173,13 @@ def error_line(
         attributed: whether the run has attributions.
     """
     names = [*_UNSCORED, *([OTHERS] if more else []), "label"]
-    start = _dumps({"example_id": example_id, **dict.fromkeys(names)})
-    end = _dumps({**dict.fromkeys(names_of_the_line() if attributed else []), "error": reason})
+    start = dumps({"example_id": example_id, **dict.fromkeys(names)})
+    end = dumps({**dict.fromkeys(names_of_the_line() if attributed else []), "error": reason})
     return ErrorLine(start[:-1] + _metadata(metadata) + b"," + end[1:] + b"\n")
 
 
 def _metadata(found: bytes) -> bytes:
-    return _key(METADATA) + found if found else b""
+    return as_key(METADATA) + found if found else b""
 
 
 def in_first_form(pieces: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
@@ -189,7 +188,7 @@ def in_first_form(pieces: Sequence[bytes | memoryview]) -> list[bytes | memoryvi
     if bytes(last[-len(_NO_ERROR) :]) == _NO_ERROR:
         return [*others, last[: -len(_NO_ERROR)], b"}\n"]
     unscored = orjson.loads(b"".join(pieces))
-    return [_dumps({name: unscored[name] for name in ("example_id", "error")}) + b"\n"]
+    return [dumps({name: unscored[name] for name in ("example_id", "error")}) + b"\n"]
 
 
 def join_record(frame: Frame, blocks: Sequence[LayerBlock]) -> list[bytes | memoryview]:
@@ -204,9 +203,10 @@ def settle(outcome: Outcome, blocks: Sequence[LayerBlock]) -> Outcome:
     """The outcome, or the error line of a record one of whose numbers is not finite: the first layer is named."""
     if isinstance(outcome, ErrorLine):
         return outcome
-    slots, attributed = list(outcome.slots), bool(outcome.attributed)
+    slots = list(outcome.slots)
+    attributed = any(slot.between != COUNTS for slot in slots)
     for what, of_features in (("feature activation", True), ("attribution", False)):
-        rows = [slot.row for slot in slots if (slot.between == _COUNTS) == of_features]
+        rows = [slot.row for slot in slots if (slot.between == COUNTS) == of_features]
         layers = [int(block.failed_layers[row]) for block in blocks for row in rows if block.failed_layers[row] >= 0]
         if layers:
             reason = f"non-finite {what} at layer {min(layers)}"
@@ -221,62 +221,5 @@ def _comma_separated(blocks: Sequence[LayerBlock], part: int) -> list[bytes | me
     return pieces[1:]
 
 
-class _Pieces:
-    """The pieces of a frame as they are put together."""
-
-    def __init__(self, start: bytes) -> None:
-        self.all = [start]
-
-    def add(self, before: bytes, pieces: Sequence[bytes]) -> None:
-        """Pieces that follow, the first of them without features between."""
-        first, *rest = pieces
-        self.all[-1] += before + first
-        self.all += rest
-
-    def add_attributions(self, name: str, after: bytes) -> None:
-        """What is around attributions at the end of an object, which ended with its brace."""
-        self.all[-1] = self.all[-1][:-1] + _key(name) + b"{"
-        self.all.append(after)
-
-    def end_with(self, last: bytes) -> None:
-        """What comes in place of the last brace."""
-        self.all[-1] = self.all[-1][:-1] + last
-
-
 def _between(name: str) -> bytes:
-    return b"}" + _key(name) + b"{"
-
-
-def _key(name: str) -> bytes:
-    return b',"%s":' % name.encode()
-
-
-def _around_other(
-    index: int, text: str, score: SolutionScore, rows: Sequence[int | None], others: Sequence[Mapping[str, int]]
-) -> list[bytes]:
-    """`_around` of a wrong solution that is not the strongest, or the whole of it where no features are recorded."""
-    if rows[index] is not None:
-        return _around(text, score, others[index], {"index": index})
-    log_likelihood = np.float32(score.log_likelihood)
-    whole = {"index": index, "text": text, "log_likelihood": log_likelihood, "token_count": score.token_count}
-    return [_dumps(whole)]
-
-
-def _around(text: str, score: SolutionScore, others: Mapping[str, int], before: Mapping[str, int] = {}) -> list[bytes]:
-    """A solution's details but for the features of its readings: the pieces around them, one more than readings."""
-    start = {**before, "text": text, "log_likelihood": np.float32(score.log_likelihood)}
-    end: dict[str, Any] = {"token_count": score.token_count, "final_token": score.final_token}
-    if score.tokens is not None:
-        end["tokens"] = list(score.tokens)
-    pieces = [_dumps(start)[:-1] + b"," + _FEATURES, b"}," + _dumps(end)[1:]]
-    if others:
-        pieces[-1] = pieces[-1][:-1] + b',"other_readings":{'
-        for name in others:
-            pieces[-1] += b'"%s":{' % name.encode() + _FEATURES
-            pieces.append(b'},"token":%d},' % score.last_word if name == "last-word" else b"}},")
-        pieces[-1] = pieces[-1][:-1] + b"}}"
-    return pieces
-
-
-def _dumps(value: dict[str, Any]) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"}" + as_key(name) + b"{"

@@ -19,7 +19,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from layerscope.errors import LayerscopeError, UsageError, remedy
 from layerscope.files import read_plain, replacing
 from layerscope.records.fingerprints import Fingerprint
-from layerscope.records.identity import Count, Identity
+from layerscope.records.identity import Count, DictionaryName, Identity
 from layerscope.strict_json import parse_object
 
 FORMAT: Final = 2
@@ -67,6 +67,15 @@ class AblationAbout(Struct, frozen=True, kw_only=True):
     """1 for a question of the half that discovers, and so had a part in the choice."""
 
 
+class AboutDictionary(Struct, frozen=True, kw_only=True):
+    """What `About` says of the first dictionary, of a further one."""
+
+    neuronpedia: dict[int, NeuronpediaId | None]
+    average_l0: dict[int, int | None]
+    d_model: Count
+    d_sae: Count
+
+
 class About(Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
     """What the manifest says besides, for readers of the records and for going on; layers in the file's order."""
 
@@ -88,6 +97,7 @@ class About(Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
     """About model and SAEs that may not belong together."""
     ablation: AblationAbout | UnsetType = UNSET
     """Only in files of ablations."""
+    other_dictionaries: dict[DictionaryName, AboutDictionary] = {}
 
     @cached_property
     def example_ids(self) -> list[int]:
@@ -145,6 +155,11 @@ class Manifest(Struct, kw_only=True, omit_defaults=True):
     def readings(self) -> tuple[str, ...]:
         """That every record has, in the order of the record; `final` is the first."""
         return tuple(self.identity.settings.readings.split(","))
+
+    @property
+    def dictionaries(self) -> tuple[str, ...]:
+        """The names of those beside the first, in the order of the record."""
+        return tuple(self.identity.other_dictionaries)
 
     def lines_noted(self) -> int:
         """How many lines are known to have been written."""
@@ -246,6 +261,13 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"`about.ablation.starts` does not go from 0 to {questions}")
         if len(ablation.groups.split()) != questions or len(ablation.discovery) != questions:
             raise ValueError("`about.ablation` has not as many groups or halves as there are questions")
+    if list(about.other_dictionaries) != list(identity.other_dictionaries):
+        raise ValueError("`about.other_dictionaries` has other names than `identity.other_dictionaries`")
+    for name, other in about.other_dictionaries.items():
+        if not list(other.neuronpedia) == list(other.average_l0) == list(identity.other_dictionaries[name].layers):
+            raise ValueError(f"`about.other_dictionaries.{name}` has other layers than its SAEs")
+        if list(other.average_l0) != about.layers:
+            raise ValueError(f"`about.other_dictionaries.{name}` has other layers than `about.average_l0`")
     if progress is not UNSET:
         if len(progress.running) != max(0, 9 * progress.marks - 1) or progress.lines != manifest.lines_of(
             progress.marks

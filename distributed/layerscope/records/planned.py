@@ -1,10 +1,9 @@
 """Whether a record is the one that the manifest expects: of this question, and with the parts that were asked for."""
 
-from msgspec import UNSET
-
 from layerscope.formatting import count_of
+from layerscope.records.checking import check_alike, check_parts
 from layerscope.records.manifest import Manifest
-from layerscope.records.record import NotARecordError, Record, Unscored, check_parts
+from layerscope.records.record import NotARecordError, Record, Unscored
 
 
 def hold_against_plan(record: Record | Unscored, number: int, known: Manifest | None) -> None:
@@ -27,11 +26,8 @@ def hold_against_plan(record: Record | Unscored, number: int, known: Manifest | 
 
 
 def _hold_against_settings(record: Record, known: Manifest | None) -> None:
-    if known is None:  # both solutions must at least have the same
-        own = record.positive
-        layers, tokens, attributed = list(own.active_features_by_layer), own.tokens is not UNSET, record.attributions
-        every = any(other.details is not None for other in record.more)
-        check_parts(record, layers, list(own.readings), tokens, every, attributed=bool(attributed))
+    if known is None:
+        check_alike(record)
     else:
         settings = known.identity.settings
         check_parts(
@@ -42,4 +38,5 @@ def _hold_against_settings(record: Record, known: Manifest | None) -> None:
             settings.all_solutions,
             settings.token_activations,
             settings.attribution is not None,
+            known.dictionaries,
         )

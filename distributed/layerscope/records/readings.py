@@ -1,5 +1,7 @@
 """What a record has of each reading of a solution: features of which of its tokens, and how they became one list.
 
+The record's usual lists are of the first dictionary; further ones have the same readings, under `other_dictionaries`.
+
 `final` stands in a solution's details themselves, where it always stood; the others under `other_readings`. All have
 the same two names, so that whoever reads one of them reads any: `SolutionDetails.reading(name)`.
 """
@@ -79,3 +81,28 @@ class OtherReadings(Struct, frozen=True):
         """Those that are there."""
         all_of_them = {"last-word": self.last_word, "max": self.max, "prompt": self.prompt}
         return {name: reading for name, reading in all_of_them.items() if reading is not UNSET}
+
+
+class OtherDictionary(Struct, frozen=True):
+    """What a further dictionary has of a solution: the readings of the run, as the first has them."""
+
+    active_features_by_layer: dict[int, list[Feature]]
+    active_feature_count_by_layer: dict[int, Id]
+    other_readings: OtherReadings | UnsetType = UNSET
+
+    @property
+    def readings(self) -> dict[str, ReadingLists]:
+        """All that are there, by name, in the order of the record."""
+        return named_readings(self)
+
+
+class WithReadings(ReadingLists, Protocol):
+    """What has the lists of `final` itself, and the others beside them."""
+
+    @property
+    def other_readings(self) -> OtherReadings | UnsetType: ...
+
+
+def named_readings(of: WithReadings) -> dict[str, ReadingLists]:
+    """All readings that are there, by name, in the order of the record; `final` is the first."""
+    return {"final": of, **({} if of.other_readings is UNSET else of.other_readings.named())}

@@ -5,14 +5,22 @@ was read of it.
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from layerscope.records.attributions import GROUPS, AttributedFeature, Attributions, AttributionTerms
-from layerscope.records.readings import Feature, Float32, Id, OtherReadings, ReadingLists
+from layerscope.records.attributions import AttributedFeature, Attributions, AttributionTerms
+from layerscope.records.readings import (
+    Feature,
+    Float32,
+    Id,
+    OtherDictionary,
+    OtherReadings,
+    ReadingLists,
+    named_readings,
+)
 
 POSITIVE, NEGATIVE = "positive_solution_details", "negative_solution_details"
 OTHERS, METADATA = "others", "metadata"
@@ -37,6 +45,8 @@ class SolutionDetails(Struct, frozen=True):
     """What each token stands for in the text; joined they are the text. Only where the run was asked for it."""
     other_readings: OtherReadings | UnsetType = UNSET
     """Only where the run was asked for it."""
+    other_dictionaries: dict[str, OtherDictionary] | UnsetType = UNSET
+    """By name, the same of further dictionaries. Only where the run was asked for them."""
     attributions_by_layer: dict[int, list[AttributedFeature]] | UnsetType = UNSET
     """Over the tokens that the solution does not share. Only where the run was asked for it, and so the terms."""
     attribution_terms_by_layer: dict[int, AttributionTerms] | UnsetType = UNSET
@@ -44,8 +54,7 @@ class SolutionDetails(Struct, frozen=True):
     @property
     def readings(self) -> dict[str, ReadingLists]:
         """All that are there, by name, in the order of the record; `final` is the first."""
-        others = {} if self.other_readings is UNSET else self.other_readings.named()
-        return {"final": self, **others}
+        return named_readings(self)
 
     def reading(self, name: str) -> ReadingLists:
         """The features of a reading that the file has."""
@@ -70,6 +79,7 @@ class OtherSolution(Struct, frozen=True):
     final_token: str | UnsetType = UNSET
     tokens: list[str] | UnsetType = UNSET
     other_readings: OtherReadings | UnsetType = UNSET
+    other_dictionaries: dict[str, OtherDictionary] | UnsetType = UNSET
 
     @property
     def score(self) -> float:
@@ -83,7 +93,7 @@ class OtherSolution(Struct, frozen=True):
         if isinstance(features, UnsetType) or isinstance(counts, UnsetType) or isinstance(final, UnsetType):
             return None
         scored = (self.text, self.log_likelihood, features, counts, self.token_count, final)
-        return SolutionDetails(*scored, self.tokens, self.other_readings)
+        return SolutionDetails(*scored, self.tokens, self.other_readings, self.other_dictionaries)
 
 
 class Record(Struct, frozen=True):
@@ -216,58 +226,6 @@ def _is_error(value: object) -> bool:
     return isinstance(value, dict) and value.get("error") not in (None, "")
 
 
-def check_parts(
-    record: Record,
-    layers: Sequence[int],
-    readings: Sequence[str],
-    tokens: bool,
-    all_solutions: bool,
-    token_activations: int | None = None,
-    attributed: bool = False,
-) -> None:
-    """Whether a record has the layers and readings of its run, in their order, and tokens or none.
-
-    Args:
-        all_solutions: whether the run recorded the features of every wrong solution, not of the strongest alone.
-        token_activations: of how many features of each list of `max` all tokens' activations are there; None for any.
-        attributed: whether the run has attributions.
-
-    Raises:
-        NotARecordError: it has others.
-    """
-    if any((other.details is not None) != all_solutions for other in record.more):
-        raise NotARecordError(f"one of the others has {'no features' if all_solutions else 'features'}")
-    if len(record.attributions) != (len(GROUPS) if attributed else 0):
-        raise NotARecordError(f"there are {'not all' if attributed else 'unasked'} attributions")
-    for group in record.attributions.values():
-        if list(group.lists) != layers or list(group.terms) != layers:
-            raise NotARecordError(f"the layers of attributions are {_named(group.lists)}, the run's {_named(layers)}")
-    for details in record.recorded:
-        if list(details.readings) != list(readings):
-            raise NotARecordError(f"the readings are {_named(details.readings)}, the run's are {_named(readings)}")
-        if (details.tokens is not UNSET) != tokens:
-            raise NotARecordError(
-                f"a solution has {'no tokens' if tokens else 'tokens, which the run was not asked for'}"
-            )
-        for reading in details.readings.values():
-            for by_layer in (reading.active_features_by_layer, reading.active_feature_count_by_layer):
-                if list(by_layer) != layers:
-                    raise NotARecordError(f"the layers are {_named(by_layer)}, the run's are {_named(layers)}")
-        if token_activations is not None:
-            _check_token_activations(details, token_activations)
-
-
-def _check_token_activations(details: SolutionDetails, wanted: int) -> None:
-    if details.other_readings is UNSET or details.other_readings.max is UNSET:
-        return
-    for layer, features in details.other_readings.max.active_features_by_layer.items():
-        there = [each.token_activations is not UNSET for each in features]
-        if there != [place < wanted for place in range(len(features))]:
-            raise NotARecordError(
-                f"layer {layer} has token_activations of {sum(there)} features, the run's are of the first {wanted}"
-            )
-
-
 def choice(*scores: float) -> int:
     """Which solution the model prefers, from 0; a tie goes to the earlier."""
     return scores.index(max(scores))
@@ -286,7 +244,3 @@ def strongest_wrong(scores: Sequence[float], label: int) -> int:
 def _float32(value: float) -> float:
     rounded: float = struct.unpack("f", struct.pack("f", value))[0]
     return rounded
-
-
-def _named(names: Iterable[object]) -> str:
-    return ", ".join(map(str, names))

@@ -24,7 +24,7 @@ from layerscope.records.unnoted import Unnoted
 Files = Path | Sequence[Path]
 """The file of a run, or those of the shards of one job."""
 
-_DECIDES = ("settings", "model", "saes", "questions", "plan")
+_DECIDES = ("settings", "model", "saes", "questions", "plan", "other_dictionaries")
 """Parts of the identity that make a job. The rest says on what it was computed, which only last digits depend on."""
 
 

@@ -7,15 +7,17 @@ tells: to go on with such a file, or to verify it, stays refused.
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from msgspec import UNSET
 
 from layerscope.errors import UsageError
+from layerscope.records.checking import check_parts
+from layerscope.records.dictionaries import names_of
 from layerscope.records.extent import Extent
-from layerscope.records.identity import Identity, ModelFiles, PlanSize, SaeFile, SaeFiles, Settings
-from layerscope.records.manifest import FORMAT, READING, About, Advice, Manifest, Tokens, manifest_path
-from layerscope.records.record import NotARecordError, Record, Unscored, check_parts
+from layerscope.records.identity import Identity, ModelFiles, OtherSaes, PlanSize, SaeFile, SaeFiles, Settings
+from layerscope.records.manifest import FORMAT, READING, About, AboutDictionary, Advice, Manifest, Tokens, manifest_path
+from layerscope.records.record import NotARecordError, Record, Unscored
 from layerscope.records.run import RecordsFile, Run
 from layerscope.records.stretches import read_lines
 
@@ -79,7 +81,7 @@ class Unnoted(Run):
     def _hold_against_first(self, record: Record) -> None:
         settings = self.manifest.identity.settings
         layers, attributed = self.manifest.about.layers, settings.attribution is not None
-        parts = settings.tokens, settings.all_solutions, None, attributed
+        parts = settings.tokens, settings.all_solutions, None, attributed, self.manifest.dictionaries
         check_parts(record, layers, self.manifest.readings, *parts)
         if record.model_is_correct != record.correct():
             raise NotARecordError("model_is_correct does not follow from the log-likelihoods")
@@ -102,6 +104,9 @@ class Unnoted(Run):
 def _manifest(first: Record, all_solutions: bool, top_k: int | None, lines: int) -> Manifest:
     own = first.positive
     layers = list(own.active_features_by_layer)
+    files = {layer: SaeFile(path=UNKNOWN, sha256=UNKNOWN) for layer in layers}
+    nothing = dict.fromkeys(layers)
+    saes: dict[str, Any] = {"neuronpedia": nothing, "average_l0": nothing, "d_model": 0, "d_sae": 0}
     settings = Settings(
         prompt=UNKNOWN,
         strip_solutions=False,
@@ -128,25 +133,25 @@ def _manifest(first: Record, all_solutions: bool, top_k: int | None, lines: int)
         identity=Identity(
             settings=settings,
             model=ModelFiles(repository=UNKNOWN, commit=None, files={}),
-            saes=SaeFiles(
-                repository=UNKNOWN,
-                commit=None,
-                layers={layer: SaeFile(path=UNKNOWN, sha256=UNKNOWN) for layer in layers},
-            ),
+            saes=SaeFiles(repository=UNKNOWN, commit=None, layers=files),
             questions={},
             plan=PlanSize(questions=lines, batches=0, sha256=UNKNOWN),
             software={},
             hardware=UNKNOWN,
+            other_dictionaries={
+                name: OtherSaes(
+                    repository=UNKNOWN, commit=None, layers=files, site="resid_post", width=UNKNOWN, l0=UNKNOWN
+                )
+                for name in names_of(own)
+            },
         ),
         about=About(
             command=UNKNOWN,
             folder=UNKNOWN,
             order="",
             standin=False,
-            neuronpedia=dict.fromkeys(layers),
-            average_l0=dict.fromkeys(layers),
-            d_model=0,
-            d_sae=0,
+            **saes,
             tokens=Tokens(shared=0, unshared=0),
+            other_dictionaries={name: AboutDictionary(**saes) for name in names_of(own)},
         ),
     )

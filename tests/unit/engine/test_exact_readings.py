@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from layerscope.engine import batch as plain_functions
+from layerscope.engine import encoding as plain_functions
 from layerscope.engine.batch import score_batch
 from layerscope.engine.encoding import encode_block
 from layerscope.engine.lines import residual_rows

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from layerscope.config import FIRST
+from layerscope.engine.encoding import Encoders
 from layerscope.engine.probes import encoder_fingerprint, model_fingerprint
 from layerscope.hub.repository import open_repository
 from layerscope.models.loading import load_language_model
@@ -34,7 +36,10 @@ def taken(tiny: Path, dtype: str) -> Fingerprint:
     repository = open_repository(str(tiny / "saes"))
     paths = [next(path for path in repository.files if path.startswith(f"layer_{layer}/")) for layer in LAYERS]
     encoders = [load_encoder(repository, SaeChoice(0, "", None, path, None), 32, torch.float32, cpu) for path in paths]
-    of_model, of_encoders = model_fingerprint(model, LAYERS), encoder_fingerprint(encoders, LAYERS, 32, number_format)
+    of_model, of_encoders = (
+        model_fingerprint(model, LAYERS),
+        encoder_fingerprint([Encoders(FIRST, slice(0, 32), encoders)], LAYERS, number_format),
+    )
     return Fingerprint(digests={**of_model.digests, **of_encoders.digests}, circumstances=of_model.circumstances)
 
 
@@ -52,7 +57,7 @@ def test_an_encoder_s_does_not_depend_on_the_block_it_is_in(tiny: Path) -> None:
     repository = open_repository(str(tiny / "saes"))
     path = next(path for path in repository.files if path.startswith("layer_1/"))
     encoder = load_encoder(repository, SaeChoice(0, "", None, path, None), 32, torch.float32, torch.device("cpu"))
-    alone = encoder_fingerprint([encoder], [1], 32, torch.float32).digests
+    alone = encoder_fingerprint([Encoders(FIRST, slice(0, 32), [encoder])], [1], torch.float32).digests
     assert alone.items() <= taken(tiny, "float32").digests.items()
 
 

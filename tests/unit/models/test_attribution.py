@@ -245,7 +245,7 @@ def test_families_and_sites_and_more_than_two_solutions(kind: str, folder: Path,
     )
     places = [list(range(len(pair.tokens)))]
     for site in ("resid_post", "attn_out", "mlp_out"):
-        found = differentiate(model, [pair], [1], strongest_wrong, LAYERS, places, "gradient", site)
+        found = differentiate(model, [pair], [1], strongest_wrong, LAYERS, places, "gradient", [site])
         negative = strongest_wrong(found.scores[0].log_likelihoods, 1)
         expected = torch.zeros_like(found.gradients)
         for solution, sign in ((1, 1), (negative, -1)):

@@ -123,7 +123,7 @@ def whole(pair: Pair, solution: int) -> list[int]:
 @pytest.mark.parametrize("site", SITES)
 def test_a_batch_gives_what_plain_transformers_gives_one_solution_at_a_time(case: Case, site: Site) -> None:
     """Another tensor, mask, RoPE base, scalar or norm than the family's would show in one of these."""
-    result = case.model.forward(case.pairs, LAYERS, site=site)
+    result = case.model.forward(case.pairs, LAYERS, sites=[site])
     assert max(len(pair.tokens) for pair in case.pairs) > 4 * WINDOW
     for row, (pair, score) in enumerate(zip(case.pairs, result.scores, strict=True)):
         for solution in (0, 1):
@@ -140,7 +140,7 @@ def test_the_page_shows_the_family_that_is_tested_here() -> None:
 
 def test_no_site_can_pass_for_another(case: Case) -> None:
     """The comparison above tells them apart: each differs from the others by more than a tenth of its own size."""
-    found = {site: case.model.forward(case.pairs, LAYERS, site=site).residuals for site in SITES}
+    found = {site: case.model.forward(case.pairs, LAYERS, sites=[site]).residuals for site in SITES}
     spec = read_spec(open_repository(str(case.folder)))
     for one in SITES:
         assert found[one].shape[-1] == spec.width(one)
@@ -150,7 +150,7 @@ def test_no_site_can_pass_for_another(case: Case) -> None:
 
 
 def test_the_bits_do_not_depend_on_which_site_is_read(case: Case) -> None:
-    scores = [case.model.forward(case.pairs, LAYERS, site=site).scores for site in SITES]
+    scores = [case.model.forward(case.pairs, LAYERS, sites=[site]).scores for site in SITES]
     assert all(other == scores[0] for other in scores)
 
 
@@ -158,8 +158,8 @@ def test_the_bits_do_not_depend_on_which_site_is_read(case: Case) -> None:
 def test_the_reading_of_a_run_says_which_site_its_batches_bring(case: Case, site: Site) -> None:
     tokenizer = PairTokenizer(case.folder / "tokenizer.json", 4096)
     questions = [Question(number, *texts, 0) for number, texts in enumerate(QUESTIONS)]
-    batch = score_batch(case.model, tokenizer, questions, LAYERS, Reading(site=site))
-    assert torch.equal(batch.residuals, case.model.forward(case.pairs, LAYERS, site=site).residuals)
+    batch = score_batch(case.model, tokenizer, questions, LAYERS, Reading(sites=[site]))
+    assert torch.equal(batch.residuals, case.model.forward(case.pairs, LAYERS, sites=[site]).residuals)
 
 
 def test_what_is_counted_is_what_is_loaded(case: Case) -> None:

@@ -81,8 +81,8 @@ def assert_same(
     asked = [Question(i, *texts[:3], 0, texts[3:]) for i, texts in enumerate(questions)]
     layout = lay_out([tokenizer.pair(question) for question in asked], model.transfers)
     rows = torch.arange(len(layout.tokens))
-    expected = model.through_modules(layout, LAYERS, rows, site)
-    got = decoder.forward(layout, LAYERS, rows, site)
+    expected = model.through_modules(layout, LAYERS, rows, [site])
+    got = decoder.forward(layout, LAYERS, rows, [site])
     for mine, theirs in zip(got, expected, strict=True):
         assert mine.dtype == model.model.dtype
         assert mine.shape == theirs.shape

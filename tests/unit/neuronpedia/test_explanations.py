@@ -39,8 +39,9 @@ from layerscope.neuronpedia.explanations import (
 )
 from layerscope.questions.sources import Question
 from layerscope.records.feature_lists import serialise_block
-from layerscope.records.lines import SolutionScore, error_line, frame_record, join_record
+from layerscope.records.lines import error_line, frame_record, join_record
 from layerscope.records.manifest import manifest_path, read_manifest
+from layerscope.records.pieces import SolutionScore
 from layerscope.records.run import Run
 from layerscope.saes.encoder import TopK
 from made_up import edit_manifest, identity, write_run

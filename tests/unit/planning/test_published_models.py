@@ -38,7 +38,7 @@ def spec_of(name: str, folder: Path) -> ModelSpec:
 def settled(spec: ModelSpec, node: Node, layers: int, d_sae: int) -> tuple[Config, Needs]:
     config = Config(num_samples=100)
     numerics = settle_numerics(config, [node], settle_crew(config, [node], spec.d_model))
-    return config, estimate(spec, range(layers), d_sae, numerics, 400, 2)
+    return config, estimate(spec, range(layers), [("resid_post", d_sae)], numerics, 400, 2)
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))

@@ -16,8 +16,9 @@ import pytest
 import layerscope
 from layerscope.questions.sources import Question
 from layerscope.records.journal import open_journal
-from layerscope.records.lines import SolutionScore, error_line
+from layerscope.records.lines import error_line
 from layerscope.records.manifest import FORMAT, read_manifest
+from layerscope.records.pieces import SolutionScore
 from layerscope.records.replacing import Replacement
 from layerscope.records.run import Run
 from layerscope.records.stretches import read_lines

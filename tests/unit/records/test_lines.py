@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 
 from layerscope.questions.sources import Question
 from layerscope.records.feature_lists import LayerBlock, serialise_block
-from layerscope.records.lines import (
-    Frame,
-    SolutionScore,
-    choice,
-    error_line,
-    frame_record,
-    in_first_form,
-    join_record,
-    settle,
-)
+from layerscope.records.lines import Frame, choice, error_line, frame_record, in_first_form, join_record, settle
+from layerscope.records.pieces import SolutionScore
 from layerscope.saes.encoder import TopK
 
 Feature = tuple[int, float]

@@ -18,8 +18,9 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.neuronpedia.explanations import explain
 from layerscope.questions.sources import Question
 from layerscope.records.journal import open_journal
-from layerscope.records.lines import SolutionScore, error_line
+from layerscope.records.lines import error_line
 from layerscope.records.manifest import manifest_path
+from layerscope.records.pieces import SolutionScore
 from layerscope.records.status import status
 from layerscope.records.verify import verify
 from layerscope.report.page import report

@@ -10,8 +10,9 @@ import pytest
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
 from layerscope.records.checking import check
-from layerscope.records.lines import SolutionScore, error_line
+from layerscope.records.lines import error_line
 from layerscope.records.manifest import read_manifest
+from layerscope.records.pieces import SolutionScore
 from layerscope.records.readings import PlacedFeature
 from layerscope.records.record import NotARecordError, Record, parse
 from layerscope.records.run import RecordsFile, Run

@@ -18,8 +18,9 @@ from layerscope.analysis.reading import reading as columns_of
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
 from layerscope.records.journal import Journal, open_journal
-from layerscope.records.lines import SolutionScore, error_line
+from layerscope.records.lines import error_line
 from layerscope.records.manifest import manifest_path, read_manifest
+from layerscope.records.pieces import SolutionScore
 from layerscope.records.replacing import Replacement
 from layerscope.records.residual_files import ResidualRows
 from layerscope.records.residuals import Array, Layout, residuals_path

@@ -14,8 +14,9 @@ from layerscope.analysis.result import Options
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
 from layerscope.records.journal import open_journal
-from layerscope.records.lines import SolutionScore, error_line
+from layerscope.records.lines import error_line
 from layerscope.records.manifest import manifest_path
+from layerscope.records.pieces import SolutionScore
 from layerscope.records.shards import open_run, two_runs
 from layerscope.records.verify import verify
 from layerscope.report.page import report

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from layerscope.questions.sources import Question
 from layerscope.records.feature_lists import serialise_block
-from layerscope.records.lines import SolutionScore, error_line, frame_record, join_record
+from layerscope.records.lines import error_line, frame_record, join_record
+from layerscope.records.pieces import SolutionScore
 from layerscope.records.record import Record, SolutionDetails, parse
 from layerscope.records.totals import Totals
 from layerscope.saes.encoder import TopK

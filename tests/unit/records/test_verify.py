@@ -25,8 +25,9 @@ from layerscope.questions.sources import Question
 from layerscope.records.feature_lists import serialise_block
 from layerscope.records.identity import Identity
 from layerscope.records.journal import open_journal
-from layerscope.records.lines import SolutionScore, error_line, frame_record, join_record
+from layerscope.records.lines import error_line, frame_record, join_record
 from layerscope.records.manifest import About, manifest_path, read_manifest
+from layerscope.records.pieces import SolutionScore
 from layerscope.records.replacing import Replacement
 from layerscope.records.status import as_json, as_text, status
 from layerscope.records.verify import verify

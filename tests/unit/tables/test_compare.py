@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from conftest import Command
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
-from layerscope.records.lines import SolutionScore, error_line
+from layerscope.records.lines import error_line
 from layerscope.records.manifest import manifest_path
+from layerscope.records.pieces import SolutionScore
 from layerscope.records.readings import Feature
 from layerscope.tables.compare import as_text, compare
 from layerscope.tables.measures import Overlap, Paired

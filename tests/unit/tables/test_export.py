@@ -26,7 +26,8 @@ from conftest import Command
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
 from layerscope.records import progress
-from layerscope.records.lines import SolutionScore, error_line
+from layerscope.records.lines import error_line
+from layerscope.records.pieces import SolutionScore
 from layerscope.records.progress import shown
 from layerscope.records.record import SOLUTIONS, parse
 from layerscope.records.run import RecordsFile
