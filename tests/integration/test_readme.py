@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,8 +104,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_works(line: str, demo: Path, command: Command) -> None:
-    """Ours in this process, if no shell has to be there."""
+def test_every_command_works(line: str, demo: Path, command: Command, one_process: Callable[[str], None]) -> None:
+    """Ours in this process, a run's actors too, if no shell has to be there."""
+    one_process("")
     program, *words = line.split()
     for name in NOT_HERE:
         if program == name or any(word.startswith(f"{name}/") for word in words):

@@ -65,11 +65,12 @@ def residuals() -> dict[int, bytes]:
 def expected(settings: dict[str, str], residuals: dict[int, bytes]) -> bytes:
     """The file as one process makes it from the plain functions."""
     more = {"num_samples": "all", "batch_tokens": 300, "top_k": 20, "readings": READINGS, "tokens": True}
-    return plain_run(Config(**settings, **more, residuals="float16"), residuals)  # type: ignore[arg-type]
+    kept = {"residuals": "float16", "attribution": "gradient"}
+    return plain_run(Config(**settings, **more, **kept), residuals)  # type: ignore[arg-type]
 
 
 NUMBERS = ["--num-samples", "all", "--batch-tokens", "300", "--top-k", "20", "--readings", READINGS, "--tokens"]
-NUMBERS += ["--residuals", "float16"]
+NUMBERS += ["--residuals", "float16", "--attribution", "gradient"]
 
 
 class Spread(NamedTuple):
