@@ -322,6 +322,12 @@ def has_pickles(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+def has_a_broken_index(folder: Path) -> None:
+    """Of weights in several files; beside them all in one, which is what transformers loads then, none is read."""
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": []}')
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -330,10 +336,7 @@ def has_pickles(folder: Path) -> None:
         (lambda folder: (folder / "config.json").write_text('{"model_type'), ["config.json", "not JSON"]),
         (lambda folder: (folder / "tokenizer.json").unlink(), ["no tokenizer.json"]),
         (has_pickles, [".bin", "safetensors", "convert"]),
-        (
-            lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": []}'),
-            ["model.safetensors.index.json"],
-        ),
+        (has_a_broken_index, ["model.safetensors.index.json"]),
     ],
     ids=["another model", "no d_model", "broken config", "no tokeniser", "pickles", "broken index"],
 )

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 import pytest
 
-from layerscope.analysis import reading
+from layerscope.analysis import reading, spilling
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.overview import length_bins
 from layerscope.analysis.result import Analysis, Contrast, Options, Questions
@@ -456,7 +456,7 @@ def test_no_file_and_no_manifest(tmp_path: Path) -> None:
 
 def test_reading_does_not_hold_the_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three times the questions may cost their own few bytes, not the 8 bytes a feature."""
-    monkeypatch.setattr(reading, "_HELD", 256)
+    monkeypatch.setattr(spilling, "_HELD", 256)
     peaks, n_features = [], []
     for questions in (60, 180):
         path = tmp_path / f"{questions}.jsonl"
@@ -473,7 +473,7 @@ def test_reading_does_not_hold_the_features(tmp_path: Path, monkeypatch: pytest.
 
 def test_no_room_for_temporary_files_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A short write that nobody noticed would shift every feature behind it."""
-    monkeypatch.setattr(reading, "_HELD", 256)
+    monkeypatch.setattr(spilling, "_HELD", 256)
     path = tmp_path / "run.jsonl"
     write_run(path, Spec(questions=60, layers=(0,), active=80))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
