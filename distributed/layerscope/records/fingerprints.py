@@ -5,7 +5,7 @@ whole. So each actor computes the same small thing when it has loaded, with its 
 come only from actors that get the same bits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
@@ -45,3 +45,13 @@ class Fingerprints:
         names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         told = [f"{name} was {before.get(name, 'not set')}, is {now.get(name, 'not set')}" for name in names]
         return "; ".join(told) or f"none of {', '.join(now)} differs"
+
+
+def computed_otherwise(several: Iterable[Mapping[str, Fingerprint]]) -> list[str]:
+    """What says that numbers of several files have other last digits on one kind of processor or GPU, for people."""
+    together, told = Fingerprints(), []
+    for of_file in several:
+        for kind, taken in of_file.items():
+            if not together.admit(kind, taken):
+                told.append(f"last digits on {kind} are others: {together.differences(kind, taken)}")
+    return list(dict.fromkeys(told))

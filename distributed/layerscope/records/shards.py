@@ -16,6 +16,7 @@ from layerscope.files import user_path
 from layerscope.formatting import ranges
 from layerscope.records.differences import differences
 from layerscope.records.extent import Extent
+from layerscope.records.fingerprints import computed_otherwise
 from layerscope.records.manifest import Manifest, manifest_path
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import RecordsFile, Run
@@ -51,6 +52,7 @@ class Shards(Run):
         lacking = f"Not among these files: shard{'s' if len(missing) > 1 else ''} {ranges(missing)} of {self._count}."
         elsewhere = [differences(_computed_on(self._runs[0]), _computed_on(run)) for run in self._runs[1:]]
         differing = sorted({told for each in elsewhere for told in each})
+        differing += computed_otherwise(run.manifest.fingerprints for run in self._runs)
         return (
             *([lacking] if missing else []),
             *([f"The shards were not computed alike: {'; '.join(differing)}."] if differing else []),
@@ -166,9 +168,16 @@ def _shard(run: Run) -> tuple[int, int]:
 
 
 def _job(run: Run) -> dict[str, Any]:
-    """What all shards of a job share."""
+    """What all shards of a job share; contents whose hashes are among it may have come under another commit or name."""
     identity = run.manifest.identity_as_read()
     job = {name: identity[name] for name in _DECIDES}
+    for part, hashes in (("model", "files"), ("saes", "layers")):
+        if job[part][hashes]:
+            job[part] = {name: value for name, value in job[part].items() if name != "commit"}
+    # The plan has a hash of every question.
+    job["questions"] = {name: value for name, value in job["questions"].items() if name != "revision"}
+    if job["questions"].keys() == {"dataset"}:
+        job["questions"] = {}
     job["settings"] = {**job["settings"], "shard": f"one of {_shard(run)[1]}"}
     job["plan"] = {name: value for name, value in job["plan"].items() if name not in ("questions", "batches")}
     return job

@@ -16,6 +16,7 @@ import orjson
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import told, utf8
 from layerscope.records.differences import differences
+from layerscope.records.fingerprints import computed_otherwise
 from layerscope.records.goals import GoalGroups, told_goals
 from layerscope.records.manifest import Manifest
 from layerscope.records.progress import shown
@@ -139,9 +140,7 @@ def compare(a: Files, b: Files, reading: str = "final") -> Json:
         **comparison.result(),
         "reading": reading,
         "layers_left_out": left_out,
-        "settings_that_differ": differences(_settings(*manifests), _settings(*manifests[::-1]))
-        if known
-        else ["not known without a manifest"],
+        "settings_that_differ": _differing(*manifests) if known else ["not known without a manifest"],
     }
 
 
@@ -206,6 +205,12 @@ def _same_saes(a: Manifest, b: Manifest, known: bool) -> tuple[list[int], dict[s
         else:
             left_out[str(layer)] = f"other SAEs ({files_a[layer].path}, {files_b[layer].path})"
     return same, left_out
+
+
+def _differing(a: Manifest, b: Manifest) -> list[str]:
+    """What was otherwise; of two runs of the same settings, whether what computed them gives other last digits."""
+    found = differences(_settings(a, b), _settings(b, a))
+    return found or computed_otherwise([a.fingerprints, b.fingerprints])
 
 
 def _settings(manifest: Manifest, other: Manifest) -> Json:

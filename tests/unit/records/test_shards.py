@@ -151,6 +151,46 @@ def test_other_hardware_is_told(shards: list[Path]) -> None:
     assert verify(shards).splitlines()[1:] == ["The shards were not computed alike: hardware was none, is another one."]
 
 
+def other_bits(manifest: dict[str, Any], digest: str, instructions: str) -> None:
+    digests, known = {"model": digest}, {"torch's instruction set": instructions}
+    manifest["fingerprints"] = {"EPYC": {"digests": digests, "circumstances": known}}
+
+
+def test_other_instructions_under_one_processor_s_name_are_told(whole: Path, shards: list[Path]) -> None:
+    """The resume of a run is refused for them, and shards of one job were read together without a word."""
+    told = "last digits on EPYC are others: torch's instruction set was AVX512, is AVX2"
+    for path, kind in zip([*shards, whole], ("AVX512", "AVX512", "AVX2", "AVX2"), strict=True):
+        edit_manifest(path, lambda manifest, kind=kind: other_bits(manifest, kind, kind))
+    assert verify(shards).splitlines()[1:] == [f"The shards were not computed alike: {told}."]
+    assert verify(shards[:2]).splitlines()[1:] == ["Not among these files: shard 3 of 3."]
+    again = run(whole.with_name("again.jsonl"), ORDER)
+    edit_manifest(again, lambda manifest: other_bits(manifest, "AVX512", "AVX512"))
+    assert compare(again, whole)["settings_that_differ"] == [told]
+
+
+def test_shards_from_before_and_behind_a_commit_that_changed_no_content_are_one_job(shards: list[Path]) -> None:
+    """An edited README on the hub between two nights: every hash agrees."""
+
+    def moved(manifest: dict[str, Any], digit: str) -> None:
+        identity = manifest["identity"]
+        identity["model"].update(commit=digit * 40, files={"model.safetensors": "f" * 64})
+        identity["saes"].update(commit=digit * 40)
+        identity["questions"] = {"dataset": "org/name", "split": "test", "revision": digit * 40}
+
+    for path, digit in zip(shards, "122", strict=True):
+        edit_manifest(path, lambda manifest, digit=digit: moved(manifest, digit))
+    assert "7 of 7 lines" in verify(shards)
+    edit_manifest(shards[1], lambda m: m["identity"]["model"]["files"].update({"model.safetensors": "0" * 64}))
+    with pytest.raises(UsageError, match=r"not of one job: model\.files\.model\.safetensors was ffff"):
+        verify(shards)
+
+
+def test_a_file_of_questions_that_was_renamed_between_two_shards_is_the_same(shards: list[Path]) -> None:
+    edit_manifest(shards[1], lambda manifest: manifest["identity"].update(questions={"dataset": "moved.jsonl"}))
+    edit_manifest(shards[0], lambda manifest: manifest["identity"].update(questions={"dataset": "q.jsonl"}))
+    assert "5 of 7 lines" in verify(shards[:2])
+
+
 @pytest.mark.parametrize("shard", ["", "2", "0/3", "a/b", "2/3/4", "1/" + "9" * 5000])
 def test_a_shard_that_is_none_is_no_traceback(shards: list[Path], shard: str) -> None:
     edit_manifest(shards[1], lambda manifest: manifest["identity"]["settings"].update(shard=shard))
