@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         read_features,
         read_questions,
         read_residuals,
+        write_means,
     )
     from layerscope.commands.scoring import Scored, score
 
@@ -45,6 +46,7 @@ __all__ = [
     "read_questions",
     "read_residuals",
     "score",
+    "write_means",
 ]
 
 

@@ -23,6 +23,7 @@ from layerscope.planning.prepare import prepare
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.records.lines import ErrorLine, join_record, settle
 from layerscope.records.manifest import FORMAT, Manifest
+from layerscope.records.means import read_means
 from layerscope.records.residuals import Layout
 from layerscope.saes.attribution import ToAttribute
 from layerscope.saes.cache import load_encoder
@@ -72,8 +73,9 @@ def plain_run(config: Config, residuals: dict[int, bytes] | None = None) -> byte
         )
         for each in job.dictionaries
     ]
+    means = read_means(job.reading.means, job.layers) if job.reading.means else None
     decoders = [
-        load_decoder(job.sae_repository, sae, job.spec.width(job.reading.sites[0]), sae_dtype, device)
+        load_decoder(job.sae_repository, sae, job.spec.width(job.reading.sites[0]), sae_dtype, device, means)
         for sae in (job.saes if job.reading.attribution else ())
     ]
     lines: list[bytes | memoryview] = []

@@ -46,6 +46,7 @@ def test_the_command_line_knows_every_field_under_the_name_that_messages_use() -
         "top_k": "all",
         "readings": "final,max",
         "attribution": "relp",
+        "attribution_baseline": "mean:means.npz",
         "token_activations": 4,
         "residuals": "float16",
         "prompt": "chat",

@@ -17,6 +17,7 @@ from layerscope.records.manifest import manifest_path
 from layerscope.records.residuals import read_residuals
 from layerscope.records.run import Run
 from layerscope.records.shards import read_run
+from layerscope.tables.means import write_means
 from layerscope.tables.reading import (
     read_attribution_terms,
     read_attributions,
@@ -42,6 +43,7 @@ __all__ = [
     "read_features",
     "read_questions",
     "read_residuals",
+    "write_means",
 ]
 
 T = TypeVar("T")

@@ -14,6 +14,7 @@ from layerscope.config.settings import (
 from layerscope.config.values import (
     CHAT,
     READINGS,
+    parse_baseline,
     parse_columns,
     parse_layers,
     parse_metadata,
@@ -36,6 +37,7 @@ __all__ = [
     "ResidualFormat",
     "Site",
     "option",
+    "parse_baseline",
     "parse_columns",
     "parse_dictionaries",
     "parse_layers",

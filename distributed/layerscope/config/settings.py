@@ -10,6 +10,7 @@ from typing import Literal
 from layerscope.config.dictionaries import L0, WIDTH, parse_dictionaries
 from layerscope.config.values import (
     CHAT,
+    parse_baseline,
     parse_columns,
     parse_layers,
     parse_metadata,
@@ -122,6 +123,9 @@ class Config:
     attribution: AttributionRule | Literal["off"] = "off"
     """Attribute each question's margin to features, over all tokens of its solutions and its prompt: gradient takes the
     margin's gradient by the residual stream, relp the relevance by RelP's rules. It takes more than twice as long."""
+    attribution_baseline: str = "zero"
+    """What a feature's attribution is against: zero (that it is silent), or mean:FILE (what it is on average, by a file
+    of layerscope.write_means)."""
     prompt: str = r"Question: {goal}\nSolution:"
     """What stands before a solution, with {goal} for the question and \\n for a new line; chat is the chat template of
     the model's tokeniser, with the question as the user's message and the solution as the answer."""
@@ -193,6 +197,8 @@ class Config:
         if not re.fullmatch(r"[\w.-]{1,80}", self.split) or not re.fullmatch(r"[\w./-]{0,200}", self.config):
             raise UsageError(f"--split {self.split!r} and --config {self.config!r} are to be names, such as test.")
         self._check_readings()
+        if parse_baseline(self.attribution_baseline) and self.attribution == "off":
+            raise UsageError("--attribution-baseline belongs to --attribution.\nGive --attribution gradient with it.")
         parse_prompt(self.prompt, self.solution_separator)
         for name in ("prompt", "solution_separator", "system_prompt"):
             if re.search("[\ud800-\udfff]", getattr(self, name)):  # as Python holds bytes that are no UTF-8

@@ -40,6 +40,21 @@ def parse_readings(text: str) -> tuple[str, ...]:
     return tuple(name for name in READINGS if name == "final" or name in names)
 
 
+def parse_baseline(text: str) -> str | None:
+    """The file of means that `--attribution-baseline` names; None for `zero`.
+
+    Raises:
+        UsageError: it is neither zero nor of the form mean:FILE.
+    """
+    kind, _, file = text.partition(":")
+    if text != "zero" and (kind != "mean" or not file):
+        raise UsageError(
+            f"--attribution-baseline is {text[:80]!r}; it is zero, or mean:FILE with a file that "
+            "layerscope.write_means made."
+        )
+    return file or None
+
+
 def parse_columns(text: str) -> dict[str, str]:
     """What `--columns` names: by part of a question its column.
 

@@ -26,6 +26,7 @@ from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.reading import Reading
 from layerscope.questions.sources import Question
 from layerscope.records.fingerprints import Fingerprint
+from layerscope.records.means import read_means
 from layerscope.standin import on_this_node
 
 # Idle threads must sleep soon: spinning ones take the cores from the other actors (small products: 30 times slower).
@@ -136,12 +137,13 @@ class EncoderActor(_Actor):
         self._log = ActorLog(f"encoder {ranges(self._layers)}")
         self._dictionaries, self._decoders = list[Encoders](), list[SaeDecoder]()
         with self._log.timed("load"):
+            means = read_means(reading.means, self._layers) if reading.means else None
             for name, repository, saes, columns in dictionaries:
                 width, there = columns.stop - columns.start, on_this_node(repository)
                 loaded = [load_encoder(there, sae, width, dtype, self._device) for sae in saes]
                 self._dictionaries.append(Encoders(name, columns, loaded))
                 if reading.attribution and name == FIRST:
-                    self._decoders = [load_decoder(there, sae, width, dtype, self._device) for sae in saes]
+                    self._decoders = [load_decoder(there, sae, width, dtype, self._device, means) for sae in saes]
             if self._device.type == "cuda":
                 warm_up_encoders(self._dictionaries)
         with self._log.timed("fingerprint"):

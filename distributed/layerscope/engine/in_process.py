@@ -15,6 +15,7 @@ from layerscope.models.spec import fetch_model, tokenizer_path
 from layerscope.planning.job import Job
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.records.lines import ErrorLine, join_record, settle
+from layerscope.records.means import read_means
 from layerscope.saes.attribution import ToAttribute
 from layerscope.saes.cache import load_encoder
 from layerscope.saes.decoders import load_decoder
@@ -38,7 +39,8 @@ class InProcess:
         of_saes = job.d_read, getattr(torch, numerics.sae_dtype), self._device
         self._encoders = [load_encoder(job.sae_repository, sae, *of_saes) for sae in job.saes]
         attributed = job.saes if job.reading.attribution else ()
-        self._decoders = [load_decoder(job.sae_repository, sae, *of_saes) for sae in attributed]
+        means = read_means(job.reading.means, job.layers) if job.reading.means else None
+        self._decoders = [load_decoder(job.sae_repository, sae, *of_saes, means) for sae in attributed]
 
     def lines(self, job: Job, batch: int) -> list[bytes]:
         """The line of every question of a batch.

@@ -38,11 +38,7 @@ def describe(job: Job) -> str:
         *([f"  {job.selection.source.told}"] if job.selection.source.told else []),
         f"tokens     {plan.shared_tokens:,} with shared prefixes, {plan.unshared_tokens:,} without ({saved:.0%} saved)",
         f"readings   {', '.join(job.reading.names)}{', with the tokens' if job.reading.tokens else ''}",
-        *(
-            [f"causes     the margin attributed to features ({job.reading.attribution})"]
-            if job.reading.attribution
-            else []
-        ),
+        *([f"causes     the margin attributed to features ({_causes(job)})"] if job.reading.attribution else []),
         f"batches    {len(plan)} of up to {count_of(job.numerics.batch_tokens, 'token')}",
         *_describe_placement(placement, job.numerics.threads),
         f"memory     {job.needs.card} a copy of the model in bfloat16, with its work {gib(job.needs.on_a_card)}",
@@ -132,3 +128,7 @@ def summarise(job: Job, totals: Totals, rate: float) -> str:
         *(f"file                  {file}" for file in files),
     ]
     return "\n".join([*([STANDIN_NOTE] if job.standin else []), *lines])
+
+
+def _causes(job: Job) -> str:
+    return f"{job.reading.attribution}{', against means' if job.reading.means else ''}"

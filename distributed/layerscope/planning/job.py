@@ -170,6 +170,7 @@ class Job:
                 tokens=self.reading.tokens,
                 residuals=self.reading.residuals,
                 attribution=self.reading.attribution,
+                attribution_means=self.reading.means.sha256 if self.reading.means else None,
                 all_solutions=self.reading.solutions > 2,
                 token_activations=self.reading.token_activations,
                 metadata=self.metadata,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from layerscope.config import Config, parse_shard
+from layerscope.config import Config, parse_baseline, parse_shard
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import user_path
 from layerscope.formatting import count_of
@@ -36,6 +36,7 @@ from layerscope.questions.reading import Reading
 from layerscope.questions.selection import select_questions
 from layerscope.questions.standard_input import STANDARD_INPUT, keep_standard_input, records_of_copy
 from layerscope.records.manifest import read_manifest
+from layerscope.records.means import find_means
 from layerscope.records.targets import (
     TIMELINE,
     begins_with,
@@ -82,6 +83,8 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
             "--attribution needs SAEs that give back what they read, as a sum of their features and a bias.\n"
             "These decode to another place, or scale what they read first: leave it out, or take others."
         )
+    if baseline := parse_baseline(config.attribution_baseline):
+        reading = replace(reading, means=find_means(baseline, first.layers, first.d_sae))
     sizes = [(each.site, each.d_sae) for each in dictionaries]
     needs = estimate(spec, first.layers, sizes, numerics, rows, of_question, attributed)
     placement = place(crew, nodes, needs)

@@ -1,6 +1,7 @@
 """How questions become texts, and which of a solution's tokens are read."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from layerscope.config import AttributionRule, ResidualFormat, Site
 from layerscope.questions.prompts import DEFAULT, Prompt
@@ -8,6 +9,13 @@ from layerscope.questions.prompts import DEFAULT, Prompt
 MAX = "max"
 """The reading that takes all of a solution's tokens together; the others take one each."""
 _OF_THE_PROMPT = "prompt"  # the one that all solutions share
+
+
+class Means(NamedTuple):
+    """A file with what each feature is on average, which is to be on every node."""
+
+    path: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,8 @@ class Reading:
     """The names of further dictionaries, in the order of the record."""
     attribution: AttributionRule | None = None
     """How the margin is led back to features; None where it is not."""
+    means: Means | None = None
+    """What features are on average, where the margin is attributed against that."""
 
     @property
     def spells(self) -> bool:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from layerscope.records.feature_lists import LayerBlock, decimals, laid_out
-from layerscope.records.readings import Activation, Float32, Id
+from layerscope.records.readings import LARGEST_FLOAT32, Float32, Id
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,8 +33,8 @@ class AttributedFeature(Struct, frozen=True, gc=False):
     feature_id: Id
     attribution: Float32
     """Summed over the tokens of its group."""
-    activation: Activation
-    """At `token`."""
+    activation: Annotated[float, Meta(ge=0, le=LARGEST_FLOAT32)]
+    """At `token`; 0 where the feature is silent there, which it can be against its mean alone."""
     token: Id
     """Where the largest share of the attribution is: from 0 within the solution, and in the prompt from BOS, which is 0
     and never among them."""

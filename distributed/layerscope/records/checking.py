@@ -87,13 +87,20 @@ def _check_token_activations(details: SolutionDetails, wanted: int) -> None:
             )
 
 
-def check(record: Record, top_k: int | Literal["all"], d_sae: int, d_sae_of_others: Mapping[str, int] = {}) -> None:
+def check(
+    record: Record,
+    top_k: int | Literal["all"],
+    d_sae: int,
+    d_sae_of_others: Mapping[str, int] = {},
+    against_means: bool = False,
+) -> None:
     """Checks a record against itself: what can be wrong though every name and type is right.
 
     Args:
         top_k: how many features a list has at most.
         d_sae: every feature's id is below it.
         d_sae_of_others: the same of further dictionaries, by name.
+        against_means: whether attributions are, so that a silent feature has one.
 
     Raises:
         NotARecordError: what is off.
@@ -107,7 +114,7 @@ def check(record: Record, top_k: int | Literal["all"], d_sae: int, d_sae_of_othe
                     raise NotARecordError(f"{error}{'' if name == 'final' else f' (reading {name})'}") from error
         _check_tokens(details)
     for name, group in record.attributions.items():
-        _check_attributions(name, group, top_k, d_sae)
+        _check_attributions(name, group, top_k, d_sae, against_means)
     check_prompt(record)
     for name, width in d_sae_of_others.items():
         try:
@@ -136,12 +143,16 @@ def _check_features(
         raise NotARecordError(f"the features of layer {layer} are not its own, strongest first")
 
 
-def _check_attributions(name: str, group: Attributions, top_k: int | Literal["all"], d_sae: int) -> None:
+def _check_attributions(
+    name: str, group: Attributions, top_k: int | Literal["all"], d_sae: int, against_means: bool
+) -> None:
     for layer, features in group.lists.items():
         where = f"of layer {layer} ({name} tokens)"
         order = [(-abs(feature.attribution), feature.feature_id) for feature in features]
         if order != sorted(order) or any(each.layer != layer or not each.attribution for each in features):
             raise NotARecordError(f"the attributions {where} are not its own, largest first, none of them 0")
+        if not against_means and not all(feature.activation for feature in features):
+            raise NotARecordError(f"the attributions {where} have a feature that is silent")
         ids = {feature.feature_id for feature in features}
         if len(ids) < len(features) or max(ids, default=0) >= d_sae or len(ids) > (d_sae if top_k == "all" else top_k):
             raise NotARecordError(f"the attributions {where} name a feature twice, one that is not, or too many")

@@ -41,6 +41,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Number format of the residuals beside the file; None where it has none."""
     attribution: AttributionRule | None = None
     """How the margin is attributed to features; None where it is not."""
+    attribution_means: str | None = None
+    """SHA-256 of the file of means that it is against; None where it is against nothing."""
     all_solutions: bool = False
     """The features of every wrong solution are in the record, not of the strongest alone."""
     token_activations: Annotated[int, Meta(ge=0)] = 0

@@ -11,11 +11,11 @@ from typing import Annotated, Protocol
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-_LARGEST_FLOAT32 = 3.4028235677973366e38
+LARGEST_FLOAT32 = 3.4028235677973366e38
 
 Id = Annotated[int, Meta(ge=0, lt=1 << 31)]
-Float32 = Annotated[float, Meta(ge=-_LARGEST_FLOAT32, le=_LARGEST_FLOAT32)]
-Activation = Annotated[float, Meta(gt=0, le=_LARGEST_FLOAT32)]
+Float32 = Annotated[float, Meta(ge=-LARGEST_FLOAT32, le=LARGEST_FLOAT32)]
+Activation = Annotated[float, Meta(gt=0, le=LARGEST_FLOAT32)]
 
 
 class Feature(Struct, frozen=True, gc=False):

@@ -19,11 +19,11 @@ def verify(files: Files) -> str:
         UsageError: there is no such file, it has no manifest, or several are not shards of one job.
     """
     run = open_run(files)
-    top_k, about = run.manifest.identity.settings.top_k, run.manifest.about
+    settings, about = run.manifest.identity.settings, run.manifest.about
     d_sae_of_others = {name: of.d_sae for name, of in about.other_dictionaries.items()}
 
     def look_closer(record: Record) -> None:
-        check(record, top_k, about.d_sae, d_sae_of_others)
+        check(record, settings.top_k, about.d_sae, d_sae_of_others, settings.attribution_means is not None)
 
     lines, unknown, behind = 0, 0, ""
     for part in run.parts:

@@ -57,6 +57,7 @@ def section(analysis: Analysis, shown: ShownCauses, descriptions: Descriptions) 
     if causes is not None and analysis.header.questions:
         found |= {
             "rule": causes.rule,
+            "against_means": causes.against_means,
             "title": say.depth_title(analysis),
             "charts": [causes_chart(analysis, width) for width in (WIDE, NARROW)],
             "legend": legend(),

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from layerscope.saes.against_means import Fired, against_means
 from layerscope.saes.encoder import strongest
 from layerscope.saes.spans import Groups
 
@@ -27,6 +28,7 @@ class SaeDecoder:
 
     w_dec: Tensor  # [F, D] float32 or bfloat16
     b_dec: Tensor  # [D] float32
+    mean: Tensor | None = None  # [F] float32; what is attributed against; None for nothing
 
 
 class Attributed(NamedTuple):
@@ -69,6 +71,10 @@ class Attributing:
     def result(self, k: int | None) -> Attributed:
         """The k features of every group with the largest attributions, or all."""
         row, feature_id, activation, attribution = (np.concatenate(column) for column in zip(*self._found, strict=True))
+        if self._decoder.mean is not None:
+            fired = Fired(row, feature_id, activation, attribution)
+            against = against_means(fired, self._gradients, self._decoder.w_dec, self._decoder.mean, self._groups, k)
+            return Attributed(*against.found, self._terms(against.features, against.mean_direction))
         group, token = self._groups.numbers[row], self._groups.tokens[row]
         # Where a feature is most of its sum comes first in its place of the table.
         key = group * self._decoder.w_dec.shape[0] + feature_id
@@ -95,10 +101,15 @@ class Attributing:
     def __len__(self) -> int:
         return self._groups.n_groups
 
-    def _terms(self, features: NDArray[np.float64]) -> NDArray[np.float32]:
-        """[G, 4], of what features make in each group."""
-        gradients = self._gradients.float()
-        by_row = ((gradients * part).sum(dim=1) for part in (self._residuals.float(), self._decoder.b_dec.float()))
+    def _terms(self, features: NDArray[np.float64], mean: Tensor | None = None) -> NDArray[np.float32]:
+        """[G, 4], of what features make in each group.
+
+        Args:
+            mean: [D] what the features are on average, which stands beside the bias.
+        """
+        gradients, silent = self._gradients.float(), self._decoder.b_dec.float()
+        silent = silent if mean is None else silent + mean
+        by_row = ((gradients * part).sum(dim=1) for part in (self._residuals.float(), silent))
         mine = self._groups.numbers >= 0
         total, bias = (
             np.bincount(self._groups.numbers[mine], of_rows.cpu().numpy()[mine].astype(np.float64), minlength=len(self))

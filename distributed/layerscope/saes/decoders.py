@@ -1,5 +1,7 @@
 """Decoders from the files that the encoders come from, ready on the node as they are."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,9 +24,17 @@ DECODER = Half("decoders", ("W_dec", "b_dec"), 1, _arrays)
 
 
 def load_decoder(
-    repository: Repository, sae: SaeChoice, d_in: int, dtype: torch.dtype, device: torch.device
+    repository: Repository,
+    sae: SaeChoice,
+    d_in: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    means: Mapping[int, NDArray[np.float32]] | None = None,
 ) -> SaeDecoder:
     """The decoder half of an SAE that gives back what it reads, as `load_half` gives it.
+
+    Args:
+        means: by layer, what every feature is on average, where margins are attributed against that.
 
     Raises:
         LayerscopeError: the file is broken, has no decoder that fits this model, or one of another place than is read.
@@ -32,7 +42,7 @@ def load_decoder(
     _check_plain(repository, sae)
     w_dec, b_dec = (tensor.to(device) for tensor in load_half(DECODER, repository, sae, d_in, dtype))
     read_in(w_dec)
-    return SaeDecoder(w_dec, b_dec)
+    return SaeDecoder(w_dec, b_dec, None if means is None else torch.from_numpy(means[sae.layer]).to(device))
 
 
 def plain_decoder(repository: Repository, sae: SaeChoice, d_in: int) -> Decoder:

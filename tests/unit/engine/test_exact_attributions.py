@@ -3,7 +3,8 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from layerscope.questions.sources import Question
 from layerscope.records.attributions import Attributions
 from layerscope.records.checking import check
 from layerscope.records.lines import Frame, join_record, settle
+from layerscope.records.means import save_means
 from layerscope.records.record import Record, parse
+from layerscope.saes import against_means as means_of_saes
 from layerscope.saes.attribution import SaeDecoder, ToAttribute
 from plain import by_transformers, encoders_of, plain_run
 from plain_gradients import gradient_alone
@@ -53,6 +56,7 @@ class Bench:
         self.decoders = [
             SaeDecoder(torch.from_numpy(arrays["W_dec"]), torch.from_numpy(arrays["b_dec"])) for arrays in self.arrays
         ]
+        self.means = [np.zeros(1024, np.float32) for _ in LAYERS]
         self.tokenizer_path = tiny / "model" / "tokenizer.json"
         self.tokenizer = PairTokenizer(self.tokenizer_path, 8192)
 
@@ -71,7 +75,7 @@ class Bench:
             assert isinstance(settled, Frame)
             record = parse(b"".join(join_record(settled, blocks)))
             assert isinstance(record, Record)
-            check(record, k or "all", 1024)
+            check(record, k or "all", 1024, against_means=self.decoders[0].mean is not None)
             records.append(record)
         return records
 
@@ -95,14 +99,14 @@ class Bench:
         return found
 
     def _of_tokens(self, layer: int, residual: np.ndarray, gradient: np.ndarray) -> dict[str, Any]:
-        sae = self.arrays[layer]
+        sae, means = self.arrays[layer], self.means[layer]
         pre = residual @ sae["W_enc"] + sae["b_enc"]
         activations = np.where(pre > sae["threshold"], np.maximum(pre, 0), 0)  # [T, F]
         error = residual - activations @ sae["W_dec"] - sae["b_dec"]
         return {
-            "attributions": activations * (gradient @ sae["W_dec"].T),
+            "attributions": (activations - means) * (gradient @ sae["W_dec"].T),
             "activations": activations,
-            "bias": float((gradient @ sae["b_dec"]).sum()),
+            "bias": float((gradient @ (sae["b_dec"] + means @ sae["W_dec"])).sum()),
             "error": float((gradient * error).sum()),
             "total": float((gradient * residual).sum()),
         }
@@ -111,6 +115,17 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(tiny: Path) -> Bench:
     return Bench(tiny)
+
+
+@pytest.fixture
+def against_means(bench: Bench) -> Iterator[Bench]:
+    """Means of which many are 0, as of features that never fire."""
+    rng, before = np.random.default_rng(3), (bench.decoders, bench.means)
+    bench.means = [np.maximum(rng.normal(size=1024), 0).astype(np.float32) for _ in LAYERS]
+    both = zip(bench.decoders, bench.means, strict=True)
+    bench.decoders = [replace(decoder, mean=torch.from_numpy(mean)) for decoder, mean in both]
+    yield bench
+    bench.decoders, bench.means = before
 
 
 def assert_attributed(
@@ -140,6 +155,25 @@ def assert_attributed(
 def test_every_attribution_is_the_formula_with_plain_gradients(
     bench: Bench, names: tuple[str, ...], k: int | None
 ) -> None:
+    assert_by_the_formula(bench, names, k)
+
+
+@pytest.mark.parametrize("k", [5, None])
+def test_against_means_silent_features_have_attributions_too(against_means: Bench, k: int | None) -> None:
+    assert_by_the_formula(against_means, ("final", "max"), k)
+    (record,) = against_means.records(QUESTIONS[:1], Reading(attribution="gradient"), k)
+    listed = [feature for group in record.attributions.values() for of in group.lists.values() for feature in of]
+    assert any(not feature.activation for feature in listed)
+
+
+def test_a_table_of_few_groups_at_once_is_the_same(against_means: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a wide SAE, whose table of all groups has no room; and features in several pieces."""
+    expected = against_means.records(QUESTIONS, Reading(attribution="gradient"), 5)
+    monkeypatch.setattr(means_of_saes, "_ELEMENTS_AT_ONCE", 3 * 1024)
+    assert against_means.records(QUESTIONS, Reading(attribution="gradient"), 5) == expected
+
+
+def assert_by_the_formula(bench: Bench, names: tuple[str, ...], k: int | None) -> None:
     bench.tokenizer = PairTokenizer(bench.tokenizer_path, 8192, spell="last-word" in names)
     for question, record in zip(
         QUESTIONS, bench.records(QUESTIONS, Reading(names, attribution="gradient"), k), strict=True
@@ -192,8 +226,11 @@ def test_a_run_that_is_stopped_and_goes_on_writes_what_one_process_writes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    rng, means = np.random.default_rng(0), tmp_path / "means.npz"
+    save_means(means, {layer: np.maximum(rng.normal(size=1024), 0).astype(np.float32) for layer in LAYERS})
+    against = {"attribution": "relp", "attribution_baseline": f"mean:{means}"}
     numbers = {name: int(value) for name, value in settings.items() if value.isdigit()}
-    expected = plain_run(Config(**{**settings, **numbers}, attribution="relp"))  # type: ignore[arg-type]
+    expected = plain_run(Config(**{**settings, **numbers, **against}))  # type: ignore[arg-type]
     assert b'"prompt_attribution_terms_by_layer"' in expected
     calls, differentiate = [], attribution.differentiate
 
@@ -204,7 +241,7 @@ def test_a_run_that_is_stopped_and_goes_on_writes_what_one_process_writes(
         return differentiate(*given)
 
     monkeypatch.setattr(attribution, "differentiate", stopping)
-    stopped = run_here("--attribution", "relp")
+    stopped = run_here("--attribution", "relp", "--attribution-baseline", f"mean:{means}")
     assert stopped.returncode == 130
     begun = (tmp_path / OUTPUT).read_bytes()
     assert 0 < len(begun) < len(expected)
@@ -212,6 +249,7 @@ def test_a_run_that_is_stopped_and_goes_on_writes_what_one_process_writes(
     refused = run_here("--attribution", "gradient")
     assert refused.returncode == 2
     assert "attribution was relp, is gradient" in refused.stderr
-    done = run_here("--attribution", "relp", "--layer-blocks", "2")
+    assert "attribution_means was " in refused.stderr
+    done = run_here("--attribution", "relp", "--attribution-baseline", f"mean:{means.name}", "--layer-blocks", "2")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / OUTPUT).read_bytes() == expected

@@ -163,7 +163,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
 def test_the_sentence_says_what_holds(analysis: Analysis, case: str) -> None:
     assert analysis.causes is not None
     changed, said = CASES[case]
-    nothing = Causes("gradient", "", analysis.causes.depth)
+    nothing = Causes("gradient", False, "", analysis.causes.depth)
     told = causes_verdict(replace(analysis, causes=replace(nothing, **changed)), None)
     for words in said:
         assert words in told

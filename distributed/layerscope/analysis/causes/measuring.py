@@ -61,15 +61,16 @@ def find_causes(
     run: Columns, split: Split | None, separating: Separating, options: Options, progress: Callable[[str, float], None]
 ) -> Causes | None:
     """What the attributions of a run come to; None where it has none."""
-    columns, rule = run.attributions, run.manifest.identity.settings.attribution
-    if columns is None or rule is None:
+    columns, settings = run.attributions, run.manifest.identity.settings
+    if columns is None or settings.attribution is None:
         return None
+    asked = settings.attribution, settings.attribution_means is not None
     n_questions = max(len(run.questions.correct), 1)
     depth = Depth(columns.terms / n_questions, columns.mass / n_questions)
     separate = int(separating.confirmed.sum())
     if split is None:
         why = f"either half of the questions needs {LEAST_GROUPS} goals that differ"
-        return Causes(rule, why, depth, separate=separate)
+        return Causes(*asked, why, depth, separate=separate)
     layers = []
     for index in range(len(run.layers)):
         layers.append(_layer(columns.entries(index), split))
@@ -83,7 +84,7 @@ def find_causes(
         found.append(_of_layer(columns.entries(index), layers[index], wanted[index], pairs, split))
         progress("weighing attributions", 0.5 + (index + 1) / (2 * len(run.layers)))
     chosen = _tested(found, run, wanted, separating, options)
-    return Causes(rule, "", depth, chosen, _faces(run, layers, separating, aurocs), separate)
+    return Causes(*asked, "", depth, chosen, _faces(run, layers, separating, aurocs), separate)
 
 
 class _Wanted(NamedTuple):

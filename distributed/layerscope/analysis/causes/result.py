@@ -64,6 +64,8 @@ class Causes:
 
     rule: str
     """`gradient` or `relp`."""
+    against_means: bool
+    """Against what features are on average, not against their silence."""
     why: str
     """Why nothing is tested; empty where something is."""
     depth: Depth
