@@ -1,18 +1,23 @@
 """One question in this process, for a look: what the model says of its solutions, and what fires. No Ray, no file."""
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+import msgspec
+import numpy as np
 import orjson
 import pyarrow as pa
 from markupsafe import Markup, escape
 
 from layerscope.config import Config
 from layerscope.errors import UsageError
+from layerscope.formatting import visible
 from layerscope.planning.job import Job
 from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
@@ -32,8 +37,9 @@ _SETTINGS = frozenset(
         *("prompt", "solution_separator", "system_prompt", "strip_solutions"),
     )
 )
+_KINDS = get_type_hints(Config)
 _SHOWN = 8  # features of a layer in a notebook
-_loaded: "dict[Config, InProcess]" = {}  # the last one alone: a model fills a memory
+_loaded: "dict[tuple[Config, bytes], InProcess]" = {}  # the last one alone: a model fills a memory
 
 
 @dataclass(frozen=True)
@@ -102,20 +108,16 @@ def score(question: str, solutions: Sequence[str], label: int = 0, **settings: A
         UsageError: there is no such setting, or the question cannot be scored; it says why.
         LayerscopeError: something cannot be fetched or read, or does not fit the memory.
     """
-    if unknown := sorted(settings.keys() - _SETTINGS):
-        raise UsageError(f"score has no setting {', '.join(unknown)}. It has {', '.join(sorted(_SETTINGS))}.")
-    if len(solutions) < 2 or not 0 <= label < len(solutions):
-        raise UsageError(f"A question has two solutions or more; there are {len(solutions)}, and label is {label}.")
-    names = [f"sol{number}" for number in range(1, len(solutions) + 1)]
+    row = _row(question, solutions, label)
     config = replace(
-        Config(**settings),
+        _config(settings),
         num_samples="all",
-        columns=",".join(f"{name}={name}" for name in ("goal", *names, "label")),
+        columns=",".join(f"{name}={name}" for name in row),
         first_label="0",
     )
     with TemporaryDirectory(prefix="layerscope-") as folder:
         file = Path(folder, "question.jsonl")
-        file.write_bytes(orjson.dumps({"goal": question, **dict(zip(names, solutions, strict=True)), "label": label}))
+        file.write_bytes(orjson.dumps(row))
         job = prepare(replace(config, dataset=str(file), output_file=str(Path(folder, "out.jsonl"))), [probe()])
         (line,) = _in_process(replace(config, columns=""), job).lines(job, 0)
     record = parse(line)
@@ -124,14 +126,50 @@ def score(question: str, solutions: Sequence[str], label: int = 0, **settings: A
     return Scored(record, line)
 
 
+def _config(settings: dict[str, Any]) -> Config:
+    """
+    Raises:
+        UsageError: there is no such setting, or it has not such values: no command line has looked at them.
+    """
+    if unknown := sorted(settings.keys() - _SETTINGS):
+        raise UsageError(f"score has no setting {', '.join(unknown)}. It has {', '.join(sorted(_SETTINGS))}.")
+    texts = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()}
+    for name, value in texts.items():
+        try:
+            msgspec.convert(value, _KINDS[name])
+        except msgspec.ValidationError as error:
+            raise UsageError(f"score was given {name}={value!r}: {str(error).partition(' - at')[0]}.") from error
+    return Config(**texts)
+
+
+def _row(question: str, solutions: Sequence[str], label: int) -> dict[str, str | int]:
+    """
+    Raises:
+        UsageError: these are no question and its solutions in their order. One text is a sequence of letters too, and
+            would be scored.
+    """
+    if isinstance(solutions, str | bytes | Set | Mapping) or not isinstance(solutions, Iterable):
+        raise UsageError(f"The solutions are {visible(repr(solutions)[:80])}; give a list of two texts or more.")
+    solutions = list(solutions)
+    if len(solutions) < 2 or not isinstance(label, int | np.integer) or not 0 <= label < len(solutions):
+        raise UsageError(f"A question has two solutions or more; there are {len(solutions)}, and label is {label!r}.")
+    texts = {"goal": question, **{f"sol{number}": text for number, text in enumerate(solutions, 1)}}
+    for name, text in texts.items():
+        if not isinstance(text, str) or re.search("[\ud800-\udfff]", text):
+            raise UsageError(f"{name} is {visible(repr(text)[:80])}; goal and solutions must be UTF-8 texts.")
+    return {**texts, "label": int(label)}
+
+
 def _in_process(config: Config, job: Job) -> "InProcess":
-    """The model and SAEs of these settings, loaded unless the last call had them."""
-    if config not in _loaded:
+    """The model and SAEs of these settings, loaded unless the last call had them with the same content."""
+    identity = job.identity()
+    key = config, msgspec.json.encode((identity.model, identity.saes))
+    if key not in _loaded:
         from layerscope.engine.in_process import InProcess
 
         _loaded.clear()  # before the next one is loaded
-        _loaded[config] = InProcess(job)
-    return _loaded[config]
+        _loaded[key] = InProcess(job)
+    return _loaded[key]
 
 
 def _strongest(features: Sequence[Any]) -> str:

@@ -1,9 +1,13 @@
 """One question in this process is scored as a run scores it: byte for byte, and without Ray."""
 
+import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
+from safetensors.torch import load_file, save_file
 
 import layerscope
 from layerscope.commands import scoring
@@ -47,3 +51,47 @@ def test_what_cannot_be_scored_is_told(tiny: Path) -> None:
         layerscope.score(GOAL, ["x", ""], **sources)
     with pytest.raises(UsageError, match="--top-k is 0"):
         layerscope.score(GOAL, SOLUTIONS, top_k=0)
+
+
+@pytest.mark.parametrize("solutions", ["ab", b"ab", {"a", "b"}, {"a": 1, "b": 2}, None])
+def test_solutions_are_texts_in_an_order(solutions: Any) -> None:
+    """Of one text every letter was scored as a solution, without a word."""
+    with pytest.raises(UsageError, match="give a list of two texts or more"):
+        layerscope.score(GOAL, solutions, standin=True)
+
+
+@pytest.mark.parametrize(("goal", "other"), [(None, "b"), ("a\ud800", "b"), (GOAL, 2), (GOAL, float("nan"))])
+def test_texts_are_texts(goal: Any, other: Any) -> None:
+    with pytest.raises(UsageError, match="must be UTF-8 texts"):
+        layerscope.score(goal, ["a", other], standin=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("layers", [8, 20]), ("layers", 8), ("dtype", "half"), ("device", "tpu"), ("device", None)),
+        *(("top_k", 2.5), ("top_k", "5"), ("standin", "no"), ("strip_solutions", "no")),
+    ],
+)
+def test_a_setting_is_one_that_the_command_line_takes(name: str, value: Any) -> None:
+    """`device="tpu"` was a CPU, `strip_solutions="no"` stripped."""
+    with pytest.raises(UsageError, match=re.escape(f"score was given {name}={value!r}: ")):
+        layerscope.score(GOAL, SOLUTIONS, **{name: value})
+
+
+@pytest.mark.parametrize("label", ["1", 1.0, None])
+def test_a_label_is_a_number(label: Any) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"label is {label!r}")):
+        layerscope.score(GOAL, SOLUTIONS, label=label, standin=True)
+
+
+def test_weights_that_were_replaced_are_loaded_anew(tiny: Path, tmp_path: Path) -> None:
+    """A model that is being trained lies in one folder; its next question was scored by the weights of the first."""
+    model = shutil.copytree(tiny / "model", tmp_path / "model")
+    sources = {"sae_repo": tiny / "saes", "sae_width": "1k", "layers": "0"}
+    before = layerscope.score(GOAL, SOLUTIONS, model=model, **sources)
+    weights = load_file(model / "model.safetensors")
+    changed = {name: tensor * 1.5 if tensor.ndim == 2 else tensor for name, tensor in weights.items()}
+    save_file(changed, model / "model.safetensors", {"format": "pt"})
+    after = layerscope.score(GOAL, SOLUTIONS, model=model, **sources)
+    assert after.log_likelihoods != before.log_likelihoods
