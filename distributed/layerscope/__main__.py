@@ -3,12 +3,13 @@
 import sys
 from contextlib import suppress
 
-from layerscope.process import leave_working_folder, provide_home
+from layerscope.process import leave_working_folder, provide_home, speak_while_waiting
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process, as `cli.main` says."""
     leave_working_folder()
+    speak_while_waiting()
     if (told := provide_home()) and sys.stderr:
         with suppress(OSError):  # nobody reads it
             print(told, file=sys.stderr)

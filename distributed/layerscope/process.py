@@ -1,4 +1,4 @@
-"""What a process sets right before it imports anything of others': where modules come from, and its home.
+"""What a process sets right before it imports anything of others': where modules come from, its home, and a voice.
 
 A user's file in the working folder may have a library's name (`typing.py`, `transformers.py`), and importing executes
 it. A user of a container may have no home (`docker run -u`, without an entry in /etc/passwd), and Ray and the hub's
@@ -8,6 +8,11 @@ client need one.
 # Python has these before it looks into the working folder; what else is needed is imported where that is taken out.
 import os
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any
 
 _SOURCES = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
 """The folder that layerscope itself was imported from, which stays."""
@@ -69,3 +74,105 @@ def _folder_in(temporary: str) -> str:
     except OSError:
         pass
     return tempfile.mkdtemp(prefix="layerscope-home-", dir=temporary)
+
+
+_FIRST_SECONDS, _EVERY_SECONDS, _LOOK_SECONDS = 0.15, 0.5, 0.05
+_WAITED_FOR = (
+    ("layerscope.engine.own_ray", "Ray to start"),
+    ("layerscope.engine.address", "the Rays of this machine to answer"),
+    ("layerscope.engine.cluster", "the nodes of the Ray cluster"),
+    ("layerscope.engine", "the actors, which load the model and the SAEs"),
+    ("layerscope.hub", "the hub"),
+    ("layerscope.neuronpedia", "Neuronpedia's explanations"),
+    ("layerscope.questions", "the questions"),
+    ("layerscope.models", "the model's files"),
+    ("layerscope.saes", "the SAEs' files"),
+    ("layerscope.planning", "the plan"),
+    ("layerscope.analysis", "the statistics"),
+    ("layerscope.report", "the page"),
+    ("layerscope.tables", "the tables"),
+    ("layerscope.records", "the records"),
+)
+"""By where this process is, the innermost first, what it waits for."""
+
+
+def speak_while_waiting() -> None:
+    """From now on a terminal shows what is waited for, on a line that the next words take the place of.
+
+    Until the work itself is seen to go on: a bar that moves, or the end.
+    """
+    import threading
+
+    if sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        threading.Thread(target=_speak, args=(threading.get_ident(),), daemon=True).start()
+
+
+def _speak(watched: int) -> None:
+    """
+    Args:
+        watched: the thread that does the work.
+    """
+    import shutil
+    import time
+    from contextlib import suppress
+
+    begun = told = time.monotonic()
+    since = time.time()
+    while not _bar_moves():
+        time.sleep(_LOOK_SECONDS)
+        now, streams = time.monotonic(), (sys.stdout, sys.stderr)
+        raws: list[Any] = [getattr(getattr(stream, "buffer", None), "raw", None) for stream in streams]
+        outlets = [raw for raw in raws if hasattr(raw, "written_at")]
+        if any(outlet.ended for outlet in outlets):
+            return
+        quiet = now - max([told, *(outlet.written_at for outlet in outlets)])
+        if quiet < (_FIRST_SECONDS if told == begun else _EVERY_SECONDS):
+            continue
+        what = waited_for(sys._current_frames().get(watched))
+        text = f"layerscope waits for {what}, {now - begun:.0f} s{downloads(since)}"
+        with suppress(OSError, ValueError):  # a terminal that is gone, a stream that is closed
+            for outlet in outlets:
+                type(outlet).unfinished = True  # so that what is printed next begins by wiping this
+            os.write(sys.stderr.fileno(), f"\r{text[: max(shutil.get_terminal_size().columns - 1, 0)]}\x1b[K".encode())
+        told = now
+
+
+def waited_for(frame: "FrameType | None") -> str:
+    """What a thread waits for, by the innermost of our modules that it is in."""
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__", ""))
+        for beginning, what in _WAITED_FOR:
+            if name.startswith(beginning):
+                return what
+        if name.startswith("importlib"):
+            return "Python to load what it needs"
+        frame = frame.f_back
+    return "Python to load what it needs"
+
+
+def downloads(since: float) -> str:
+    """What came from the hub into its cache on this machine since a time; empty where nothing did."""
+    import time
+    from glob import iglob
+
+    constants = sys.modules.get("huggingface_hub.constants")
+    if constants is None:
+        return ""
+    found = 0
+    for path in iglob(os.path.join(constants.HF_HUB_CACHE, "*--*", "blobs", "*")):  # noqa: PTH118, PTH207
+        try:
+            file = os.stat(path)  # noqa: PTH116
+        except OSError:  # renamed meanwhile
+            continue
+        if file.st_mtime >= since:
+            found += min(file.st_size, 512 * file.st_blocks)  # room may be taken before the bytes come
+    rate = found / max(time.time() - since, 1e-9)
+    return f"; {found / 1e6:,.0f} MB downloaded, {rate / 1e6:,.1f} MB/s" if found else ""
+
+
+def _bar_moves() -> bool:
+    bars = getattr(sys.modules.get("tqdm.std"), "tqdm", None)
+    try:
+        return any(bar.n != bar.initial for bar in list(getattr(bars, "_instances", ())))
+    except RuntimeError:  # one more while they are gone through; they are looked at again soon
+        return False

@@ -9,9 +9,11 @@ import io
 import os
 import select
 import sys
+import time
 from typing import Any
 
 _GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN})  # nobody reads any more
+_WIPE = b"\r\x1b[K"
 _UNENCODABLE = "layerscope.unencodable"
 
 
@@ -20,9 +22,19 @@ class _Outlet(io.FileIO):
 
     lost: OSError | None = None
     """Why something was not written though there is a place for it, such as a full disk."""
+    written_at = 0.0
+    """When something was last written to any of them."""
+    unfinished = False
+    """A line on the terminal says what is waited for, and has no end yet."""
+    ended = False
+    """Nothing is waited for any more."""
 
     def write(self, data: Any) -> int:
+        _Outlet.written_at = time.monotonic()
         try:
+            if _Outlet.unfinished and self.isatty():
+                _Outlet.unfinished = False
+                super().write(_WIPE)
             while (written := super().write(data)) is None:  # somebody made the pipe non-blocking, and it is full
                 select.select([], [self.fileno()], [])
         except OSError as error:
@@ -61,7 +73,9 @@ def outlive_readers() -> None:
 
 def lost_output() -> OSError | None:
     """Writes what is still to be written; gives why some of it could not be, though somebody wants it."""
-    lost = None
+    lost, _Outlet.ended = None, True
+    if _Outlet.unfinished:
+        sys.stderr.write("\r")
     for stream in (sys.stderr, sys.stdout):
         stream.flush()
         raw = getattr(getattr(stream, "buffer", None), "raw", None)
