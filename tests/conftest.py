@@ -165,7 +165,8 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Non
     """Runs of `command` have their actors in this process; what it gives sets what is wrong with their model."""
     from layerscope.models import language_model
 
-    monkeypatch.setattr("layerscope.commands.run.Cluster", OneProcess)
+    for command_of in ("run", "ablate"):
+        monkeypatch.setattr(f"layerscope.commands.{command_of}.Cluster", OneProcess)
     monkeypatch.setattr(language_model.LanguageModel, "forward", language_model.LanguageModel.forward)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     monkeypatch.setenv("LAYERSCOPE_FAULT", "")

@@ -14,6 +14,7 @@ import tyro
 
 from layerscope import __version__
 from layerscope.config import Config
+from layerscope.config.ablation import AblationOptions
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import say, shell_word, visible, visible_json
 from layerscope.streams import lost_output, outlive_readers
@@ -23,6 +24,7 @@ _app = tyro.extras.SubcommandApp()
 _Several = tyro.conf.arg(metavar="FILE [FILE ...]", help_behavior_hint="(required)")
 _Files = Annotated[tuple[Path, ...], tyro.conf.Positional, _Several]
 _Options = Annotated[Config, tyro.conf.arg(name="")]
+_AblationOptions = Annotated[AblationOptions, tyro.conf.arg(name="")]
 _RunFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 _Where = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WHERE")]
 _FlagPath = tyro.conf.arg(metavar="PATH")
@@ -43,6 +45,18 @@ def plan(config: _Options) -> int:
     from layerscope.commands.run import print_plan
 
     return print_plan(config)
+
+
+@_app.command
+def ablate(file: _RunFile, options: _AblationOptions) -> int:
+    """Take features out of a run's questions, exactly, and say how far each moves the margin beside its controls.
+
+    Args:
+        file: The .jsonl file of a finished run.
+    """
+    from layerscope.commands.ablate import ablate
+
+    return ablate(file, options)
 
 
 @_app.command
@@ -181,7 +195,7 @@ def _check_command(words: list[str]) -> None:
 def _interrupted(words: list[str]) -> str:
     """Where things stand after Ctrl-C, and what goes on."""
     command = " ".join(map(shell_word, ["layerscope", *words]))
-    if words[:1] == ["run"]:
+    if words[:1] in (["run"], ["ablate"]):
         return f"Stopped by SIGINT before the work began; nothing was changed.\nTo go on: {command}"
     return f"Stopped by SIGINT before the end; what it was to write is as it was.\nTo do it again: {command}"
 
@@ -208,7 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
         say(_interrupted(words), sys.stderr)
         code = 130
     # The work of a run lies in its file, whatever becomes of what it prints.
-    if (lost := lost_output()) is not None and not code and words[:1] != ["run"]:
+    if (lost := lost_output()) is not None and not code and words[:1] not in (["run"], ["ablate"]):
         say(f"layerscope: Not all could be printed: {lost.strerror}.", sys.stderr)
         code = 1
     sys.exit(code)

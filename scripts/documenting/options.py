@@ -4,11 +4,12 @@ import ast
 import inspect
 import itertools
 import textwrap
-from dataclasses import Field, fields
+from dataclasses import MISSING, Field, fields
 from typing import Literal, get_args, get_origin
 
 from layerscope import cli
 from layerscope.config import Config, option
+from layerscope.config.ablation import AblationOptions
 
 GROUPS = {
     "model": "Which model, SAEs and layers",
@@ -34,6 +35,8 @@ the same settings; how the work is spread, and on what cluster, changes no byte.
 |---|---|
 """
 
+_COLUMNS = ("| option | default | what it decides |", "|---|---|---|")
+
 
 def options_page() -> str:
     """The page, in Markdown."""
@@ -43,15 +46,20 @@ def options_page() -> str:
         if inspect.isfunction(function) and function.__module__ == cli.__name__ and _is_command(name)
     ]
     parts = [HEAD + "\n".join(commands), "## Options of `run` and `plan`"]
-    explained = _explanations()
+    explained = _explanations(Config)
     rows: list[str] = []
     for field in fields(Config):
         if field.name in GROUPS:
             parts.append(f"### {GROUPS[field.name]}")
-            rows = ["| option | default | what it decides |", "|---|---|---|"]
+            rows = list(_COLUMNS)
             parts.append("")
         rows.append(f"| {_spelling(field)} | {_default(field)} | {explained[field.name]} |")
         parts[-1] = "\n".join(rows)
+    explained = _explanations(AblationOptions)
+    of_ablate = [
+        f"| {_spelling(each)} | {_default(each)} | {explained[each.name]} |" for each in fields(AblationOptions)
+    ]
+    parts += ["## Options of `ablate`", "\n".join([*_COLUMNS, *of_ablate])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -63,11 +71,11 @@ def _first_paragraph(text: str | None) -> str:
     return inspect.cleandoc(text or "").split("\n\n")[0].replace("\n", " ")
 
 
-def _explanations() -> dict[str, str]:
+def _explanations(settings: type) -> dict[str, str]:
     """The docstring under each setting, which only the source has."""
     (body,) = (
         node.body
-        for node in ast.parse(textwrap.dedent(inspect.getsource(Config))).body
+        for node in ast.parse(textwrap.dedent(inspect.getsource(settings))).body
         if isinstance(node, ast.ClassDef)
     )
     explained = {}
@@ -87,4 +95,6 @@ def _spelling(field: "Field[object]") -> str:
 def _default(field: "Field[object]") -> str:
     if field.default is False:
         return "off"
+    if field.default is MISSING:
+        return "must be given"
     return f"`{field.default}`" if field.default not in ("", ()) else "none"

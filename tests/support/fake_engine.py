@@ -62,6 +62,7 @@ def job(config: Config, nodes: Sequence[Node], batches: Sequence[Sequence[int]] 
         spec=None,  # for actors alone
         d_read=64,
         model=None,
+        ablation=None,
         software=dict(SOFTWARE),
         n_questions=sum(map(len, batches)),
         estimated_bytes=lambda: 1000,

@@ -4,7 +4,6 @@ Memory is bounded by the number of questions times layers (16 bytes each), and b
 for. Knows nothing of statistics.
 """
 
-import hashlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,13 +18,13 @@ from numpy.typing import NDArray
 from layerscope.analysis.baselines.residuals import Scored
 from layerscope.analysis.baselines.texts import TextColumns, Texts
 from layerscope.analysis.causes.columns import AttributionColumns
+from layerscope.analysis.halves import Halves
 from layerscope.analysis.many_solutions import SolutionColumns
 from layerscope.analysis.proportion import ManySolutions
 from layerscope.analysis.result import Floats, Ints, Questions
 from layerscope.analysis.spilling import Column
 from layerscope.errors import LayerscopeError
 from layerscope.records.checking import check_prompt
-from layerscope.records.goals import GoalGroups
 from layerscope.records.manifest import Manifest
 from layerscope.records.readings import ReadingLists
 from layerscope.records.record import NotARecordError, Record, Unscored
@@ -177,14 +176,13 @@ class _QuestionRows:
     def __init__(self) -> None:
         self._numbers = array("q")
         self._margin = array("d")
-        self._groups = GoalGroups()
-        self._deciding = array("Q")  # of each group the smallest hash of a goal, with the goal's half as its last bit
+        self._halves = Halves()
 
     def add(self, record: Record) -> None:
         positive, negative = record.solutions
         self._margin.append(record.margin)
         finals = positive.final_token, negative.final_token
-        group = self._group(record.question)
+        group = self._halves.add(record.question)
         self._numbers.extend(
             (
                 record.example_id,
@@ -198,27 +196,20 @@ class _QuestionRows:
             )
         )
 
-    def _group(self, goal: str) -> int:
-        group = self._groups.add(goal)
-        own = int.from_bytes(hashlib.blake2b(goal.encode(), digest_size=8).digest()) >> 1 << 1 | in_discovery_half(goal)
-        if group == len(self._deciding):
-            self._deciding.append(own)
-        else:
-            self._deciding[group] = min(self._deciding[group], own)
-        return group
-
     def columns(self) -> Questions:
         margin: Floats = np.array(self._margin)
         example_id, correct, per_character, positive, negative, same, stop, group = (
             np.array(self._numbers, dtype=np.int64).reshape(-1, 8).T.copy()
         )
-        halves = np.array(self._deciding, dtype=np.uint64) % 2 > 0
         lengths = positive, negative
         return Questions(
-            example_id, margin, correct > 0, per_character > 0, *lengths, same > 0, stop > 0, halves[group], group
+            example_id,
+            margin,
+            correct > 0,
+            per_character > 0,
+            *lengths,
+            same > 0,
+            stop > 0,
+            self._halves.discovery()[group],
+            group,
         )
-
-
-def in_discovery_half(goal: str) -> bool:
-    """Which half a goal is in. Of a goal group the goal with the smallest hash decides, whatever the order."""
-    return bool(hashlib.blake2b(goal.encode(), digest_size=1).digest()[0] & 1)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from layerscope.config import Config
 from layerscope.engine.budget import Budget
 from layerscope.engine.cluster import Cluster
 from layerscope.engine.crew import Crew
 from layerscope.engine.driver import Driver
-from layerscope.engine.lines import BatchLines
+from layerscope.engine.lines import BatchLines, Line
 from layerscope.engine.timeline import Timeline
 from layerscope.formatting import count_of, say, shell_word, size_text
 from layerscope.planning.describe import describe, summarise
@@ -38,7 +39,7 @@ def run_job(config: Config) -> int:
     """Runs a job, or goes on with it, and prints the summary: 0 when the file is complete, 128 + n after signal n."""
     cluster = Cluster(config, add_nodes=True)
     job = prepare(config, cluster.nodes)
-    _warn(job)
+    warn(job)
     check_space(job)
     with journal.open_journal(
         job.output.records, job.identity(), job.about(command_line()), job.output.overwrite
@@ -73,12 +74,12 @@ def _nothing_to_do(job: Job) -> str:
 def print_plan(config: Config) -> int:
     """Describes what a run would do."""
     job = prepare(config, Cluster(config, add_nodes=False).nodes)
-    _warn(job)
+    warn(job)
     say(describe(job))
     return 0
 
 
-def _warn(job: Job) -> None:
+def warn(job: Job) -> None:
     for warning in job.warnings:
         say(f"Warning: {warning}", sys.stderr)
 
@@ -92,6 +93,12 @@ def _recover(file: journal.Journal) -> tuple[Totals, list[int]]:
             error_lines.append(totals.questions)
         totals.add_record(record)
 
+    recover(file, count)
+    return totals, error_lines
+
+
+def recover(file: journal.Journal, count: Callable[[Any], None]) -> None:
+    """Reads what the file holds; `count` gets every record, or whatever it is. Says what nothing notes of it."""
     if unnoted := file.recover(count):
         marks = marks_path(file.path).name
         say(
@@ -99,7 +106,6 @@ def _recover(file: journal.Journal) -> tuple[Totals, list[int]]:
             "\nThey fit the plan and are taken as they are; --overwrite computes them anew.",
             sys.stderr,
         )
-    return totals, error_lines
 
 
 def _work(
@@ -116,12 +122,9 @@ def _work(
         Progress(job.n_questions, totals) as progress,
         Timeline(job.output.timeline) as timeline,
         cluster.engine(job.placement.gemma_actors * job.placement.gemma.num_cpus, progress.note) as engine,
-        _stop_signals() as caught,
+        stop_signals() as caught,
     ):
-        for line in job.placement.lines:
-            progress.note(line)
-        if missing := download_bytes(job):
-            progress.note(f"Up to {size_text(missing)} come from the hub first, to every node that lacks them.")
+        tell_place(job, progress)
 
         def results(batches: Sequence[int]) -> Generator[BatchLines]:
             crew = Crew(job, engine, progress.note, fingerprints)
@@ -129,7 +132,7 @@ def _work(
             driver = Driver(job, batches, crew, budget, progress.note, timeline, progress.begin)
             yield from driver.results(lambda: bool(caught) or file.is_taken_away())
 
-        work = _Work(job.plan, file, progress, fingerprints, results)
+        work = Work(job.plan, file, progress, fingerprints, results)
         left = ""
         if retried and (remaining := work.retry(retried)):
             left = f", {remaining} of {len(retried)} with an error line not computed again"
@@ -140,8 +143,16 @@ def _work(
         return progress.totals, progress.rate(), stopped_by, left
 
 
+def tell_place(job: Job, progress: Progress) -> None:
+    """Says who works where, and what is downloaded first."""
+    for line in job.placement.lines:
+        progress.note(line)
+    if missing := download_bytes(job):
+        progress.note(f"Up to {size_text(missing)} come from the hub first, to every node that lacks them.")
+
+
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """Computing what a file lacks, and what is to be computed once more."""
 
     plan: Plan
@@ -163,11 +174,15 @@ class _Work:
                 self._note(of_batch, writer.flush)
                 writer.append([line.pieces for line in missing], of_batch.residuals.behind(known))
                 for line in missing:
-                    if line.frame is None:
-                        self.progress.totals.add_error()
-                    else:
-                        self.progress.totals.add_frame(line.frame, line.active_features, line.cells)
+                    self.count(line)
                 self.progress.update()
+
+    def count(self, line: Line) -> None:
+        """Adds a line to what a person sees."""
+        if line.frame is None:
+            self.progress.totals.add_error()
+        else:
+            self.progress.totals.add_frame(line.frame, line.active_features, line.cells)
 
     def retry(self, error_lines: list[int]) -> int:
         """Computes the batches of some lines again and replaces these lines; gives how many were not come to.
@@ -213,7 +228,7 @@ class _Work:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[signal.Signals]]:
+def stop_signals() -> Iterator[list[signal.Signals]]:
     """Collects the first signal that asks to stop; a second one stops at once, but for a hang-up, which may come twice.
 
     To be entered after Ray's start, which takes SIGTERM. What is ignored (a hang-up, under nohup) stays so.

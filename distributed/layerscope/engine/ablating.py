@@ -4,8 +4,9 @@ A question's own pass is that of a run. What is then taken out of its row is at 
 the feature fires; nothing is reconstructed, so no error of the SAE enters. Where nothing fires nothing is run again.
 """
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from math import isfinite
 from typing import NamedTuple
@@ -27,6 +28,7 @@ from layerscope.records.ablations import Place, ablation_line
 from layerscope.records.identity import ChosenFeature, Control
 from layerscope.records.record import strongest_wrong
 from layerscope.saes.chosen import ChosenOfLayer, load_chosen, random_direction
+from layerscope.standin import on_this_node
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,42 @@ class Begun:
     kept: KeptPass | None
     """None where no question can be scored."""
     halved: bool
+
+
+class Ablator:
+    """What an actor ablates with: the model, the features, and the batch that it was at last.
+
+    The portions of a batch come one after the other, and its own pass is the same for all of them.
+    """
+
+    def __init__(self, model: LanguageModel, tokenizer: PairTokenizer, to_ablate: ToAblate, d_in: int) -> None:
+        """
+        Args:
+            d_in: width of what the SAEs read.
+        """
+        self._model, self._tokenizer, self._to_ablate = model, tokenizer, to_ablate
+        repository = on_this_node(to_ablate.repository)
+        self._features = load_features(replace(to_ablate, repository=repository), d_in, model.device)
+        self._at_last: tuple[int, Begun] | None = None
+        self._turn = threading.Lock()
+
+    def lines(self, call: int, questions: Sequence[Question]) -> tuple[list[bytes], bool, int]:
+        """The lines of a portion of a batch, whether all fitted the memory at once, and how many tokens were read.
+
+        Args:
+            call: which of all calls, of which a batch has one for each portion.
+        """
+        batch, portion = divmod(call, len(self._to_ablate.portions))
+        with self._turn:
+            if self._at_last is None or self._at_last[0] != batch:
+                self._at_last = None  # before there is another, whose memory it has
+                begun = begin_batch(self._model, self._tokenizer, questions, self._to_ablate.layers)
+                self._at_last = batch, begun
+            begun = self._at_last[1]
+            lines, halved = ablate(
+                self._model, begun, self._features, self._to_ablate.portions[portion], self._to_ablate
+            )
+        return lines, halved, begun.kept.starts[-1] if begun.kept else 0
 
 
 class _Wanted(NamedTuple):

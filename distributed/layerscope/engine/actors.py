@@ -22,10 +22,12 @@ from layerscope.hub.repository import Repository
 from layerscope.models.spec import ModelSpec, fetch_model, tokenizer_path
 from layerscope.planning.machine import probe
 from layerscope.planning.node import Node
+from layerscope.planning.to_ablate import ToAblate
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.reading import Reading
 from layerscope.questions.sources import Question
 from layerscope.records.fingerprints import Fingerprint
+from layerscope.records.lines import WholeLine
 from layerscope.records.means import read_means
 from layerscope.standin import on_this_node
 
@@ -59,8 +61,13 @@ class GemmaActor(_Actor):
         blocks: Sequence[Sequence[int]],
         reading: Reading,
         settings: TorchSettings,
+        ablation: ToAblate | None = None,
     ) -> Fingerprint:
-        """Loads the model; not done in the constructor, whose errors Ray flattens to text."""
+        """Loads the model; not done in the constructor, whose errors Ray flattens to text.
+
+        Args:
+            ablation: what is to be ablated, where that is the work; there are no blocks then.
+        """
         from layerscope.models.lean_import import import_transformers
 
         import_transformers()
@@ -72,7 +79,7 @@ class GemmaActor(_Actor):
         repository = on_this_node(repository)
         self._log = ActorLog("gemma")
         self._blocks, self._reading = blocks, reading
-        self._layers = [layer for block in blocks for layer in block]
+        self._layers = [layer for block in blocks for layer in block] if ablation is None else ablation.layers
         with self._log.timed("load"):
             self._tokenizer = PairTokenizer(
                 tokenizer_path(repository), spec.context, reading.prompt, spell=reading.spells
@@ -80,19 +87,28 @@ class GemmaActor(_Actor):
             self._model = load_language_model(fetch_model(repository, spec), dtype, device)
             if device.type == "cuda":
                 warm_up_model(self._model, self._tokenizer, self._layers, reading)
+            self._ablator = None
+            if ablation is not None:
+                from layerscope.engine.ablating import Ablator
+
+                self._ablator = Ablator(self._model, self._tokenizer, ablation, spec.width("resid_post"))
         with self._log.timed("fingerprint"):
             return model_fingerprint(self._model, sorted(self._layers))
 
     @device_faults
-    def score(self, batch: int, questions: Sequence[Question]) -> tuple[Scores | Activations, ...]:
+    def score(self, batch: int, questions: Sequence[Question]) -> tuple[Scores | Activations, ...] | Scores:
         """One batch. May be called in several threads: one batch is tokenised while a GPU computes another.
 
         Returns:
             the scores, then per layer block the residual stream of the tokens that are read, as separate values, so
-            that each becomes an object of its own.
+            that each becomes an object of its own. Of ablations the scores alone, whose outcomes are the lines.
         """
         from layerscope.engine.batch import score_batch, to_array
 
+        if self._ablator is not None:
+            with self._log.timed("ablate", batch=batch, questions=len(questions)) as span:
+                lines, halved, tokens = self._ablator.lines(batch, questions)
+            return Scores([WholeLine(line) for line in lines], halved, tokens, span())
         with self._log.timed("score", batch=batch, questions=len(questions)) as span:
             scored = score_batch(self._model, self._tokenizer, questions, self._layers, self._reading)
             ends = np.cumsum([len(block) for block in self._blocks])[:-1].tolist()

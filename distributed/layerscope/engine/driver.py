@@ -255,7 +255,7 @@ class Driver:
         self._engine.measure("batch_seconds", span.end - span.start, stage="write")
         self._timeline.add("write", socket.gethostname(), "driver", span, written.batch)
         self._engine.measure("questions", len(written.lines))
-        self._engine.measure("error_lines", sum(line.frame is None for line in written.lines))
+        self._engine.measure("error_lines", sum(line.is_error for line in written.lines))
         self._engine.measure("tokens", written.tokens)
         self._engine.measure("bytes", sum(len(piece) for line in written.lines for piece in line.pieces))
 

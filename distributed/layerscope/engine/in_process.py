@@ -14,7 +14,7 @@ from layerscope.models.lean_import import import_transformers
 from layerscope.models.spec import fetch_model, tokenizer_path
 from layerscope.planning.job import Job
 from layerscope.questions.pairs import PairTokenizer
-from layerscope.records.lines import ErrorLine, join_record, settle
+from layerscope.records.lines import WholeLine, join_record, settle
 from layerscope.records.means import read_means
 from layerscope.saes.attribution import ToAttribute
 from layerscope.saes.cache import load_encoder
@@ -57,4 +57,4 @@ class InProcess:
         encode = partial(encode_block, rows, job.layers, self._encoders, job.numerics.top_k, scored.spans)
         blocks = [encode(job.reading, attribute)] if rows.numel() else []
         settled = [settle(outcome, blocks) for outcome in scored.outcomes]
-        return [each.line if isinstance(each, ErrorLine) else b"".join(join_record(each, blocks)) for each in settled]
+        return [each.line if isinstance(each, WholeLine) else b"".join(join_record(each, blocks)) for each in settled]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from layerscope.engine.answers import Scores
 from layerscope.engine.interface import Reference
 from layerscope.records.feature_lists import LayerBlock
-from layerscope.records.lines import ErrorLine, Frame, Outcome, join_record, settle
+from layerscope.records.lines import ErrorLine, Frame, Outcome, WholeLine, join_record, settle
 from layerscope.records.residual_files import NO_ROWS, ResidualRows
 
 
@@ -32,9 +32,10 @@ class Line(NamedTuple):
 
     pieces: list[bytes | memoryview]
     frame: Frame | None
-    """None for an error line."""
+    """None for a line that the driver did not put together: an error line, or one of ablations."""
     active_features: int = 0
     cells: int = 0
+    is_error: bool = False
 
 
 class BatchLines(NamedTuple):
@@ -76,8 +77,8 @@ def residual_rows(frames: Sequence[Frame | None], blocks: Sequence[LayerBlock]) 
 
 def _line(outcome: Outcome, blocks: list[LayerBlock]) -> Line:
     outcome = settle(outcome, blocks)
-    if isinstance(outcome, ErrorLine):
-        return Line([outcome.line], None)
+    if isinstance(outcome, WholeLine):
+        return Line([outcome.line], None, is_error=isinstance(outcome, ErrorLine))
     counts = [block.active_counts[:, list(outcome.final_rows)] for block in blocks]
     cells = sum(count.size for count in counts)
     return Line(join_record(outcome, blocks), outcome, sum(int(count.sum()) for count in counts), cells)

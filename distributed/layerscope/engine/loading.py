@@ -26,7 +26,7 @@ def to_load(job: Job, placement: Placement, seat: Seat) -> tuple[Any, ...]:
     dtype = numerics.dtype if seat.block is None else numerics.sae_dtype
     settings = TorchSettings(placement.device, dtype, numerics.threads)
     if seat.block is None:
-        return job.model, job.spec, placement.blocks, job.reading, settings
+        return job.model, job.spec, placement.blocks, job.reading, settings, job.ablation
     layers = placement.blocks[seat.block]
     dictionaries = [
         EncodersToLoad(each.name, each.repository, [sae for sae in each.saes if sae.layer in layers], job.columns(each))

@@ -18,6 +18,7 @@ from layerscope.planning.settings import (
     Crew,
     Numerics,
 )
+from layerscope.planning.to_ablate import ToAblate
 from layerscope.questions.plan import Plan
 from layerscope.questions.reading import MAX, Reading
 from layerscope.questions.selection import Selection
@@ -30,6 +31,7 @@ _L0S_OVER_TOKENS = 8  # features of a solution over features of a token
 _BYTES_AT_A_TOKEN = 5  # of a feature's JSON: its activation there, 0.0 at most of them
 _BYTES_OF_A_TOKEN = 27  # of a feature's JSON: where it is strongest, and at how many tokens it is active
 _BYTES_PER_ATTRIBUTION = 84  # of JSON
+_BYTES_PER_ABLATION = 150
 _BYTES_PER_FEATURE = 52  # of JSON: names, punctuation, an id of five digits, an activation of eight
 
 
@@ -76,6 +78,8 @@ class Job:
     software: dict[str, str]
     """Versions of the packages that compute, on the nodes that do."""
     warnings: tuple[str, ...]
+    ablation: ToAblate | None = None
+    """What is ablated, where that is the work; None for a run."""
 
     @property
     def n_questions(self) -> int:
@@ -112,6 +116,8 @@ class Job:
 
     def estimated_bytes(self) -> int:
         """About the size of the finished file, if as many features are active as the SAEs' average L0 says."""
+        if self.ablation is not None:
+            return self.n_questions * self.ablation.lines_of_question * _BYTES_PER_ABLATION
 
         saes = [sae for dictionary in self.dictionaries for sae in dictionary.saes]
 

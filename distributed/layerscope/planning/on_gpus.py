@@ -28,13 +28,14 @@ def place_on_gpus(crew: Crew, nodes: Sequence[Node], needs: Needs, blocks: tuple
     gemma_per_gpu = math.ceil(gemma_actors / gemma_gpus)
     encoders_per_gpu = math.ceil(len(encoders) / len(hosts_of_encoders))
     # On a shared GPU the encoders' part is less than a Gemma actor's, or one more of these would take their place.
-    for_encoders = 0 if encoder_gpus else min(_SHARED_GPU_FOR_ENCODERS, 1 / (gemma_per_gpu + 2))
+    for_encoders = 0 if encoder_gpus or not encoders else min(_SHARED_GPU_FOR_ENCODERS, 1 / (gemma_per_gpu + 2))
     gemma_share = Share(0, _floor((1 - for_encoders) / gemma_per_gpu))
-    encoder_share = Share(0, _floor((for_encoders or 1) / encoders_per_gpu))
+    encoder_share = Share(0, _floor((for_encoders or 1) / max(1, encoders_per_gpu)))
 
     gemma_hosts = [index % gemma_gpus for index in range(gemma_actors)]
     encoder_hosts = [hosts_of_encoders[index % len(hosts_of_encoders)] for index in range(len(encoders))]
-    largest_block = max(sum(needs.sae_by_layer[layer] + needs.rows_by_layer for layer in block) for block in blocks)
+    of_blocks = [sum(needs.sae_by_layer[layer] + needs.rows_by_layer for layer in block) for block in blocks]
+    largest_block = max(of_blocks, default=0)
     lines = []
     for index, (node, gpu) in enumerate(gpus):
         n_gemma = sum(host == index for host in gemma_hosts) if index < there else 0

@@ -63,7 +63,9 @@ class Placement:
 
 
 def split(layers: Sequence[int], n_blocks: int) -> tuple[tuple[int, ...], ...]:
-    """Contiguous blocks of nearly equal size, the larger ones first; no more of them than layers."""
+    """Contiguous blocks of nearly equal size, the larger ones first; no more of them than layers, and none without."""
+    if not layers:
+        return ()
     n_blocks = min(n_blocks, len(layers))
     size, larger = divmod(len(layers), n_blocks)
     blocks, start = [], 0

@@ -32,6 +32,11 @@ class ToAblate:
     def layers(self) -> list[int]:
         return [sae.layer for sae in self.saes]
 
+    @property
+    def lines_of_question(self) -> int:
+        """Of all features and kinds."""
+        return sum(map(len, self.portions)) * len(self.kinds)
+
     def feature_ids(self, layer: int) -> list[int]:
         """Those of a layer that fire or are compared with, ascending."""
         chosen = [feature for portion in self.portions for feature in portion if feature.layer == layer]

@@ -6,6 +6,8 @@ feature first its own line and then its controls'.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,10 +17,11 @@ from msgspec import UNSET, Struct, UnsetType
 
 from layerscope.records.extent import Extent
 from layerscope.records.identity import AblationSettings, ChosenFeature, Control, Identity
-from layerscope.records.manifest import AblationAbout
+from layerscope.records.manifest import AblationAbout, read_manifest
 from layerscope.records.readings import Float32, Id
 from layerscope.records.record import NotARecordError
-from layerscope.records.run import Run
+from layerscope.records.run import Run, existing
+from layerscope.records.totals import Totals
 
 
 class Ablation(Struct, frozen=True, gc=False):
@@ -194,3 +197,31 @@ def _dumps(fields: dict[str, Any]) -> bytes:
 def _told(place: Place | Ablation) -> str:
     of = f"question {place.example_id}, layer {place.layer}, feature {place.feature_id}"
     return of + (f" ({place.control})" if place.control else "")
+
+
+def open_written(path: Path) -> Run:
+    """The output file of a run or of an ablation, whichever it is.
+
+    Raises:
+        UsageError: there is no such file, or it has no manifest, or one that is none.
+    """
+    path = existing(path)
+    manifest = read_manifest(path)
+    return kind_of_file(manifest.identity)(path, manifest)
+
+
+@dataclass
+class AblationTotals(Totals):
+    """Counts over the lines of a file of ablations, each of which is a question here."""
+
+    flips: int = 0
+    """Lines of features in which an answer that was right is wrong afterwards, or the other way round."""
+
+    def add(self, found: Ablation) -> None:
+        self.questions += 1
+        self.errors += bool(found.error)
+        if found.control is None and found.margin is not None and found.margin_ablated is not None:
+            self.flips += (found.margin > 0) != (found.margin_ablated > 0)
+
+    def standing(self, planned: int) -> str:  # noqa: ARG002 - those of a run say more of it
+        return f"answers flipped {self.flips}"

@@ -100,6 +100,10 @@ Control = Literal["matched", "random", "mean-difference"]
 feature's own tokens as much along a random direction, and along the difference of means."""
 
 
+CONTROLS: tuple[Control, ...] = ("matched", "random", "mean-difference")
+"""All of them, in the order of the lines."""
+
+
 class ChosenFeature(NamedTuple):
     """A feature that is ablated."""
 

@@ -74,13 +74,18 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class ErrorLine:
-    """The whole line of a question that cannot be scored."""
+class WholeLine:
+    """A line that lacks nothing."""
 
     line: bytes
 
 
-Outcome = Frame | ErrorLine
+@dataclass(frozen=True)
+class ErrorLine(WholeLine):
+    """That of a question that cannot be scored."""
+
+
+Outcome = Frame | WholeLine
 
 
 def frame_record(
@@ -201,7 +206,7 @@ def join_record(frame: Frame, blocks: Sequence[LayerBlock]) -> list[bytes | memo
 
 def settle(outcome: Outcome, blocks: Sequence[LayerBlock]) -> Outcome:
     """The outcome, or the error line of a record one of whose numbers is not finite: the first layer is named."""
-    if isinstance(outcome, ErrorLine):
+    if isinstance(outcome, WholeLine):
         return outcome
     slots = list(outcome.slots)
     attributed = any(slot.between != COUNTS for slot in slots)

@@ -19,7 +19,12 @@ _LINE_SECONDS = 10.0
 class Progress:
     """Shows how far a run is, on standard error; closed by leaving its `with` block."""
 
-    def __init__(self, total: int, totals: Totals, stream: TextIO | None = None) -> None:
+    def __init__(self, total: int, totals: Totals, stream: TextIO | None = None, noun: str = "question") -> None:
+        """
+        Args:
+            noun: what is counted.
+        """
+        self._noun = noun
         self._stream = stream or sys.stderr
         self._total = total
         self.totals = totals
@@ -27,7 +32,7 @@ class Progress:
         self._began: float | None = None
         self._told = time.monotonic()
         self._bar = (
-            tqdm(total=total, initial=totals.questions, unit="question", file=self._stream, dynamic_ncols=True)
+            tqdm(total=total, initial=totals.questions, unit=noun, file=self._stream, dynamic_ncols=True)
             if self._stream.isatty()
             else None
         )
@@ -47,7 +52,7 @@ class Progress:
     def update(self) -> None:
         """Shows the totals as they are now."""
         if self._bar is not None:
-            self._bar.set_postfix_str(self._accuracy(), refresh=False)
+            self._bar.set_postfix_str(self.totals.standing(self._total), refresh=False)
             self._bar.update(self.totals.questions - self._bar.n)
         elif time.monotonic() - self._told >= _LINE_SECONDS:
             self._told = time.monotonic()
@@ -61,20 +66,15 @@ class Progress:
             say(text, self._stream)
 
     def rate(self) -> float:
-        """Questions per second since work began."""
+        """How many per second since work began."""
         if self._began is None:
             return 0.0
         return (self.totals.questions - self._already) / max(time.monotonic() - self._began, 1e-9)
 
     def _line(self) -> str:
         done, rate = self.totals.questions, self.rate()
-        left = f"{(self._total - done) / rate:.0f} s left" if rate else "no question done yet"
-        return f"{done}/{count_of(self._total, 'question')}, {rate:.1f}/s, {left}, {self._accuracy()}"
-
-    def _accuracy(self) -> str:
-        """So far, and why that is not yet the run's: the plan goes from long questions to short ones."""
-        order = ", longest questions first" if self.totals.questions < self._total else ""
-        return f"accuracy {self.totals.accuracy_so_far()}{order}"
+        left = f"{(self._total - done) / rate:.0f} s left" if rate else f"no {self._noun} done yet"
+        return f"{done}/{count_of(self._total, self._noun)}, {rate:.1f}/s, {left}, {self.totals.standing(self._total)}"
 
 
 def shown(

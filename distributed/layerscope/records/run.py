@@ -45,7 +45,7 @@ class RecordsFile:
         Raises:
             UsageError: there is no such file, or its manifest is none.
         """
-        path = _existing(path)
+        path = existing(path)
         return Run.open(path) if manifest_path(path).exists() else RecordsFile(path, None)
 
     @property
@@ -244,7 +244,7 @@ class Run(RecordsFile):
         Raises:
             UsageError: there is no such file, or it has no manifest, or one that is none.
         """
-        path = _existing(path)
+        path = existing(path)
         manifest = read_manifest(path, advice)
         if (manifest.identity.ablation is not UNSET) != cls.of_ablations:
             here, there = ("ablations", "records") if cls.of_ablations else ("records", "ablations")
@@ -293,7 +293,11 @@ class Run(RecordsFile):
         return locking.is_locked(self.path)
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
+    """
+    Raises:
+        UsageError: there is no such file.
+    """
     path = user_path(path)
     if not path.is_file():
         raise UsageError(f"There is no file {path}. Name the .jsonl file of a run.")

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from layerscope.formatting import count_of, size_text, utf8, visible
+from layerscope.records.ablations import AblationFile, AblationTotals, open_written
 from layerscope.records.goals import GoalGroups
 from layerscope.records.record import Unscored
 from layerscope.records.residuals import Layout, expect_rows, residuals_path
@@ -44,14 +45,37 @@ class Status:
     hardware: str
 
 
-def status(path: Path) -> Status:
+@dataclass(frozen=True)
+class AblationStatus:
+    """The same of a file of ablations."""
+
+    file: str
+    bytes: int
+    state: str
+    done: int
+    """Lines so far."""
+    planned: int
+    errors: int
+    """Of these, lines of questions that cannot be scored."""
+    flips: int
+    """Lines of features in which the answer is another afterwards."""
+    run: str
+    """The file that it is of."""
+    to_go_on: str | None
+    software: dict[str, str]
+    hardware: str
+
+
+def status(path: Path) -> Status | AblationStatus:
     """Reads every line of a file, finished or growing.
 
     Raises:
         UsageError: there is no such file, or it has no manifest.
         LayerscopeError: a line is not the record that was written there.
     """
-    run = Run.open(path)
+    run = open_written(path)
+    if isinstance(run, AblationFile):
+        return _of_ablations(run)
     totals, errors, goals = Totals(), list[int](), GoalGroups()
     for _, record in run.records():
         totals.add_record(record)
@@ -85,8 +109,39 @@ def status(path: Path) -> Status:
     )
 
 
-def as_text(found: Status) -> str:
+def _of_ablations(file: AblationFile) -> AblationStatus:
+    totals = AblationTotals()
+    for _, ablation in file.entries():
+        totals.add(ablation)
+    alive, complete = file.alive(), totals.questions == file.planned
+    return AblationStatus(
+        file=utf8(str(file.path)),
+        bytes=file.path.stat().st_size,
+        state="it is being written" if alive else "complete" if complete else "stopped",
+        done=totals.questions,
+        planned=file.planned,
+        errors=totals.errors,
+        flips=totals.flips,
+        run=file.about.run,
+        to_go_on=None if alive or complete else _to_go_on(file),
+        software=file.manifest.identity.software,
+        hardware=file.manifest.identity.hardware,
+    )
+
+
+def as_text(found: Status | AblationStatus) -> str:
     """For people; what the manifest says is made visible before a terminal gets it."""
+    if isinstance(found, AblationStatus):
+        lines = [
+            f"file      {found.file} ({size_text(found.bytes)})",
+            f"of        {visible(found.run)}",
+            f"state     {found.state}",
+            f"done      {found.done} of {count_of(found.planned, 'line')} of ablations",
+            f"errors    {found.errors}",
+            f"flips     {found.flips}, lines of features in which the answer is another afterwards",
+            *([f"to go on  {visible(found.to_go_on)}"] if found.to_go_on else []),
+        ]
+        return "\n".join(lines)
     named = f" (example_id {', '.join(map(str, found.errors[:_ERRORS_NAMED]))})" if found.errors else ""
     lines = [
         f"file      {found.file} ({size_text(found.bytes)})",
@@ -100,7 +155,7 @@ def as_text(found: Status) -> str:
     return "\n".join(lines)
 
 
-def as_json(found: Status) -> str:
+def as_json(found: Status | AblationStatus) -> str:
     """For programs, and for whoever reports a fault."""
     return orjson.dumps(asdict(found), option=orjson.OPT_INDENT_2).decode()
 

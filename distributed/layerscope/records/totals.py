@@ -51,6 +51,13 @@ class Totals:
         self.active_features += active_features
         self.cells += cells
 
+    def standing(self, planned: int) -> str:
+        """What a person sees of it while the run is on, and why that is not yet the run's: the plan goes from long
+        questions to short ones.
+        """
+        order = ", longest questions first" if self.questions < planned else ""
+        return f"accuracy {self.accuracy_so_far()}{order}"
+
     def accuracy(self) -> str:
         """Share of scored questions whose right solution has the higher log-likelihood, with its standard error."""
         return _share(self.correct, self.scored)

@@ -1,8 +1,11 @@
 """Whether a file is sound: every line of it, against the manifest and in itself."""
 
+from pathlib import Path
+
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import count_of
 from layerscope.records import locking
+from layerscope.records.ablations import AblationFile, open_written
 from layerscope.records.checking import check
 from layerscope.records.record import Record
 from layerscope.records.residuals import check_residuals
@@ -18,6 +21,9 @@ def verify(files: Files) -> str:
         LayerscopeError: the first line that is off, and what is.
         UsageError: there is no such file, it has no manifest, or several are not shards of one job.
     """
+    paths = [files] if isinstance(files, Path) else list(files)
+    if len(paths) == 1 and isinstance(file := open_written(paths[0]), AblationFile):
+        return _verify_ablations(file)
     run = open_run(files)
     settings, about = run.manifest.identity.settings, run.manifest.about
     d_sae_of_others = {name: of.d_sae for name, of in about.other_dictionaries.items()}
@@ -42,6 +48,14 @@ def verify(files: Files) -> str:
     return "\n".join([f"{run.path}{run.others}: {said}", *run.notes])
 
 
+def _verify_ablations(file: AblationFile) -> str:
+    lines = sum(1 for _ in file.entries())
+    unknown = _uncovered(file, lines)
+    but = f" but for {unknown} that nothing notes" if unknown else ""
+    whole = f"all whole, in order and as they were written{but}{_behind(file)}"
+    return f"{file.path}: {lines} of {count_of(file.planned, 'line')} of ablations, {whole}."
+
+
 def _uncovered(part: RecordsFile, lines: int) -> int:
     """How many lines fit the plan, and nothing says that they are the ones that were written; none while a run writes.
 
@@ -50,7 +64,7 @@ def _uncovered(part: RecordsFile, lines: int) -> int:
     """
     if lines <= part.covered or locking.is_locked(part.path):
         return 0
-    if isinstance(part, Run) and not part.covered and lines == len(part.manifest.about.example_ids):
+    if isinstance(part, Run) and not part.covered and lines == part.planned:
         raise LayerscopeError(
             f"{part.path} is finished, and its manifest notes none of its lines: nobody can say whether they are those "
             "that were written.\nPut the run's own manifest back; or go on with the run, which takes them as they are."

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from layerscope.config import Site
 from layerscope.errors import UsageError
-from layerscope.formatting import ranges
 from layerscope.hub.repository import Repository
 from layerscope.saes.choice import CANONICAL, SaeChoice, Shelf
 from layerscope.saes.gemma_scope_2 import check_configs
@@ -115,10 +114,11 @@ def _named(shelf: Shelf, saes: Sequence[SaeChoice], asked: str) -> str | None:
 
 def _no_layer(shelf: Shelf, width: str, missing: Sequence[int], held: Mapping[int, Sequence[SaeChoice]]) -> UsageError:
     partial, passed = shelf.repository.partial, shelf.passed_over
+    there = ", ".join(map(str, sorted(held)))
     return UsageError(
         f"{shelf.repository.name} has no SAE of width {width} for layer {', '.join(map(str, missing))}; "
         f"{'the cache here (HF_HUB_OFFLINE is set)' if partial else 'it'} has one for "
-        f"{ranges(held) or 'no layer of this model'}." + (f"\nPassed over: {passed[0]}" if passed else "")
+        f"{there or 'no layer of this model'}." + (f"\nPassed over: {passed[0]}" if passed else "")
     )
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from layerscope.analysis import reading, spilling
 from layerscope.analysis.findings import analyse
+from layerscope.analysis.halves import in_discovery_half
 from layerscope.analysis.overview import length_bins
 from layerscope.analysis.result import Analysis, Contrast, Options, Questions
 from layerscope.analysis.stratum import Survival
@@ -148,7 +149,7 @@ def test_held_out_scores_are_those_of_a_plain_loop(planted: Analysis, planted_fi
     scores, goals = [], []
     for line in planted_file.read_bytes().splitlines():
         record = orjson.loads(line)
-        if record["error"] or reading.in_discovery_half(record["question"]):
+        if record["error"] or in_discovery_half(record["question"]):
             continue
         sides = [record[name] for name in ("positive_solution_details", "negative_solution_details")]
         lists = [side["active_features_by_layer"]["9"] for side in sides]
@@ -255,7 +256,7 @@ def test_a_length_bin_ends_with_its_quantile() -> None:
 
 def test_the_halves_are_the_same_in_every_process() -> None:
     """Python's own hash of a text is not: what is selected would change from one report to the next."""
-    assert [reading.in_discovery_half(f"goal {number}") for number in range(8)] == [
+    assert [in_discovery_half(f"goal {number}") for number in range(8)] == [
         False,
         False,
         True,
@@ -317,7 +318,7 @@ def swapped(planted_file: Path, which: Callable[[dict[str, Any]], bool]) -> Path
 
 def test_nothing_of_the_validation_half_leaks_into_the_scores(planted: Analysis, planted_file: Path) -> None:
     """With the labels of that half alone exchanged, the same features with the same weights score it the other way."""
-    other = analyse(swapped(planted_file, lambda record: not reading.in_discovery_half(record["question"])), OPTIONS)
+    other = analyse(swapped(planted_file, lambda record: not in_discovery_half(record["question"])), OPTIONS)
     here, there = planted.right_wrong, other.right_wrong
     assert equal(here.firing.discovery, there.firing.discovery)
     assert here.held_out.features.tolist() == there.held_out.features.tolist()

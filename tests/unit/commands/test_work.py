@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from layerscope.commands.run import _Work, command_line
+from layerscope.commands.run import Work, command_line
 from layerscope.engine.lines import BatchLines, Line
 from layerscope.errors import LayerscopeError
 from layerscope.questions.plan import Plan
@@ -49,9 +49,9 @@ def opened(path: Path) -> Journal:
     return open_journal(path, *typed(identity((0,), questions=6), about((0,), range(6))), overwrite=False)
 
 
-def work(file: Journal, reason: str, halved: Sequence[int], closed: list[int], stop_after: int = 9) -> _Work:
+def work(file: Journal, reason: str, halved: Sequence[int], closed: list[int], stop_after: int = 9) -> Work:
     progress = Progress(6, Totals(), io.StringIO())
-    return _Work(
+    return Work(
         PLAN, file, progress, Fingerprints(NOTED), lambda b: computed(list(b)[:stop_after], reason, halved, closed)
     )
 
@@ -128,9 +128,9 @@ def test_a_run_and_a_retry_write_the_residuals_of_the_right_lines_and_name_what_
             lines = [Line([line(number, "x")], None) for number in range(*ends)]
             yield BatchLines(batch, lines, False, 1, rows_of(*ends, errors))
 
-    def run(file: Journal, *errors: int) -> _Work:
+    def run(file: Journal, *errors: int) -> Work:
         progress = Progress(6, Totals(), io.StringIO())
-        return _Work(PLAN, file, progress, Fingerprints(NOTED), lambda batches: results(batches, errors))
+        return Work(PLAN, file, progress, Fingerprints(NOTED), lambda batches: results(batches, errors))
 
     with open_journal(path, *parts, overwrite=False) as file:
         file.append([line(number, "x") for number in range(4)], rows_of(0, 4, [1]))

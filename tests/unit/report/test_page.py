@@ -29,8 +29,8 @@ from playwright.sync_api import expect
 
 from browsing import opened, overlapping_texts
 from layerscope.analysis.findings import analyse
+from layerscope.analysis.halves import in_discovery_half
 from layerscope.analysis.proportion import ManySolutions, Proportion
-from layerscope.analysis.reading import in_discovery_half
 from layerscope.analysis.result import Analysis, LengthBin, Options
 from layerscope.analysis.statistics import proportion
 from layerscope.cli import main

@@ -1,0 +1,197 @@
+"""What a file of ablations comes to: how far each feature moves the margin, and whether further than its controls do.
+
+Where one half of the questions had a part in the choice of the features, the other is tested alone. Intervals are of a
+bootstrap over goal groups, whose questions are no independent observations.
+
+Shapes: Q questions of the file, F features, K kinds of lines (the feature, then its controls), T tested questions,
+G goal groups among them.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+from scipy import special, stats
+
+from layerscope.analysis.choosing import Key, attributions_of_solutions
+from layerscope.analysis.result import Bools, Floats, Ints
+from layerscope.analysis.statistics import false_discovery_rates
+from layerscope.errors import UsageError
+from layerscope.records.ablations import AblationFile
+from layerscope.records.effects import (
+    AblationSummary,
+    ControlEffect,
+    Effect,
+    FeatureEffect,
+    Interval,
+    LayerAgreement,
+)
+from layerscope.records.identity import ChosenFeature
+from layerscope.records.record import Record
+from layerscope.records.run import Run
+
+_RESAMPLES = 1000
+_SEED = 0
+_CHOSEN_ON_A_HALF = ("attribution", "contrast")
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The lines of a file; NaN where there is none yet, or no margin."""
+
+    example_ids: list[int]
+    margin: Floats  # [Q]
+    ablated: Floats  # [Q, F, K]
+    tokens: Ints  # [Q, F, K]
+
+
+def summarise(path: Path, run: Path | None = None) -> AblationSummary:
+    """Reads a file of ablations, finished or growing; questions some of whose lines are missing are left out.
+
+    Args:
+        run: the file that it is of, for how far attributions agree with ablations.
+
+    Raises:
+        UsageError: it is no file of ablations, or the run is another.
+        LayerscopeError: a line is not the one that was written there.
+    """
+    file = AblationFile.open(path)
+    columns, chosen_by = _read(file), file.about.chosen_by
+    validation = chosen_by in _CHOSEN_ON_A_HALF
+    tested = np.isfinite(columns.margin) & np.isfinite(columns.ablated).all(axis=(1, 2))
+    if validation:
+        tested &= np.array(list(file.about.discovery)) == "0"
+    groups = np.array([int(word) for word in file.about.groups.split()], dtype=np.int64)[tested]
+    features = _effects(file, columns, tested, _Bootstrap(groups))
+    return AblationSummary(
+        run=file.about.run,
+        chosen_by=chosen_by,
+        steer=file.settings.steer,
+        tested="validation" if validation else "all",
+        groups=len(set(groups.tolist())),
+        features=features,
+        agreement=_agreement(file, run, columns) if chosen_by == "check" and run is not None else None,
+    )
+
+
+def _read(file: AblationFile) -> _Columns:
+    plan, features = file.plan, file.settings.features
+    question = {example_id: number for number, example_id in enumerate(plan.order)}
+    place = {(feature.layer, feature.feature_id): number for number, feature in enumerate(features)}
+    kind = {name: number for number, name in enumerate(plan.kinds)}
+    shape = (len(question), len(place), len(kind))
+    margin, ablated, tokens = np.full(shape[0], np.nan), np.full(shape, np.nan), np.zeros(shape, np.int64)
+    for _, line in file.entries():
+        at = question[line.example_id], place[line.layer, line.feature_id], kind[line.control]
+        if line.margin is not None and line.margin_ablated is not None:
+            margin[at[0]], ablated[at], tokens[at] = line.margin, line.margin_ablated, line.tokens
+    return _Columns(list(plan.order), margin, ablated, tokens)
+
+
+class _Bootstrap:
+    """Means over questions, and their intervals by drawing goal groups anew."""
+
+    def __init__(self, groups: Ints) -> None:
+        """
+        Args:
+            groups: [T] of every tested question.
+        """
+        _, self._group = np.unique(groups, return_inverse=True)
+        self._sizes = np.bincount(self._group)
+        n_groups = len(self._sizes)
+        drawn = np.random.default_rng(_SEED)
+        equal = np.full(n_groups, 1 / max(1, n_groups))
+        self._weights = drawn.multinomial(n_groups, equal, _RESAMPLES).astype(float) if n_groups else np.zeros((1, 0))
+
+    def interval(self, values: Floats) -> Interval | None:
+        """Of the mean of [T]; None of nothing."""
+        if not len(values):
+            return None
+        sums = np.bincount(self._group, values)
+        means = (self._weights @ sums) / (self._weights @ self._sizes)
+        low, high = np.quantile(means, [0.025, 0.975])
+        return Interval(float(low), float(high))
+
+
+def _effects(file: AblationFile, columns: _Columns, tested: Bools, bootstrap: _Bootstrap) -> list[FeatureEffect]:
+    margin, ablated, tokens = columns.margin[tested], columns.ablated[tested], columns.tokens[tested]
+    found = []
+    for number, feature in enumerate(file.settings.features):
+        of_kinds = [
+            _effect(margin, ablated[:, number, k], tokens[:, number, k], bootstrap) for k in range(tokens.shape[2])
+        ]
+        sizes = np.abs(ablated[:, number] - margin[:, None])  # [T, K]
+        controls = {
+            name: _beside(of_kinds[k], sizes[:, 0] - sizes[:, k], bootstrap)
+            for k, name in enumerate(file.settings.controls, start=1)
+        }
+        found.append(_feature(feature, of_kinds[0], controls))
+    q = false_discovery_rates(np.array([np.nan if each.effect.p is None else each.effect.p for each in found]))
+    settled = [replace(each, q=None if np.isnan(of) else float(of)) for each, of in zip(found, q, strict=True)]
+    return sorted(settled, key=lambda each: (-(each.effect.mean_magnitude or 0), each.layer, each.feature_id))
+
+
+def _effect(margin: Floats, ablated: Floats, tokens: Ints, bootstrap: _Bootstrap) -> Effect:
+    change, right, then = ablated - margin, margin > 0, ablated > 0
+    lost, won = int((right & ~then).sum()), int((~right & then).sum())
+    p = min(1.0, 2 * float(special.bdtr(min(lost, won), lost + won, 0.5))) if lost + won else None
+    return Effect(
+        questions=len(margin),
+        touched=int((tokens > 0).sum()),
+        mean_change=float(change.mean()) if len(change) else None,
+        mean_change_interval=bootstrap.interval(change),
+        mean_magnitude=float(np.abs(change).mean()) if len(change) else None,
+        right_to_wrong=lost,
+        wrong_to_right=won,
+        p=p,
+    )
+
+
+def _beside(effect: Effect, excess: Floats, bootstrap: _Bootstrap) -> ControlEffect:
+    mean = float(excess.mean()) if len(excess) else None
+    return ControlEffect(effect=effect, excess=mean, excess_interval=bootstrap.interval(excess))
+
+
+def _feature(feature: ChosenFeature, effect: Effect, controls: dict[Any, ControlEffect]) -> FeatureEffect:
+    above = [control.excess_interval is not None and control.excess_interval.low > 0 for control in controls.values()]
+    return FeatureEffect(
+        layer=feature.layer,
+        feature_id=feature.feature_id,
+        matched=feature.matched,
+        effect=effect,
+        q=None,
+        controls=controls,
+        beyond_controls=bool(above) and all(above),
+    )
+
+
+def _agreement(file: AblationFile, run: Path, columns: _Columns) -> list[LayerAgreement] | None:
+    """Per layer, of attributions with what the margin loses."""
+    records = Run.open(run)
+    noted = records.manifest.lines_noted()
+    if noted != records.planned or file.settings.run not in str(records.manifest.as_read.get("progress")):
+        raise UsageError(
+            f"{run} is not the file that {file.path} is of, or was changed since.\nName the run's own file."
+        )
+    number_of = {example_id: number for number, example_id in enumerate(columns.example_ids)}
+    place: dict[Key, int] = {(each.layer, each.feature_id): n for n, each in enumerate(file.settings.features)}
+    told_by_layer: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for _, record in records.records():
+        if isinstance(record, Record):
+            question = number_of[record.example_id]
+            lost = columns.margin[question] - columns.ablated[question, :, 0]  # [F]
+            for key, attribution in attributions_of_solutions(record).items():
+                if key in place and np.isfinite(lost[place[key]]):
+                    told_by_layer[key[0]].append((attribution, float(lost[place[key]])))
+    return [_rank_correlation(layer, told_by_layer[layer]) for layer in sorted(told_by_layer)]
+
+
+def _rank_correlation(layer: int, pairs: list[tuple[float, float]]) -> LayerAgreement:
+    both: NDArray[np.float64] = np.array(pairs).reshape(-1, 2)
+    varies = len(both) > 2 and bool((np.ptp(both, axis=0) > 0).all())
+    found = float(stats.spearmanr(both[:, 0], both[:, 1]).statistic) if varies else None
+    return LayerAgreement(layer=layer, pairs=len(both), rank_correlation=found)

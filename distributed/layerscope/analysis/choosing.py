@@ -1,0 +1,268 @@
+"""Which features are ablated and what stands beside them, from a run's records: of the half that discovers alone.
+
+So what is found on the other half was no part of the choice. Memory grows with the features that are listed, not with
+the questions.
+"""
+
+import csv
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from layerscope.analysis.findings import analyse
+from layerscope.analysis.halves import Halves
+from layerscope.analysis.result import Options
+from layerscope.errors import UsageError
+from layerscope.records.identity import ChosenFeature
+from layerscope.records.record import Record, SolutionDetails
+from layerscope.records.run import Run
+
+Key = tuple[int, int]
+"""Layer and feature_id."""
+_OF_SOLUTIONS = ("positive", "negative", "common")
+"""Groups of tokens that an ablation touches."""
+
+
+@dataclass
+class Tally:
+    """What the records say of features."""
+
+    groups: list[int] = field(default_factory=list)
+    """Of every question, in the file's order, its goal group; 0 where it is not scored."""
+    discovery: list[bool] = field(default_factory=list)
+    """Of every question, whether it is in the half that discovers."""
+    scored: int = 0
+    """Questions of that half."""
+    attribution: dict[Key, float] = field(default_factory=lambda: defaultdict(float))
+    """Summed sizes over the questions of that half."""
+    fires: dict[Key, int] = field(default_factory=lambda: defaultdict(int))
+    """Solutions of that half whose records list the feature."""
+    activation: dict[Key, float] = field(default_factory=lambda: defaultdict(float))
+    """Summed over these."""
+    difference: dict[int, dict[int, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
+    """By layer: summed activations at right solutions less those at wrong ones, at the final token."""
+
+
+def tally(run: Run, layers: Collection[int]) -> Tally:
+    """Reads a finished run twice.
+
+    Raises:
+        UsageError: it is not finished.
+        LayerscopeError: a line is not the record that was written there.
+    """
+    found, halves = Tally(), Halves()
+    has = list[bool]()
+    for _, record in run.records():
+        scored = isinstance(record, Record)
+        has.append(scored)
+        found.groups.append(halves.add(record.question) if isinstance(record, Record) else 0)
+    if len(has) < run.planned:
+        raise UsageError(
+            f"{run.path} is not finished: it has {len(has)} of {run.planned} lines.\n"
+            "Every question is ablated, so go on with it first: `layerscope status` says how."
+        )
+    of_group = halves.discovery()
+    found.discovery = [scored and bool(of_group[group]) for scored, group in zip(has, found.groups, strict=True)]
+    for number, (_, record) in enumerate(run.records()):
+        if isinstance(record, Record) and found.discovery[number]:
+            _count(found, record, layers)
+    return found
+
+
+def _count(found: Tally, record: Record, layers: Collection[int]) -> None:
+    found.scored += 1
+    for key, attribution in attributions_of_solutions(record).items():
+        if key[0] in layers:
+            found.attribution[key] += abs(attribution)
+    for details in record.solutions:
+        for layer, feature_id, activation in _fired(record, details):
+            if layer in layers:
+                found.fires[layer, feature_id] += 1
+                found.activation[layer, feature_id] += activation
+    for sign, details in zip((1, -1), record.solutions, strict=True):
+        for layer, features in details.active_features_by_layer.items():
+            if layer in layers:
+                for feature in features:
+                    found.difference[layer][feature.feature_id] += sign * feature.activation
+
+
+def attributions_of_solutions(record: Record) -> dict[Key, float]:
+    """Of every feature that is listed, its attribution over the tokens that an ablation touches."""
+    sums: dict[Key, float] = defaultdict(float)
+    for name in _OF_SOLUTIONS:
+        if (group := record.attributions.get(name)) is not None:
+            for layer, features in group.lists.items():
+                for feature in features:
+                    sums[layer, feature.feature_id] += feature.attribution
+    return sums
+
+
+def _fired(record: Record, details: SolutionDetails) -> Iterator[tuple[int, int, float]]:
+    """Layer, feature and activation of what fires at a solution's tokens, as far as the record says it."""
+    if "max" in details.readings:
+        for layer, features in details.readings["max"].active_features_by_layer.items():
+            yield from ((layer, feature.feature_id, feature.activation) for feature in features)
+    elif record.attributions:
+        own = record.attributions["positive" if details is record.positive else "negative"]
+        for layer, attributed in own.lists.items():
+            common = record.attributions["common"].lists[layer]
+            of_each = {feature.feature_id: feature.activation for feature in (*common, *attributed)}
+            yield from ((layer, feature_id, activation) for feature_id, activation in of_each.items())
+    else:
+        for layer, features in details.active_features_by_layer.items():
+            yield from ((layer, feature.feature_id, feature.activation) for feature in features)
+
+
+def by_attribution(found: Tally, count: int) -> list[Key]:
+    """Those with the largest mean size of attribution, ties by layer and id.
+
+    Raises:
+        UsageError: the run has no attributions.
+    """
+    if not found.attribution:
+        raise UsageError(
+            "--by attribution needs a run with attributions, and this one has none.\n"
+            "Run again with --attribution gradient, or take --by contrast or --features."
+        )
+    return sorted(found.attribution, key=lambda key: (-found.attribution[key], key))[:count]
+
+
+def by_contrast(path: Path, layers: Collection[int], count: int) -> list[Key]:
+    """Those that fire most surely more often on one side, by the sign test on the half that discovers.
+
+    Raises:
+        UsageError: none can be tested.
+    """
+    analysis = analyse(path, Options(permutations=0))
+    test, features = analysis.right_wrong.firing.discovery, analysis.features
+    able = np.flatnonzero(~np.isnan(test.p) & np.isin(features.layer, list(layers)))
+    order = able[np.lexsort((features.feature_id[able], features.layer[able], -np.abs(test.z[able]), test.p[able]))]
+    if not len(order):
+        raise UsageError(
+            "--by contrast: no feature fires in enough questions to be tested.\n"
+            "Run over more questions, or name features with --features."
+        )
+    return [(int(features.layer[index]), int(features.feature_id[index])) for index in order[:count]]
+
+
+def sample(found: Tally, count: int) -> list[Key]:
+    """So many features of every layer that have an attribution, by a hash of their names.
+
+    Raises:
+        UsageError: the run has no attributions.
+    """
+    by_layer: dict[int, list[Key]] = defaultdict(list)
+    for key in found.attribution:
+        by_layer[key[0]].append(key)
+    if not by_layer:
+        raise UsageError(
+            "--check compares attributions with ablations, and this run has no attributions.\n"
+            "Run again with --attribution gradient or relp."
+        )
+
+    def drawn(key: Key) -> bytes:
+        return blake2b("{} {}".format(*key).encode(), digest_size=8).digest()
+
+    return [key for layer in sorted(by_layer) for key in sorted(by_layer[layer], key=drawn)[:count]]
+
+
+def with_controls(
+    keys: Sequence[Key], found: Tally, norms: Callable[[int], Sequence[float]] | None
+) -> list[ChosenFeature]:
+    """The features by layer and id, each once, and of each the other that is nearest in rate and size.
+
+    The distance is that of the logarithms: of how often it fires, and of how much its firing writes.
+
+    Args:
+        norms: by layer, how long each feature's row of the decoder is; None for no controls.
+    """
+    chosen, result = sorted(set(keys)), list[ChosenFeature]()
+    for layer in sorted({layer for layer, _ in chosen}):
+        ids = [feature_id for of, feature_id in chosen if of == layer]
+        lengths = norms(layer) if norms else None
+        for feature_id in ids:
+            result.append(ChosenFeature(layer, feature_id, _matched(found, layer, feature_id, ids, lengths)))
+    return result
+
+
+def _matched(
+    found: Tally, layer: int, feature_id: int, taken: Collection[int], norms: Sequence[float] | None
+) -> int | None:
+    def told(of: int) -> tuple[float, float]:
+        fires = found.fires[layer, of]
+        return math.log(fires), math.log(max(found.activation[layer, of] / fires * norms[of], 1e-30)) if norms else 0.0
+
+    if norms is None or (layer, feature_id) not in found.fires:
+        return None
+    own, others = told(feature_id), [key[1] for key in found.fires if key[0] == layer and key[1] not in taken]
+    distances = {other: math.dist(told(other), own) for other in others}
+    return min(distances, key=lambda other: (distances[other], other), default=None)
+
+
+def mean_differences(found: Tally) -> Mapping[int, Mapping[int, float]]:
+    """By layer and feature, in ascending order: how much more active it is on average at right solutions."""
+    return {
+        layer: {feature_id: of_layer[feature_id] / found.scored for feature_id in sorted(of_layer)}
+        for layer, of_layer in found.difference.items()
+    }
+
+
+def read_features(path: Path) -> list[Key]:
+    """The features that a file names, each once.
+
+    Raises:
+        UsageError: it cannot be read, or a row has no layer and feature_id that are whole numbers.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--features: {path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    rows: list[object]
+    try:
+        if path.suffix.lower() == ".csv":
+            rows = list(csv.DictReader(text.splitlines()))
+        else:
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        keys = [(_number(row, "layer"), _number(row, "feature_id")) for row in rows]
+    except (ValueError, csv.Error) as error:
+        raise UsageError(
+            f"--features: {path} is no list of features: {str(error)[:200]}.\n"
+            'It is CSV with the columns layer and feature_id, or JSON lines such as {"layer": 8, "feature_id": 1234}.'
+        ) from error
+    if not keys:
+        raise UsageError(f"--features: {path} names no feature.")
+    return list(dict.fromkeys(keys))
+
+
+def _number(row: object, name: str) -> int:
+    value = row.get(name) if isinstance(row, dict) else None
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    if type(value) is not int or value < 0:
+        raise ValueError(f"a row has {name} {value!r}")
+    return value
+
+
+def expect_features(keys: Sequence[Key], layers: Collection[int], d_sae: int) -> None:
+    """
+    Raises:
+        UsageError: a feature is of no layer of the run, or not in the dictionary.
+    """
+    for layer, feature_id in keys:
+        if layer not in layers:
+            told = ", ".join(map(str, sorted(layers)))
+            raise UsageError(
+                f"Layer {layer}, feature {feature_id}: the run has no SAE of that layer, or --layers leaves it out.\n"
+                f"It has {told}."
+            )
+        if feature_id >= d_sae:
+            raise UsageError(
+                f"Layer {layer}, feature {feature_id}: the dictionary has the features 0 to {d_sae - 1}.\n"
+                "Features have other numbers in SAEs of another width; name those of this run."
+            )

@@ -1,0 +1,210 @@
+"""`layerscope ablate`: a run's questions once more, with features taken out; its file promises what a run's does."""
+
+import signal
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from msgspec import UNSET
+
+from layerscope.analysis import choosing
+from layerscope.analysis.ablations import summarise
+from layerscope.commands.effects_told import as_text
+from layerscope.commands.of_run import config_of, expect_the_same
+from layerscope.commands.run import Work, command_line, recover, stop_signals, tell_place, warn
+from layerscope.config import Config, parse_layers
+from layerscope.config.ablation import AblationOptions
+from layerscope.engine.budget import Budget
+from layerscope.engine.cluster import Cluster
+from layerscope.engine.crew import Crew
+from layerscope.engine.driver import Driver
+from layerscope.engine.lines import BatchLines, Line
+from layerscope.errors import UsageError
+from layerscope.formatting import count_of, ranges, say, utf8
+from layerscope.planning.ablation import (
+    FEATURES_AT_ONCE,
+    ablating,
+    ablation_plan,
+    decoder_norms,
+    expect_plain_saes,
+    to_about,
+    to_identity,
+)
+from layerscope.planning.describe import STANDIN_NOTE
+from layerscope.planning.job import Job, check_space
+from layerscope.planning.node import Node
+from layerscope.planning.prepare import prepare
+from layerscope.questions.plan import Plan
+from layerscope.records import journal
+from layerscope.records.ablations import AblationTotals, parse_ablation
+from layerscope.records.fingerprints import Fingerprints
+from layerscope.records.identity import CONTROLS, AblationSettings
+from layerscope.records.manifest import AblationAbout
+from layerscope.records.packing import packing_of
+from layerscope.records.progress import Progress
+from layerscope.records.run import Run
+from layerscope.records.targets import records_path
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What is settled before anything expensive starts."""
+
+    job: Job
+    settings: AblationSettings
+    about: AblationAbout
+    whole: Job
+    """The run's own."""
+    cost: str
+
+
+def ablate(file: Path, options: AblationOptions) -> int:
+    """Ablates features of a run, or goes on with it, and prints what they do: 0 when the file is complete."""
+    run = Run.open(file)
+    config = _config(run, options)
+    cluster = Cluster(config, add_nodes=not options.plan)
+    prepared = _prepare(run, config, options, cluster.nodes)
+    job = prepared.job
+    if job.standin:
+        say(STANDIN_NOTE)
+    say(prepared.cost)
+    if options.plan:
+        return 0
+    warn(job)
+    check_space(job)
+    identity = to_identity(prepared.whole, prepared.settings)
+    about = to_about(prepared.whole, command_line(), prepared.about)
+    total = ablation_plan(prepared.whole, prepared.settings).lines
+    with journal.open_journal(job.output.records, identity, about, options.overwrite) as output:
+        totals = AblationTotals()
+        recover(output, totals.add)
+        stopped_by = _work(prepared, cluster, output, totals, total) if output.lines < total else None
+    if stopped_by:
+        say(f"Stopped by {stopped_by.name} after {output.lines} of {count_of(total, 'line')}.")
+        say(f"To go on: {command_line()}")
+        return 128 + stopped_by
+    say(as_text(summarise(job.output.records, run.path)))
+    say(f"file      {job.output.records}")
+    return 0
+
+
+def _config(run: Run, options: AblationOptions) -> Config:
+    """The run's settings, with this command's places and machines."""
+    path = records_path(options.output_file)
+    if path == run.path.absolute() or packing_of(path) is not None or options.output_file.endswith(".json"):
+        raise UsageError(
+            f"--output-file: {options.output_file} is the run's own file, or no name of plain lines.\n"
+            "Name another, such as ablations.jsonl."
+        )
+    config = config_of(run)
+    return replace(
+        config,
+        model=options.model or config.model,
+        sae_repo=options.sae_repo or config.sae_repo,
+        dataset=options.dataset or config.dataset,
+        output_file=options.output_file,
+        overwrite=options.overwrite,
+        device=options.device,
+        gemma_actors=options.gemma_actors,
+        address=options.address,
+        patience=options.patience,
+    )
+
+
+def _prepare(run: Run, config: Config, options: AblationOptions, nodes: Sequence[Node]) -> _Prepared:
+    job = prepare(config, nodes)
+    expect_the_same(run, job.identity())
+    expect_plain_saes(job)
+    wanted = parse_layers(options.layers)
+    layers = [layer for layer in job.layers if wanted is None or layer in wanted]
+    if not layers:
+        raise UsageError(
+            f"--layers is {options.layers}, and the run has the layers {ranges(job.layers)}.\nName of these."
+        )
+    found = choosing.tally(run, layers)
+    keys, chosen_by = _chosen(run, found, options, layers)
+    choosing.expect_features(keys, layers, job.d_sae)
+    norms = None if options.check else (lambda layer: decoder_norms(job, layer))
+    progress = run.manifest.progress
+    assert progress is not UNSET  # the run is finished
+    settings = AblationSettings(
+        run=str(progress.sha256 if progress.xxh3_128 is UNSET else progress.xxh3_128),
+        features=choosing.with_controls(keys, found, norms),
+        controls=[] if options.check else list(CONTROLS),
+        steer=options.steer or None,
+        features_at_once=FEATURES_AT_ONCE,
+    )
+    about = AblationAbout(
+        run=utf8(str(run.path)),
+        chosen_by=chosen_by,
+        starts=" ".join(map(str, job.plan.starts.tolist())),
+        groups=" ".join(map(str, found.groups)),
+        discovery="".join(str(int(half)) for half in found.discovery),
+    )
+    differences = {} if options.check else choosing.mean_differences(found)
+    return _Prepared(ablating(job, nodes, settings, differences), settings, about, job, _cost(job, settings, found))
+
+
+def _chosen(
+    run: Run, found: choosing.Tally, options: AblationOptions, layers: Sequence[int]
+) -> tuple[list[choosing.Key], Any]:
+    """The features, and by what they were chosen."""
+    if options.features:
+        return choosing.read_features(Path(options.features).expanduser()), "file"
+    if options.check:
+        return choosing.sample(found, options.check), "check"
+    if options.by == "contrast" or (options.by == "auto" and not found.attribution):
+        return choosing.by_contrast(run.path, layers, options.top), "contrast"
+    return choosing.by_attribution(found, options.top), "attribution"
+
+
+def _cost(job: Job, settings: AblationSettings, found: choosing.Tally) -> str:
+    """How much work it is, for people: in passes over all questions, as far as the records say where features fire."""
+    plan, n_layers = ablation_plan(job, settings), job.spec.n_layers
+    by_layer = {feature.layer for feature in settings.features}
+    passes = 1.0
+    for feature in settings.features:
+        fires = min(1.0, found.fires.get((feature.layer, feature.feature_id), 0) / max(1, found.scored))
+        passes += fires * len(plan.kinds) * (n_layers - 1 - feature.layer) / n_layers
+    beside = f", each with {', '.join(settings.controls)} beside it" if settings.controls else ""
+    return (
+        f"features  {len(settings.features)} of the layers {ranges(by_layer)}{beside}\n"
+        f"lines     {count_of(plan.lines, 'line')}: {count_of(job.n_questions, 'question')} each\n"
+        f"work      about {passes:.1f} forward passes over all questions; more where features fire at tokens of which "
+        "the records say nothing"
+    )
+
+
+class _Ablating(Work):
+    """`Work` whose lines are ablations."""
+
+    def count(self, line: Line) -> None:
+        assert isinstance(self.progress.totals, AblationTotals)
+        self.progress.totals.add(parse_ablation(b"".join(line.pieces)))
+
+
+def _work(
+    prepared: _Prepared, cluster: Cluster, output: journal.Journal, totals: AblationTotals, total: int
+) -> signal.Signals | None:
+    """Starts Ray and computes what the file lacks; gives what stopped it."""
+    job, fingerprints = prepared.job, Fingerprints(output.fingerprints)
+    starts = np.array(ablation_plan(prepared.whole, prepared.settings).part_starts())
+    lines = Plan(np.arange(total), starts, 0, 0, 0, "")  # of the file's lines, in place of questions
+    with (
+        Progress(total, totals, noun="line") as progress,
+        cluster.engine(job.placement.gemma_actors * job.placement.gemma.num_cpus, progress.note) as engine,
+        stop_signals() as caught,
+    ):
+        tell_place(job, progress)
+
+        def results(batches: Sequence[int]) -> Generator[BatchLines]:
+            crew = Crew(job, engine, progress.note, fingerprints)
+            budget = Budget(job, engine.object_store_bytes())
+            driver = Driver(job, batches, crew, budget, progress.note, at_work=progress.begin)
+            yield from driver.results(lambda: bool(caught) or output.is_taken_away())
+
+        if not caught:
+            _Ablating(lines, output, progress, fingerprints, results).go_on()
+        return caught[0] if caught and output.lines < total else None

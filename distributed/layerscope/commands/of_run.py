@@ -1,0 +1,83 @@
+"""The settings that a run was made with, from its own manifest: so that its questions can be run once more."""
+
+import contextlib
+import io
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+from msgspec import UNSET
+
+from layerscope.config import Config
+from layerscope.errors import UsageError
+from layerscope.questions.standard_input import STANDARD_INPUT
+from layerscope.records.differences import settings_that_differ
+from layerscope.records.identity import Identity
+from layerscope.records.run import Run
+
+_SOURCES = ("model", "sae_repo", "dataset")
+_MAY_DIFFER = ("hardware", "software", "settings.threads", "packing")
+"""On what it is computed, and how it is written: a question's margin is measured anew beside every ablation."""
+
+
+def config_of(run: Run) -> Config:
+    """The settings of a run's command, with those that its manifest decided: formats, batches, commits.
+
+    Raises:
+        UsageError: the manifest's command is none of a run.
+    """
+    about, identity = run.manifest.about, run.manifest.identity
+    try:
+        words = shlex.split(about.command)
+        begin = next(number for number, word in enumerate(words) if word == "run" or word.endswith(".py"))
+        if words[begin + 1 : begin + 2] == ["run"]:
+            begin += 1
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            config = tyro.cli(Config, args=words[begin + 1 :], config=(tyro.conf.FlagCreatePairsOff,))
+    except (ValueError, StopIteration, SystemExit) as error:
+        raise UsageError(
+            f"{run.path} was made by another kind of command than `layerscope run`: {about.command[:120]!r}.\n"
+            "Its questions are run again by that command's options, which are not understood."
+        ) from error
+    settings: Any = identity.settings  # whose formats are strings
+    config = replace(
+        config,
+        dtype=settings.dtype,
+        sae_dtype=settings.sae_dtype,
+        batch_tokens=settings.batch_tokens,
+        revision=identity.model.commit or config.revision,
+        sae_revision=identity.saes.commit or config.sae_revision,
+        dataset_revision=identity.questions.get("revision", config.dataset_revision),
+        timeline="",
+        retry_errors=False,
+    )
+    if config.dataset == STANDARD_INPUT:
+        return replace(config, dataset=str(run.path.with_name(identity.questions["dataset"])))
+    model, sae_repo, dataset = (_where_it_was(about.folder, getattr(config, name)) for name in _SOURCES)
+    return replace(config, model=model, sae_repo=sae_repo, dataset=dataset)
+
+
+def _where_it_was(folder: str, name: str) -> str:
+    """A path that is relative to the folder of the command, as one that is not; any other name as it is."""
+    try:
+        there = Path(folder, name)
+        is_path = "/" in name or Path(name).suffix != ""
+        return str(there) if is_path and there.exists() else name
+    except OSError:  # a name that no file can have, or a folder that may not be looked into
+        return name
+
+
+def expect_the_same(run: Run, identity: Identity) -> None:
+    """
+    Raises:
+        UsageError: the model, the SAEs or the questions are others than those of the run; which, by name and hash.
+    """
+    differing = [told for told in settings_that_differ(run.manifest, identity) if not told.startswith(_MAY_DIFFER)]
+    if differing:
+        raise UsageError(
+            f"What is here is not what {run.path} was made with: {'; '.join(differing)}.\n"
+            "Its features would be others. Name the files that it was made with, by --model, --sae-repo and --dataset."
+        )
+    assert identity.ablation is UNSET

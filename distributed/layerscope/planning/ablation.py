@@ -1,0 +1,119 @@
+"""From a run's job to one that ablates its questions: no encoders, each batch once for every portion of features."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from msgspec import UNSET
+from msgspec.structs import replace as changed
+from numpy.typing import NDArray
+
+from layerscope.errors import UsageError
+from layerscope.planning.job import Job
+from layerscope.planning.needs import BYTES_PER_VALUE
+from layerscope.planning.node import Node
+from layerscope.planning.placing import place
+from layerscope.planning.to_ablate import ToAblate
+from layerscope.questions.plan import Plan
+from layerscope.questions.reading import Reading
+from layerscope.records.ablations import AblationPlan
+from layerscope.records.identity import AblationSettings, Identity
+from layerscope.records.manifest import AblationAbout, About
+from layerscope.saes.weights import read_decoder
+
+FEATURES_AT_ONCE = 8
+"""Of a portion: few enough that a person sees lines come, and that what a dead actor had begun is soon done again."""
+
+
+@dataclass(frozen=True)
+class PortionedPlan(Plan):
+    """The batches of a run, each as often as there are portions of features, one after the other."""
+
+    portions: int = 1
+
+    def __len__(self) -> int:
+        return super().__len__() * self.portions
+
+    def batch(self, index: int) -> NDArray[np.int64]:
+        return super().batch(index // self.portions)
+
+
+def expect_plain_saes(job: Job) -> None:
+    """
+    Raises:
+        UsageError: what the SAEs read is no sum of their features, or is not the residual stream after a layer.
+    """
+    if (site := job.reading.sites[0]) != "resid_post":
+        raise UsageError(
+            f"The SAEs read {site}, and features are taken out of resid_post, the residual stream after a "
+            "layer.\nTake a run with SAEs of that site."
+        )
+    if any(sae.recipe.transcodes or sae.recipe.scaling != "none" for sae in job.saes):
+        raise UsageError(
+            "Ablations need SAEs that give back what they read, as a sum of their features and a bias.\n"
+            "These scale what they read first: take a run with others."
+        )
+
+
+def decoder_norms(job: Job, layer: int) -> Sequence[float]:
+    """How long each feature's row of a layer's decoder is.
+
+    Raises:
+        LayerscopeError: the file is broken, or has no decoder.
+    """
+    (sae,) = (sae for sae in job.saes if sae.layer == layer)
+    w_dec = read_decoder(job.sae_repository, sae, job.spec.width(sae.site)).w_dec
+    norms: list[float] = np.sqrt(np.einsum("fd,fd->f", w_dec, w_dec, dtype=np.float64)).tolist()
+    return norms
+
+
+def ablation_plan(job: Job, settings: AblationSettings) -> AblationPlan:
+    """Which line is of what."""
+    order, starts = job.plan.order.tolist(), job.plan.starts.tolist()
+    return AblationPlan(order, starts, settings.features, settings.controls, settings.features_at_once)
+
+
+def to_identity(job: Job, settings: AblationSettings) -> Identity:
+    """Whatever decides the bytes of the file of ablations."""
+    return changed(job.identity(), ablation=settings, packing=UNSET)
+
+
+def to_about(job: Job, command: str, about: AblationAbout) -> About:
+    """What its manifest says besides."""
+    return changed(job.about(command), ablation=about)
+
+
+def ablating(
+    job: Job, nodes: Sequence[Node], settings: AblationSettings, differences: Mapping[int, Mapping[int, float]]
+) -> Job:
+    """The job that ablates.
+
+    Raises:
+        LayerscopeError: the model and what is kept of a batch do not fit the memory there is.
+    """
+    plan = ablation_plan(job, settings)
+    layers = {feature.layer for feature in settings.features}
+    to_ablate = ToAblate(
+        repository=job.sae_repository,
+        saes=tuple(sae for sae in job.saes if sae.layer in layers),
+        sae_dtype=job.numerics.sae_dtype,
+        portions=plan.portions,
+        kinds=plan.kinds,
+        factor=-1.0 if settings.steer is None else settings.steer,
+        differences={layer: differences[layer] for layer in layers if layer in differences},
+        batch_tokens=job.numerics.batch_tokens,
+    )
+    size = BYTES_PER_VALUE[job.numerics.dtype]
+    kept = len(layers) * job.numerics.batch_tokens * job.spec.d_model * size
+    work = job.needs.gemma_work - job.needs.kept + kept
+    needs = replace(job.needs, sae_by_layer={}, kept=kept, gemma_work=work, encode_cost=0.0)
+    crew = replace(job.crew, encoder_gpus=0, layer_blocks=None, encoders_per_block=None)
+    return replace(
+        job,
+        ablation=to_ablate,
+        reading=Reading(prompt=job.reading.prompt, more=job.reading.more),
+        plan=PortionedPlan(**vars(job.plan), portions=len(plan.portions)),
+        needs=needs,
+        crew=crew,
+        placement=place(crew, nodes, needs),
+    )

@@ -1,0 +1,201 @@
+"""`layerscope ablate` from the command to its file: which features, what is refused, stopped and gone on with."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from in_process import OneProcess
+from layerscope.cli import main
+from layerscope.engine import ablating
+from layerscope.records.ablations import AblationFile
+from layerscope.records.manifest import manifest_path
+from made_up import edit_manifest
+from paths import ROOT
+
+Said = subprocess.CompletedProcess[str]
+Ablate = Callable[..., Said]
+
+
+def layerscope_run(folder: Path, tiny: Path, *more: str) -> Path:
+    """A small finished run in this process."""
+    lines = (ROOT / "distributed/layerscope/standin/questions.jsonl").read_text(encoding="utf-8").splitlines()[:11]
+    lines.insert(5, '{"goal": "nothing to say", "sol1": "", "sol2": "x", "label": 0}')
+    (folder / "questions.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    sources = ["--model", str(tiny / "model"), "--sae-repo", str(tiny / "saes"), "--sae-width", "1k"]
+    words = ["run", *sources, "--dataset", "questions.jsonl", "--num-samples", "all", "--batch-tokens", "150"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("layerscope.commands.run.Cluster", OneProcess)
+        patch.setattr(sys, "argv", ["layerscope", *words, "--output-file", "run.jsonl", *more])
+        patch.chdir(folder)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert not ended.value.code
+    return folder / "run.jsonl"
+
+
+@pytest.fixture(scope="module")
+def run_file(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return layerscope_run(tmp_path_factory.mktemp("run"), tiny, "--attribution", "gradient", "--top-k", "20")
+
+
+@pytest.fixture
+def ablate(run_file: Path, command: Callable[..., Said], one_process: object, tmp_path: Path) -> Ablate:
+    assert one_process
+    return lambda *words: command("ablate", str(run_file), "--output-file", "a.jsonl", *words, cwd=tmp_path)
+
+
+def test_the_first_by_attribution_are_ablated_in_every_question_beside_three_controls(
+    ablate: Ablate, run_file: Path, tmp_path: Path, command: Callable[..., Said]
+) -> None:
+    planned = ablate("--top", "3", "--plan")
+    assert "144 lines: 12 questions each" in planned.stdout
+    assert "forward passes over all questions" in planned.stdout
+    assert not (tmp_path / "a.jsonl").exists()
+    done = ablate("--top", "3")
+    assert done.returncode == 0, done.stderr
+    file = AblationFile.open(tmp_path / "a.jsonl")
+    found = [one for _, one in file.entries()]
+    assert len(found) == 3 * 4 * 12
+    assert sum(bool(one.error) for one in found) == 3 * 4
+    margins = {one.example_id: one.margin for one in found}
+    for line in run_file.read_text().splitlines():  # the margins are the run's own, to the bit
+        record = json.loads(line)
+        if record["error"]:
+            continue
+        sides = [np.float32(record[f"{side}_solution_details"]["log_likelihood"]) for side in ("positive", "negative")]
+        assert np.float32(margins[record["example_id"]]) == np.float32(float(sides[0]) - float(sides[1]))
+    assert any(one.tokens and one.margin != one.margin_ablated for one in found)
+    assert all(feature.matched is not None for feature in file.settings.features)
+    assert "Of 3 features" in done.stdout
+    verified = command("verify", "a.jsonl", cwd=tmp_path)
+    assert "144 of 144 lines of ablations, all whole" in verified.stdout
+    told = command("status", "a.jsonl", cwd=tmp_path)
+    assert "state     complete" in told.stdout
+    assert json.loads(command("status", "a.jsonl", "--json", cwd=tmp_path).stdout)["planned"] == 144
+    again = ablate("--top", "3")
+    assert again.returncode == 0
+    assert again.stdout == done.stdout
+
+
+def test_one_that_is_stopped_anywhere_goes_on_to_the_same_bytes(
+    ablate: Ablate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layerscope.commands.ablate.FEATURES_AT_ONCE", 1)  # two portions a batch
+    assert ablate("--top", "2").returncode == 0
+    whole = (tmp_path / "a.jsonl").read_bytes()
+    calls, lines = list[int](), ablating.Ablator.lines
+
+    def stopping(of: Any, call: int, questions: Any) -> Any:
+        calls.append(call)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return lines(of, call, questions)
+
+    monkeypatch.setattr(ablating.Ablator, "lines", stopping)
+    stopped = ablate("--top", "2", "--overwrite")
+    assert stopped.returncode == 130
+    assert "To go on: layerscope ablate" in stopped.stdout
+    begun = (tmp_path / "a.jsonl").read_bytes()
+    assert 0 < len(begun) < len(whole)
+    assert whole.startswith(begun)
+    with (tmp_path / "a.jsonl").open("r+b") as stream:  # as if it had been killed within a portion, and within a line
+        stream.truncate(len(begun) - 300)
+    refused = ablate("--top", "1")
+    assert refused.returncode == 2
+    assert "ablation.features was" in refused.stderr
+    done = ablate("--top", "2")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.jsonl").read_bytes() == whole
+
+
+def test_a_check_says_per_layer_how_far_attributions_agree(ablate: Ablate, tmp_path: Path) -> None:
+    done = ablate("--check", "4")
+    assert done.returncode == 0, done.stderr
+    assert "Rank correlation of attribution with exact ablation" in done.stdout
+    by_layer = dict(line.split()[1:3] for line in done.stdout.splitlines() if line.startswith("  layer"))
+    assert list(by_layer) == ["0", "1", "2"]
+    assert float(by_layer["2"]) > 0.9  # above the last layer but one there is little that saturates
+    assert not AblationFile.open(tmp_path / "a.jsonl").settings.controls
+
+
+def test_features_are_named_in_files_and_steered(ablate: Ablate, tmp_path: Path) -> None:
+    (tmp_path / "these.csv").write_text("layer,feature_id\n2,5\n1,1023\n2,5\n")
+    done = ablate("--features", "these.csv", "--steer", "2")
+    assert done.returncode == 0, done.stderr
+    file = AblationFile.open(tmp_path / "a.jsonl")
+    assert [feature[:2] for feature in file.settings.features] == [(1, 1023), (2, 5)]
+    assert file.settings.steer == 2
+    (tmp_path / "others.jsonl").write_text('{"layer": 1, "feature_id": 1024}\n')
+    refused = ablate("--features", "others.jsonl", "--overwrite")
+    assert refused.returncode == 2
+    assert "the dictionary has the features 0 to 1023" in refused.stderr
+    for text, reason in (('{"layer": 9, "feature_id": 1}', "no SAE of that layer"), ("[1]", "is no list of features")):
+        (tmp_path / "others.jsonl").write_text(text)
+        assert reason in ablate("--features", "others.jsonl").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "Say which features"),
+        (["--top", "2", "--check", "1"], "one of them"),
+        (["--check", "2", "--steer", "1"], "--steer is 1.0"),
+        (["--features", "none.csv"], "none.csv cannot be read"),
+        (["--features", "x.csv", "--by", "contrast"], "--by says how --top takes features"),
+        (["--top", "1", "--layers", "7"], "the run has the layers 0-2"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(ablate: Ablate, words: list[str], reason: str) -> None:
+    refused = ablate(*words)
+    assert refused.returncode == 2
+    assert reason in refused.stderr
+
+
+def test_other_files_than_the_runs_are_refused_by_name_and_hash(ablate: Ablate, tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny / "saes", tmp_path / "saes")
+    (sae,) = (tmp_path / "saes").glob("layer_1/*/average_l0_110/params.npz")
+    arrays = dict(np.load(sae))
+    arrays["threshold"] = arrays["threshold"] * 2
+    np.savez(sae, **arrays)
+    refused = ablate("--top", "1", "--sae-repo", "saes")
+    assert refused.returncode == 2
+    assert "saes.layers.1.sha256 was" in refused.stderr
+    shutil.copytree(tiny / "model", tmp_path / "model")
+    with (tmp_path / "model" / "config.json").open("a") as stream:
+        stream.write("\n")
+    refused = ablate("--top", "1", "--model", "model")
+    assert refused.returncode == 2
+    assert "model.files.config.json was" in refused.stderr
+    gone = ablate("--top", "1", "--sae-repo", "nowhere/")
+    assert gone.returncode != 0
+    assert len(gone.stderr.splitlines()) <= 3
+
+
+def test_runs_that_cannot_be_ablated_are_refused(
+    run_file: Path, command: Callable[..., Said], one_process: object, tmp_path: Path
+) -> None:
+    assert one_process
+    copy = tmp_path / "run.jsonl"
+    shutil.copy(run_file, copy)
+    shutil.copy(manifest_path(run_file), manifest_path(copy))
+    own = command("ablate", str(copy), "--top", "1", "--output-file", str(copy))
+    assert own.returncode == 2
+    assert "the run's own file" in own.stderr
+    ablated = ["ablate", "run.jsonl", "--top", "1", "--output-file", "a.jsonl"]
+    edit_manifest(copy, lambda manifest: manifest["about"].update(command="python -c pass"))
+    assert "another kind of command" in command(*ablated, cwd=tmp_path).stderr
+    shutil.copy(manifest_path(run_file), manifest_path(copy))
+    lines = copy.read_bytes().splitlines(keepends=True)
+    copy.write_bytes(b"".join(lines[:-1]))
+    missing = command(*ablated, cwd=tmp_path)
+    assert missing.returncode == 1
+    assert "missing; 12 lines were written" in missing.stderr
