@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from layerscope.cli import main
 from layerscope.config import FIRST, Config
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
+from layerscope.questions.pairs import PairTokenizer
 from layerscope.records.dictionaries import seen_by
+from layerscope.records.readings import PlacedFeature
 from layerscope.records.record import Record, parse
 from layerscope.records.verify import verify
-from plain import plain_run
+from plain import by_transformers, plain_run
 
 ALL = "final,last-word,max,prompt"
 
@@ -96,6 +99,59 @@ def test_each_one_s_lists_are_those_of_a_run_of_its_own(sources: Path, more: dic
         alone[name] = plain_run(replace(own, sae_l0="min" if "l0=min" in parts else "canonical"))
         assert [seen_by(record, name) for record in parsed(whole)] == parsed(alone[name])
     assert len({json.dumps(json.loads(lines.splitlines()[0])) for lines in alone.values()}) == 4
+
+
+@torch.inference_mode()
+def at_sites(model: Any, ids: list[int]) -> dict[str, list[np.ndarray]]:
+    """By transformers alone: what each layer has of a text [T, D] at the sites of three dictionaries."""
+    found: dict[str, list[np.ndarray]] = {FIRST: [], "heads": [], "mlp": []}
+    hooks = []
+    for layer in model.model.layers:
+        hooks += [
+            layer.register_forward_hook(lambda _m, _i, out: found[FIRST].append(out[0].numpy())),
+            layer.self_attn.o_proj.register_forward_pre_hook(lambda _m, into: found["heads"].append(into[0][0].numpy())),
+            layer.post_feedforward_layernorm.register_forward_hook(
+                lambda _m, _i, out: found["mlp"].append(out[0].numpy())
+            ),
+        ]
+    model(input_ids=torch.tensor([ids]), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def test_every_list_is_what_plain_transformers_and_the_formula_give_one_solution_at_a_time(sources: Path) -> None:
+    """Three sites in one pass, at the final token and strongest over all of them, in float32."""
+    config = config_of(sources, further(sources), readings="final,max", dtype="float32", sae_dtype="float32")
+    job = prepare(config, [probe()])
+    folders = {FIRST: "residual", "heads": "gemma-scope-tiny-att", "mlp": "gemma-scope-tiny-mlp"}
+    paths = {FIRST: [sae.path for sae in job.saes]}
+    model, listed = by_transformers(sources / "model"), 0
+    tokenizer = PairTokenizer(sources / "model" / "tokenizer.json", 8192)
+    for record in parsed(plain_run(config)):
+        question = job.selection[record.example_id]
+        pair = tokenizer.pair(question)
+        for number, details in ((record.label, record.positive), (record.negative_index, record.negative)):
+            ids = [pair.tokens[pair.row_index(number, at)] for at in range(pair.lengths[number])]
+            for name, of_layers in at_sites(model, ids).items():
+                seen = seen_by(record, name)
+                lists = (seen.positive if details is record.positive else seen.negative).readings
+                for layer, tensor in enumerate(of_layers):
+                    path = paths.get(name, [f"layer_{at}/width_1k/average_l0_30/params.npz" for at in range(3)])[layer]
+                    sae = np.load(sources / folders[name] / path)
+                    pre = tensor[pair.prompt :] @ sae["W_enc"] + sae["b_enc"]
+                    active = np.where(pre > sae["threshold"], np.maximum(pre, 0), 0)
+                    for reading, own in (("final", active[-1]), ("max", active.max(axis=0))):
+                        features = lists[reading].active_features_by_layer[layer]
+                        expected = [i for i in np.argsort(-own, kind="stable")[:10] if own[i] > 0]
+                        assert [each.feature_id for each in features] == expected
+                        np.testing.assert_allclose([each.activation for each in features], own[expected], rtol=1e-4)
+                        assert lists[reading].active_feature_count_by_layer[layer] == np.count_nonzero(own)
+                        listed += len(features)
+                        if reading == "max":
+                            places = [each.token for each in features if isinstance(each, PlacedFeature)]
+                            assert places == active[:, expected].argmax(axis=0).tolist()
+    assert listed > 1000
 
 
 def test_attributions_are_the_first_one_s_as_in_a_run_of_its_own(sources: Path) -> None:
