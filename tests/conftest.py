@@ -197,13 +197,14 @@ def notes_are_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def settings(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Many small batches, so that there is much to interrupt; one question cannot be scored."""
+    """Many small batches, so that there is much to interrupt, of two dictionaries; one question cannot be scored."""
     questions = (ROOT / "distributed/layerscope/standin/questions.jsonl").read_text(encoding="utf-8").splitlines()[:59]
     questions.insert(30, '{"goal": "nothing to say", "sol1": "", "sol2": "x", "label": 0}')
     path = tmp_path_factory.mktemp("questions") / "questions.jsonl"
     path.write_text("\n".join(questions), encoding="utf-8")
     sources = {"model": str(tiny / "model"), "sae_repo": str(tiny / "saes"), "sae_width": "1k", "dataset": str(path)}
     crew = {"gemma_actors": "1", "layer_blocks": "1", "encoders_per_block": "1"}
+    sources["dictionary"] = "few=auto,width=1k,l0=min"
     return {**sources, "num_samples": "60", "batch_tokens": "60", "top_k": "10", **crew}
 
 
@@ -219,7 +220,8 @@ def expected(settings: dict[str, str]) -> bytes:
     from plain import plain_run
 
     numbers = {name: int(value) for name, value in settings.items() if value.isdigit()}
-    return plain_run(Config(**{**settings, **numbers}))  # type: ignore[arg-type]
+    several = {"dictionary": (settings["dictionary"],)}
+    return plain_run(Config(**{**settings, **numbers, **several}))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
