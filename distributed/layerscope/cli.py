@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from layerscope import __version__
-from layerscope.config import Config
+from layerscope.config import FIRST, Config
 from layerscope.config.ablation import AblationOptions
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import say, shell_word, visible, visible_json
@@ -29,6 +29,8 @@ _RunFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 _Where = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WHERE")]
 _FlagPath = tyro.conf.arg(metavar="PATH")
 _OneReading = tyro.conf.arg(metavar="READING", help_behavior_hint="(default: all on one page)")
+
+_OneDictionary = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: that of --sae-repo)")]
 
 
 @_app.command
@@ -102,33 +104,37 @@ def verify(files: _Files) -> int:
 
 
 @_app.command
-def export(files: _Files, to: Annotated[Path, _FlagPath], overwrite: bool = False) -> int:
+def export(
+    files: _Files, to: Annotated[Path, _FlagPath], overwrite: bool = False, dictionary: _OneDictionary = FIRST
+) -> int:
     """Write a run's records in another format: as tables of features, questions and attributions, or as one JSON array.
 
     Args:
         files: The .jsonl file of a run, finished or growing, or those of the shards of one job.
         to: The file to write, x.parquet, x.csv or x.json; other tables go beside it: x.questions.parquet or .csv.
         overwrite: Replace what is there.
+        dictionary: Whose features, of a run with several: the name that --dictionary gave it.
     """
     from layerscope.tables.export import export
 
-    say(export(files, to, overwrite))
+    say(export(files, to, overwrite, dictionary))
     return 0
 
 
 @_app.command
-def compare(files: _Files, json: bool = False, reading: str = "final") -> int:
+def compare(files: _Files, json: bool = False, reading: str = "final", dictionary: _OneDictionary = FIRST) -> int:
     """Compare two runs over the same questions: accuracy, log-likelihoods, features, attributions.
 
     Args:
         files: The .jsonl files of two runs, or those of the shards of two jobs.
         json: Print it for programs.
         reading: Whose features are compared: final, last-word, max or prompt, of those that both runs have.
+        dictionary: Of which SAEs, where a run has several: the name that --dictionary gave them.
     """
     from layerscope.records.shards import two_runs
     from layerscope.tables.compare import as_json, as_text, compare
 
-    found = compare(*two_runs(files), reading)
+    found = compare(*two_runs(files), reading, dictionary)
     say(visible_json(as_json(found)) if json else as_text(found))
     return 0
 
@@ -161,6 +167,7 @@ def report(
     show: Annotated[bool, tyro.conf.arg(name="open")] = False,
     reading: Annotated[str | None, _OneReading] = None,
     baseline_dictionary: bool = False,
+    dictionary: _OneDictionary = FIRST,
 ) -> int:
     """Make one web page of what a file says so far: which features tell the solutions apart, and at which depth.
 
@@ -170,10 +177,11 @@ def report(
         show: Open the page in the browser.
         reading: The one it is about: final, last-word, max or prompt, of those that the run has.
         baseline_dictionary: Say what random features reach that fire as often; of a run with --residuals, in minutes.
+        dictionary: Whose features, of a run with several: the name that --dictionary gave it.
     """
     from layerscope.report.page import report
 
-    say(report(files, to, show, reading, baseline_dictionary))
+    say(report(files, to, show, reading, baseline_dictionary, dictionary))
     return 0
 
 

@@ -58,8 +58,8 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
     options = options or Options()
     if options.baseline_dictionary:
         expect_residuals(files, options.reading)
-    need = lacking(files, options.reading)  # before minutes of work
-    with reading(files, options.reading, lambda share: progress("reading", share)) as run:
+    need = lacking(files, options.reading, options.dictionary)  # before minutes of work
+    with reading(files, options.reading, lambda share: progress("reading", share), options.dictionary) as run:
         questions = run.questions
         signs = np.ones(len(questions.correct)), np.where(questions.correct, 1.0, -1.0)  # as in _CONTRASTS
         scores = FeatureScores(Split.of(questions, options.seed))

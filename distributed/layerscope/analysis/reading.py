@@ -23,6 +23,7 @@ from layerscope.analysis.many_solutions import SolutionColumns
 from layerscope.analysis.proportion import ManySolutions
 from layerscope.analysis.result import Floats, Ints, Questions
 from layerscope.analysis.spilling import Column
+from layerscope.config import FIRST
 from layerscope.errors import LayerscopeError
 from layerscope.records.checking import check_prompt
 from layerscope.records.manifest import Manifest
@@ -70,8 +71,8 @@ class Columns:
 
 
 @contextmanager
-def reading(files: Files, name: str, progress: Callable[[float], None]) -> Iterator[Columns]:
-    """Reads a file, or the shards of one job, and of their readings one.
+def reading(files: Files, name: str, progress: Callable[[float], None], dictionary: str = FIRST) -> Iterator[Columns]:
+    """Reads a file, or the shards of one job, and of their readings one, of one dictionary.
 
     What it spills to temporary files (8 bytes a feature) is gone when the `with` block is left.
 
@@ -79,11 +80,11 @@ def reading(files: Files, name: str, progress: Callable[[float], None]) -> Itera
         progress: gets which share of the file is read.
 
     Raises:
-        UsageError: there is no such file, it has no manifest or no such reading, or several are not shards of one job.
+        UsageError: there is no such file, it has no such reading or dictionary, or several are not shards of one job.
         LayerscopeError: a line is not a record, the solutions differ at the prompt, which they share, or there is no
             room for the temporary files.
     """
-    run = read_run(files)
+    run = read_run(files, dictionary)
     run.check_reading(name)
     layers = tuple(run.manifest.about.layers)
     totals, rows, texts = Totals(), _QuestionRows(), TextColumns()

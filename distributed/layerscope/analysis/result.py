@@ -15,6 +15,7 @@ from layerscope.analysis.baselines.result import Comparison
 from layerscope.analysis.causes.result import Causes
 from layerscope.analysis.proportion import ManySolutions, Proportion
 from layerscope.analysis.stratum import Stratum
+from layerscope.config import FIRST
 from layerscope.errors import UsageError
 
 Floats = NDArray[np.float64]
@@ -37,6 +38,7 @@ class Options:
     """Of the label flips."""
     reading: str = "final"
     """Which of the readings that the file has."""
+    dictionary: str = FIRST
     baseline_dictionary: bool = False
     """Put random features to the same tests, made of the residuals beside the file."""
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 import pyarrow as pa
 
+from layerscope.config import FIRST
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import listed
 from layerscope.records.manifest import manifest_path
 from layerscope.records.residuals import read_residuals
 from layerscope.records.run import Run
-from layerscope.records.shards import read_run
+from layerscope.records.shards import as_seen_by, read_run
 from layerscope.tables.means import write_means
 from layerscope.tables.reading import (
     read_attribution_terms,
@@ -60,6 +61,7 @@ class LoadedRun(Generic[T]):
             frame: makes what is asked for of a table.
         """
         self._run, self._frame = run, frame
+        self._of: dict[str, Analysed] = {}
 
     @property
     def files(self) -> list[Path]:
@@ -80,6 +82,11 @@ class LoadedRun(Generic[T]):
         """Which of a solution's tokens were read."""
         return self._run.readings
 
+    @property
+    def dictionaries(self) -> tuple[str, ...]:
+        """The names of its sets of SAEs; `first` are those of `--sae-repo`."""
+        return FIRST, *self.manifest.dictionaries
+
     @cached_property
     def summary(self) -> "Summary":
         """What was run, how far it is, and how often the model is right."""
@@ -91,16 +98,19 @@ class LoadedRun(Generic[T]):
         """A row for every question: texts, scores, margin, whether the model is right. See `read_questions`."""
         return self._frame(self._questions)
 
-    def features(self, layers: Collection[int] | None = None, top_k: int | None = None) -> T:
+    def features(self, layers: Collection[int] | None = None, top_k: int | None = None, dictionary: str = FIRST) -> T:
         """A row for every feature that a solution's lists name, about 22 bytes each. See `read_features`.
 
         Args:
             layers: only these.
             top_k: only so many of the strongest of each solution and layer.
+            dictionary: whose, of a run with several.
         """
-        return self._frame(read_features(self._run, layers, top_k))
+        return self._frame(read_features(self._run, layers, top_k, dictionary))
 
-    def findings(self, contrast: str = "right", reading: str = "final", every: bool = False) -> T:
+    def findings(
+        self, contrast: str = "right", reading: str = "final", every: bool = False, dictionary: str = FIRST
+    ) -> T:
         """A row for every feature that tells the solutions apart and was confirmed, the surest first.
 
         Args:
@@ -108,8 +118,9 @@ class LoadedRun(Generic[T]):
                 against the other).
             reading: whose features.
             every: all features that were tested.
+            dictionary: of which SAEs.
         """
-        return self._frame(self._analysed.findings(contrast, reading, every))
+        return self._frame(self._analysed(dictionary).findings(contrast, reading, every))
 
     def attributions(self, layers: Collection[int] | None = None, top_k: int | None = None) -> T:
         """How far each feature moves each question's margin, where the run attributed it. See `read_attributions`."""
@@ -119,7 +130,7 @@ class LoadedRun(Generic[T]):
         """The residual stream at a layer, [questions, 2, d_model], where the run kept it. See `read_residuals`."""
         return read_residuals(self.files, layer, reading)
 
-    def figure(self, name: str, contrast: str = "right", reading: str = "final") -> "Figure":
+    def figure(self, name: str, contrast: str = "right", reading: str = "final", dictionary: str = FIRST) -> "Figure":
         """A chart of the report as an SVG: shown by a notebook, written by `.save("x.svg")`.
 
         Args:
@@ -128,11 +139,11 @@ class LoadedRun(Generic[T]):
                 of a run with several readings, `readings`.
             contrast: `right` or `chosen`, as in `findings`.
         """
-        return self._analysed.figure(name, contrast, reading)
+        return self._analysed(dictionary).figure(name, contrast, reading)
 
-    def report(self, contrast: str = "right", reading: str = "final") -> "RunReport":
+    def report(self, contrast: str = "right", reading: str = "final", dictionary: str = FIRST) -> "RunReport":
         """The report: its beginning is shown by a notebook, `.save()` writes the whole page."""
-        return self._analysed.report(contrast, reading)
+        return self._analysed(dictionary).report(contrast, reading)
 
     def __repr__(self) -> str:
         return f"layerscope.load({', '.join(repr(str(path)) for path in self.files)})"
@@ -144,12 +155,13 @@ class LoadedRun(Generic[T]):
     def _questions(self) -> pa.Table:
         return read_questions(self._run)
 
-    @cached_property
-    def _analysed(self) -> "Analysed":
+    def _analysed(self, dictionary: str) -> "Analysed":
         """Takes seconds at its first use, of a large file minutes."""
         from layerscope.report.analysed import Analysed
 
-        return Analysed(self._run)
+        if dictionary not in self._of:
+            self._of[dictionary] = Analysed(as_seen_by(self._run, dictionary), dictionary)
+        return self._of[dictionary]
 
 
 @overload

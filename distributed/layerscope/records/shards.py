@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from msgspec.structs import replace
 
+from layerscope.config import FIRST
 from layerscope.errors import UsageError
 from layerscope.files import user_path
 from layerscope.formatting import ranges
@@ -20,6 +21,7 @@ from layerscope.records.fingerprints import computed_otherwise
 from layerscope.records.manifest import Manifest, manifest_path
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import RecordsFile, Run
+from layerscope.records.seen import Seen, check_dictionary
 from layerscope.records.unnoted import Unnoted
 
 Files = Path | Sequence[Path]
@@ -119,23 +121,46 @@ def open_run(files: Files) -> Run:
     return Shards([by_shard[shard] for shard in sorted(by_shard)])
 
 
-def read_run(files: Files) -> Run:
+def read_run(files: Files, dictionary: str = FIRST) -> Run:
     """What `open_run` opens, and a single file without a manifest too, for what its records say.
 
+    Args:
+        dictionary: as which of its dictionaries sees it.
+
     Raises:
-        UsageError: there is no such file, one of several has no manifest, or they are not shards of one job, each once.
+        UsageError: there is no such file, one of several has no manifest, they are not shards of one job, each once, or
+            the run has no such dictionary.
     """
     paths = [user_path(path) for path in ([files] if isinstance(files, Path) else files)]
     alone = len(paths) == 1 and paths[0].is_file() and not manifest_path(paths[0]).exists()
-    return Unnoted.open(paths[0]) if alone else open_run(paths)
+    return as_seen_by(Unnoted.open(paths[0]) if alone else open_run(paths), dictionary)
 
 
-def open_records(files: Files) -> RecordsFile:
-    """The records of one file, with a manifest or without, or of the shards of one job, which only manifests tell.
+def as_seen_by(run: Run, dictionary: str) -> Run:
+    """A run with the lists and SAEs of one of its dictionaries in place of the first one's.
 
     Raises:
-        UsageError: there is no such file, or several are not shards of one job, each once.
+        UsageError: it has no such dictionary.
     """
+    check_dictionary(run, dictionary)
+    if dictionary == FIRST:
+        return run
+    if isinstance(run, Shards):
+        return Shards([Seen(part, dictionary) for part in run.parts])
+    return Seen(run, dictionary)
+
+
+def open_records(files: Files, dictionary: str = FIRST) -> RecordsFile:
+    """The records of one file, with a manifest or without, or of the shards of one job, which only manifests tell.
+
+    Args:
+        dictionary: as which of its dictionaries sees them.
+
+    Raises:
+        UsageError: there is no such file, several are not shards of one job, each once, or there is no such dictionary.
+    """
+    if dictionary != FIRST:
+        return read_run(files, dictionary)
     paths = [files] if isinstance(files, Path) else list(files)
     return RecordsFile.open(paths[0]) if len(paths) == 1 else open_run(paths)
 

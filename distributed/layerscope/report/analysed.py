@@ -17,8 +17,12 @@ from layerscope.report.run_report import RunReport
 class Analysed:
     """What the report says of a run, for notebooks."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, run: Run, dictionary: str) -> None:
+        """
+        Args:
+            run: as this dictionary of it sees it.
+        """
+        self._run, self._dictionary = run, dictionary
         self._files = [part.path for part in run.parts]
         self._found: dict[str, Analysis] = {}
 
@@ -35,7 +39,7 @@ class Analysed:
 
     def _of(self, reading: str) -> Analysis:
         if reading not in self._found:
-            self._found[reading] = analyse(self._files, Options(reading=reading))
+            self._found[reading] = analyse(self._files, Options(reading=reading, dictionary=self._dictionary))
         return self._found[reading]
 
     @cached_property

@@ -9,7 +9,7 @@ import time
 import webbrowser
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from importlib.resources import files
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.method import READ_AT
 from layerscope.analysis.result import Analysis, Contrast, Options
+from layerscope.config import FIRST
 from layerscope.errors import LayerscopeError
 from layerscope.files import remove_leftovers, replacing
 from layerscope.formatting import say, size_text, visible
@@ -81,6 +82,7 @@ def report(
     show: bool = False,
     reading: str | None = None,
     baseline_dictionary: bool = False,
+    dictionary: str = FIRST,
 ) -> str:
     """Writes the page of a file, or of the shards of one job, finished or still growing, and says where it is.
 
@@ -91,25 +93,27 @@ def report(
         reading: the one of the file's readings that it is about; all of them if None. Of a file with `prompt` the
             control is said to have passed, and has no sections of its own unless it is named.
         baseline_dictionary: say what random features come to, where a reading has residuals to make them of.
+        dictionary: whose features; the page is with `.NAME.html` by default where it is not the first.
 
     Raises:
-        UsageError: a file is not a run's or has no such reading, several are not shards of one job, there are
-            no residuals to make random features of, or `to` is there and no report.
+        UsageError: a file is not a run's or has no such reading or dictionary, several are not shards of one job, there
+            are no residuals to make random features of, or `to` is there and no report.
         LayerscopeError: a line is not a record, or the page cannot be written.
     """
-    run = read_run(files)
+    run = read_run(files, dictionary)
     inputs = [part.path for part in run.parts]
     readings = run.manifest.readings
     if reading is not None:
         run.check_reading(reading)
         readings = (reading,)
     several = reading is not None and len(run.manifest.readings) > 1
-    suffix = f".{reading}.html" if several else ".html"
+    suffix = ("" if dictionary == FIRST else f".{dictionary}") + (f".{reading}.html" if several else ".html")
     to = check_target("--to", to or run.path.with_suffix(suffix), inputs, own=begins_with(_BEGINNING))
     remove_leftovers(to)
     with _Stages() as stages:
         descriptions = load_explanations(run.manifest).by_layer
-        page = render(_read_all(run, readings, baseline_dictionary, stages), descriptions)
+        of_all = Options(baseline_dictionary=baseline_dictionary, dictionary=dictionary)
+        page = render(_read_all(run, readings, of_all, stages), descriptions)
     try:
         with replacing(to) as temporary, temporary.open("wb") as stream:
             stream.write(page)
@@ -122,7 +126,7 @@ def report(
     return "\n".join([f"report      {to} ({size_text(len(page))})", *run.notes])
 
 
-def _read_all(run: Run, readings: Sequence[str], baseline_dictionary: bool, stages: "_Stages") -> list[Shown]:
+def _read_all(run: Run, readings: Sequence[str], options: Options, stages: "_Stages") -> list[Shown]:
     """What the page shows of each reading, `final` first; the control is shown only where it is alone."""
     shown = [name for name in readings if name != "prompt"] or readings
     inputs = [part.path for part in run.parts]
@@ -133,8 +137,8 @@ def _read_all(run: Run, readings: Sequence[str], baseline_dictionary: bool, stag
         def tell(stage: str, share: float, of: str = of) -> None:
             stages.tell(stage + of, share)
 
-        baseline = baseline_dictionary and (name != "max" or len(shown) == 1)
-        analysis = analyse(inputs, Options(reading=name, baseline_dictionary=baseline), tell)
+        baseline = options.baseline_dictionary and (name != "max" or len(shown) == 1)
+        analysis = analyse(inputs, replace(options, reading=name, baseline_dictionary=baseline), tell)
         pack = pack_questions(run, analysis, partial(tell, "packing questions"), len(shown))
         of_causes = shown_causes(run, analysis, None, partial(tell, "reading causes"))
         found.append(Shown(analysis, pack, of_causes))

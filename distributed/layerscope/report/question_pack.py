@@ -15,6 +15,7 @@ import orjson
 from layerscope.analysis.result import Analysis, Ints
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import count_of, visible
+from layerscope.records.dictionaries import seen_by
 from layerscope.records.record import Record, parse
 from layerscope.records.run import Run
 from layerscope.report.cell_pack import Cells
@@ -188,7 +189,7 @@ def records_of(
             progress(min(1.0, run.bytes_read / run.size))
             record = parse(line)
             if isinstance(record, Record):
-                yield index, record
+                yield index, seen_by(record, analysis.options.dictionary)
     if left:
         raise LayerscopeError(f"{run.path} was changed while its report was made. Make the report again.")
 

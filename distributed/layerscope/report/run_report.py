@@ -9,6 +9,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from layerscope.analysis.result import Analysis
+from layerscope.config import FIRST
 from layerscope.files import user_path
 from layerscope.formatting import visible
 from layerscope.report import feature_tables, sentences
@@ -48,10 +49,13 @@ class RunReport:
         """Writes the whole page, as `layerscope report` does.
 
         Args:
-            to: the (first) file with `.html` if None. A report that is there is replaced, anything else is not.
+            to: the (first) file with `.html` if None, of a further dictionary with `.NAME.html`. A report that is there
+                is replaced, anything else is not.
         """
-        path = self.files[0].with_suffix(".html") if to is None else user_path(to)
-        report(self.files, path)
+        dictionary = self.analysis.options.dictionary
+        suffix = ".html" if dictionary == FIRST else f".{dictionary}.html"
+        path = self.files[0].with_suffix(suffix) if to is None else user_path(to)
+        report(self.files, path, dictionary=dictionary)
         return path
 
     def __str__(self) -> str:

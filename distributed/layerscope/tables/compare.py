@@ -13,8 +13,10 @@ from typing import Any
 
 import orjson
 
+from layerscope.config import FIRST
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import told, utf8
+from layerscope.records.dictionaries import seen_by
 from layerscope.records.differences import differences
 from layerscope.records.fingerprints import computed_otherwise
 from layerscope.records.goals import GoalGroups, told_goals
@@ -22,7 +24,7 @@ from layerscope.records.manifest import Manifest
 from layerscope.records.progress import shown
 from layerscope.records.record import NotARecordError, OtherSolution, Record, SolutionDetails, Unscored, parse
 from layerscope.records.run import Run
-from layerscope.records.shards import Files, read_run, without_batches
+from layerscope.records.shards import Files, as_seen_by, read_run, without_batches
 from layerscope.records.totals import Totals
 from layerscope.tables.attribution_agreement import Agreements, rows_of_text
 from layerscope.tables.measures import Overlap, Paired
@@ -87,20 +89,23 @@ class Comparison:
         }
 
 
-def compare(a: Files, b: Files, reading: str = "final") -> Json:
+def compare(a: Files, b: Files, reading: str = "final", dictionary: str = FIRST) -> Json:
     """Compares two output files, or those of the shards of two jobs, finished or growing.
 
     Features are compared where both runs had the same SAE: the same file by its hash, or the same Neuronpedia id.
 
     Args:
         reading: whose features are compared.
+        dictionary: of which SAEs; a run that has no further ones is taken with its own, if the other has them.
 
     Raises:
-        UsageError: there is no such file, one has no manifest or no such reading, several are not shards of one job,
+        UsageError: there is no such file, one has no such reading or dictionary, several are not shards of one job,
             or the runs have no question in common.
         LayerscopeError: a line is not a record.
     """
     runs = [read_run(files) for files in (a, b)]
+    whose = _whose(runs, dictionary)
+    runs = [as_seen_by(run, name) for run, name in zip(runs, whose, strict=True)]
     for run in runs:
         run.check_reading(reading)
     manifests = [run.manifest for run in runs]
@@ -112,7 +117,7 @@ def compare(a: Files, b: Files, reading: str = "final") -> Json:
     for _, record in shown(runs[0].records(), runs[0]):
         totals_a.add_record(record)
         if isinstance(record, Record) and (found := places.get(key := _key(record))):
-            comparison.add(record, _record_at(*found.pop(0), key))
+            comparison.add(record, seen_by(_record_at(*found.pop(0), key), whose[1]))
     common = comparison.acc.questions
     if not common:
         if why := next(filter(None, (without_batches(run.manifest) for run in runs)), ""):
@@ -139,6 +144,7 @@ def compare(a: Files, b: Files, reading: str = "final") -> Json:
         "goals": comparison.goals.result(),
         **comparison.result(),
         "reading": reading,
+        "dictionary": dictionary,
         "layers_left_out": left_out,
         "settings_that_differ": _differing(*manifests) if known else ["not known without a manifest"],
     }
@@ -176,6 +182,7 @@ def as_text(comparison: Json) -> str:
     ]
     if comparison["layers"]:
         of = "" if comparison["reading"] == "final" else f" of reading {comparison['reading']}"
+        of += "" if comparison["dictionary"] == FIRST else f" of dictionary {comparison['dictionary']}"
         rows = [["layer", f"same features{of} (mean Jaccard)", "largest difference of a shared feature's activation"]]
         for layer, overlap in comparison["layers"].items():
             jaccard = told(overlap["mean_jaccard"], ".4f", "neither run lists any")
@@ -231,6 +238,12 @@ def _about(run: Run, totals: Totals) -> Json:
     model = run.manifest.identity.model.repository
     said = {"file": utf8(f"{run.path}{run.others}"), "model": model, "scored": totals.scored, "errors": totals.errors}
     return {**said, **({"notes": run.notes} if run.notes else {})}
+
+
+def _whose(runs: Sequence[Run], dictionary: str) -> list[str]:
+    """The dictionary of each run; one that has a single one needs no name for it beside a run of several."""
+    several = any(run.manifest.dictionaries for run in runs)
+    return [FIRST if several and not run.manifest.dictionaries else dictionary for run in runs]
 
 
 def _index(run: Run) -> tuple[Totals, dict[bytes, list[tuple[Path, int]]]]:

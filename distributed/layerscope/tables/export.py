@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
+from layerscope.config import FIRST
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import remove_leftovers, replacing, user_path
 from layerscope.formatting import size_text
@@ -31,7 +32,7 @@ _TABLES = (".parquet", ".csv")
 _FORMULA = r"^[\x00-\x20]*[=+\-@＝＋－＠]"  # spreadsheets pass over white space, and East Asian ones take wide signs
 
 
-def export(files: Files, target: Path, overwrite: bool) -> str:
+def export(files: Files, target: Path, overwrite: bool, dictionary: str = FIRST) -> str:
     """Writes the records of a run, finished or growing, in the format that the target's suffix names.
 
     In CSV, texts that a spreadsheet would run get an apostrophe in front; the other formats hold every text as it is.
@@ -41,15 +42,17 @@ def export(files: Files, target: Path, overwrite: bool) -> str:
 
     Args:
         files: the output file, or those of the shards of one job.
+        dictionary: whose features the tables are of.
 
     Returns:
         What was written, for people.
 
     Raises:
-        UsageError: there is no such file, several are not shards of one job, or the target cannot be meant.
+        UsageError: there is no such file, several are not shards of one job, there is no such dictionary, or the target
+            cannot be meant.
         LayerscopeError: a line is not a record, or the disk is full or fails; what stood there before stands there yet.
     """
-    file = open_records(files)
+    file = open_records(files, dictionary)
     inputs = [beside for part in file.parts for beside in (part.path, manifest_path(part.path))]
     target = user_path(target)
     tables, targets = _tables(file), [target]
@@ -57,6 +60,11 @@ def export(files: Files, target: Path, overwrite: bool) -> str:
         targets += [target.with_suffix(f".{table.name}{target.suffix}") for table in tables[1:]]
     elif target.suffix != _ARRAY:
         raise UsageError(f"--to {target}: the suffix says the format; take {', '.join(_TABLES)} or {_ARRAY}.")
+    elif dictionary != FIRST:
+        raise UsageError(
+            f"--to {target}: an array of records has all dictionaries, and --dictionary {dictionary} names one.\n"
+            f"Leave --dictionary out, or take {' or '.join(_TABLES)}."
+        )
     for each in targets:
         check_target("--to", each, inputs=inputs, overwrite=overwrite)
         remove_leftovers(each)

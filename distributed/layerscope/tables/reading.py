@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from layerscope.config import FIRST
 from layerscope.errors import UsageError
 from layerscope.records.progress import shown
 from layerscope.records.record import Record, Unscored
@@ -25,7 +26,9 @@ QUESTION_ROWS = 1 << 10
 Files = str | PathLike[str] | Sequence[str | PathLike[str]] | RecordsFile
 
 
-def read_features(files: Files, layers: Collection[int] | None = None, top_k: int | None = None) -> pa.Table:
+def read_features(
+    files: Files, layers: Collection[int] | None = None, top_k: int | None = None, dictionary: str = FIRST
+) -> pa.Table:
     """The features of every scored question, about 22 bytes a row, in the order of the file.
 
     Of a file with several readings those of all, one after the other, with three columns more: `reading` tells which.
@@ -34,13 +37,14 @@ def read_features(files: Files, layers: Collection[int] | None = None, top_k: in
         files: the output file of a run (`.jsonl`), finished or growing, or those of the shards of one job.
         layers: only these; None for all.
         top_k: only so many of the strongest of each solution and layer; None for all that are listed.
+        dictionary: whose features, of a file with several.
 
     Raises:
-        UsageError: there is no such file, or it has not these layers.
+        UsageError: there is no such file, or it has not these layers or this dictionary.
         LayerscopeError: a line is not a record.
     """
     wanted = _wanted(layers, top_k)
-    file = _opened(files)
+    file = _opened(files, dictionary)
     schema = features_schema(file)
     rows = (feature_rows(record, wanted, top_k, file.readings, schema) for _, record in read_records(file))
     return _gathered(rows, schema)
@@ -100,11 +104,13 @@ def _wanted(layers: Collection[int] | None, top_k: int | None) -> frozenset[int]
     return None if layers is None else frozenset(layers)
 
 
-def _opened(files: Files) -> RecordsFile:
-    if isinstance(files, RecordsFile):
+def _opened(files: Files, dictionary: str = FIRST) -> RecordsFile:
+    if isinstance(files, RecordsFile) and dictionary == FIRST:
         return files
+    if isinstance(files, RecordsFile):
+        files = [part.path for part in files.parts]
     paths = [files] if isinstance(files, str | PathLike) else files
-    return open_records([Path(path) for path in paths])
+    return open_records([Path(path) for path in paths], dictionary)
 
 
 def _with_attributions(files: Files) -> RecordsFile:

@@ -109,7 +109,9 @@ def at_sites(model: Any, ids: list[int]) -> dict[str, list[np.ndarray]]:
     for layer in model.model.layers:
         hooks += [
             layer.register_forward_hook(lambda _m, _i, out: found[FIRST].append(out[0].numpy())),
-            layer.self_attn.o_proj.register_forward_pre_hook(lambda _m, into: found["heads"].append(into[0][0].numpy())),
+            layer.self_attn.o_proj.register_forward_pre_hook(
+                lambda _m, into: found["heads"].append(into[0][0].numpy())
+            ),
             layer.post_feedforward_layernorm.register_forward_hook(
                 lambda _m, _i, out: found["mlp"].append(out[0].numpy())
             ),

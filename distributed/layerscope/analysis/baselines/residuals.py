@@ -26,14 +26,16 @@ class Scored(NamedTuple):
     has: Bools  # [lines]
 
 
-def lacking(files: Files, reading: str) -> str:
+def lacking(files: Files, reading: str, dictionary: str) -> str:
     """What is needed to have residuals of a reading beside a file, or those of the shards of one job; or nothing.
 
     Raises:
         UsageError: there is no such file, it has no manifest, or several are not shards of one job.
         LayerscopeError: there are residuals, but not all that belong there.
     """
-    run = read_run(files)
+    run, own = read_run(files, dictionary), read_run(files)
+    if own.manifest.identity.settings.site != run.manifest.identity.settings.site:
+        return f"needs residuals of what {dictionary} reads; a run keeps those of its first SAEs"
     if run.manifest.identity.settings.residuals is None:
         return "needs a run with --residuals"
     if not residual_readings((reading,)):
