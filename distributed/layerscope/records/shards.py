@@ -186,6 +186,12 @@ def two_runs(files: Sequence[Path]) -> tuple[Files, Files]:
     return a, b
 
 
+def whose_lists(runs: Sequence[Run], dictionary: str) -> list[str]:
+    """The dictionary of each run; one that has a single one needs no name for it beside a run of several."""
+    several = any(run.manifest.dictionaries for run in runs)
+    return [FIRST if several and not run.manifest.dictionaries else dictionary for run in runs]
+
+
 def _shard(run: Run) -> tuple[int, int]:
     """Which part it is, from 1, and of how many."""
     index, count = (run.manifest.identity.settings.shard or "1/1").split("/")

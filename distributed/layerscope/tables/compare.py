@@ -24,7 +24,7 @@ from layerscope.records.manifest import Manifest
 from layerscope.records.progress import shown
 from layerscope.records.record import NotARecordError, OtherSolution, Record, SolutionDetails, Unscored, parse
 from layerscope.records.run import Run
-from layerscope.records.shards import Files, as_seen_by, read_run, without_batches
+from layerscope.records.shards import Files, as_seen_by, read_run, whose_lists, without_batches
 from layerscope.records.totals import Totals
 from layerscope.tables.attribution_agreement import Agreements, rows_of_text
 from layerscope.tables.measures import Overlap, Paired
@@ -104,7 +104,7 @@ def compare(a: Files, b: Files, reading: str = "final", dictionary: str = FIRST)
         LayerscopeError: a line is not a record.
     """
     runs = [read_run(files) for files in (a, b)]
-    whose = _whose(runs, dictionary)
+    whose = whose_lists(runs, dictionary)
     runs = [as_seen_by(run, name) for run, name in zip(runs, whose, strict=True)]
     for run in runs:
         run.check_reading(reading)
@@ -238,12 +238,6 @@ def _about(run: Run, totals: Totals) -> Json:
     model = run.manifest.identity.model.repository
     said = {"file": utf8(f"{run.path}{run.others}"), "model": model, "scored": totals.scored, "errors": totals.errors}
     return {**said, **({"notes": run.notes} if run.notes else {})}
-
-
-def _whose(runs: Sequence[Run], dictionary: str) -> list[str]:
-    """The dictionary of each run; one that has a single one needs no name for it beside a run of several."""
-    several = any(run.manifest.dictionaries for run in runs)
-    return [FIRST if several and not run.manifest.dictionaries else dictionary for run in runs]
 
 
 def _index(run: Run) -> tuple[Totals, dict[bytes, list[tuple[Path, int]]]]:
