@@ -23,9 +23,9 @@ from layerscope.analysis.many_solutions import SolutionColumns
 from layerscope.analysis.proportion import ManySolutions
 from layerscope.analysis.result import Floats, Ints, Questions
 from layerscope.analysis.spilling import Column
-from layerscope.config import FIRST
 from layerscope.errors import LayerscopeError
 from layerscope.records.checking import check_prompt
+from layerscope.records.dictionaries import FIRST
 from layerscope.records.manifest import Manifest
 from layerscope.records.readings import ReadingLists
 from layerscope.records.record import NotARecordError, Record, Unscored

@@ -15,8 +15,8 @@ from layerscope.analysis.baselines.result import Comparison
 from layerscope.analysis.causes.result import Causes
 from layerscope.analysis.proportion import ManySolutions, Proportion
 from layerscope.analysis.stratum import Stratum
-from layerscope.config import FIRST
 from layerscope.errors import UsageError
+from layerscope.records.dictionaries import FIRST
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

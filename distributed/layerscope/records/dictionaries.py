@@ -9,6 +9,8 @@ from msgspec.structs import replace
 from layerscope.config import FIRST
 from layerscope.records.record import OtherSolution, Record, SolutionDetails
 
+__all__ = ["FIRST", "names_of", "seen_by"]
+
 Solution = TypeVar("Solution", SolutionDetails, OtherSolution)
 
 

@@ -24,11 +24,11 @@ from tqdm import tqdm
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.method import READ_AT
 from layerscope.analysis.result import Analysis, Contrast, Options
-from layerscope.config import FIRST
 from layerscope.errors import LayerscopeError
 from layerscope.files import remove_leftovers, replacing
 from layerscope.formatting import say, size_text, visible
 from layerscope.neuronpedia.explanations import load_explanations
+from layerscope.records.dictionaries import FIRST
 from layerscope.records.run import Run
 from layerscope.records.shards import Files, read_run
 from layerscope.records.targets import begins_with, check_target

@@ -9,9 +9,9 @@ from pathlib import Path
 from markupsafe import Markup
 
 from layerscope.analysis.result import Analysis
-from layerscope.config import FIRST
 from layerscope.files import user_path
 from layerscope.formatting import visible
+from layerscope.records.dictionaries import FIRST
 from layerscope.report import feature_tables, sentences
 from layerscope.report.feature_tables import Descriptions, Row
 from layerscope.report.figures import Figure, contrast_of, figure

@@ -13,10 +13,9 @@ from typing import Any
 
 import orjson
 
-from layerscope.config import FIRST
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import told, utf8
-from layerscope.records.dictionaries import seen_by
+from layerscope.records.dictionaries import FIRST, seen_by
 from layerscope.records.differences import differences
 from layerscope.records.fingerprints import computed_otherwise
 from layerscope.records.goals import GoalGroups, told_goals

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
-from layerscope.config import FIRST
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import remove_leftovers, replacing, user_path
 from layerscope.formatting import size_text
 from layerscope.records.array import write_array
+from layerscope.records.dictionaries import FIRST
 from layerscope.records.manifest import manifest_path
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import RecordsFile

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from layerscope.config import FIRST
 from layerscope.errors import UsageError
+from layerscope.records.dictionaries import FIRST
 from layerscope.records.progress import shown
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import RecordsFile
