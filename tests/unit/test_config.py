@@ -195,3 +195,8 @@ def test_readings_come_in_the_order_of_the_record_and_the_final_one_is_always_th
 )
 def test_a_prompt_ends_where_the_separator_begins(template: str, separator: str, parts: tuple[str, str]) -> None:
     assert parse_prompt(template, separator) == parts
+
+
+def test_a_companion_of_the_stand_in_is_told_which_of_both_to_leave_out() -> None:
+    with pytest.raises(UsageError, match=r"--sae-repo mine names others(?s:.)*downloads leave out --sae-repo"):
+        Config(standin=True, sae_repo="mine")

@@ -21,6 +21,7 @@ from layerscope.formatting import count_of, say, shell_word, size_text
 from layerscope.planning.describe import describe, summarise
 from layerscope.planning.job import Job, check_space, download_bytes
 from layerscope.planning.prepare import in_ray_job, prepare, ray_job_environment
+from layerscope.planning.surroundings import surroundings
 from layerscope.questions.plan import Plan
 from layerscope.records import journal
 from layerscope.records.array import write_array
@@ -73,9 +74,11 @@ def _nothing_to_do(job: Job) -> str:
 
 def print_plan(config: Config) -> int:
     """Describes what a run would do."""
-    job = prepare(config, Cluster(config, add_nodes=False).nodes)
+    cluster = Cluster(config, add_nodes=False)
+    job = prepare(config, cluster.nodes)
     warn(job)
     say(describe(job))
+    say(surroundings(job, cluster.nodes, cluster.told))
     return 0
 
 

@@ -215,7 +215,9 @@ class Config:
             for name in ("model", "revision", "sae_repo", "sae_revision", "sae_repo_id", "site"):
                 if getattr(self, name) != getattr(type(self), name):
                     raise UsageError(
-                        f"--standin brings its own model and SAEs; leave out {option(name)}, or --standin."
+                        f"--standin brings its own model and SAEs, and {option(name)} {getattr(self, name)} names "
+                        f"others: the run would be of one or of the other.\nTo try layerscope without downloads "
+                        f"leave out {option(name)}; to use what you named leave out --standin."
                     )
 
     def _check_readings(self) -> None:

@@ -44,6 +44,8 @@ class Cluster:
 
     def __init__(self, config: Config, add_nodes: bool) -> None:
         wanted, self._looked_at = find_ray(config.address)
+        self.told = _told(wanted, self._looked_at)
+        """Which Ray the command uses, for people."""
         self._known = Nodes()
         self.nodes = [probe()]
         """Its nodes, or this machine."""
@@ -114,6 +116,12 @@ class Cluster:
         finally:
             request_resources(bundles=[])  # a request outlives its job, and its nodes would never be idle
         return found
+
+
+def _told(joined: str | None, looked_at: str) -> str:
+    if joined is not None:
+        return f"{joined} is joined"
+    return "one of its own" + (f"; no running one was found: {looked_at}" if looked_at else "")
 
 
 def _join(address: str) -> None:

@@ -14,8 +14,10 @@ from layerscope.formatting import size_text
 from layerscope.planning.describe import describe, summarise
 from layerscope.planning.job import check_space
 from layerscope.planning.machine import probe
+from layerscope.planning.node import Gpu
 from layerscope.planning.prepare import prepare
 from layerscope.planning.settings import output_file
+from layerscope.planning.surroundings import surroundings
 from layerscope.records.differences import settings_that_differ
 from layerscope.records.manifest import Manifest
 from layerscope.records.totals import Totals
@@ -115,3 +117,26 @@ def test_the_summary_names_the_readings_and_the_goals_that_count_once() -> None:
     assert "readings              final, max\n" in told
     assert "32.0 per solution and layer (final)" in told
     assert "goals                 10 questions in 5 groups of equal goals" in told
+
+
+def test_a_plan_says_what_a_helper_asks_first_and_never_the_token(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = {"model": str(tiny / "model"), "sae_repo": str(tiny / "saes"), "sae_width": "1k", "dataset": "bundled"}
+    config = Config(**sources, num_samples=5, device="cpu", output_file=str(tmp_path / "out.jsonl"))  # type: ignore[arg-type]
+    node = replace(probe(), gpus=(Gpu("NVIDIA L4", 24 << 30),) * 2)
+    job = prepare(config, [node])
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://me:hf_secret@mirror")
+    told = surroundings(job, [node], "one of its own")
+    assert "hf_secret" not in told
+    assert "login: yes" in told
+    said = dict(line.split(maxsplit=1) for line in told.replace("free disk", "disk").splitlines())
+    assert {"versions", "limits", "Ray", "hub", "disk"} < said.keys()
+    assert "torch " in said["versions"]
+    assert "ray " in said["versions"]
+    assert said["GPUs"] == "2 x NVIDIA L4"
+    assert said["would"] == "stop nothing that is seen from here"
+    monkeypatch.setattr("layerscope.planning.job.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+    told = surroundings(job, [node], "")
+    assert f"would stop {tmp_path} has 10 bytes free; the run will take about" in told
