@@ -168,6 +168,7 @@ def report(
     reading: Annotated[str | None, _OneReading] = None,
     baseline_dictionary: bool = False,
     dictionary: _OneDictionary = FIRST,
+    title: str = "",
 ) -> int:
     """Make one web page of what a file says so far: which features tell the solutions apart, and at which depth.
 
@@ -178,10 +179,11 @@ def report(
         reading: The one it is about: final, last-word, max or prompt, of those that the run has.
         baseline_dictionary: Say what random features reach that fire as often; of a run with --residuals, in minutes.
         dictionary: Whose features, of a run with several: the name that --dictionary gave it.
+        title: What the page is called, in its tab and above its heading; the file's name by default.
     """
     from layerscope.report.page import report
 
-    say(report(files, to, show, reading, baseline_dictionary, dictionary))
+    say(report(files, to, show, reading, baseline_dictionary, dictionary, title))
     return 0
 
 

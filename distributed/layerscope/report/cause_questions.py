@@ -92,7 +92,7 @@ def _case(record: Record, feature: WantedCase) -> Case:
             _side(side, details, [shares[name], shares["common"]], largest)
             for side, name, details in zip(_SIDES, SOLUTIONS, record.solutions, strict=True)
         ],
-        "" if prompt is None else f"In the prompt {number(prompt.attribution, 3)}, most at its token {prompt.token}.",
+        "" if prompt is None else f"in the prompt {number(prompt.attribution, 3)}, most at its token {prompt.token}",
     )
 
 

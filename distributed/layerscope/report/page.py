@@ -83,6 +83,7 @@ def report(
     reading: str | None = None,
     baseline_dictionary: bool = False,
     dictionary: str = FIRST,
+    title: str = "",
 ) -> str:
     """Writes the page of a file, or of the shards of one job, finished or still growing, and says where it is.
 
@@ -94,6 +95,7 @@ def report(
             control is said to have passed, and has no sections of its own unless it is named.
         baseline_dictionary: say what random features come to, where a reading has residuals to make them of.
         dictionary: whose features; the page is with `.NAME.html` by default where it is not the first.
+        title: what it is called, beside the file's name; that alone if empty.
 
     Raises:
         UsageError: a file is not a run's or has no such reading or dictionary, several are not shards of one job, there
@@ -113,7 +115,7 @@ def report(
     with _Stages() as stages:
         descriptions = load_explanations(run.manifest).by_layer
         of_all = Options(baseline_dictionary=baseline_dictionary, dictionary=dictionary)
-        page = render(_read_all(run, readings, of_all, stages), descriptions)
+        page = render(_read_all(run, readings, of_all, stages), descriptions, title)
     try:
         with replacing(to) as temporary, temporary.open("wb") as stream:
             stream.write(page)
@@ -145,14 +147,15 @@ def _read_all(run: Run, readings: Sequence[str], options: Options, stages: "_Sta
     return found
 
 
-def render(shown: Sequence[Shown], descriptions: Descriptions) -> bytes:
+def render(shown: Sequence[Shown], descriptions: Descriptions, title: str = "") -> bytes:
     """The page: the first reading as it is, the others packed beside it."""
     environment = _environment()
     style = Markup("\n".join(map(_read, _STYLE)))
     script = Markup('"use strict";\n(() => {\n' + "\n".join(map(_read, _SCRIPT)) + "})();\n")
     analysis = shown[0].analysis
-    bodies = [_body(environment, each, descriptions, shown) for each in shown]
+    bodies = [_body(environment, each, descriptions, shown, title) for each in shown]
     page = environment.get_template("report.html.jinja").render(
+        title=title,
         header=analysis.header,
         contrasts=(analysis.right_wrong, analysis.chosen_rejected),
         readings=[each.reading for each in shown],
@@ -180,11 +183,14 @@ def _environment() -> Environment:
     return environment
 
 
-def _body(environment: Environment, one: Shown, descriptions: Descriptions, shown: Sequence[Shown]) -> Markup:
+def _body(
+    environment: Environment, one: Shown, descriptions: Descriptions, shown: Sequence[Shown], title: str
+) -> Markup:
     """All that the page says of one reading: its header and its sections."""
     analysis = one.analysis
     body = environment.get_template("reading.html.jinja").render(
         analysis=analysis,
+        title=title,
         header=analysis.header,
         readings=[each.reading for each in shown],
         reads=[(each.analysis, each.analysis.right_wrong) for each in shown],

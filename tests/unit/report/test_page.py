@@ -443,6 +443,17 @@ def test_an_effect_that_no_pair_tells_has_no_colour() -> None:
     assert sentences.odds(float("nan")) == "–"
 
 
+def test_a_page_is_called_as_one_says(tmp_path: Path) -> None:
+    """In its tab and above its heading, where it is shown as words and never taken for markup."""
+    small = tmp_path / "small.jsonl"
+    write_run(small, Spec(questions=3))
+    with pytest.raises(SystemExit, match="0"):
+        main(["report", str(small), "--title", "Soup & <b>\u202ebread"])
+    told = small.with_suffix(".html").read_text(encoding="utf-8")
+    assert re.search("<title>Soup &amp; &lt;b&gt;[^\u202e<]*bread – layerscope</title>", told)
+    assert re.search(r'<p class="eyebrow"><b>Soup &amp; &lt;b&gt;[^<]*bread</b> · layerscope · small\.jsonl', told)
+
+
 def test_a_report_is_replaced_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = tmp_path / "small.jsonl"
     write_run(small, Spec(questions=3))
