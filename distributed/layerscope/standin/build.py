@@ -69,7 +69,8 @@ def build(spec: StandinSpec, folder: Path) -> None:
         tokenizer = make_tokenizer(texts, spec.vocabulary)
         model = make_model(spec, tokenizer.get_vocab_size())
         save_model(model, tokenizer, temporary / "model")
-        make_saes(spec, residual_stream(model, tokenizer, texts, spec.site), temporary / "saes")
+        # A thousand tokens are enough for the SAEs: those of every seventh text, of one solution and the other in turn.
+        make_saes(spec, residual_stream(model, tokenizer, texts[::7], spec.site), temporary / "saes")
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # gone where all went well
@@ -182,7 +183,7 @@ def make_saes(spec: StandinSpec, residuals: list[Tensor], folder: Path) -> None:
         for number, l0 in enumerate(l0s):
             w_enc = torch.randn(width, spec.d_sae, generator=generator) * width**-0.5
             b_enc = torch.randn(spec.d_sae, generator=generator) * 0.1
-            pre = states[:: 1 + len(states) // 1024] @ w_enc + b_enc  # [T, F]; a thousand tokens are enough
+            pre = states[:: 1 + len(states) // 1024] @ w_enc + b_enc  # [T, F]
             mean, deviation = pre.mean(dim=0), pre.std(dim=0)
             scores = ((pre - mean) / deviation).flatten()[::16]
             share_active = l0 / spec.d_sae

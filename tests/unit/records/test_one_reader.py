@@ -1,10 +1,13 @@
 """There is one reader: a file or a manifest that is broken is told in the same words by every command."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -220,18 +223,26 @@ WRONG = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text() | s
 WRONG |= st.dictionaries(st.text(max_size=3), st.integers())
 
 
+@pytest.fixture(scope="module")
+def two_runs() -> Iterator[Path]:
+    """A folder with two sound runs, in memory where there is such a file system: a copy then waits for no disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
+        folder = Path(name) / "sound"
+        folder.mkdir()
+        for run in ("sound.jsonl", "run.jsonl"):
+            written(folder / run)
+        yield folder
+
+
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), drop=st.booleans(), wrong=WRONG)
 def test_no_mutation_of_a_manifest_ends_in_a_traceback(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, drop: bool, wrong: object
+    two_runs: Path, data: st.DataObject, drop: bool, wrong: object
 ) -> None:
-    folder = tmp_path_factory.getbasetemp() / "mutations"
-    folder.mkdir(exist_ok=True)
-    path, sound = folder / "run.jsonl", folder / "sound.jsonl"
-    if not sound.exists():
-        written(sound)
-    path.unlink(missing_ok=True)
-    written(path)
+    folder = two_runs.with_name("mutated")
+    shutil.rmtree(folder, ignore_errors=True)
+    path = shutil.copytree(two_runs, folder) / "run.jsonl"
     manifest = orjson.loads(manifest_path(path).read_bytes())
     place = data.draw(st.sampled_from(places(manifest)[1:]), label="place")
     *outer, key = place
