@@ -23,6 +23,9 @@ from layerscope.models.spec import read_spec
 from layerscope.questions.pairs import Pair, PairTokenizer
 from layerscope.questions.reading import Reading
 from layerscope.questions.sources import Question
+from layerscope.saes.cache import load_encoder
+from layerscope.saes.choice import SaeChoice
+from layerscope.saes.encoder import SaeEncoder, encode_top_k
 from paths import ROOT
 from tiny_models import MODELS, WINDOW, save_tiny
 
@@ -147,6 +150,62 @@ def test_no_site_can_pass_for_another(case: Case) -> None:
         for other in SITES:
             if one != other and found[one].shape == found[other].shape:
                 assert (found[one] - found[other]).norm() > 0.1 * found[one].norm(), (one, other)
+
+
+def trained_at(folder: Path, rows: np.ndarray) -> tuple[SaeEncoder, dict[str, np.ndarray]]:
+    """An SAE in Gemma Scope's layout whose features are the two directions of every axis that the rows [R, D] vary in.
+
+    With a bias as trained ones have, which stands for the mean of what it was trained on.
+    """
+    mean = rows.mean(axis=0)
+    _, sizes, axes = np.linalg.svd(rows - mean, full_matrices=False)
+    kept = axes[sizes > 1e-3 * sizes[0]]
+    w_dec = np.concatenate([kept, -kept])
+    arrays = {
+        "W_enc": w_dec.T,
+        "W_dec": w_dec,
+        "b_enc": -w_dec @ mean,
+        "b_dec": mean,
+        "threshold": np.zeros(len(w_dec)),
+    }
+    path = folder / "layer_0" / "width_1k" / "average_l0_9" / "params.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **{name: array.astype(np.float32) for name, array in arrays.items()})  # type: ignore[arg-type]
+    choice = SaeChoice(0, "", None, path.relative_to(folder).as_posix(), None)
+    return load_encoder(open_repository(str(folder)), choice, rows.shape[1], torch.float32, CPU), arrays
+
+
+def explained(rows: torch.Tensor, sae: SaeEncoder, arrays: dict[str, np.ndarray]) -> float:
+    """The share of the variance of rows [R, D] that the SAE's decoder gives back of what its encoder finds."""
+    found = encode_top_k(rows, sae, None)
+    reconstructed = np.tile(arrays["b_dec"], (len(rows), 1))
+    for row, (start, end) in enumerate(zip(found.starts[:-1], found.starts[1:], strict=True)):
+        own = slice(int(start), int(end))
+        reconstructed[row] += found.activations[own] @ arrays["W_dec"][found.feature_ids[own]]
+    told = rows.double().numpy()
+    return float(1 - ((told - reconstructed) ** 2).sum() / ((told - told.mean(axis=0)) ** 2).sum())
+
+
+def test_an_sae_explains_the_site_that_it_was_trained_at_and_no_other(case: Case, tmp_path: Path) -> None:
+    """Trained on what transformers has there. Of every other site's tensor that would fit a tenth is left, and of the
+    MLP's input with its norm's gain or without it, which these models have near one, thirty times what may be."""
+    texts = [alone(case, whole(pair, solution), pair.prompt)[1] for pair in case.pairs for solution in (0, 1)]
+    taken = {site: case.model.forward(case.pairs, LAYERS, sites=[site]).residuals for site in SITES}
+    for layer, module in enumerate(case.layers):
+        gain = module.get_submodule(BEFORE_MLP.get(case.kind, "pre_feedforward_layernorm")).weight.detach()
+        by_gain = 1 + gain if case.kind != "made-up" else gain
+        normed = taken["transcoder"][layer]
+        wrong_gain = normed * by_gain if case.kind == "gemma2" else normed / by_gain
+        for site in SITES:
+            rows = np.stack([text[site][layer].double().numpy() for text in texts])
+            sae, arrays = trained_at(tmp_path / site / str(layer), rows)
+            assert explained(taken[site][layer], sae, arrays) > 0.999
+            others = {other: taken[other][layer] for other in SITES if other != site}
+            for name, other in others.items():
+                if other.shape == taken[site][layer].shape:
+                    assert explained(other, sae, arrays) < 0.9, (site, layer, name)
+            if site == "transcoder":
+                assert explained(wrong_gain, sae, arrays) < 0.97, layer
 
 
 def test_the_bits_do_not_depend_on_which_site_is_read(case: Case) -> None:
