@@ -1,6 +1,7 @@
 """The settings refuse what cannot be, by the option's name, and the command line spells them as the messages do."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import tyro
@@ -69,11 +70,13 @@ def test_the_command_line_knows_every_field_under_the_name_that_messages_use() -
         "address": "local",
         "patience": 5,
     }
+    shots: dict[str, Any] = {"shots": 5, "shots_from": "train.csv"}  # for which a chat has no place
     flags = {"tokens", "all_solutions", "strip_solutions", "overwrite", "retry_errors", "standin"}
-    assert {field.name for field in dataclasses.fields(Config)} == values.keys() | flags | {"dictionary"}
+    assert {field.name for field in dataclasses.fields(Config)} == values.keys() | flags | shots.keys() | {"dictionary"}
     arguments = [argument for name, value in values.items() for argument in (option(name), str(value))]
     config = from_command_line(*arguments, option("strip_solutions"), option("tokens"), option("overwrite"))
     assert config == Config(**values, strip_solutions=True, tokens=True, overwrite=True)  # type: ignore[arg-type]
+    assert from_command_line("--shots", "5", "--shots-from", "train.csv") == Config(**shots)
     assert from_command_line("--standin", "--retry-errors") == Config(standin=True, retry_errors=True)
     several = from_command_line("--dictionary", "wide=auto,width=65k", "--dictionary", "mlp=some/saes")
     assert several == Config(dictionary=("wide=auto,width=65k", "mlp=some/saes"))

@@ -94,7 +94,11 @@ class Config:
     num_samples: Count = 50
     """How many questions, drawn by --seed; all takes every one."""
     seed: int = 0
-    """Which questions are drawn; the draw does not depend on versions of anything."""
+    """Which questions are drawn, and which examples; the draw does not depend on versions of anything."""
+    shots: int = 0
+    """How many examples with their right solutions stand before each question; 0 for none."""
+    shots_from: str = ""
+    """Where --shots come from: a file in any of the layouts that --dataset takes, or a data set (its train split)."""
     top_k: Count = 100
     """How many of the strongest features to record per layer and solution; all records every active one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -199,6 +203,7 @@ class Config:
         self._check_readings()
         if parse_baseline(self.attribution_baseline) and self.attribution == "off":
             raise UsageError("--attribution-baseline belongs to --attribution.\nGive --attribution gradient with it.")
+        self._check_shots()
         parse_prompt(self.prompt, self.solution_separator)
         for name in ("prompt", "solution_separator", "system_prompt"):
             if re.search("[\ud800-\udfff]", getattr(self, name)):  # as Python holds bytes that are no UTF-8
@@ -226,6 +231,18 @@ class Config:
             raise UsageError(
                 f"--token-activations is {self.token_activations}, and --readings is {self.readings}.\n"
                 "It is how many features of max are recorded at every token, from 0; give --readings final,max with it."
+            )
+
+    def _check_shots(self) -> None:
+        if self.shots < 0 or bool(self.shots) != bool(self.shots_from):
+            raise UsageError(
+                f"--shots is {self.shots} and --shots-from is {self.shots_from[:80]!r}.\n"
+                "Give both: how many examples, from 1, and the file or data set that they come from."
+            )
+        if self.shots and self.prompt == CHAT:
+            raise UsageError(
+                "--shots are texts before the prompt, and --prompt chat has turns.\nWrite the prompt out, or leave "
+                "them out."
             )
 
 

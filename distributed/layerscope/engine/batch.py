@@ -19,9 +19,10 @@ from layerscope.config import AttributionRule, Site
 from layerscope.engine.readings import read_batch, rows_among
 from layerscope.errors import LayerscopeError
 from layerscope.numerics.out_of_memory import give_back, is_out_of_memory
-from layerscope.questions.pairs import Pair, PairTokenizer, UnscorableError, last_word
+from layerscope.questions.pairs import Pair, PairTokenizer, UnscorableError, tokens_read
 from layerscope.questions.reading import FINAL, Reading
 from layerscope.questions.sources import Question
+from layerscope.questions.spelling import last_word
 from layerscope.records.attributions import AttributionRows
 from layerscope.records.lines import Outcome, error_line, frame_record
 from layerscope.records.pieces import SolutionScore
@@ -90,7 +91,7 @@ def score_batch(
         else _outcome(question, pair, tokenizer, reading, further, *next(score_of))
         for question, pair in zip(questions, pairs, strict=True)
     ]
-    tokens = sum(len(pair.tokens) for pair in scorable)
+    tokens = tokens_read(scorable, share=not attributed)
     return ScoredBatch(outcomes, residuals, gradients, rows.spans, rows.groups, halved, tokens)
 
 

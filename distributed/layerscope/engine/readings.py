@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from layerscope.questions.pairs import Pair, last_word
+from layerscope.questions.pairs import Pair
 from layerscope.questions.reading import MAX
+from layerscope.questions.spelling import last_word
 from layerscope.records.attributions import AttributionRows
 from layerscope.saes.spans import Groups, Spans
 

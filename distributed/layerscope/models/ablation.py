@@ -40,7 +40,7 @@ class Change(NamedTuple):
 @torch.inference_mode()
 def keep_pass(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int]) -> KeptPass:
     """Scores the solutions of every pair, and keeps the residual stream of all tokens after some layers."""
-    layout = lay_out(pairs, model.transfers, [range(len(pair.tokens)) for pair in pairs])
+    layout = lay_out(pairs, model.transfers, [range(len(pair.tokens)) for pair in pairs], share=False)
     with model.turn:
         hidden, states = model.through_modules(layout, layers, layout.read_tokens)
         finite = torch.isfinite(states).all(dim=-1)  # [L, T]
@@ -52,7 +52,7 @@ def keep_pass(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int]
 @torch.inference_mode()
 def run_again(model: LanguageModel, kept: KeptPass, layer: int, changes: Sequence[Change]) -> list[PairScore]:
     """The score of every change's pair, with the change made to the residual stream after a layer."""
-    layout = lay_out([kept.pairs[change.pair] for change in changes], model.transfers)
+    layout = lay_out([kept.pairs[change.pair] for change in changes], model.transfers, share=False)
     of_layer = kept.states[layer]
     rows = [of_layer[kept.starts[change.pair] : kept.starts[change.pair + 1]] for change in changes]
     states = torch.cat(rows)  # a copy

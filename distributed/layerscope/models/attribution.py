@@ -63,7 +63,7 @@ def differentiate(
         places: of every pair, which tokens of its row.
         sites: where in the layers rows are taken, one behind the other, and at the first of them gradients.
     """
-    layout = lay_out(pairs, model.transfers, places)
+    layout = lay_out(pairs, model.transfers, places, share=False)
     with model.turn:
         hidden, states, others = _forward(model, layout, layers, rule, sites)
         with torch.no_grad():

@@ -86,6 +86,7 @@ class FusedDecoder:
         scaling = self._body.rotary_emb.attention_scaling
         return attention_kernel.Texts(
             layout.positions.int(),
+            layout.common,
             layout.row_starts,
             layout.segments,
             angles.cos() * scaling,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from layerscope.numerics.transfers import Transfers
-from layerscope.questions.pairs import Pair
+from layerscope.questions.pairs import Pair, common_tokens
 
 ATTENTION = "layerscope_pairs"
 _PADDING = -1  # for a segment
@@ -29,11 +29,12 @@ _MAX_SCORES = 1 << 25  # attention scores held at once: 128 MiB in float32
 class PairLayout:
     """Where the tokens of a batch lie: end to end for the linear layers, side by side inside attention."""
 
+    common: int  # tokens that all rows begin with, which lie in T once, before all others; as a rule none
     tokens: Tensor  # [T] int64
     positions: Tensor  # [T] int64; of each token in its own text
     gather: Tensor  # [B, W] int64; where in T each place of the rows comes from (0 for padding)
-    scatter: Tensor  # [T] int64; where in B * W each token lies
-    row_starts: Tensor  # [T] int32 into T; where the row of each token begins
+    scatter: Tensor  # [T] int64; where each token lies in the common ones, then the B * (W - common) others
+    row_starts: Tensor  # [T] int32 into T; where what is its row's own begins
     segments: Tensor  # [T] int32, as in `row_segments`
     row_positions: Tensor  # [B, W] int32
     row_segments: Tensor  # [B, W] int8; 0 shared, 1 rest of solution 1, 2 rest of solution 2 …, -1 padding
@@ -46,15 +47,20 @@ class PairLayout:
     solution_starts: NDArray[np.int64]  # [B + 1] into S; where each pair's solutions begin
 
 
-def lay_out(pairs: Sequence[Pair], transfers: Transfers, places: Sequence[Sequence[int]] | None = None) -> PairLayout:
+def lay_out(
+    pairs: Sequence[Pair], transfers: Transfers, places: Sequence[Sequence[int]] | None = None, share: bool = True
+) -> PairLayout:
     """The index arithmetic of a batch, on the device of `transfers`.
 
     Args:
         places: of every pair, the tokens of its row whose residual stream is wanted; by default the final ones.
+        share: tokens that all rows begin with, as far as the pairs say so, are there once.
     """
     places = places or [[pair.final_index(solution) for solution in pair.solutions] for pair in pairs]
     widths = [len(pair.tokens) for pair in pairs]
-    offsets = np.concatenate([[0], np.cumsum(widths)])
+    common = common_tokens(pairs) if share else 0
+    owned = np.array(widths) - common
+    offsets = np.concatenate([[0], np.cumsum(owned)])  # a row's own tokens lie from here on, behind the common ones
     width = max(widths)
     gather = np.zeros((len(pairs), width), dtype=np.int64)
     row_positions = np.zeros_like(gather)
@@ -65,27 +71,37 @@ def lay_out(pairs: Sequence[Pair], transfers: Transfers, places: Sequence[Sequen
     for row, pair in enumerate(pairs):
         offset, length = int(offsets[row]), widths[row]
         gather[row, :length] = np.arange(offset, offset + length)
+        gather[row, :common] = np.arange(common)
         row_positions[row, :length] = pair.positions()
         row_segments[row, :length] = pair.segments()
         for solution in pair.solutions:
             before = range(pair.prompt - 1, pair.lengths[solution] - 1)
-            predictors += [offset + pair.row_index(solution, position) for position in before]
+            at = (pair.row_index(solution, position) for position in before)
+            predictors += [place if place < common else offset + place for place in at]
             targets += pair.solution_tokens(solution)
             target_starts.append(len(targets))
     real = row_segments != _PADDING
+    own = real[:, common:]
     unique_predictors, target_predictors = np.unique(np.array(predictors), return_inverse=True)
     tensor = transfers.upload
 
     return PairLayout(
-        tokens=tensor(np.concatenate([pair.tokens for pair in pairs])),
-        positions=tensor(row_positions[real]),
+        common=common,
+        tokens=tensor(np.concatenate([pairs[0].tokens[:common], *(pair.tokens[common:] for pair in pairs)])),
+        positions=tensor(np.concatenate([np.arange(common), row_positions[:, common:][own]])),
         gather=tensor(gather),
-        scatter=tensor(np.flatnonzero(real)),
-        row_starts=tensor(np.repeat(offsets[:-1], widths), np.int32),
-        segments=tensor(row_segments[real], np.int32),
+        scatter=tensor(np.concatenate([np.arange(common), common + np.flatnonzero(own)])),
+        row_starts=tensor(np.repeat(np.append(0, common + offsets[:-1]), [common, *owned]), np.int32),
+        segments=tensor(np.concatenate([np.zeros(common), row_segments[:, common:][own]]), np.int32),
         row_positions=tensor(row_positions, np.int32),
         row_segments=tensor(row_segments, np.int8),
-        read_tokens=tensor([int(offset) + place for offset, of in zip(offsets, places, strict=False) for place in of]),
+        read_tokens=tensor(
+            [
+                place if place < common else int(offset) + place
+                for offset, of_pair in zip(offsets, places, strict=False)
+                for place in of_pair
+            ]
+        ),
         read_starts=np.concatenate([[0], np.cumsum([len(of_pair) for of_pair in places])]),
         predictors=tensor(unique_predictors),
         targets=tensor(targets),
@@ -169,7 +185,7 @@ def pair_attention(
         [1, T, H, d], as transformers expects it.
     """
     layout, hidden = attention_mask
-    n_pairs, width = layout.gather.shape
+    width = layout.gather.shape[1]
     heads, kv_heads, n_tokens = query.shape[1], key.shape[1], query.shape[2]
 
     # The query heads that share a key head are stacked over one another, so that keys need not be copied for each.
@@ -177,11 +193,19 @@ def pair_attention(
     key = side_by_side(key, layout, kv_heads)[:, :, 0]  # [B, K, W, d]
     value = side_by_side(value, layout, kv_heads)[:, :, 0]
     chunk = queries_at_once(query)
-    outputs = []
-    for start in range(0, width, chunk):
-        at = slice(start, start + chunk)
-        outputs.append(attend(query[:, :, :, at], key, value, hidden[..., at, :], scaling, softcap))
-    output = torch.cat(outputs, dim=3).permute(0, 3, 1, 2, 4).reshape(n_pairs * width, -1)  # [B * W, H * d]
+
+    def attended(rows: slice, begin: int, end: int) -> Tensor:
+        """Of some queries of some rows: [rows * queries, H * d]."""
+        outputs = []
+        for start in range(begin, end, chunk):
+            at = slice(start, min(start + chunk, end))
+            states = query[rows, :, :, at], key[rows], value[rows], hidden[rows, ..., at, :]
+            outputs.append(attend(*states, scaling, softcap))
+        return torch.cat(outputs, dim=3).permute(0, 3, 1, 2, 4).reshape((end - begin) * len(query[rows]), -1)
+
+    output = attended(slice(None), layout.common, width)
+    if layout.common:  # which see themselves alone, so those of one row are those of all
+        output = torch.cat([attended(slice(1), 0, layout.common), output])
     return output.index_select(0, layout.scatter).view(1, n_tokens, heads, -1), None
 
 

@@ -20,7 +20,8 @@ class Texts(NamedTuple):
     """Which token may look at which, as the attention of every layer needs it."""
 
     positions: Tensor  # [T] int32; of each token in its own text
-    row_starts: Tensor  # [T] int32; where the row of each token begins
+    common: int  # tokens at the start that are every row's
+    row_starts: Tensor  # [T] int32; where what is its row's own begins
     segments: Tensor  # [T] int32; 0 shared, 1 rest of solution 1, 2 rest of solution 2, and so on
     cosines: Tensor  # [T, d / 2] float32, of rotary embedding
     sines: Tensor  # [T, d / 2] float32
@@ -58,6 +59,7 @@ def attention(
         scaling,
         softcap or 1.0,
         window or 0,
+        texts.common,
         HEADS=n_heads,
         KV_HEADS=n_kv_heads,
         HALF=half,
@@ -100,10 +102,11 @@ def _turned(projected, cosines, sines, token, width, head, lane, mask, HALF: tl.
 
 
 @triton.jit
-def _seen(segments, positions, query, key, known, row_start, segment, position, window, WINDOWED: tl.constexpr):
+def _seen(segments, positions, query, key, known, row_start, common, segment, position, window, WINDOWED: tl.constexpr):
     """Which keys each query sees: those before it in its row, shared or of its own branch, and in its window."""
     key_segment = tl.load(segments + key, mask=known, other=0)
-    seen = (key[None, :] >= row_start[:, None]) & (key[None, :] <= query[:, None])
+    seen = ((key[None, :] >= row_start[:, None]) | (key[None, :] < common)) & (key[None, :] <= query[:, None])
+    seen = seen & known[None, :]
     seen = seen & ((key_segment[None, :] == 0) | (key_segment[None, :] == segment[:, None]))
     if WINDOWED:
         key_position = tl.load(positions + key, mask=known, other=0)
@@ -132,6 +135,7 @@ def _attention(
     scaling,
     softcap,
     window,
+    common,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HALF: tl.constexpr,
@@ -161,16 +165,21 @@ def _attention(
     sum_left = tl.zeros([QUERIES, BLOCK], tl.float32)
     sum_right = tl.zeros([QUERIES, BLOCK], tl.float32)
     end = tl.max(tl.where(there, query, 0), axis=0) + 1
-    for start in range(tl.min(row_start, axis=0), end, KEYS):
+    first = tl.min(row_start, axis=0)
+    before = tl.minimum(common, first)  # what is every row's, where these queries' rows begin further back
+    blocks_before = tl.cdiv(before, KEYS)
+    for block in range(0, blocks_before + tl.cdiv(tl.maximum(end - first, 0), KEYS)):
+        in_common = block < blocks_before
+        start = tl.where(in_common, block * KEYS, first + (block - blocks_before) * KEYS)
         key = start + tl.arange(0, KEYS)
-        known = key < end
+        known = key < tl.where(in_common, before, end)
         key_mask = known[:, None] & inside[None, :]
         key_left, key_right = _turned(projected, cosines, sines, key, width, HEADS + kv_head, lane, key_mask, HALF)
         scores = tl.dot(query_left, tl.trans(key_left), input_precision="ieee")
         scores = tl.dot(query_right, tl.trans(key_right), scores, input_precision="ieee") * scaling
         if CAPPED:
             scores = capped(scores, softcap)
-        seen = _seen(segments, positions, query, key, known, row_start, segment, position, window, WINDOWED)
+        seen = _seen(segments, positions, query, key, known, row_start, common, segment, position, window, WINDOWED)
         scores = tl.where(seen, scores, float("-inf"))
         weights, shrunk, peak = _weighed(scores, peak)
         total = total * shrunk + tl.sum(weights, axis=1)

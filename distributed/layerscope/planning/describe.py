@@ -36,6 +36,7 @@ def describe(job: Job) -> str:
         )
         + (f", {plan.unscorable} of them cannot be scored" if plan.unscorable else ""),
         *([f"  {job.selection.source.told}"] if job.selection.source.told else []),
+        *_describe_shots(job),
         f"tokens     {plan.shared_tokens:,} with shared prefixes, {plan.unshared_tokens:,} without ({saved:.0%} saved)",
         f"readings   {', '.join(job.reading.names)}{', with the tokens' if job.reading.tokens else ''}",
         *([f"causes     the margin attributed to features ({_causes(job)})"] if job.reading.attribution else []),
@@ -63,6 +64,14 @@ def _describe_saes(job: Job, dictionary: Dictionary) -> list[str]:
             for sae in saes
         ),
     ]
+
+
+def _describe_shots(job: Job) -> list[str]:
+    shots = job.reading.prompt.shots
+    if shots is None:
+        return []
+    rows = ", ".join(str(each.example_id) for each in shots.usual)
+    return [f"examples   {count_of(shots.count, 'question')} with the right solution before each: {shots.told}, {rows}"]
 
 
 def _describe_residuals(job: Job) -> list[str]:

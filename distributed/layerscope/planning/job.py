@@ -22,7 +22,16 @@ from layerscope.planning.to_ablate import ToAblate
 from layerscope.questions.plan import Plan
 from layerscope.questions.reading import MAX, Reading
 from layerscope.questions.selection import Selection
-from layerscope.records.identity import Identity, ModelFiles, OtherSaes, PlanSize, SaeFile, SaeFiles, Settings
+from layerscope.records.identity import (
+    Identity,
+    ModelFiles,
+    OtherSaes,
+    PlanSize,
+    SaeFile,
+    SaeFiles,
+    Settings,
+    ShotsDrawn,
+)
 from layerscope.records.manifest import About, AboutDictionary, Tokens
 from layerscope.records.residuals import RESIDUAL_DTYPES, residual_readings, residuals_path
 from layerscope.saes.choice import SaeChoice
@@ -180,6 +189,7 @@ class Job:
                 all_solutions=self.reading.solutions > 2,
                 token_activations=self.reading.token_activations,
                 metadata=self.metadata,
+                shots=self._shots_drawn(),
             ),
             model=ModelFiles(
                 repository=_told(self.model),
@@ -197,6 +207,13 @@ class Job:
             },
         )
 
+    def _shots_drawn(self) -> ShotsDrawn | None:
+        shots = self.reading.prompt.shots
+        if shots is None:
+            return None
+        rows = ",".join(str(each.example_id) for each in (*shots.usual, *shots.in_stead))
+        return ShotsDrawn(count=shots.count, rows=rows, sha256=shots.digest())
+
     def about(self, command: str) -> About:
         """What the manifest says besides, for readers of the records and for going on."""
         return About(
@@ -210,6 +227,7 @@ class Job:
             other_dictionaries={
                 each.name: AboutDictionary(**self._of_dictionary(each)) for each in self.dictionaries[1:]
             },
+            shots_from="" if self.reading.prompt.shots is None else self.reading.prompt.shots.told,
         )
 
     def _of_dictionary(self, dictionary: Dictionary) -> dict[str, Any]:

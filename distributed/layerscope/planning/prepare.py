@@ -27,13 +27,15 @@ from layerscope.planning.settings import (
     settle_crew,
     settle_numerics,
     settle_reading,
+    shots_wanted,
 )
-from layerscope.questions.opening import question_files
+from layerscope.questions.opening import open_source, question_files
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.plan import Plan, make_plan
 from layerscope.questions.prompts import Prompt
 from layerscope.questions.reading import Reading
 from layerscope.questions.selection import select_questions
+from layerscope.questions.shots import Shots, draw_shots
 from layerscope.questions.standard_input import STANDARD_INPUT, keep_standard_input, records_of_copy
 from layerscope.records.manifest import read_manifest
 from layerscope.records.means import find_means
@@ -74,7 +76,10 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
         sites=tuple(dict.fromkeys(each.site for each in dictionaries)),
         dictionaries=tuple(each.name for each in dictionaries[1:]),
     )
-    plan = make_plan(selection, _tokenizer(model, spec, reading.prompt), numerics.batch_tokens)
+    if config.shots:
+        reading = replace(reading, prompt=replace(reading.prompt, shots=_shots(config)))
+    tokenizer = _tokenizer(model, spec, reading.prompt)
+    plan = make_plan(selection, tokenizer, numerics.batch_tokens, share=reading.attribution is None)
     shard = parse_shard(config.shard)
     rows = reading.rows(int(np.diff(plan.starts).max(initial=0)), numerics.batch_tokens)
     of_question, attributed = _rows_per_question(plan, reading), reading.attribution is not None
@@ -89,6 +94,9 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     needs = estimate(spec, first.layers, sizes, numerics, rows, of_question, attributed)
     placement = place(crew, nodes, needs)
     warnings += [told for each in dictionaries for told in each.warnings]
+    if plan.among_shots:
+        questions = count_of(plan.among_shots, "question")
+        warnings.append(f"{questions} among the examples themselves: the next one drawn stands there in their stead.")
     if plan.unscorable:
         warnings.append(f"{count_of(plan.unscorable, 'question')} cannot be scored; the error lines will say why.")
     return Job(
@@ -147,6 +155,11 @@ def _model(config: Config) -> Repository:
     return open_repository(config.model, config.revision)
 
 
+def _shots(config: Config) -> Shots:
+    source = open_source(shots_wanted(config))
+    return draw_shots(source, config.shots, config.seed, f"--shots-from {config.shots_from}", config.strip_solutions)
+
+
 def _tokenizer(model: Repository, spec: ModelSpec, prompt: Prompt) -> PairTokenizer:
     tokenizer = PairTokenizer(tokenizer_path(model), spec.context, prompt)
     if tokenizer.bos_id != spec.bos_id:
@@ -179,7 +192,7 @@ def _settle_output(config: Config) -> Output:
                 f"Name it by an absolute path that outlives the job, such as /shared/{Path(named).name}."
             )
     records, array = records_path(named_file), user_path(named_file).absolute()
-    inputs = question_files(config.dataset)
+    inputs = [*question_files(config.dataset), *(question_files(config.shots_from) if config.shots else [])]
     if named_file.endswith("/"):
         raise UsageError(f"--output-file: {named_file} is a folder's name. Name a file.")
     check_output(records, array if array != records else None, inputs, config.overwrite)

@@ -94,6 +94,23 @@ def questions_wanted(config: Config) -> Wanted:
     )
 
 
+def shots_wanted(config: Config) -> Wanted:
+    """The same for the questions that examples are taken from: read as the others are, of another split."""
+    name, benchmark = config.shots_from, find_benchmark(config.shots_from)
+    same = name == dataset(config)
+    split = benchmark.shots if benchmark else "train"
+    return Wanted(
+        name,
+        split,
+        config.config if same else "",
+        config.dataset_revision if same else Wanted.revision,
+        parse_columns(config.columns),
+        config.first_label,
+        option="--shots-from",
+        usual_split=split,
+    )
+
+
 def output_file(config: Config) -> str:
     """Where the records go: by default into the working folder, under a name that says what is asked for."""
     if config.output_file != "auto":

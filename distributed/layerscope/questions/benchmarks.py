@@ -29,6 +29,8 @@ class Benchmark:
     """Of a row the goal, the solutions and which of them is right."""
     prompt: str = "Question: {goal}\nAnswer:"
     separator: str = " "
+    shots: str = "train"
+    """The split that examples are taken from."""
     otherwise: str = ""
     """The configuration where no name is given; empty where one must be."""
 
@@ -96,7 +98,7 @@ BENCHMARKS = {
     "hellaswag": Benchmark("Rowan/hellaswag", "", "validation", _hellaswag, "{goal}"),
     "winogrande": Benchmark("allenai/winogrande", "winogrande_xl", "validation", _winogrande, "{goal}"),
     "copa": Benchmark("aps/super_glue", "copa", "validation", _copa, "{goal}"),
-    "mmlu": Benchmark("cais/mmlu", "{name}", "test", _mmlu, "{goal}\nAnswer:", otherwise="all"),
+    "mmlu": Benchmark("cais/mmlu", "{name}", "test", _mmlu, "{goal}\nAnswer:", shots="dev", otherwise="all"),
     "boolq": Benchmark("google/boolq", "", "validation", _boolq, "{goal}\nAnswer:"),
     "blimp": Benchmark("nyu-mll/blimp", "{name}", "train", _blimp, "{goal}", ""),
 }

@@ -40,6 +40,10 @@ class Wanted:
     first_label: FirstLabel = "auto"
     metadata: tuple[str, ...] | None = ()
     """Other columns that are kept; None for all."""
+    option: str = "--dataset"
+    """That names it, for people."""
+    usual_split: str = "validation"
+    """Which is meant where none is named."""
 
     @property
     def reading(self) -> Rules:
@@ -62,17 +66,18 @@ def open_source(wanted: Wanted) -> Source:
         return _from_the_hub(wanted, PIQA if dataset == "piqa" else dataset)
     path = user_path(dataset)
     on_the_hub = [("dataset-revision", wanted.revision, "main"), ("config", wanted.config, "")]
-    for name, value, usual in (*on_the_hub, *([] if path.is_dir() else [("split", wanted.split, Wanted.split)])):
+    for name, value, usual in (*on_the_hub, *([] if path.is_dir() else [("split", wanted.split, wanted.usual_split)])):
         if value != usual:
             of = "on the hub" + (" or from save_to_disk" if name == "split" else "")
-            raise UsageError(f"--{name} {visible(value)} is of a data set {of}; --dataset {visible(dataset)} has none.")
+            told = f"{wanted.option} {visible(dataset)}"
+            raise UsageError(f"--{name} {visible(value)} is of a data set {of}; {told} has none.")
     if dataset in BUNDLED:
         path = Path(str(resources.files("layerscope") / "standin" / BUNDLED[dataset]))
         return QuestionFile(path, {"dataset": dataset}, wanted.reading)
-    _check_kind(path, dataset)
+    _check_kind(path, dataset, wanted.option)
     origin = {"dataset": visible(path.name)}  # it may be moved: the plan has its content's hash
     if path.is_dir():
-        return QuestionTable(saved_rows(path, wanted.split, Wanted.split), str(path), origin, wanted.reading)
+        return QuestionTable(saved_rows(path, wanted.split, wanted.usual_split), str(path), origin, wanted.reading)
     if format_of(path) == (".jsonl", False) or (format_of(path) == (".json", False) and not is_json_array(path)):
         return QuestionFile(path, origin, wanted.reading)
     return QuestionTable(rows_of(path), str(path), origin, wanted.reading)
@@ -86,13 +91,13 @@ def _is_on_the_hub(dataset: str) -> bool:
     return not os.path.exists(dataset) and not os.path.exists(os.path.dirname(dataset))  # noqa: PTH110, PTH120
 
 
-def _check_kind(path: Path, dataset: str) -> None:
+def _check_kind(path: Path, dataset: str, option: str) -> None:
     """Refuses what is no file of questions by what it is.
 
     Raises:
         UsageError: there is nothing, or a pipe, a device, or something compressed in a way that is not read.
     """
-    told = f"--dataset {visible(dataset)}"
+    told = f"{option} {visible(dataset)}"
     try:
         mode = path.stat().st_mode
     except OSError as error:

@@ -8,7 +8,7 @@ records come; it depends on nothing but the questions and the settings.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,9 @@ from tokenizers import AddedToken, Encoding, Tokenizer
 
 from layerscope.errors import UsageError
 from layerscope.questions.prompts import DEFAULT, GOAL, Prompt
+from layerscope.questions.shots import BETWEEN
 from layerscope.questions.sources import Question
+from layerscope.questions.spelling import spelled
 
 BOS = "<bos>"
 # Tokens that steer a model. Gemma's vocabulary also holds HTML tags and runs of blanks as added tokens: those are text.
@@ -52,6 +54,8 @@ class Pair:
     """Tokens of the prompt alone, BOS included; the solution's tokens are those from here on."""
     spelled: tuple[tuple[str, ...], ...] | None = None
     """What each of a solution's tokens stands for in its text, if that was asked for; joined they are the text."""
+    common: int = 0
+    """How many of the shared tokens at the start are those of the run's examples: every question's, or nearly."""
 
     @property
     def solutions(self) -> range:
@@ -85,6 +89,21 @@ class Pair:
         return np.repeat(np.arange(len(rests) + 1), [self.shared, *rests])
 
 
+def tokens_read(pairs: Sequence[Pair], share: bool = True) -> int:
+    """How many tokens the model reads of a batch.
+
+    Args:
+        share: what all pairs begin with is read once.
+    """
+    common = common_tokens(pairs) if share else 0
+    return common + sum(len(pair.tokens) - common for pair in pairs)
+
+
+def common_tokens(pairs: Sequence[Pair]) -> int:
+    """How many tokens of the run's examples all pairs of a batch begin with."""
+    return min((pair.common for pair in pairs), default=0)
+
+
 class PairTokenizer:
     """Gemma's tokeniser, used so that every character of a question is text and BOS comes first.
 
@@ -116,8 +135,10 @@ class PairTokenizer:
         self._tokenizer.add_special_tokens(control)
         self._tokenizer.encode_special_tokens = True  # "<bos>" inside a question is five characters, not a token
         self._prompt, self._spell = prompt, spell
-        *self._head, self._last = self._parts(prompt.template)
-        self._check_room()
+        self._template = self._parts(prompt.template)
+        self._usual = self._before(prompt.shots.usual) if prompt.shots else []
+        *self._head, _ = _merged([*self._usual, *self._template])
+        self._beginning = self._empty_prompt()
 
     def pair(self, question: Question) -> Pair:
         """Tokenises a question.
@@ -155,11 +176,14 @@ class PairTokenizer:
         if reason := self._unscorable(question, len(head) + behind, [len(ids) for ids in texts]):
             return UnscorableError(reason)
         pair = _share(len(head) + behind, texts)
+        if self._prompt.shots:
+            begins = _equal_at_start(pair.tokens, self._beginning)
+            pair = replace(pair, common=min(begins, pair.shared, pair.prompt))
         if not self._spell:
             return pair
         start = len(prompt[0]) + len(self._prompt.separator)
-        spelled = tuple(_spelled(text, start, encoding.offsets[behind:]) for text, encoding in solutions)
-        return replace(pair, spelled=spelled)
+        spelled_out = tuple(spelled(text, start, encoding.offsets[behind:]) for text, encoding in solutions)
+        return replace(pair, spelled=spelled_out)
 
     def _parts(self, template: str) -> list[str | int]:
         """A template without BOS as texts and control tokens in turn; the last is a text, perhaps an empty one.
@@ -177,12 +201,29 @@ class PairTokenizer:
 
     def _texts(self, question: Question) -> Iterator[str]:
         """What is to be tokenised of a question: the texts of the prompt's head, then the last alone and with each."""
-        goal = self._prompt.goal(question.goal)
-        for part in (*self._head, self._last):
-            if isinstance(part, str):
-                yield (text := part.replace(GOAL, goal))
+        shots = self._prompt.shots
+        before = self._before(shots.of(question)) if shots and self.sees_itself(question) else self._usual
+        *head, last = _merged([*before, *self._filled(question.goal)])
+        yield from (part for part in head if isinstance(part, str))
+        yield str(last)
         for solution in question.solutions:
-            yield text + self._prompt.separator + solution
+            yield f"{last}{self._prompt.separator}{solution}"
+
+    def sees_itself(self, question: Question) -> bool:
+        """Whether a question is one of the examples that stand before all others."""
+        return self._prompt.shots is not None and self._prompt.shots.holds(question)
+
+    def _filled(self, goal: str) -> list[str | int]:
+        """The template with a question in its place."""
+        goal = self._prompt.goal(goal)
+        return [part.replace(GOAL, goal) if isinstance(part, str) else part for part in self._template]
+
+    def _before(self, shots: Sequence[Question]) -> list[str | int]:
+        """What examples put before a prompt."""
+        parts = list[str | int]()
+        for shot in shots:
+            parts += [*self._filled(shot.goal), self._prompt.separator + shot.solutions[shot.label] + BETWEEN]
+        return _merged(parts)
 
     def _head_ids(self, encodings: Iterator[Encoded]) -> list[int]:
         """BOS, and the tokens of all but the prompt's last text, from the encodings that begin with this question's."""
@@ -191,19 +232,23 @@ class PairTokenizer:
             ids += next(encodings)[1].ids if isinstance(part, str) else [part]
         return ids
 
-    def _check_room(self) -> None:
-        """
+    def _empty_prompt(self) -> list[int]:
+        """The tokens of the prompt without a question.
+
         Raises:
-            UsageError: the prompt leaves none for a question and a solution.
+            UsageError: they leave no room for a question and a solution.
         """
         texts = list(self._texts(Question(0, "", "", "", 0)))
         encodings = zip(texts, self._tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True)
-        length = len(self._head_ids(encodings)) + len(next(encodings)[1].ids)
-        if length >= self._context:
+        ids = [*self._head_ids(encodings), *next(encodings)[1].ids]
+        if len(ids) >= self._context:
+            shots = self._prompt.shots
+            what = f"--shots {shots.count}: the prompt" if shots else "--prompt"
             raise UsageError(
-                f"--prompt has {length} tokens without a question, and the model's context is {self._context}.\n"
-                "No solution could be scored. Take a shorter one."
+                f"{what} has {len(ids)} tokens without a question, and the model's context is {self._context}.\n"
+                f"No solution could be scored. Take {'fewer or shorter examples' if shots else 'a shorter one'}."
             )
+        return ids
 
     def token_text(self, token_id: int) -> str:
         """The token as its vocabulary writes it (`▁` for a blank)."""
@@ -221,25 +266,21 @@ class PairTokenizer:
         return None
 
 
-def last_word(spelled: Sequence[str]) -> int:
-    """Which of a solution's tokens is the last with a letter or a digit, of whatever script; the last if none is."""
-    return next((i for i in reversed(range(len(spelled))) if any(map(str.isalnum, spelled[i]))), len(spelled) - 1)
+def _merged(parts: Iterable[str | int]) -> list[str | int]:
+    """Texts and control tokens in turn, with a text at the end: texts that follow one another are one."""
+    merged: list[str | int] = [""]
+    for part in parts:
+        if isinstance(part, str) and isinstance(merged[-1], str):
+            merged[-1] += part
+        else:
+            merged += [part] if isinstance(part, str) else [part, ""]
+    return merged
 
 
-def _spelled(text: str, start: int, offsets: Sequence[tuple[int, int]]) -> tuple[str, ...]:
-    """What each of a solution's tokens stands for in it, so that all together are the solution.
-
-    A character of several tokens stands at the last of them, and the others are empty. What the tokeniser merged into
-    the prompt stands at the first.
-
-    Args:
-        text: that ends with the solution, which begins at `start`.
-        offsets: of each token, from where to where it goes in the text, in characters.
-    """
-    borders = [start]
-    for (_, end), (next_start, _) in pairwise(offsets):
-        borders.append(max(borders[-1], min(end, next_start)))
-    return tuple(text[one:other] for one, other in pairwise([*borders, len(text)]))
+def _equal_at_start(tokens: Sequence[int], others: Sequence[int]) -> int:
+    return next(
+        (place for place, both in enumerate(zip(tokens, others, strict=False)) if both[0] != both[1]), len(others)
+    )
 
 
 def _share(prompt: int, texts: Sequence[Sequence[int]]) -> Pair:

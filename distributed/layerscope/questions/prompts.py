@@ -5,6 +5,8 @@ The control tokens of a template (a chat's turns) are tokens; whatever of a ques
 
 from dataclasses import dataclass
 
+from layerscope.questions.shots import Shots
+
 GOAL = "{goal}"
 PROMPT = "Question: {goal}\nSolution:"
 
@@ -21,6 +23,8 @@ class Prompt:
     separator: str = " "
     strip_goal: bool = False
     """White space around a question is left out, as some chat templates do."""
+    shots: Shots | None = None
+    """Examples that stand before, each as the template has a question, with its right solution."""
 
     def goal(self, goal: str) -> str:
         """A question as the text has it."""

@@ -57,8 +57,13 @@ def draw(population: int, count: int | None, seed: int) -> NDArray[np.int64]:
     """
     if count is None or count >= population:
         return np.arange(population, dtype=np.int64)
+    return np.sort(ranked(population, seed)[:count])
+
+
+def ranked(population: int, seed: int) -> NDArray[np.int64]:
+    """All row indices, in the order in which a larger and larger sample would take them."""
     keys = np.empty(population, dtype=np.uint64)
     for index in range(population):
         digest = hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
         keys[index] = int.from_bytes(digest, "big")
-    return np.sort(np.argsort(keys, kind="stable")[:count]).astype(np.int64)
+    return np.argsort(keys, kind="stable").astype(np.int64)

@@ -12,6 +12,17 @@ DictionaryName = Annotated[str, Meta(pattern=rf"\A{DICTIONARY_NAME}\Z")]
 Count = Annotated[int, Meta(ge=0)]
 
 
+class ShotsDrawn(Struct, frozen=True, kw_only=True):
+    """The examples that stand before every question."""
+
+    count: Count
+    rows: str
+    """Their rows in the source, with commas between them; the last but for the one that stands in where a question is
+    one of the others."""
+    sha256: str
+    """Over what they say."""
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """The settings that change numbers, with every `auto` decided."""
 
@@ -49,6 +60,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Of how many features of each layer's list of `max` the record has the activation at every token."""
     metadata: str | None = None
     """Which other columns of the questions are in the record: `all`, or names with commas between; None for none."""
+    shots: ShotsDrawn | None = None
+    """None where no examples stand before the questions."""
 
 
 class ModelFiles(Struct, frozen=True, kw_only=True):

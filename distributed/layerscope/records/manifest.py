@@ -98,6 +98,8 @@ class About(Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
     ablation: AblationAbout | UnsetType = UNSET
     """Only in files of ablations."""
     other_dictionaries: dict[DictionaryName, AboutDictionary] = {}
+    shots_from: str = ""
+    """Where the examples come from that stand before the questions; empty without."""
 
     @cached_property
     def example_ids(self) -> list[int]:

@@ -16,7 +16,7 @@ from layerscope import read_features, read_questions
 from layerscope.config import Config
 from plain import plain_run
 
-MORE = {"readings": "final,last-word,max,prompt", "residuals": "float16", "metadata": "category"}
+MORE = {"readings": "final,last-word,max,prompt", "residuals": "float16", "metadata": "category", "shots": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,7 @@ def settings(tiny: Path, rows: list[dict[str, Any]], tmp_path_factory: pytest.Te
     path = tmp_path_factory.mktemp("choices") / "choices.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     sources = {"model": str(tiny / "model"), "sae_repo": str(tiny / "saes"), "sae_width": "1k", "dataset": str(path)}
+    sources["shots_from"] = str(path)
     return {**sources, "num_samples": "all", "batch_tokens": "150", "top_k": "10", **MORE}
 
 

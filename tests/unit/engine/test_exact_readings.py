@@ -18,10 +18,12 @@ from layerscope.engine.encoding import encode_block
 from layerscope.engine.lines import residual_rows
 from layerscope.models.language_model import LanguageModel
 from layerscope.models.loading import load_language_model
-from layerscope.questions.pairs import PairTokenizer, last_word
+from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.prompts import Prompt
 from layerscope.questions.reading import Reading
+from layerscope.questions.shots import Shots
 from layerscope.questions.sources import Question
+from layerscope.questions.spelling import last_word
 from layerscope.records.checking import check
 from layerscope.records.feature_lists import LayerBlock
 from layerscope.records.lines import ErrorLine, Frame, Outcome, join_record, settle
@@ -201,6 +203,22 @@ def test_the_right_one_and_the_strongest_wrong_one_are_recorded_as_if_all_were(b
     some, every = (bench.lines(MANY, Reading(ALL, solutions=recorded, more=True)) for recorded in (2, 5))
     for one, other in zip(some, every, strict=True):
         assert one.partition(b',"others":')[0] == other.partition(b',"others":')[0]
+
+
+def test_examples_that_rows_begin_with_are_read_once_and_every_reading_is_as_if_alone(bench: Bench) -> None:
+    """With one that is an example itself, whose row begins otherwise, and beyond the sliding window."""
+    examples = (
+        Question(9, "cut ice", "with a saw", "with soap", 0),
+        Question(8, "dry it", "wait", "cut it", 1),
+        MANY[1],
+    )
+    reading = Reading(ALL, True, Prompt(shots=Shots(2, examples, spare=1)), solutions=5, more=True)
+    pairs = [bench.tokenizer(reading).pair(question) for question in MANY]
+    assert len({pair.common for pair in pairs}) == 2
+    for questions in (MANY, [MANY[0], *MANY[2:]]):
+        assert_as_if_alone(bench, questions, reading)
+    scored = score_batch(bench.model, bench.tokenizer(reading), [MANY[0], *MANY[2:]], LAYERS, reading)
+    assert scored.tokens == sum(len(pair.tokens) for pair in (pairs[0], *pairs[2:])) - 2 * pairs[0].common
 
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=["default", "bare", "chat"])

@@ -15,9 +15,12 @@ from layerscope.config import Site  # noqa: E402
 from layerscope.models.fused_decoder import FusedDecoder  # noqa: E402
 from layerscope.models.language_model import LanguageModel  # noqa: E402
 from layerscope.models.loading import load_language_model  # noqa: E402
-from layerscope.models.pair_attention import lay_out  # noqa: E402
-from layerscope.numerics import kernels  # noqa: E402
+from layerscope.models.pair_attention import PairLayout, lay_out  # noqa: E402
+from layerscope.numerics import attention_kernel, kernels  # noqa: E402
+from layerscope.numerics.transfers import Transfers  # noqa: E402
 from layerscope.questions.pairs import PairTokenizer  # noqa: E402
+from layerscope.questions.prompts import Prompt  # noqa: E402
+from layerscope.questions.shots import Shots  # noqa: E402
 from layerscope.questions.sources import Question  # noqa: E402
 from plain import DEVICES  # noqa: E402
 
@@ -62,6 +65,32 @@ FORMATS = [(torch.float32, 2e-5), (torch.bfloat16, 4e-2)] if DEVICE.type == "cud
 @torch.inference_mode()
 def test_the_decoder_gives_what_the_modules_give(tiny: Path, dtype: torch.dtype, tolerance: float) -> None:
     assert_same(*plain_and_fused(tiny, dtype), QUESTIONS, "resid_post", tolerance)
+
+
+@torch.inference_mode()
+def test_attention_to_what_all_rows_begin_with_is_as_if_each_had_it(tiny: Path) -> None:
+    """More of it than a block of keys, and than the window."""
+    shots = Shots(1, (Question(9, "ice " * 25, "melts", "burns", 0),))
+    tokenizer = PairTokenizer(tiny / "model" / "tokenizer.json", 8192, Prompt(shots=shots))
+    pairs = [tokenizer.pair(Question(i, "a", f"b{i}", "c d", 0)) for i in range(2)]
+    shared, apart = (lay_out(pairs, Transfers(None), share=share) for share in (True, False))
+    assert 32 < shared.common < len(shared.tokens) - 2
+    random = torch.randn(len(apart.tokens), 3 * 16, generator=torch.Generator().manual_seed(0))
+    own = torch.arange(len(apart.tokens))
+    second = len(pairs[0].tokens)
+    own = torch.cat([own[:second], own[second + shared.common :]])  # of the second row, what the first has not
+    random[second : second + shared.common] = random[: shared.common]
+    seen = [
+        attention_kernel.attention(numbers.to(DEVICE), texts_of(layout), (1, 1), 0.25, 50.0, 12)
+        for numbers, layout in ((random[own], shared), (random, apart))
+    ]
+    torch.testing.assert_close(seen[0], seen[1][own.to(DEVICE)], atol=1e-5, rtol=1e-5)
+
+
+def texts_of(layout: PairLayout) -> attention_kernel.Texts:
+    angles = layout.positions[:, None] / torch.arange(1.0, 9.0)
+    parts = layout.positions.int(), layout.common, layout.row_starts, layout.segments, angles.cos(), angles.sin()
+    return attention_kernel.Texts(*(part if isinstance(part, int) else part.to(DEVICE) for part in parts))
 
 
 @pytest.mark.parametrize("site", ["attn_out", "mlp_out", "transcoder"])

@@ -346,6 +346,7 @@ def test_stripping_changes_what_is_tokenised_and_the_digest(tokenizer: PairToken
 
 
 @given(st.lists(st.integers(1, 40), max_size=60), st.integers(1, 100), st.integers(1, 70))
+@settings(deadline=None)
 def test_the_parts_of_a_plan_one_after_the_other_are_the_plan(lengths: list[int], budget: int, count: int) -> None:
     """The same batches in the same order, cut at other places, about equally many each: the same bytes come out."""
     order, starts = np.arange(len(lengths)), cut(np.array(lengths), budget)

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from layerscope.errors import UsageError
-from layerscope.questions.pairs import PairTokenizer, UnscorableError, last_word
+from layerscope.questions.pairs import PairTokenizer, UnscorableError
 from layerscope.questions.prompts import DEFAULT, Prompt
 from layerscope.questions.sources import Question
+from layerscope.questions.spelling import last_word
 
 CHAT = Prompt("<start_of_turn>user\n{goal}<end_of_turn>\n<start_of_turn>model\n", "", strip_goal=True)
 TEMPLATES = [DEFAULT, Prompt("{goal}", ""), Prompt("Q {goal} {goal} \U0001f9fc", " \t"), Prompt("{goal}漢", "\n"), CHAT]
