@@ -7,13 +7,16 @@ import difflib
 import os
 import shutil
 import sys
+from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from types import UnionType
+from typing import Annotated, Literal, Union, get_args, get_origin
 
 import tyro
 
 from layerscope import __version__
-from layerscope.config import FIRST, Config
+from layerscope.config import FIRST, Config, option
 from layerscope.config.ablation import AblationOptions
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import say, shell_word, visible, visible_json
@@ -202,6 +205,31 @@ def _check_command(words: list[str]) -> None:
         )
 
 
+def _check_choices(words: list[str]) -> None:
+    """
+    Raises:
+        UsageError: an option of `run` that takes one of a few words has another; which was meant, perhaps.
+    """
+    if words[:1] not in (["run"], ["plan"]):
+        return
+    choices = {option(field.name): _choices(field.type) for field in fields(Config)}
+    pairs = [word.partition("=")[::2] for word in words if "=" in word] + list(pairwise(words))
+    for name, value in pairs:
+        known = choices.get(name.replace("_", "-"), [])
+        if known and value not in known and not value.startswith("-"):
+            meant = difflib.get_close_matches(value.lower(), known, n=1, cutoff=0.5)
+            hint = f" Did you mean {meant[0]}?" if meant else ""
+            raise UsageError(f"{name} is {visible(value)[:80]!r}.{hint}\nIt is one of {', '.join(known)}.")
+
+
+def _choices(kind: object) -> list[str]:
+    """The words that a type is of; none where it takes others too."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    parts = [_choices(part) for part in get_args(kind)] if get_origin(kind) in (Union, UnionType) else []
+    return [word for part in parts for word in part] if all(parts) else []
+
+
 def _interrupted(words: list[str]) -> str:
     """Where things stand after Ctrl-C, and what goes on."""
     command = " ".join(map(shell_word, ["layerscope", *words]))
@@ -222,6 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
             code = 0
         else:
             _check_command(words)
+            _check_choices(words)
             code = _app.cli(
                 args=words, prog="layerscope", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction)
             )

@@ -50,6 +50,42 @@ def test_a_mistyped_command_is_told_with_the_one_that_was_meant(word: str, meant
     assert len(done.stderr.splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "--site", "residpost"], "--site is 'residpost'. Did you mean resid_post?"),
+        (["plan", "--dtype=bfloat"], "--dtype is 'bfloat'. Did you mean bfloat16?"),
+        (["run", "--sae_dtype", "fp64"], "It is one of float32, bfloat16."),
+        (["run", "--num-sampels", "3"], "--num-samples"),
+        (["run", "--readings", "lastword"], "Did you mean last-word?"),
+    ],
+)
+def test_a_mistyped_option_or_value_is_told_with_the_one_that_was_meant(
+    words: list[str], told: str, command: Command
+) -> None:
+    done = command(*words)
+    assert done.returncode == 2
+    assert told in done.stderr
+
+
+def test_a_file_of_another_command_is_told_with_the_command_that_reads_it(tmp_path: Path, command: Command) -> None:
+    questions, run = tmp_path / "questions.jsonl", tmp_path / "run.jsonl"
+    questions.write_text('{"goal": "g", "sol1": "a", "sol2": "b", "label": 0}\n')
+    write_run(run, Spec(questions=3, layers=(0,)))
+    page = tmp_path / "page.html"
+    page.write_text("<!doctype html>")
+    for words, told in (
+        (["status", str(questions)], "It holds questions: `layerscope run --dataset` reads those."),
+        (["report", str(questions)], "It holds questions: `layerscope run --dataset` reads those."),
+        (["verify", f"{run}.manifest.json"], "name the file that it stands beside, run.jsonl."),
+        (["status", str(page)], "a browser opens it"),
+        (["plan", "--standin", "--dataset", str(run)], "holds the records of a run.\n`layerscope report`"),
+    ):
+        done = command(*words)
+        assert done.returncode == 2
+        assert told in done.stderr
+
+
 def test_no_refusal_steers_the_terminal_by_the_name_of_a_file(tmp_path: Path, command: Command) -> None:
     """A name comes by completion, from whoever made the file."""
     path = tmp_path / "e\x1b]0;title\x07\x1b[31m.csv"

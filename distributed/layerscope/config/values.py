@@ -1,5 +1,6 @@
 """What the texts of single options mean: which readings, columns, layers, shard and prompt they name."""
 
+import difflib
 import re
 
 from layerscope.errors import UsageError
@@ -32,8 +33,10 @@ def parse_readings(text: str) -> tuple[str, ...]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in READINGS:
+            meant = difflib.get_close_matches(name.lower(), READINGS, n=1)
+            hint = f" Did you mean {meant[0]}?" if meant else ""
             raise UsageError(
-                f"--readings has {name!r}, which is no reading.\nName some of {', '.join(READINGS)}, with commas."
+                f"--readings has {name!r}, which is no reading.{hint}\nName some of {', '.join(READINGS)}, with commas."
             )
         if names.count(name) > 1:
             raise UsageError(f"--readings names {name} twice.\nName each reading once.")

@@ -128,6 +128,11 @@ def find_layout(row: Mapping[str, Any], named: Mapping[str, str], where: str) ->
     there = ", ".join(visible(str(name))[:40] for name in list(row)[:20]) or "none"
     missing = [column for column in named.values() if column not in row]
     wrong = f"no column {visible(missing[0])}" if missing else "no goal, sol1, sol2 and label"
+    if "positive_solution_details" in row:
+        raise UsageError(
+            f"{where} has {wrong}: it holds the records of a run.\n"
+            "`layerscope report` and `layerscope status` read those; name the file of the questions."
+        )
     raise UsageError(
         f"{where} has {wrong}. Its columns: {there}.\n"
         "Say which is which: --columns goal=COLUMN,sol1=COLUMN,sol2=COLUMN,label=COLUMN (choices=COLUMN for one with "

@@ -20,6 +20,7 @@ from layerscope.errors import LayerscopeError, UsageError, remedy
 from layerscope.files import read_plain, replacing
 from layerscope.records.fingerprints import Fingerprint
 from layerscope.records.identity import Count, DictionaryName, Identity
+from layerscope.records.strangers import reader_of
 from layerscope.strict_json import parse_object
 
 FORMAT: Final = 2
@@ -202,7 +203,7 @@ def read_manifest(path: Path, advice: Advice = READING) -> Manifest:
     except FileNotFoundError:
         raise UsageError(
             f"{path} has no manifest ({beside.name}) beside it: layerscope did not make it, or the manifest was lost.\n"
-            f"{advice.no_manifest}"
+            f"{advice.no_manifest}{reader_of(path)}"
         ) from None
     except OSError as error:
         raise UsageError(f"{beside} cannot be read: {error.strerror}.\n{remedy(error, advice.broken)}") from error

@@ -19,6 +19,7 @@ from layerscope.records.identity import Identity, ModelFiles, OtherSaes, PlanSiz
 from layerscope.records.manifest import FORMAT, READING, About, AboutDictionary, Advice, Manifest, Tokens, manifest_path
 from layerscope.records.record import NotARecordError, Record, Unscored
 from layerscope.records.run import RecordsFile, Run
+from layerscope.records.strangers import reader_of
 from layerscope.records.stretches import read_lines
 
 UNKNOWN = "unknown"
@@ -53,7 +54,7 @@ class Unnoted(Run):
         if file.first is None:
             raise UsageError(
                 f"{path} has no manifest ({manifest_path(path).name}) beside it, and no line of it is the record of a "
-                f"scored question.\n{advice.no_manifest}"
+                f"scored question.\n{advice.no_manifest}{reader_of(path)}"
             )
         return cls(file.path, file.first, advice)
 
