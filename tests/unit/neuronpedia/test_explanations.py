@@ -209,6 +209,24 @@ def test_explanations_are_fetched_in_bulk_and_once(
     assert export.requests == []
 
 
+def test_every_set_s_explanations_are_those_of_its_own_id(export: ExportServer, run_file: Path, tmp_path: Path) -> None:
+    """Of other sites and of Gemma Scope 2: taken for the residual stream's they would describe others."""
+    sets = {7: "gemma-2-2b/7-gemmascope-att-16k", 8: "gemma-2-2b/8-gemmascope-mlp-16k"}
+    sets[9] = "gemma-3-1b/9-gemmascope-2-transcoder-16k"
+    for layer, name in sets.items():
+        export.files |= batches(f"v1/{name}/explanations/", [line(name, 5, f"words about {name}", GPT)] * BATCHES)
+        edit_manifest(
+            run_file, lambda content, at=layer, to=name: content["about"]["neuronpedia"].update({str(at): to})
+        )
+    told = explain(run_file, to=tmp_path / "described.jsonl")
+    assert all(f"layer    {layer}  {name}: 1 by {GPT}" in told for layer, name in sets.items())
+    first = json.loads((tmp_path / "described.jsonl").read_text().splitlines()[0])
+    lists = first["positive_solution_details"]["active_features_by_layer"]
+    assert {int(layer): lists[layer][0]["description"] for layer in lists} == {
+        layer: f"words about {name}" for layer, name in sets.items()
+    }
+
+
 def test_density_is_fetched_when_asked_for(export: ExportServer, run_file: Path) -> None:
     explain(run_file)
     export.requests.clear()
