@@ -75,6 +75,8 @@ class Layout:
     def _inner(self, row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         if not self.inside:
             return row
+        if self.inside == _ARGUMENTS:
+            return {**_asked(row, where), self.label: row.get(self.label)}
         inner = row.get(self.inside)
         if not isinstance(inner, dict):
             raise UsageError(f"{where} has no object {self.inside!r}, though the first has.")
@@ -105,6 +107,8 @@ _KNOWN = (
     Layout("sentence", ("option1", "option2"), "answer"),  # Winogrande
 )
 _DOCUMENT = "doc"  # in which lm-eval's logs of samples keep the row
+_ARGUMENTS = "arguments"  # and what the model was asked: by solution the text before it, and itself
+_SAMPLES = Layout("text", ("choices",), "target", _ARGUMENTS)
 
 
 def find_layout(row: Mapping[str, Any], named: Mapping[str, str], where: str) -> Layout:
@@ -125,6 +129,8 @@ def find_layout(row: Mapping[str, Any], named: Mapping[str, str], where: str) ->
             found = next(known, OWN if {"goal", "sol1", "sol2"} <= columns.keys() else None)
         if found:
             return Layout(found.goal, found.solutions, found.label, inside)
+    if not named and isinstance(inner, dict) and _ARGUMENTS in row and _SAMPLES.label in row:
+        return _SAMPLES
     there = ", ".join(visible(str(name))[:40] for name in list(row)[:20]) or "none"
     missing = [column for column in named.values() if column not in row]
     wrong = f"no column {visible(missing[0])}" if missing else "no goal, sol1, sol2 and label"
@@ -238,6 +244,23 @@ class Understanding:
             more = "\nThere may be more." if len(self._problems) >= _MOST_PROBLEMS else ""
             raise UsageError("\n".join(self._problems) + more)
         return self._beside if self._beside is not None else array("h", bytes(2 * self._rows))
+
+
+def _asked(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What lm-eval asked of a question, by its log: the whole text before the solutions, and them without the space.
+
+    Raises:
+        UsageError: it is no question of several solutions behind one text.
+    """
+    try:
+        pairs = [(each["arg_0"], each["arg_1"]) for each in row[_ARGUMENTS].values()]
+        ((before,), choices) = {before for before, _ in pairs}, [after for _, after in pairs]
+        return {_SAMPLES.goal: before, "choices": [choice.removeprefix(" ") for choice in choices]}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{where} has other {_ARGUMENTS!r} than lm-eval logs for multiple_choice: solutions behind one text.\n"
+            "Say which columns of its doc are which: --columns goal=COLUMN,choices=COLUMN,label=COLUMN."
+        ) from error
 
 
 def _text(row: Mapping[str, Any], column: str, where: str) -> str:

@@ -504,3 +504,22 @@ def test_a_saved_data_set_of_a_wrong_shape_is_refused(file: str, content: str, t
 def test_a_saved_data_set_is_read_whatever_it_was_looked_at_as(tmp_path: Path) -> None:
     datasets.Dataset.from_list(ROWS).with_format("numpy").save_to_disk(str(tmp_path / "saved"))
     assert read(tmp_path / "saved") == EXPECTED
+
+
+def test_a_log_of_samples_of_an_unknown_task_is_read_by_what_the_model_was_asked(tmp_path: Path) -> None:
+    """As lm-eval 0.4.13 writes it: arguments by number, the target as a text."""
+
+    def sample(target: str, *asked: tuple[str, str]) -> dict[str, Any]:
+        by_number = {f"gen_args_{i}": {"arg_0": before, "arg_1": after} for i, (before, after) in enumerate(asked)}
+        return {"doc_id": 0, "doc": {"x": "?"}, "target": target, "arguments": by_number, "resps": [[["-1", "False"]]]}
+
+    path = tmp_path / "samples.jsonl"
+    path.write_text(
+        lines([sample("2", *(("Q: why?\nA:", f" {c}") for c in "abc")), sample("0", ("B", " d"), ("B", " e"))])
+    )
+    assert [(q.goal, q.solutions, q.label) for q in read(path)] == [
+        ("Q: why?\nA:", ("a", "b", "c"), 2),
+        ("B", ("d", "e"), 0),
+    ]
+    path.write_text(lines([sample("0", ("one text", " d"), ("another", " e"))]))
+    assert "lm-eval logs for multiple_choice" in refusal(path)
