@@ -98,7 +98,8 @@ class EncoderHost(Host):
         span = await self._compute(actor, n_questions / self._rate)
         with self._log.open("a", encoding="ascii") as log:
             log.write(f"{batch} {span.end}\n")
-        return Encoded(first_rows(self._features[self._layers[actor]], 2 * n_questions), span)
+        block = first_rows(self._features[self._layers[actor]], 2 * n_questions)
+        return Encoded(block, span, block.nbytes)
 
 
 class Hosts:

@@ -8,6 +8,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ from layerscope.config import Config
 from layerscope.engine.answers import Arrival, Encoded, Scores
 from layerscope.engine.crew import CALLS_PER_GEMMA_ACTOR
 from layerscope.engine.interface import ActorLost, AnswerLost, EngineLost
+from layerscope.engine.lines import PackedLines, batch_lines, packed
 from layerscope.engine.logs import Span
 from layerscope.planning.needs import Needs
 from layerscope.planning.node import Gpu, Node
@@ -27,7 +29,9 @@ from layerscope.questions.reading import FINAL
 from layerscope.questions.sources import Question
 from layerscope.records.feature_lists import LayerBlock, serialise_block
 from layerscope.records.fingerprints import Fingerprint
+from layerscope.records.identity import Packing
 from layerscope.records.lines import Outcome, error_line, frame_record, join_record
+from layerscope.records.packing import packing_of
 from layerscope.records.pieces import SolutionScore
 
 BATCHES = ((4, 0), (2,), (1, 3), (5, 6), (7,))
@@ -50,6 +54,7 @@ def job(config: Config, nodes: Sequence[Node], batches: Sequence[Sequence[int]] 
     needs = Needs(1 << 30, dict.fromkeys(LAYERS, 1 << 20), 64)
     return SimpleNamespace(
         patience=config.patience,
+        packing=packing_of(Path(config.output_file)),
         crew=crew,
         placement=place(crew, nodes, needs),
         needs=needs,
@@ -150,9 +155,10 @@ class FakeEngine:
 
     def submit(self, handle: Actor, method: str, arguments: Sequence[Any], returns: int = 1) -> list[Reference]:
         assert method in ("begin", "load") or handle.loaded or handle.dead, "work for an actor that has loaded nothing"
-        batch = arguments[0] if method in ("score", "encode") else -1
+        batch = arguments[0] if method in ("score", "encode", "pack") else -1
         answers = [Reference(batch, method if not index else None) for index in range(returns)]
-        self.store.update(answers[1:])
+        if method == "score":
+            self.store.update(answers[1:])
         self.most_held = max(self.most_held, len(self.store))
         call = Call(handle, method, tuple(arguments), answers)
         if handle.dead:
@@ -236,7 +242,7 @@ class FakeEngine:
         kind, which = self.tape() % 16, self.tape()
         if not kind:
             return
-        at_work = [call.actor for call in self.calls if call.method in ("score", "encode")]
+        at_work = [call.actor for call in self.calls if call.method in ("score", "encode", "pack")]
         if kind == 1 and at_work:
             self._die(at_work[which % len(at_work)])
         elif kind == 2 and self.actors:
@@ -286,14 +292,27 @@ class FakeEngine:
             self.answered[answer] = self._fingerprint(actor)
         elif call.method == "score":
             self._score(call, answer, activations)
-        else:
-            batch, activation, _ = call.arguments
+        elif call.method == "encode":
+            batch, activation, *_ = call.arguments
             if activation in self.answered:
                 self.answered[answer] = self.answered[activation]
             else:
                 assert activation.batch == batch
                 assert activation.about == actor.layers, "an encoder got another block's activations"
-                self.answered[answer] = Encoded(BLOCKS[batch, actor.layers], Span(0, 0))
+                found = BLOCKS[batch, actor.layers]
+                self.answered[answer] = Encoded(None if activations else found, Span(0, 0), found.nbytes)
+                self.answered.update(dict.fromkeys(activations, found))
+        else:
+            self._pack(answer, *call.arguments)
+
+    def _pack(self, answer: Reference, batch: int, how: Packing, *given: Reference) -> None:
+        assert all(one.batch == batch for one in given), "another batch's values are compressed"
+        values = [self.answered[one] for one in given]
+        if lost := [value for value in values if isinstance(value, Exception)]:
+            self.answered[answer] = lost[0]
+        else:
+            scores, *blocks = values
+            self.answered[answer] = PackedLines(packed(batch_lines(batch, scores, blocks), how), Span(0, 0))
 
     def _fingerprint(self, actor: Actor) -> Fingerprint:
         names = ["model"] if actor.seat.block is None else [f"sae {layer}" for layer in actor.layers]

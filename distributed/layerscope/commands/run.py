@@ -173,19 +173,18 @@ class Work:
             for of_batch in computed:
                 # A run that was killed within a batch left some of its lines: they are the same, and are passed over.
                 known = max(0, there - int(self.plan.starts[of_batch.batch]))
-                missing = of_batch.lines[known:]
                 self._note(of_batch, writer.flush)
-                writer.append([line.pieces for line in missing], of_batch.residuals.behind(known))
-                for line in missing:
+                writer.append(of_batch.to_append(known), of_batch.residuals.behind(known))
+                for line in of_batch.lines[known:]:
                     self.count(line)
                 self.progress.update()
 
     def count(self, line: Line) -> None:
         """Adds a line to what a person sees."""
-        if line.frame is None:
+        if line.counts is None:
             self.progress.totals.add_error()
         else:
-            self.progress.totals.add_frame(line.frame, line.active_features, line.cells)
+            self.progress.totals.add_counts(line.counts)
 
     def retry(self, error_lines: list[int]) -> int:
         """Computes the batches of some lines again and replaces these lines; gives how many were not come to.
@@ -199,10 +198,10 @@ class Work:
             for of_batch in computed:
                 self._note(of_batch)
                 first = int(self.plan.starts[of_batch.batch])
-                for place, line in enumerate(of_batch.lines):
+                for place, line in enumerate(of_batch.texts()):
                     if first + place in wanted:
                         wanted.remove(first + place)
-                        yield Replacement(first + place, b"".join(line.pieces), of_batch.residuals.line(place))
+                        yield Replacement(first + place, line, of_batch.residuals.line(place))
 
         with closing(self.results(sorted({self.plan.batch_of(line) for line in error_lines}))) as computed:
             found = replacements(computed)

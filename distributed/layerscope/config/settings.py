@@ -140,9 +140,9 @@ class Config:
     strip_solutions: bool = False
     """Score and record the solutions without surrounding white space."""
     output_file: str = "auto"
-    """Where the records go, a line each. With a name that ends in .json the lines go to .jsonl beside it, and the
-    finished run writes the array too. auto is a name in the working folder that says what is asked for:
-    piqa_sae_top100_all_layers.jsonl."""
+    """Where the records go, a line each; compressed with a name that ends in .zst or .gz. With a name that ends in
+    .json the lines go to .jsonl beside it, and the finished run writes the array too. auto is a name in the working
+    folder that says what is asked for: piqa_sae_top100_all_layers.jsonl."""
     overwrite: bool = False
     """Start anew where the output file holds a run already."""
     retry_errors: bool = False

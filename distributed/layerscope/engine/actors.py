@@ -15,6 +15,7 @@ import ray
 from layerscope.config import FIRST
 from layerscope.engine.answers import Activations, Arrival, Encoded, Scores, TorchSettings
 from layerscope.engine.faults import device_faults
+from layerscope.engine.lines import PackedLines, batch_lines, packed
 from layerscope.engine.loading import EncodersToLoad
 from layerscope.engine.logs import ActorLog
 from layerscope.formatting import ranges
@@ -26,7 +27,9 @@ from layerscope.planning.to_ablate import ToAblate
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.reading import Reading
 from layerscope.questions.sources import Question
+from layerscope.records.feature_lists import LayerBlock
 from layerscope.records.fingerprints import Fingerprint
+from layerscope.records.identity import Packing
 from layerscope.records.lines import WholeLine
 from layerscope.records.means import read_means
 from layerscope.standin import on_this_node
@@ -39,6 +42,9 @@ WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
+
+
+PACKS_AT_ONCE = 4  # threads of an encoder that compress: its GPU need not wait for them
 
 
 class _Actor:
@@ -121,7 +127,7 @@ class GemmaActor(_Actor):
         return (Scores(scored.outcomes, scored.halved, scored.tokens, span()), *activations)
 
 
-@ray.remote
+@ray.remote(concurrency_groups={"pack": PACKS_AT_ONCE})  # type: ignore[call-overload]  # which Ray knows
 class EncoderActor(_Actor):
     """The SAE encoders of one layer block: activations in, features as JSON out."""
 
@@ -166,8 +172,14 @@ class EncoderActor(_Actor):
             return encoder_fingerprint(self._dictionaries, self._layers, getattr(torch, residuals))
 
     @device_faults
-    def encode(self, batch: int, activations: Activations, k: int | None) -> Encoded:
-        """Encodes a block of a batch."""
+    def encode(
+        self, batch: int, activations: Activations, k: int | None, apart: bool = False
+    ) -> Encoded | tuple[Encoded, LayerBlock]:
+        """Encodes a block of a batch.
+
+        Args:
+            apart: the block is a second value, an object of its own.
+        """
         from layerscope.engine.batch import from_array
         from layerscope.engine.encoding import encode_dictionaries
         from layerscope.saes.attribution import ToAttribute
@@ -180,7 +192,15 @@ class EncoderActor(_Actor):
                 attribute = ToAttribute(gradients, activations.groups, self._decoders)
             of_block = residuals, self._layers, self._dictionaries, k, activations.spans
             block = encode_dictionaries(*of_block, self._reading, attribute)
-        return Encoded(block, span())
+        return (Encoded(None, span(), block.nbytes), block) if apart else Encoded(block, span(), block.nbytes)
+
+    @ray.method(concurrency_group="pack")
+    @device_faults
+    def pack(self, batch: int, how: Packing, scores: Scores, *blocks: LayerBlock) -> PackedLines:
+        """Joins the lines of a batch and compresses them, beside whatever else this process is at."""
+        with self._log.timed("pack", batch=batch) as span:
+            lines = packed(batch_lines(batch, scores, blocks), how)
+        return PackedLines(lines, span())
 
 
 @ray.remote(num_cpus=0)

@@ -73,5 +73,8 @@ class Activations(NamedTuple):
 class Encoded(NamedTuple):
     """What the driver reads of an encoded block."""
 
-    block: LayerBlock
+    block: LayerBlock | None
+    """None where it is a value of its own, which the driver passes on to whoever compresses the lines."""
     span: Span
+    nbytes: int
+    """Of the block."""

@@ -1,9 +1,6 @@
 """The bytes of what is begun and not written, so that the object store holds it without spilling to disk."""
 
-from collections.abc import Sequence
-
 from layerscope.planning.job import Job
-from layerscope.records.feature_lists import LayerBlock
 
 _STORE_SHARE = 0.3  # of the object store for what is begun and not written; the rest is for copies and for others
 
@@ -38,9 +35,8 @@ class Budget:
     def free(self, batch: int) -> None:
         self.taken -= self._taken.pop(batch, 0.0)
 
-    def learn(self, batch: int, blocks: Sequence[LayerBlock]) -> None:
-        """Notes what a batch took in fact."""
-        size = float(sum(block.nbytes for block in blocks))
+    def learn(self, batch: int, size: float) -> None:
+        """Notes what the records of a batch took in fact."""
         self._record = max(self._record, size / len(self._plan.batch(batch)))
         self.free(batch)
         self._taken[batch] = size

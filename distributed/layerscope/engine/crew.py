@@ -68,6 +68,10 @@ class Crew:
         """The encoder of a block that has the least to do, if that is less than `limit` calls."""
         return least_loaded([member for member in self.encoders if member.seat.block == block], limit)
 
+    def packer_with_room(self, limit: int) -> Member | None:
+        """The encoder that has the least to do, if that is less than `limit` calls."""
+        return least_loaded(self.encoders, limit)
+
     def take(self, reference: Reference) -> None:
         """Takes what a starting actor answered: first that it is there, then that it has loaded.
 

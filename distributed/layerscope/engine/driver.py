@@ -5,7 +5,6 @@ whose actor or node dies is run again, whole, on any healthy actor. Knows no Ray
 """
 
 import gc
-import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
@@ -14,17 +13,19 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
+from layerscope.engine.accounts import Accounts
 from layerscope.engine.answers import Encoded, Scores
 from layerscope.engine.budget import Budget
 from layerscope.engine.crew import CALLS_PER_GEMMA_ACTOR, Crew
 from layerscope.engine.interface import ActorLost, AnswerLost, Handle, MachineFault, Reference
-from layerscope.engine.lines import BatchLines, Scored, batch_lines, scored
+from layerscope.engine.lines import BatchLines, PackedLines, Scored, batch_lines, scored
 from layerscope.engine.logs import Span
 from layerscope.engine.member import Member
 from layerscope.engine.timeline import Timeline
 from layerscope.errors import LayerscopeError, first_line
 from layerscope.planning.job import Job
 
+PACK = -1
 MAX_ATTEMPTS = 5  # of one batch
 CALLS_PER_ENCODER = 4  # few, so that a batch that is run again does not wait behind all the others
 BATCHES_PER_GEMMA_ACTOR = 4  # begun and not written: a slow batch holds the others up no sooner
@@ -45,9 +46,15 @@ class Call:
     handle: Handle
     batch: int
     block: int | None
-    """None for a forward pass."""
+    """None for a forward pass, PACK for compressing."""
     number: int
     """Calls are numbered as they are made; an actor works on them in this order."""
+    apart: Reference | None
+    """To the block that it encodes, if that is a value of its own."""
+
+    @property
+    def stage(self) -> str:
+        return {None: "score", PACK: "pack"}.get(self.block, "encode")
 
 
 class Driver:
@@ -71,13 +78,17 @@ class Driver:
         at_work: Callable[[], None] = lambda: None,
     ) -> None:
         self._job, self._crew, self._budget, self._tell = job, crew, budget, tell
-        self._engine, self._timeline, self._at_work = crew.engine, timeline or Timeline(""), at_work
+        self._engine, self._at_work = crew.engine, at_work
+        self._accounts = Accounts(crew.engine, timeline or Timeline(""))
         self._turn = deque(batches)  # what is still to be handed out
         self._todo = sorted(batches)  # a heap of what is still to be given to a Gemma actor
         self._pending: dict[Reference, Call] = {}
         self._activations: dict[int, list[Reference | None]] = {}  # by block, of batches at a Gemma actor
         self._scored: dict[int, Scored] = {}
         self._to_encode: list[tuple[int, int]] = []  # a heap of batch and block: the first in line first
+        self._to_pack: list[int] = []  # a heap of batches
+        self._packing = job.packing
+        self._calls_per_encoder = CALLS_PER_ENCODER * (1 if self._packing is None else 2)  # who compress beside
         self._failures: Counter[int] = Counter()
         self._call_numbers = count()
         self._longest: dict[bool, float] = {}  # call so far in seconds, of encoders or not
@@ -97,10 +108,10 @@ class Driver:
                 self._dispatch()
                 for reference in self._answered():
                     self._collect(reference)
-                while self._turn and (first := self._scored.get(self._turn[0])) and first.complete:
+                while self._turn and (first := self._scored.get(self._turn[0])) and self._is_complete(first):
                     lines, begun = self._hand_out(self._turn[0], first), time.time()
                     yield lines
-                    self._count_written(lines, Span(begun, time.time()))
+                    self._accounts.written(lines, Span(begun, time.time()))
         finally:
             gc.unfreeze()
             self._crew.dismiss()
@@ -137,19 +148,26 @@ class Driver:
         self._turn.popleft()
         self._budget.free(batch)
         self._engine.measure("batch_seconds", self._engine.now() - first.complete_since, stage="turn")
-        return batch_lines(batch, first)
+        return first.packed or batch_lines(batch, first.scores, first.blocks)
+
+    def _is_complete(self, of: Scored) -> bool:
+        return of.encoded if self._packing is None else of.packed is not None
 
     def _dispatch(self) -> None:
-        """Gives out what can be worked on: activations first, because they fill the object store."""
+        """Gives out what can be worked on: what fills the object store most comes first."""
+        while self._to_pack and (packer := self._crew.packer_with_room(self._calls_per_encoder)):
+            of = self._scored[batch := heappop(self._to_pack)]
+            self._submit(packer, batch, PACK, "pack", (batch, self._packing, of.reference, *of.blocks))
         waiting = []
         while self._to_encode:
             batch, block = heappop(self._to_encode)
-            member = self._crew.encoder_with_room(block, CALLS_PER_ENCODER)
+            member = self._crew.encoder_with_room(block, self._calls_per_encoder)
             if member is None:
                 waiting.append((batch, block))
                 continue
             arguments = batch, self._scored[batch].activations[block], self._job.numerics.top_k
-            self._submit(member, batch, block, "encode", arguments)
+            apart = () if self._packing is None else (True,)
+            self._submit(member, batch, block, "encode", (*arguments, *apart), 1 + len(apart))
         self._to_encode = waiting  # in order, so a heap
         while self._may_begin() and (member := self._crew.gemma_with_room(CALLS_PER_GEMMA_ACTOR)):
             batch = heappop(self._todo)
@@ -172,7 +190,8 @@ class Driver:
         """Calls an actor and awaits its first value; gives the others."""
         self._at_work()
         answer, *others = self._engine.submit(member.handle, method, arguments, returns)
-        self._pending[answer] = Call(member, member.handle, batch, block, next(self._call_numbers))
+        apart = others[0] if others and block is not None else None
+        self._pending[answer] = Call(member, member.handle, batch, block, next(self._call_numbers), apart)
         member.calls += 1
         return others
 
@@ -205,22 +224,39 @@ class Driver:
             member.answered()
             member.deaths = 0
         if call.block is None:
-            self._take_scores(call.batch, answer)
+            self._take_scores(call.batch, answer, reference)
+        elif call.block == PACK:
+            self._take_lines(call.batch, answer)
         else:
-            self._take_block(call.batch, call.block, answer)
-        self._count_call(call, answer.span)
+            self._take_block(call.batch, call.block, answer, call.apart)
+        encoder, span = call.block is not None, answer.span
+        self._longest[encoder] = max(self._longest.get(encoder, 0.0), span.end - span.start)
+        self._accounts.called(call.stage, member, call.batch, span)
 
-    def _take_scores(self, batch: int, scores: Scores) -> None:
-        of = self._scored[batch] = scored(scores, self._activations.pop(batch), self._engine.now())
+    def _take_scores(self, batch: int, scores: Scores, reference: Reference) -> None:
+        of = self._scored[batch] = scored(scores, reference, self._activations.pop(batch), self._engine.now())
+        if of.encoded:
+            self._take_encoded(batch, of)
         for block in range(len(of.blocks)):
             heappush(self._to_encode, (batch, block))
 
-    def _take_block(self, batch: int, block: int, encoded: Encoded) -> None:
+    def _take_block(self, batch: int, block: int, encoded: Encoded, apart: Reference | None) -> None:
         of = self._scored[batch]
-        of.blocks[block], of.activations[block] = encoded.block, None
-        if of.complete:
-            of.complete_since = self._engine.now()
-            self._budget.learn(batch, [block for block in of.blocks if block is not None])
+        of.blocks[block], of.activations[block] = apart if encoded.block is None else encoded.block, None
+        of.nbytes += encoded.nbytes
+        if of.encoded:
+            self._budget.learn(batch, of.nbytes)
+            self._take_encoded(batch, of)
+
+    def _take_encoded(self, batch: int, of: Scored) -> None:
+        of.complete_since = self._engine.now()
+        self._to_pack = sorted([*self._to_pack, batch]) if self._packing else []
+
+    def _take_lines(self, batch: int, packed: PackedLines) -> None:
+        of = self._scored[batch]
+        of.packed, of.blocks = packed.lines, []
+        of.complete_since = self._engine.now()
+        self._budget.learn(batch, packed.lines.nbytes)
 
     def _blame(self, call: Call, fault: MachineFault) -> None:
         """Counts a fault against the batch that was at work: of the calls to a dead actor the oldest; others waited."""
@@ -248,25 +284,12 @@ class Driver:
         self._activations.pop(batch, None)
         self._scored.pop(batch, None)
         self._budget.free(batch)
+        self._to_pack = sorted(other for other in self._to_pack if other != batch)
         self._to_encode = sorted((other, block) for other, block in self._to_encode if other != batch)
         heappush(self._todo, batch)
 
-    def _count_written(self, written: BatchLines, span: Span) -> None:
-        self._engine.measure("batch_seconds", span.end - span.start, stage="write")
-        self._timeline.add("write", socket.gethostname(), "driver", span, written.batch)
-        self._engine.measure("questions", len(written.lines))
-        self._engine.measure("error_lines", sum(line.is_error for line in written.lines))
-        self._engine.measure("tokens", written.tokens)
-        self._engine.measure("bytes", sum(len(piece) for line in written.lines for piece in line.pieces))
-
-    def _count_call(self, call: Call, span: Span) -> None:
-        stage, seconds = "score" if call.block is None else "encode", span.end - span.start
-        self._longest[call.block is not None] = max(self._longest.get(call.block is not None, 0.0), seconds)
-        self._engine.measure("batch_seconds", seconds, stage=stage)
-        self._timeline.add(stage, call.member.node_name, call.member.name, span, call.batch)
-
     def _measure(self) -> None:
-        at_encoders = sum(not scored.complete for scored in self._scored.values())
+        at_encoders = sum(not self._is_complete(of) for of in self._scored.values())
         self._engine.measure("queue_depth", len(self._activations), stage="score")
         self._engine.measure("queue_depth", at_encoders, stage="encode")
         self._engine.measure("queue_depth", len(self._scored) - at_encoders, stage="turn")

@@ -21,8 +21,8 @@ class Metrics:
             Counter("layerscope_actor_restarts", "Actors that were replaced.", ("role",)),
             Histogram(
                 "layerscope_batch_seconds",
-                "Time of a batch at each stage: score, encode (of one layer block), turn (finished and waiting for the "
-                "batches before it) and write (until the driver may go on).",
+                "Time of a batch at each stage: score, encode (of one layer block), pack (where lines are compressed), "
+                "turn (finished and waiting for the batches before it) and write (until the driver may go on).",
                 _SECONDS,
                 ("stage",),
             ),

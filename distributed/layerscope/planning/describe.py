@@ -43,7 +43,7 @@ def describe(job: Job) -> str:
         f"batches    {len(plan)} of up to {count_of(job.numerics.batch_tokens, 'token')}",
         *_describe_placement(placement, job.numerics.threads),
         f"memory     {job.needs.card} a copy of the model in bfloat16, with its work {gib(job.needs.on_a_card)}",
-        f"output     {job.output.records}: about {size_text(job.estimated_bytes())}",
+        f"output     {job.output.records}: about {size_text(job.file_bytes())}",
         *_describe_residuals(job),
         f"download   {size_text(download_bytes(job))} to this machine",
         f"cache      {cache.told()}",

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from msgspec import UNSET
+
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import ranges, size_text, utf8
 from layerscope.hub import repository as hub
@@ -26,6 +29,7 @@ from layerscope.records.identity import (
     Identity,
     ModelFiles,
     OtherSaes,
+    Packing,
     PlanSize,
     SaeFile,
     SaeFiles,
@@ -33,6 +37,7 @@ from layerscope.records.identity import (
     ShotsDrawn,
 )
 from layerscope.records.manifest import About, AboutDictionary, Tokens
+from layerscope.records.packing import TIMES_SMALLER, packing_of
 from layerscope.records.residuals import RESIDUAL_DTYPES, residual_readings, residuals_path
 from layerscope.saes.choice import SaeChoice
 
@@ -123,8 +128,17 @@ class Job:
     def layers(self) -> list[int]:
         return self.dictionaries[0].layers
 
+    @property
+    def packing(self) -> Packing | None:
+        """How the lines are compressed; None where they are not."""
+        return packing_of(self.output.records)
+
+    def file_bytes(self) -> int:
+        """About the size of the finished file."""
+        return self.estimated_bytes() // (1 if self.packing is None else TIMES_SMALLER)
+
     def estimated_bytes(self) -> int:
-        """About the size of the finished file, if as many features are active as the SAEs' average L0 says."""
+        """About the size of all records, if as many features are active as the SAEs' average L0 says."""
         if self.ablation is not None:
             return self.n_questions * self.ablation.lines_of_question * _BYTES_PER_ABLATION
 
@@ -205,6 +219,7 @@ class Job:
                 each.name: OtherSaes(**_sae_files(each), site=each.site, width=each.saes[0].width, l0=each.l0)
                 for each in self.dictionaries[1:]
             },
+            packing=self.packing or UNSET,
         )
 
     def _shots_drawn(self) -> ShotsDrawn | None:
@@ -220,6 +235,7 @@ class Job:
             command=command,
             folder=utf8(str(Path.cwd())),
             order=" ".join(map(str, self.plan.order.tolist())),
+            batches=" ".join(map(str, np.diff(self.plan.starts).tolist())),
             standin=self.standin,
             **self._of_dictionary(self.dictionaries[0]),
             tokens=Tokens(shared=self.plan.shared_tokens, unshared=self.plan.unshared_tokens),
@@ -249,7 +265,7 @@ def check_space(job: Job) -> None:
     written = [path, *residuals_path(path).glob("*.npy")]
     there = sum(file.stat().st_size for file in written if file.exists())
     copies = 2 if job.output.array else 1
-    needed = max(0, job.estimated_bytes() * copies + job.residual_bytes() - there)
+    needed = max(0, job.file_bytes() * copies + job.residual_bytes() - there)
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise LayerscopeError(

@@ -12,8 +12,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import xxhash
 import zstandard
+from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError
 from layerscope.files import Piece
@@ -65,6 +67,7 @@ METHODS: Final[dict[PackingName, Method]] = {
         "gzip member",
     ),
 }
+TIMES_SMALLER: Final = 5  # that records are compressed, at least
 DECODING_ERRORS: Final = (zstandard.ZstdError, zlib.error)
 
 
@@ -72,13 +75,24 @@ DECODING_ERRORS: Final = (zstandard.ZstdError, zlib.error)
 class Packed:
     """The lines of a batch, compressed."""
 
-    data: Piece
+    array: NDArray[np.uint8]
+    """An array, so that it travels from process to process uncopied."""
     lines: int
+
+    @property
+    def data(self) -> memoryview:
+        return self.array.data
+
+
+def packing_suffix(path: Path) -> PackingName | None:
+    """Which method a file's name says; None for a file of plain lines."""
+    return next((name for name, method in METHODS.items() if path.suffix == method.suffix), None)
 
 
 def packing_of(path: Path) -> Packing | None:
-    """How a file's lines are compressed, as its name says; None for a file of plain lines."""
-    return next((packing(name) for name, method in METHODS.items() if path.suffix == method.suffix), None)
+    """How the lines of a file of this name are compressed; None where they are not."""
+    name = packing_suffix(path)
+    return None if name is None else packing(name)
 
 
 @cache

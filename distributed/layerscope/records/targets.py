@@ -14,7 +14,9 @@ from layerscope.questions.standard_input import records_of_copy
 from layerscope.records.manifest import manifest_path
 from layerscope.records.marks import is_marks, marks_path
 from layerscope.records.overwriting import aside_path
+from layerscope.records.packing import packing_suffix
 from layerscope.records.residuals import is_residuals, residuals_path
+from layerscope.records.stretches import NotAFrameError, read_lines
 
 _BESIDE = (manifest_path, marks_path, residuals_path, aside_path)
 """Where the other files of a run lie, by its output file."""
@@ -33,6 +35,11 @@ def records_path(output_file: str) -> Path:
     return path.with_suffix(".jsonl") if path.suffix == ".json" else path
 
 
+def inner_suffix(path: Path) -> str:
+    """What a file's name says of its content, compressed or not: `.jsonl` of `x.jsonl.zst`."""
+    return (path if packing_suffix(path) is None else path.with_suffix("")).suffix.lower()
+
+
 def begins_with(*beginnings: bytes) -> Callable[[Path], bool]:
     """Whether a file begins in one of these ways; tells what a command made."""
 
@@ -45,7 +52,12 @@ def begins_with(*beginnings: bytes) -> Callable[[Path], bool]:
 
 def holds_records(path: Path) -> bool:
     """Whether a run wrote a file: nothing yet, or records."""
-    return manifest_path(path).is_file() or path.stat().st_size == 0 or begins_with(_FIRST_RECORD)(path)
+    if manifest_path(path).is_file() or path.stat().st_size == 0:
+        return True
+    try:
+        return next(read_lines(path), b"").startswith(_FIRST_RECORD)
+    except NotAFrameError:
+        return False
 
 
 def check_output(records: Path, array: Path | None, inputs: Iterable[Path], overwrite: bool) -> None:
@@ -62,12 +74,13 @@ def check_output(records: Path, array: Path | None, inputs: Iterable[Path], over
     option = "--output-file"
     for path, own in ((records, holds_records), (array, begins_with(b"[\n" + _FIRST_RECORD, b"[]"))):
         if path is not None:
-            if path.suffix.lower() in _OF_EXPORTS:
+            inner = inner_suffix(path)
+            if inner in _OF_EXPORTS or (inner == ".json" and inner != path.suffix.lower()):
                 raise UsageError(
-                    f"{option}: {path.name} would hold lines of JSON. Name a .jsonl file, and make {path.suffix} of it "
+                    f"{option}: {path.name} would hold lines of JSON. Name a .jsonl file, and make {inner} of it "
                     "with `layerscope export` or `layerscope report`."
                 )
-            _check_place(option, path, inputs)
+            _check_place(option, path, inputs, compressed=packing_suffix(path) is not None)
             if _is_there(option, path) and not _readable(option, path, own):
                 raise UsageError(f"{option}: {path} was not made by a run. Move it away, or name another file.")
     if len(os.fsencode(records.name)) > LONGEST_NAME:
@@ -157,12 +170,12 @@ def _of_a_run(path: Path) -> bool:
     )
 
 
-def _check_place(option: str, path: Path, inputs: Iterable[Path]) -> None:
+def _check_place(option: str, path: Path, inputs: Iterable[Path], compressed: bool = False) -> None:
     folder = path.parent
-    if path.suffix.lower() in COMPRESSED:
+    if path.suffix.lower() in COMPRESSED and not compressed:
         raise UsageError(
             f"{option}: {path.name} promises compressed content, and what is written is not. Leave out {path.suffix}; "
-            "a finished file can be compressed by itself."
+            "records alone can be compressed as they are written, to .jsonl.zst or .jsonl.gz."
         )
     if not folder.is_dir():
         raise UsageError(f"{option}: there is no folder {folder}. Make it, or name another file.")

@@ -1,15 +1,20 @@
-"""What a run comes to: counts over records, from frames as they are made or from lines as they are read."""
-
-from __future__ import annotations
+"""What a run comes to: counts over records, as they are made or as they are read."""
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from layerscope.records.record import Record, Unscored
 
-if TYPE_CHECKING:
-    from layerscope.records.lines import Frame
+
+class Counts(NamedTuple):
+    """Of one record."""
+
+    correct: bool
+    correct_per_character: bool
+    active_features: int
+    cells: int
+    """Solution x layer cells that `active_features` is summed over."""
 
 
 @dataclass
@@ -32,9 +37,13 @@ class Totals:
         self.questions += 1
         self.errors += 1
 
-    def add_frame(self, frame: Frame, active_features: int, cells: int) -> None:
+    def add_counts(self, counts: Counts) -> None:
         """Counts a record as it is made."""
-        self._add(frame.correct, frame.correct_per_character, active_features, cells)
+        self.questions += 1
+        self.correct += counts.correct
+        self.correct_per_character += counts.correct_per_character
+        self.active_features += counts.active_features
+        self.cells += counts.cells
 
     def add_record(self, record: Record | Unscored) -> None:
         """Counts a record as it stands in a file."""
@@ -42,14 +51,7 @@ class Totals:
             self.add_error()
             return
         counts = [count for details in record.solutions for count in details.active_feature_count_by_layer.values()]
-        self._add(record.model_is_correct, record.correct_per_character(), sum(counts), len(counts))
-
-    def _add(self, correct: bool, correct_per_character: bool, active_features: int, cells: int) -> None:
-        self.questions += 1
-        self.correct += correct
-        self.correct_per_character += correct_per_character
-        self.active_features += active_features
-        self.cells += cells
+        self.add_counts(Counts(record.model_is_correct, record.correct_per_character(), sum(counts), len(counts)))
 
     def standing(self, planned: int) -> str:
         """What a person sees of it while the run is on, and why that is not yet the run's: the plan goes from long

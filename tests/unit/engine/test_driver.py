@@ -27,9 +27,10 @@ LINE_ENDS = {0, *accumulate(len(line) for line in LINES)}
 TAPE, TAPES = 60, 10
 NODES = [node("a"), node("b")]
 JOBS = {
-    (actors, blocks): job(Config(device="cpu", gemma_actors=actors, layer_blocks=blocks), NODES)
+    (actors, blocks, name): job(Config(device="cpu", gemma_actors=actors, layer_blocks=blocks, output_file=name), NODES)
     for actors in (1, 2, 3)
     for blocks in (1, 2, 3)
+    for name in ("x.jsonl", "x.jsonl.zst")
 }
 
 
@@ -74,16 +75,18 @@ def test_whatever_happens_a_hundred_thousand_times(data: bytes) -> None:
 def check_schedules(tapes: bytes) -> None:
     for start in range(0, len(tapes), TAPE):
         crew, length, *tape = tapes[start : start + TAPE]
-        check_schedule(1 + crew % 3, 1 + crew // 3 % 3, Tape(bytes(tape[: length % TAPE])))
+        name = ("x.jsonl", "x.jsonl.zst")[crew // 9 % 2]
+        check_schedule(1 + crew % 3, 1 + crew // 3 % 3, name, Tape(bytes(tape[: length % TAPE])))
 
 
-def check_schedule(actors: int, blocks: int, tape: Tape) -> None:
+def check_schedule(actors: int, blocks: int, name: str, tape: Tape) -> None:
     engine = FakeEngine(list(NODES), tape)
     # The batch whose turn it is may always begin, and what an encoder was given of one that is run again stays there.
-    window = blocks * (actors + 1 + 1) + blocks * driver.CALLS_PER_ENCODER
+    window = blocks * (actors + 1 + 1) + blocks * driver.CALLS_PER_ENCODER * (2 if name.endswith(".zst") else 1)
     written, failure = b"", ""
     try:
-        for batch in runs(engine, JOBS[actors, blocks]).results(lambda: False):
+        for batch in runs(engine, JOBS[actors, blocks, name]).results(lambda: False):
+            assert (batch.packed is not None) == name.endswith(".zst")
             written += text(batch)
             assert FILE.startswith(written)
             assert len(engine.store) <= window, "more is held than the window allows"
@@ -100,11 +103,11 @@ def check_schedule(actors: int, blocks: int, tape: Tape) -> None:
 
 
 def text(batch: BatchLines) -> bytes:
-    return b"".join(bytes(piece) for line in batch.lines for piece in line.pieces)
+    return b"".join(batch.texts())
 
 
 def file_of(engine: FakeEngine, tell: Callable[[str], None] = lambda _: None) -> bytes:
-    return b"".join(text(batch) for batch in runs(engine, JOBS[1, 2], tell=tell).results(lambda: False))
+    return b"".join(text(batch) for batch in runs(engine, JOBS[1, 2, "x.jsonl"], tell=tell).results(lambda: False))
 
 
 def test_a_batch_that_kills_its_actor_ends_the_run_after_five_times_and_names_its_questions() -> None:
@@ -112,7 +115,7 @@ def test_a_batch_that_kills_its_actor_ends_the_run_after_five_times_and_names_it
     engine = FakeEngine(list(NODES), kills_its_actor=2)
     written: list[BatchLines] = []
     with pytest.raises(LayerscopeError, match=r"Batch 2 \(questions 1, 3\) failed 5 times: it died"):
-        written.extend(runs(engine, JOBS[1, 1]).results(lambda: False))
+        written.extend(runs(engine, JOBS[1, 1, "x.jsonl"]).results(lambda: False))
     assert [batch.batch for batch in written] == [0, 1], "what comes before it is in the file"
     assert engine.measured["actor_restarts"] == 5
 
@@ -165,13 +168,15 @@ def test_a_process_that_was_stopped_for_an_hour_goes_on_as_if_nothing_had_been()
 def test_a_stop_hands_out_nothing_more_and_ends_the_actors() -> None:
     engine = FakeEngine(list(NODES))
     written: list[BatchLines] = []
-    written.extend(runs(engine, JOBS[1, 1]).results(lambda: engine.measured["questions"] > 0))
+    written.extend(runs(engine, JOBS[1, 1, "x.jsonl"]).results(lambda: engine.measured["questions"] > 0))
     assert [batch.batch for batch in written] == [0]
     assert all(actor.dead for actor in engine.actors)
 
 
 def test_only_the_batches_that_are_asked_for_come_in_their_order() -> None:
-    got = [batch.batch for batch in runs(FakeEngine(list(NODES)), JOBS[2, 2], [1, 3, 4]).results(lambda: False)]
+    got = [
+        batch.batch for batch in runs(FakeEngine(list(NODES)), JOBS[2, 2, "x.jsonl"], [1, 3, 4]).results(lambda: False)
+    ]
     assert got == [1, 3, 4]
 
 
@@ -193,7 +198,7 @@ def test_what_is_begun_and_not_written_is_bounded_by_a_share_of_the_object_store
         budget.take(begun)
         begun += 1
     assert (begun, budget.taken) == (3, 300)
-    budget.learn(0, [SimpleNamespace(nbytes=150)])  # type: ignore[list-item]
+    budget.learn(0, 150)
     assert budget.taken == 350
     budget.free(1)
     budget.free(2)
@@ -205,7 +210,7 @@ def test_what_is_begun_and_not_written_is_bounded_by_a_share_of_the_object_store
 
 def test_a_run_gives_back_all_that_it_took_of_the_object_store() -> None:
     """Else a long run would end with one batch at a time."""
-    the_job = JOBS[2, 2]
+    the_job = JOBS[2, 2, "x.jsonl"]
     budget = Budget(the_job, 1 << 30)
     crew = Crew(the_job, FakeEngine(list(NODES)), lambda _: None)
     driver = Driver(the_job, range(len(BATCHES)), crew, budget, lambda _: None)

@@ -249,7 +249,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     def to_append(self, count: int) -> list[Line]:
         there = list(zip(self.stretches, self.batches, strict=True))[self.whole : self.whole + count]
-        return [Packed(raw, lines) if self.method else raw for raw, lines in there]
+        return [Packed(np.frombuffer(raw, np.uint8), lines) if self.method else raw for raw, lines in there]
 
     @property
     def expected(self) -> bytes:

@@ -117,12 +117,24 @@ def test_a_name_that_leaves_no_room_for_the_manifests_is_refused(tmp_path: Path)
 
 @pytest.mark.parametrize("suffix", [".gz", ".GZ", ".zst", ".bz2", ".xz", ".zip"])
 def test_a_name_that_promises_compressed_content_is_refused(suffix: str, tmp_path: Path) -> None:
-    """Plain text under it is taken for a broken archive by whatever opens it."""
-    for check in (
-        lambda: check_output(tmp_path / f"x.jsonl{suffix}", None, [], overwrite=True),
-        lambda: check_target("--to", tmp_path / f"x.html{suffix}", overwrite=True),
-    ):
-        assert "promises compressed content" in refused(check)
+    """Plain text under it is taken for a broken archive by whatever opens it; of records two kinds can be written."""
+    assert "promises compressed content" in refused(
+        lambda: check_target("--to", tmp_path / f"x.html{suffix}", overwrite=True)
+    )
+    if suffix in (".gz", ".zst"):
+        check_output(tmp_path / f"x.jsonl{suffix}", None, [], overwrite=False)
+        (tmp_path / f"x.jsonl{suffix}").write_bytes(b"not made by a run")
+        assert "was not made by a run" in refused(
+            lambda: check_output(tmp_path / f"x.jsonl{suffix}", None, [], overwrite=False)
+        )
+        for inner in (".json", ".csv", ".parquet"):
+            assert f"make {inner} of it" in refused(
+                lambda inner=inner: check_output(tmp_path / f"x{inner}{suffix}", None, [], overwrite=False)
+            )
+    else:
+        assert "promises compressed content" in refused(
+            lambda: check_output(tmp_path / f"x.jsonl{suffix}", None, [], overwrite=True)
+        )
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".html"])

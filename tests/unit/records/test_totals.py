@@ -11,7 +11,7 @@ from layerscope.records.feature_lists import serialise_block
 from layerscope.records.lines import error_line, frame_record, join_record
 from layerscope.records.pieces import SolutionScore
 from layerscope.records.record import Record, SolutionDetails, parse
-from layerscope.records.totals import Totals
+from layerscope.records.totals import Counts, Totals
 from layerscope.saes.encoder import TopK
 
 Scored = tuple[str, str, float, float, int, list[int]]
@@ -48,7 +48,7 @@ def test_a_file_read_again_counts_as_it_was_written(rows: list[Scored | None]) -
         question = Question(index, "soap", sol1, sol2, label)
         frame = frame_record(question, (SolutionScore(first, 1, ""), SolutionScore(second, 1, "")), (0, 1))
         blocks = [serialise_block([3], [counts_only(counts)]), serialise_block([8], [counts_only(counts[::-1])])]
-        written.add_frame(frame, 2 * sum(counts), 4)
+        written.add_counts(Counts(frame.correct, frame.correct_per_character, 2 * sum(counts), 4))
         read.add_record(parse(b"".join(join_record(frame, blocks))))
     assert read == written
 

@@ -1,0 +1,30 @@
+"""What metrics and the timeline are told of a run's batches."""
+
+import socket
+
+from layerscope.engine.interface import Engine
+from layerscope.engine.lines import BatchLines
+from layerscope.engine.logs import Span
+from layerscope.engine.member import Member
+from layerscope.engine.timeline import Timeline
+
+
+class Accounts:
+    """Of one run."""
+
+    def __init__(self, engine: Engine, timeline: Timeline) -> None:
+        self._engine, self._timeline = engine, timeline
+
+    def called(self, stage: str, member: Member, batch: int, span: Span) -> None:
+        """An actor has answered."""
+        self._engine.measure("batch_seconds", span.end - span.start, stage=stage)
+        self._timeline.add(stage, member.node_name, member.name, span, batch)
+
+    def written(self, lines: BatchLines, span: Span) -> None:
+        """A batch was handed to whoever writes."""
+        self._engine.measure("batch_seconds", span.end - span.start, stage="write")
+        self._timeline.add("write", socket.gethostname(), "driver", span, lines.batch)
+        self._engine.measure("questions", len(lines.lines))
+        self._engine.measure("error_lines", sum(line.is_error for line in lines.lines))
+        self._engine.measure("tokens", lines.tokens)
+        self._engine.measure("bytes", lines.nbytes)

@@ -1,0 +1,113 @@
+"""Compressed lines through the whole tool, with the actors in this process: run, stop, go on, read, retry."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import datasets
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from pyarrow import json as arrow_json
+
+from conftest import Command, words
+from layerscope import read_features, read_questions
+from layerscope.records.run import Run
+from layerscope.records.stretches import read_stretches
+
+METHODS = (".zst", ".gz")
+
+
+def texts(path: Path) -> bytes:
+    return b"".join(stretch.text for stretch in read_stretches(path))
+
+
+@pytest.fixture(scope="module")
+def finished(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """The finished file of an undisturbed run, by the suffix of its name."""
+    from in_process import OneProcess
+    from layerscope.cli import main
+
+    folder, made = tmp_path_factory.mktemp("finished"), dict[str, Path]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("layerscope.commands.run.Cluster", OneProcess)
+
+        def run(suffix: str) -> Path:
+            if suffix not in made:
+                made[suffix] = folder / f"out.jsonl{suffix}"
+                with pytest.raises(SystemExit) as ended:
+                    main(["run", *words(settings), "--output-file", str(made[suffix])])
+                assert ended.value.code == 0
+            return made[suffix]
+
+        yield run
+
+
+@pytest.mark.parametrize("suffix", METHODS)
+def test_the_lines_are_the_plain_files_and_a_torn_file_is_finished_to_the_same_bytes_by_another_crew(
+    suffix: str,
+    finished: Callable[[str], Path],
+    settings: dict[str, str],
+    expected: bytes,
+    command: Command,
+    one_process: Callable[[str], None],
+    tmp_path: Path,
+) -> None:
+    one_process("")
+    whole = finished(suffix)
+    assert texts(whole) == expected
+    raw = whole.read_bytes()
+    ends = np.cumsum([0, *(stretch.size for stretch in read_stretches(whole))])
+    assert len(ends) - 1 == len(Run.open(whole).manifest.about.batch_ends) > 5
+    path = tmp_path / whole.name
+    manifest = path.with_name(path.name + ".manifest.json")
+    manifest.write_bytes(whole.with_name(whole.name + ".manifest.json").read_bytes())
+    path.write_bytes(raw[: (ends[3] + ends[4]) // 2])
+    run = ["run", *words({**settings, "gemma_actors": "2", "layer_blocks": "2"}), "--output-file", path.name]
+    done = command(*run, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"Going on after {Run.open(whole).manifest.about.batch_ends[2]} of 60" in done.stderr
+    assert path.read_bytes() == raw
+
+
+def ids(lines: bytes) -> list[int]:
+    return [json.loads(line)["example_id"] for line in lines.splitlines()]
+
+
+def _by_pyarrow(path: str) -> list[int]:
+    found: list[int] = arrow_json.read_json(path)["example_id"].to_pylist()
+    return found
+
+
+READERS: dict[str, Callable[[str], list[int]]] = {
+    "polars": lambda path: pl.read_ndjson(path, infer_schema_length=None)["example_id"].to_list(),
+    "duckdb": lambda path: [row[0] for row in duckdb.sql(f"select example_id from read_json('{path}')").fetchall()],
+    "pandas": lambda path: pd.read_json(path, lines=True)["example_id"].tolist(),
+    "pyarrow": _by_pyarrow,
+    "datasets": lambda path: [
+        row["example_id"] for row in datasets.load_dataset("json", data_files=path, split="train", streaming=True)
+    ],
+}
+
+
+@pytest.mark.parametrize("suffix", METHODS)
+@pytest.mark.parametrize("reader", READERS)
+def test_whatever_reads_such_files_reads_every_frame(
+    reader: str, suffix: str, finished: Callable[[str], Path], expected: bytes
+) -> None:
+    assert READERS[reader](str(finished(suffix))) == ids(expected)
+
+
+@pytest.mark.parametrize("suffix", METHODS)
+def test_the_commands_read_it_as_they_read_the_plain_lines(
+    suffix: str, finished: Callable[[str], Path], expected: bytes, command: Command, tmp_path: Path
+) -> None:
+    path, plain = finished(suffix), tmp_path / "plain.jsonl"
+    plain.write_bytes(expected)
+    assert read_features(path).equals(read_features(plain))
+    assert read_questions(path).equals(read_questions(plain))
+    for words_of in (["status"], ["verify"], ["compare", str(plain)], ["report", "--to", "x.html"]):
+        done = command(words_of[0], str(path), *words_of[1:], cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
