@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from layerscope.commands.notebook import (
         LoadedRun,
         load,
+        read_ablations,
         read_attribution_terms,
         read_attributions,
         read_features,
@@ -40,6 +41,7 @@ __all__ = [
     "Scored",
     "__version__",
     "load",
+    "read_ablations",
     "read_attribution_terms",
     "read_attributions",
     "read_features",

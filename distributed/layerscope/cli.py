@@ -172,6 +172,7 @@ def report(
     baseline_dictionary: bool = False,
     dictionary: _OneDictionary = FIRST,
     title: str = "",
+    ablations: Annotated[Path | None, _FlagPath, tyro.conf.arg(help_behavior_hint="(default: none)")] = None,
 ) -> int:
     """Make one web page of what a file says so far: which features tell the solutions apart, and at which depth.
 
@@ -183,10 +184,11 @@ def report(
         baseline_dictionary: Say what random features reach that fire as often; of a run with --residuals, in minutes.
         dictionary: Whose features, of a run with several: the name that --dictionary gave it.
         title: What the page is called, in its tab and above its heading; the file's name by default.
+        ablations: A file of layerscope ablate of this run, whose effects the section of causes shows.
     """
     from layerscope.report.page import report
 
-    say(report(files, to, show, reading, baseline_dictionary, dictionary, title))
+    say(report(files, to, show, reading, baseline_dictionary, dictionary, title, ablations))
     return 0
 
 

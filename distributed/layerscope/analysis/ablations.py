@@ -21,7 +21,8 @@ from layerscope.analysis.choosing import Key, attributions_of_solutions
 from layerscope.analysis.result import Bools, Floats, Ints
 from layerscope.analysis.statistics import false_discovery_rates
 from layerscope.errors import UsageError
-from layerscope.records.ablations import AblationFile
+from layerscope.records.ablations import AblationFile, digest_of
+from layerscope.records.dictionaries import FIRST
 from layerscope.records.effects import (
     AblationSummary,
     ControlEffect,
@@ -76,6 +77,27 @@ def summarise(path: Path, run: Path | None = None) -> AblationSummary:
         features=features,
         agreement=_agreement(file, run, columns) if chosen_by == "check" and run is not None else None,
     )
+
+
+def summary_beside(path: Path, run: Run, dictionary: str) -> AblationSummary:
+    """The summary of a file of ablations, for whoever shows it with the run that it is of.
+
+    Raises:
+        UsageError: it is no file of ablations, or it is of another run or dictionary.
+        LayerscopeError: a line is not the one that was written there.
+    """
+    file = AblationFile.open(path)
+    if dictionary != FIRST:
+        raise UsageError(
+            f"{path} has ablations of the run's first dictionary, and --dictionary is {dictionary}.\n"
+            "Leave out one of both."
+        )
+    if file.settings.run != digest_of(run):
+        raise UsageError(
+            f"{path} has ablations of another run than {run.path}: of {file.about.run}, as it was then.\n"
+            "Give the file of that run, or ablate this one: layerscope ablate."
+        )
+    return summarise(path, run.path)
 
 
 def _read(file: AblationFile) -> _Columns:

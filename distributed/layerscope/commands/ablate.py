@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from msgspec import UNSET
 
 from layerscope.analysis import choosing
 from layerscope.analysis.ablations import summarise
@@ -38,7 +37,7 @@ from layerscope.planning.node import Node
 from layerscope.planning.prepare import prepare
 from layerscope.questions.plan import Plan
 from layerscope.records import journal
-from layerscope.records.ablations import AblationTotals, parse_ablation
+from layerscope.records.ablations import AblationTotals, digest_of, parse_ablation
 from layerscope.records.fingerprints import Fingerprints
 from layerscope.records.identity import CONTROLS, AblationSettings
 from layerscope.records.manifest import AblationAbout
@@ -127,10 +126,8 @@ def _prepare(run: Run, config: Config, options: AblationOptions, nodes: Sequence
     keys, chosen_by = _chosen(run, found, options, layers)
     choosing.expect_features(keys, layers, job.d_sae)
     norms = None if options.check else (lambda layer: decoder_norms(job, layer))
-    progress = run.manifest.progress
-    assert progress is not UNSET  # the run is finished
     settings = AblationSettings(
-        run=str(progress.sha256 if progress.xxh3_128 is UNSET else progress.xxh3_128),
+        run=digest_of(run),
         features=choosing.with_controls(keys, found, norms),
         controls=[] if options.check else list(CONTROLS),
         steer=options.steer or None,

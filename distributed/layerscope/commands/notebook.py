@@ -18,6 +18,7 @@ from layerscope.records.manifest import manifest_path
 from layerscope.records.residuals import read_residuals
 from layerscope.records.run import Run
 from layerscope.records.shards import as_seen_by, read_run
+from layerscope.tables.ablations import read_ablations
 from layerscope.tables.means import write_means
 from layerscope.tables.reading import (
     read_attribution_terms,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LoadedRun",
     "load",
+    "read_ablations",
     "read_attribution_terms",
     "read_attributions",
     "read_features",

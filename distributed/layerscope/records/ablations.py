@@ -199,6 +199,14 @@ def _told(place: Place | Ablation) -> str:
     return of + (f" ({place.control})" if place.control else "")
 
 
+def digest_of(run: Run) -> str:
+    """What names a finished run's content in the settings of its ablations; empty of one that is not finished."""
+    progress = run.manifest.progress
+    if progress is UNSET:
+        return ""
+    return str(progress.sha256 if progress.xxh3_128 is UNSET else progress.xxh3_128)
+
+
 def open_written(path: Path) -> Run:
     """The output file of a run or of an ablation, whichever it is.
 

@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from tqdm import tqdm
 
+from layerscope.analysis.ablations import summary_beside
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.method import READ_AT
 from layerscope.analysis.result import Analysis, Contrast, Options
@@ -29,6 +30,7 @@ from layerscope.files import remove_leftovers, replacing
 from layerscope.formatting import say, size_text, visible
 from layerscope.neuronpedia.explanations import load_explanations
 from layerscope.records.dictionaries import FIRST
+from layerscope.records.effects import AblationSummary
 from layerscope.records.run import Run
 from layerscope.records.shards import Files, read_run
 from layerscope.records.targets import begins_with, check_target
@@ -84,6 +86,7 @@ def report(
     baseline_dictionary: bool = False,
     dictionary: str = FIRST,
     title: str = "",
+    ablations: Path | None = None,
 ) -> str:
     """Writes the page of a file, or of the shards of one job, finished or still growing, and says where it is.
 
@@ -96,14 +99,16 @@ def report(
         baseline_dictionary: say what random features come to, where a reading has residuals to make them of.
         dictionary: whose features; the page is with `.NAME.html` by default where it is not the first.
         title: what it is called, beside the file's name; that alone if empty.
+        ablations: a file of `layerscope ablate` of this run, whose effects the section of causes shows.
 
     Raises:
         UsageError: a file is not a run's or has no such reading or dictionary, several are not shards of one job, there
-            are no residuals to make random features of, or `to` is there and no report.
+            are no residuals to make random features of, the ablations are of others, or `to` is there and no report.
         LayerscopeError: a line is not a record, or the page cannot be written.
     """
     run = read_run(files, dictionary)
     inputs = [part.path for part in run.parts]
+    effects = None if ablations is None else summary_beside(ablations, run, dictionary)
     readings = run.manifest.readings
     if reading is not None:
         run.check_reading(reading)
@@ -115,7 +120,7 @@ def report(
     with _Stages() as stages:
         descriptions = load_explanations(run.manifest).by_layer
         of_all = Options(baseline_dictionary=baseline_dictionary, dictionary=dictionary)
-        page = render(_read_all(run, readings, of_all, stages), descriptions, title)
+        page = render(_read_all(run, readings, of_all, effects, stages), descriptions, title)
     try:
         with replacing(to) as temporary, temporary.open("wb") as stream:
             stream.write(page)
@@ -128,7 +133,9 @@ def report(
     return "\n".join([f"report      {to} ({size_text(len(page))})", *run.notes])
 
 
-def _read_all(run: Run, readings: Sequence[str], options: Options, stages: "_Stages") -> list[Shown]:
+def _read_all(
+    run: Run, readings: Sequence[str], options: Options, effects: AblationSummary | None, stages: "_Stages"
+) -> list[Shown]:
     """What the page shows of each reading, `final` first; the control is shown only where it is alone."""
     shown = [name for name in readings if name != "prompt"] or readings
     inputs = [part.path for part in run.parts]
@@ -142,7 +149,7 @@ def _read_all(run: Run, readings: Sequence[str], options: Options, stages: "_Sta
         baseline = options.baseline_dictionary and (name != "max" or len(shown) == 1)
         analysis = analyse(inputs, replace(options, reading=name, baseline_dictionary=baseline), tell)
         pack = pack_questions(run, analysis, partial(tell, "packing questions"), len(shown))
-        of_causes = shown_causes(run, analysis, None, partial(tell, "reading causes"))
+        of_causes = shown_causes(run, analysis, effects, partial(tell, "reading causes"))
         found.append(Shown(analysis, pack, of_causes))
     return found
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import layerscope
 from in_process import OneProcess
 from layerscope.cli import main
 from layerscope.engine import ablating
@@ -76,6 +77,17 @@ def test_the_first_by_attribution_are_ablated_in_every_question_beside_three_con
     assert any(one.tokens and one.margin != one.margin_ablated for one in found)
     assert all(feature.matched is not None for feature in file.settings.features)
     assert "Of 3 features" in done.stdout
+    table = layerscope.read_ablations(tmp_path / "a.jsonl").to_pandas()
+    assert table["margin_ablated"].notna().sum() == 3 * 4 * 11
+    assert table["control"].value_counts(dropna=False).tolist() == [36] * 4
+    of_run = ["report", str(run_file), "--ablations", "a.jsonl", "--to", "page.html"]
+    assert command(*of_run, cwd=tmp_path).returncode == 0
+    assert "Taken out exactly" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    shutil.copy(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    shutil.copy(manifest_path(tmp_path / "a.jsonl"), manifest_path(tmp_path / "b.jsonl"))
+    edit_manifest(tmp_path / "b.jsonl", lambda manifest: manifest["identity"]["ablation"].update(run="r" * 32))
+    of_run[3] = "b.jsonl"
+    assert "ablations of another run" in command(*of_run, cwd=tmp_path).stderr
     verified = command("verify", "a.jsonl", cwd=tmp_path)
     assert "144 of 144 lines of ablations, all whole" in verified.stdout
     told = command("status", "a.jsonl", cwd=tmp_path)

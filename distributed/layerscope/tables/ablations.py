@@ -1,0 +1,48 @@
+"""The table of a file of ablations: a row for every line. Reads it once and as a stream; writes nothing."""
+
+from collections.abc import Iterator
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+
+import pyarrow as pa
+
+from layerscope.records.ablations import Ablation, AblationFile
+
+ABLATIONS = pa.schema(
+    [
+        ("example_id", pa.int64()),
+        ("layer", pa.int16()),
+        ("feature_id", pa.int32()),
+        ("control", pa.string()),
+        ("margin", pa.float32()),
+        ("margin_ablated", pa.float32()),
+        ("tokens", pa.int32()),
+        ("error", pa.string()),
+    ]
+)
+_ROWS = 1 << 16
+"""Lines that are held as such at once."""
+
+
+def read_ablations(file: str | PathLike[str]) -> pa.Table:
+    """A row for every question, feature and kind, about 50 bytes each, in the order of the file.
+
+    `control` is null for the feature itself; the margins are null where a question cannot be scored, and `error` says
+    why.
+
+    Args:
+        file: of `layerscope ablate` (`.jsonl`), finished or growing.
+
+    Raises:
+        UsageError: there is no such file, or it is none of ablations.
+        LayerscopeError: a line is not the one that was written there.
+    """
+    lines = (found for _, found in AblationFile.open(Path(file)).entries())
+    return pa.Table.from_batches(_batches(lines), ABLATIONS)
+
+
+def _batches(lines: Iterator[Ablation]) -> Iterator[pa.RecordBatch]:
+    while some := list(islice(lines, _ROWS)):
+        columns = [pa.array([getattr(line, field.name) for line in some], field.type) for field in ABLATIONS]
+        yield pa.RecordBatch.from_arrays(columns, schema=ABLATIONS)
