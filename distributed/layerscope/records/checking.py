@@ -89,7 +89,7 @@ def _check_token_activations(details: SolutionDetails, wanted: int) -> None:
 
 def check(
     record: Record,
-    top_k: int | Literal["all"],
+    top_k: int | Literal["all"] | None,
     d_sae: int,
     d_sae_of_others: Mapping[str, int] = {},
     against_means: bool = False,
@@ -97,7 +97,7 @@ def check(
     """Checks a record against itself: what can be wrong though every name and type is right.
 
     Args:
-        top_k: how many features a list has at most.
+        top_k: how many features a list has at most; None where nobody knows.
         d_sae: every feature's id is below it.
         d_sae_of_others: the same of further dictionaries, by name.
         against_means: whether attributions are, so that a silent feature has one.
@@ -129,9 +129,10 @@ def check(
 
 
 def _check_features(
-    features: Sequence[Feature], layer: int, count: int, top_k: int | Literal["all"], d_sae: int
+    features: Sequence[Feature], layer: int, count: int, top_k: int | Literal["all"] | None, d_sae: int
 ) -> None:
-    if len(features) != (count if top_k == "all" else min(count, top_k)):
+    wanted = min(count, len(features) if top_k is None else count if top_k == "all" else top_k)
+    if len(features) != wanted:
         raise NotARecordError(f"layer {layer} lists {len(features)} features of {count} active ones")
     ids = {feature.feature_id for feature in features}
     if len(ids) < len(features):
@@ -144,7 +145,7 @@ def _check_features(
 
 
 def _check_attributions(
-    name: str, group: Attributions, top_k: int | Literal["all"], d_sae: int, against_means: bool
+    name: str, group: Attributions, top_k: int | Literal["all"] | None, d_sae: int, against_means: bool
 ) -> None:
     for layer, features in group.lists.items():
         where = f"of layer {layer} ({name} tokens)"
@@ -154,7 +155,8 @@ def _check_attributions(
         if not against_means and not all(feature.activation for feature in features):
             raise NotARecordError(f"the attributions {where} have a feature that is silent")
         ids = {feature.feature_id for feature in features}
-        if len(ids) < len(features) or max(ids, default=0) >= d_sae or len(ids) > (d_sae if top_k == "all" else top_k):
+        most = top_k if isinstance(top_k, int) else d_sae
+        if len(ids) < len(features) or max(ids, default=0) >= d_sae or len(ids) > most:
             raise NotARecordError(f"the attributions {where} name a feature twice, one that is not, or too many")
         terms = group.terms[layer]
         parts = terms.features, terms.bias, terms.error

@@ -157,12 +157,26 @@ def open_records(files: Files, dictionary: str = FIRST) -> RecordsFile:
         dictionary: as which of its dictionaries sees them.
 
     Raises:
-        UsageError: there is no such file, several are not shards of one job, each once, or there is no such dictionary.
+        UsageError: there is no such file, or an array in it, several are not shards of one job, each once, or there is
+            no such dictionary.
     """
     if dictionary != FIRST:
         return read_run(files, dictionary)
     paths = [files] if isinstance(files, Path) else list(files)
-    return RecordsFile.open(paths[0]) if len(paths) == 1 else open_run(paths)
+    if len(paths) != 1:
+        return open_run(paths)
+    file = RecordsFile.open(paths[0])
+    if not isinstance(file, Run) and _begins_array(file.path):  # else taken for a torn line, of none
+        raise UsageError(
+            f"{file.path} is a JSON array, and a record is a line.\n"
+            "Name the .jsonl file of a run; jq -c '.[]' makes lines of an array."
+        )
+    return file
+
+
+def _begins_array(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(1) == b"["
 
 
 def two_runs(files: Sequence[Path]) -> tuple[Files, Files]:

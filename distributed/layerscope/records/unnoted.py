@@ -12,6 +12,7 @@ from typing import Any, Self
 from msgspec import UNSET
 
 from layerscope.errors import UsageError
+from layerscope.records.checking import check as check_itself
 from layerscope.records.checking import check_parts
 from layerscope.records.dictionaries import names_of
 from layerscope.records.extent import Extent
@@ -23,6 +24,7 @@ from layerscope.records.strangers import reader_of
 from layerscope.records.stretches import read_lines
 
 UNKNOWN = "unknown"
+_MOST_FEATURES = 1 << 31  # of a dictionary whose width nobody knows
 _LOOKED_AT = 50  # records, for the length that lists are cut at
 
 
@@ -84,8 +86,9 @@ class Unnoted(Run):
         layers, attributed = self.manifest.about.layers, settings.attribution is not None
         parts = settings.tokens, settings.all_solutions, None, attributed, self.manifest.dictionaries
         check_parts(record, layers, self.manifest.readings, *parts)
-        if record.model_is_correct != record.correct():
-            raise NotARecordError("model_is_correct does not follow from the log-likelihoods")
+        if (record.metadata is UNSET) != (self._first.metadata is UNSET):
+            raise NotARecordError("some records have metadata and others have none")
+        check_itself(record, None, _MOST_FEATURES, dict.fromkeys(self.manifest.dictionaries, _MOST_FEATURES), True)
 
     def _has_all_solutions(self) -> bool:
         if self._first.others is UNSET:
@@ -97,7 +100,7 @@ class Unnoted(Run):
         for record in islice(self._parsed(), _LOOKED_AT):
             for details in record.solutions:
                 for layer, features in details.active_features_by_layer.items():
-                    if len(features) < details.active_feature_count_by_layer[layer]:
+                    if len(features) < details.active_feature_count_by_layer.get(layer, 0):
                         return len(features)
         return None
 

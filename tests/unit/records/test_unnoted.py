@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -102,12 +103,44 @@ def drop_a_layer(record: dict[str, object]) -> None:
             del record[side][part]["2"]  # type: ignore[index]
 
 
-DAMAGE = {
+def own(record: dict[str, Any]) -> dict[str, Any]:
+    return record["positive_solution_details"]
+
+
+def of_a_layer(record: dict[str, Any]) -> list[dict[str, Any]]:
+    return own(record)["active_features_by_layer"]["2"]
+
+
+DAMAGE: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
     "twice": (lambda lines: [*lines[:5], lines[2]], "line 6: example_id 2 is in line 3 too"),
     "two files in one": (line_with(drop_a_layer), "line 4: the layers are 0, the run's are 0, 2"),
     "another choice": (
         line_with(lambda record: record.update(model_is_correct=not record["model_is_correct"])),
         "line 4: model_is_correct does not follow",
+    ),
+    "a layer in one place alone": (
+        line_with(lambda record: own(record)["active_features_by_layer"].update({"3": []})),
+        "line 4: the layers are",
+    ),
+    "a feature twice": (
+        line_with(lambda record: of_a_layer(record).insert(0, of_a_layer(record)[0])),
+        "line 4: layer 2 lists|line 4: a feature of layer 2 is listed twice",
+    ),
+    "another layer's feature": (
+        line_with(lambda record: of_a_layer(record)[0].update(layer=0)),
+        "line 4: the features of layer 2 are not its own",
+    ),
+    "weakest first": (
+        line_with(lambda record: of_a_layer(record).reverse()),
+        "line 4: the features of layer 2 are not its own, strongest first",
+    ),
+    "more than are active": (
+        line_with(lambda record: own(record)["active_feature_count_by_layer"].update({"2": 1})),
+        "line 4: layer 2 lists 12 features of 1 active",
+    ),
+    "metadata of some": (
+        line_with(lambda record: record.update(metadata={"category": "kitchen"})),
+        "line 4: some records have metadata and others have none",
     ),
     "no record": (lambda lines: [*lines[:3], b"{}\n"], "line 4: "),
 }
@@ -117,8 +150,23 @@ DAMAGE = {
 def test_damage_that_the_records_show_is_told(name: str, whole: Path, tmp_path: Path) -> None:
     change, told = DAMAGE[name]
     path = moved(whole, tmp_path / "run.jsonl", change)
-    for command in (report, lambda path: compare(path, whole), analyse):
+    for command in (report, lambda path: compare(path, whole), analyse, lambda path: layerscope.load(path).questions()):
         with pytest.raises(LayerscopeError, match=told):
+            command(path)
+
+
+def test_lists_may_be_cut_anywhere(whole: Path, tmp_path: Path) -> None:
+    """By `jq`, which took the weak ones away: at what length is not known before all are read, and may be any."""
+    cut = moved(whole, tmp_path / "run.jsonl", line_with(lambda record: of_a_layer(record).pop()))
+    assert len(layerscope.load(cut).features()) == len(layerscope.load(whole).features()) - 1
+
+
+def test_a_json_array_is_no_empty_table(whole: Path, tmp_path: Path) -> None:
+    """It is one line without an end, which was taken for a torn one: its export held nothing, without a word."""
+    path = tmp_path / "array.json"
+    path.write_bytes(b"[" + b",".join(whole.read_bytes().splitlines()) + b"]")
+    for command in (lambda path: export(path, tmp_path / "run.csv", overwrite=False), layerscope.read_questions):
+        with pytest.raises(UsageError, match="is a JSON array, and a record is a line"):
             command(path)
 
 
