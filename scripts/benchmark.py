@@ -15,6 +15,7 @@ Everything is measured in processes of its own, one after the other, on the same
 - the strong baseline: plain transformers, sorted, padded, both solutions of many questions in a batch, logits only
   where needed, encode in batches, orjson;
 - layerscope: its parts without Ray, and the whole job as `layerscope run` does it, Ray's start not counted;
+- the same job with `--attribution gradient` right behind it, by which of the two takes how many times the other;
 - one driver with actors that answer at once (`scripts/simulate_cluster.py`), beside plain writing of the same bytes.
 """
 
@@ -24,6 +25,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +42,7 @@ from layerscope.planning.job import Job
 from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
 
+PIECES = ("baselines", "parts", "job", "attribution", "driver")
 _BASELINE_SHARE = 8  # of the questions one in so many is enough for the slow baseline
 
 
@@ -68,7 +71,7 @@ def parse() -> argparse.Namespace:
     add("--dataset", type=Path, default=bundled, help="questions as JSON lines; the bundled ones by default")
     add("--questions", type=int, default=0, help="how many of them; 200 for small, 192 for full")
     add("--batch-tokens", default="auto")
-    add("--skip", nargs="*", default=[], choices=["baselines", "parts", "job", "driver"], help="leave these out")
+    add("--skip", nargs="*", default=[], choices=PIECES, help="leave these out")
     add("--folder", type=Path, help="keeps model, SAEs and the tokeniser learned from the questions for the next time")
     add("--json", type=Path, help="a file for all figures")
     add("--plot", type=Path, help="a PNG file for a picture of where the time goes")
@@ -110,20 +113,29 @@ def measure(options: argparse.Namespace, kept: Path, scratch: Path) -> dict[str,
         parts, memory = apart(ours.parts, job, device, scratch / "parts.jsonl")
         figures["parts"] = {name: value for name, value in vars(parts).items() if name != "answers"}
         figures["parts"]["memory"] = memory
-        figures["work"] = asdict(limit.work(shape, parts.tokens, parts.predictors, 2 * parts.questions))
+        once = limit.work(shape, parts.tokens, parts.predictors, 2 * parts.questions)
+        figures["work"] = asdict(once)
+        figures["work_of_attribution"] = asdict(limit.there_and_back(once, parts.tokens, 2 * parts.questions))
         if others:
             figures["agreement"] = agreements({"layerscope": parts.answers, **others})
     if "job" not in options.skip:
         note("the whole job")
-        words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        command = [sys.executable, "-m", "layerscope", "run", *words]
-        records, timeline = scratch / "records.jsonl", scratch / "timeline.json"
-        figures["job"] = asdict(ours.whole_job(command, environment, records, timeline))
+        figures["job"] = whole_job(settings, environment, scratch)
+    if "attribution" not in options.skip:
+        note("the whole job with attributions")
+        figures["attribution"] = whole_job({**settings, "attribution": "gradient"}, environment, scratch)
     figures["limit_again"] = limits(figures, shape)
     if "driver" not in options.skip:
         note("one driver")
         figures["driver"] = one_driver(scratch)
     return figures
+
+
+def whole_job(settings: Mapping[str, Any], environment: dict[str, str], scratch: Path) -> dict[str, Any]:
+    """What `layerscope run` with these settings came to."""
+    words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-m", "layerscope", "run", *words]
+    return asdict(ours.whole_job(command, environment, scratch / "records.jsonl", scratch / "timeline.json"))
 
 
 def circumstances(job: Job, shape: inputs.Shape) -> dict[str, Any]:

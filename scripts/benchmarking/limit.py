@@ -81,3 +81,9 @@ def work(shape: Shape, tokens: int, predictors: int, solutions: int) -> Work:
         2 * shape.vocabulary * shape.d_model * predictors,
         2 * shape.n_layers * shape.d_model * shape.d_sae * solutions,
     )
+
+
+def there_and_back(once: Work, tokens: int, solutions: int) -> Work:
+    """The same with attributions: weights are frozen, so that the way back is one more product with each, as the way
+    there was; and every token is encoded, where else the final ones of the solutions are."""
+    return Work(2 * once.body, 2 * once.projection, once.encode * tokens / solutions)

@@ -56,6 +56,8 @@ def seconds_per_question(figures: dict[str, Any]) -> dict[str, float]:
         rows["all parts"] = sum(seconds.values())
     if "job" in figures:
         rows["whole job"] = figures["job"]["seconds"] / figures["job"]["questions"]
+    if "attribution" in figures:
+        rows["whole job, attributions"] = figures["attribution"]["seconds"] / figures["attribution"]["questions"]
     return rows
 
 
@@ -70,7 +72,12 @@ def part_limits(figures: dict[str, Any]) -> dict[str, float]:
         "  projection and scores": work["projection"] / model,
         "forward pass and scores": (work["body"] + work["projection"]) / model,
         "  encode and top k": work["encode"] / sae,
+        "whole job, attributions": _seconds(figures["work_of_attribution"], model, sae),
     }
+
+
+def _seconds(work: dict[str, float], model: float, sae: float) -> float:
+    return (work["body"] + work["projection"]) / model + work["encode"] / sae
 
 
 def comparisons(figures: dict[str, Any]) -> list[str]:
@@ -108,6 +115,8 @@ def comparisons(figures: dict[str, Any]) -> list[str]:
         )
         memory = [f"{kind} {bytes_ / MIB:,.0f}" for kind, bytes_ in sorted(job["memory"].items())]
         lines.append(f"largest memory, MiB: {', '.join(memory)} (mapped files and shared memory included)")
+    if "attribution" in figures and "job" in figures:
+        lines.append(_attribution_beside(figures, rows))
     lines += [
         f"  {name.replace('_', ' ')} {figures[name]['memory'] / MIB:,.0f}"
         for name in ("baseline", "strong_baseline")
@@ -123,6 +132,17 @@ def comparisons(figures: dict[str, Any]) -> list[str]:
             f"{1e6 * driver['write_cpu'] / driver['questions']:,.0f} us of the one that writes"
         )
     return lines
+
+
+def _attribution_beside(figures: dict[str, Any], rows: dict[str, float]) -> str:
+    """How much more the job takes with attributions than without, and how much more its products are."""
+    with_them, without = figures["attribution"]["memory"]["gemma"], figures["job"]["memory"]["gemma"]
+    products = part_limits(figures)["whole job, attributions"] / rows["limit"] if "limit" in rows else 0
+    return (
+        f"with attributions: {rows['whole job, attributions'] / rows['whole job']:.2f} times the whole job's time"
+        f"{f' (its matrix products {products:.2f} times)' if products else ''}, "
+        f"{with_them / without:.2f} times its Gemma actor's memory ({with_them / MIB:,.0f} MiB)"
+    )
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:

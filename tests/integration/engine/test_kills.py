@@ -16,14 +16,17 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Set
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from background import OUTPUT, Run, SharedRay, Start
 from conftest import Command
+from layerscope.config import Config
 from layerscope.engine.metrics import Metrics
 from paths import ROOT
+from plain import plain_run
 
 EXPORTED = {"Counter": "_total", "Gauge": "", "Histogram": "_count"}
 DRAWN = {**EXPORTED, "Histogram": "_bucket"}
@@ -46,10 +49,20 @@ def test_the_dashboard_draws_every_metric_and_no_other() -> None:
     assert drawn == exported_names(DRAWN)
 
 
+ATTRIBUTED = ("--attribution", "gradient")
+
+
+@pytest.fixture(scope="module")
+def attributed(settings: dict[str, str]) -> bytes:
+    """The finished file of a run with causes that nothing interrupts."""
+    numbers = {name: int(value) for name, value in settings.items() if value.isdigit()}
+    return plain_run(Config(**{**settings, **numbers, "attribution": "gradient"}))  # type: ignore[arg-type]
+
+
 @pytest.mark.slow
 def test_a_driver_killed_again_and_again_leaves_a_prefix_each_time_and_the_same_file(
     start: Start,
-    expected: bytes,
+    attributed: bytes,
     run_here: Callable[..., "subprocess.CompletedProcess[str]"],
     command: Command,
     cluster_for_all: SharedRay,
@@ -57,11 +70,12 @@ def test_a_driver_killed_again_and_again_leaves_a_prefix_each_time_and_the_same_
     pytestconfig: pytest.Config,
 ) -> None:
     """SIGKILL at random moments: while it starts, and while it writes; each time the same command goes on.
+    Of a run with attributions, whose lines have most to lose.
 
     While one runs, another is refused, and whoever asks is told that it runs. Then one whose terminal goes away, and
     at last one whose actors are killed, which ends the file.
     """
-    dice = random.Random(0)
+    dice, expected, start = random.Random(0), attributed, partial(start, *ATTRIBUTED)
     wanted = pytestconfig.getoption("--kills")
     kills = 0
     while kills < wanted:
@@ -72,7 +86,7 @@ def test_a_driver_killed_again_and_again_leaves_a_prefix_each_time_and_the_same_
         else:
             size = run.size() + dice.randrange(1, len(expected) // (wanted + 2))
             run.wait_until(lambda size=size, run=run: run.size() >= size)  # type: ignore[misc]
-            refused = run_here()
+            refused = run_here(*ATTRIBUTED)
             assert refused.returncode == 1
             assert "Another run is writing" in refused.stderr
             assert "a run is writing it" in command("status", OUTPUT, cwd=tmp_path).stdout

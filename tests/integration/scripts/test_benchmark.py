@@ -30,6 +30,28 @@ def test_the_work_is_counted() -> None:
     assert counted.body == 2 * 2_024_275_968 * 48
     assert counted.projection == 2 * 256_000 * 2304 * 34
     assert counted.encode == 2 * 26 * 2304 * 16384 * 2
+    back = limit.there_and_back(counted, tokens=48, solutions=2)
+    assert back == limit.Work(2 * counted.body, 2 * counted.projection, 24 * counted.encode)
+
+
+def test_attributions_stand_beside_the_plain_run_and_what_the_products_allow() -> None:
+    figures = {
+        "dtype": "bfloat16",
+        "sae_dtype": "float32",
+        "limit": {"bfloat16": 100.0, "float32": 50.0},
+        "limit_again": {"bfloat16": 90.0, "float32": 50.0},
+        "parts": {"questions": 2, "seconds": {"body": 1.0, "projection and scores": 1.0}},
+        "work": {"body": 200.0, "projection": 200.0, "encode": 50.0},  # 2 s and 0.5 s a question
+        "work_of_attribution": {"body": 400.0, "projection": 400.0, "encode": 100.0},
+        "job": {"seconds": 6.0, "questions": 2, "memory": {"gemma": 100 << 20}},
+        "attribution": {"seconds": 15.0, "questions": 2, "memory": {"gemma": 150 << 20}},
+    }
+    assert report.seconds_per_question(figures)["whole job, attributions"] == 7.5
+    assert report.part_limits(figures)["whole job, attributions"] == pytest.approx(4 + 1)
+    assert report._attribution_beside(figures, report.seconds_per_question(figures)) == (
+        "with attributions: 2.50 times the whole job's time (its matrix products 2.00 times), "
+        "1.50 times its Gemma actor's memory (150 MiB)"
+    )
 
 
 def test_overlapping_spans_are_counted_once() -> None:
@@ -83,6 +105,8 @@ def test_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert 0 <= figures["job"]["gemma_waits"] < 1
     assert 0 <= figures["job"]["nobody_works"] < 1
     assert {"driver", "gemma", "encoder", "ray"} == set(figures["job"]["memory"])
-    assert "times as fast as the baseline" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "times as fast as the baseline" in told
+    assert "with attributions: " in told
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["benchmark-tiny", "figures.json", "times.png"]

@@ -1,10 +1,11 @@
 """Faults for the processes of a run under test: Python imports this at every start while its folder is on PYTHONPATH.
 
 `LAYERSCOPE_FAULT` says what the model's forward pass shall do, in every process that loads one: `slow:SECONDS` sleeps
-before it, so that a test can catch it at work; `oom:TOKENS` raises `torch.OutOfMemoryError`, as CUDA does, for a batch
-of more tokens; `flaky:N` finds a residual not finite in every Nth pair of a batch; `device:0`
-raises what torch does for a GPU that is out of order, `device:1` does so once; `terminate` and `interrupt` send this
-process SIGTERM and SIGINT. A path names a file that says it at the moment of each pass: empty, nothing is wrong.
+before it, also before one that goes back, so that a test can catch it at work; `oom:TOKENS` raises
+`torch.OutOfMemoryError`, as CUDA does, for a batch of more tokens; `flaky:N` finds a residual not finite in every Nth
+pair of a batch; `device:0` raises what torch does for a GPU that is out of order, `device:1` does so once; `terminate`
+and `interrupt` send this process SIGTERM and SIGINT. A path names a file that says it at the moment of each pass:
+empty, nothing is wrong.
 """
 
 import importlib.abc
@@ -56,13 +57,27 @@ def spoil(module: ModuleType) -> None:
     module.LanguageModel.forward = faulty
 
 
+def slow_down(module: ModuleType) -> None:
+    """The pass there and back can be slow, and no more."""
+    differentiate = module.differentiate
+
+    def slow(*given: Any) -> Any:
+        sleep()
+        return differentiate(*given)
+
+    module.differentiate = slow  # type: ignore[attr-defined]
+
+
 class Finder(importlib.abc.MetaPathFinder):
-    """Lets the model's module load as ever, and spoils it afterwards."""
+    """Lets the model's modules load as ever, and spoils them afterwards."""
+
+    def __init__(self) -> None:
+        self._left = {"layerscope.models.language_model": spoil, "layerscope.models.attribution": slow_down}
 
     def find_spec(self, name: str, _path: Any, _target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if name != "layerscope.models.language_model":
+        spoiling = self._left.pop(name, None)
+        if spoiling is None:
             return None
-        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is None or spec.loader is None:
             return spec
@@ -70,7 +85,7 @@ class Finder(importlib.abc.MetaPathFinder):
 
         def load_and_spoil(module: ModuleType) -> None:
             load(module)
-            spoil(module)
+            spoiling(module)
 
         spec.loader.exec_module = load_and_spoil  # type: ignore[method-assign]
         return spec
