@@ -221,7 +221,10 @@ def _check_choices(words: list[str]) -> None:
         if known and value not in known and not value.startswith("-"):
             meant = difflib.get_close_matches(value.lower(), known, n=1, cutoff=0.5)
             hint = f" Did you mean {meant[0]}?" if meant else ""
-            raise UsageError(f"{name} is {visible(value)[:80]!r}.{hint}\nIt is one of {', '.join(known)}.")
+            raise UsageError(
+                f"{name} is {visible(value)[:80]!r}.{hint}\n"
+                f"It is one of {', '.join(known)}. For the full help, run layerscope {words[0]} --help."
+            )
 
 
 def _choices(kind: object) -> list[str]:
