@@ -43,6 +43,18 @@ def user_path(text: str | os.PathLike[str]) -> Path:
     return path
 
 
+def existing_records(text: str | os.PathLike[str]) -> Path:
+    """The file of records that a person names.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    path = user_path(text)
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}. Name the .jsonl file of a run.")
+    return path
+
+
 def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
     """The descriptor of a plain file that others may have put there; a pipe under its name would be waited for.
 

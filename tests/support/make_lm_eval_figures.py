@@ -5,8 +5,8 @@
     PYTHONPATH=distributed /tmp/lm/bin/python tests/support/make_lm_eval_figures.py
 
 Its hf backend runs without a network: the model is the tests' tiny stand-in, the tasks are its own yaml files with
-local JSON lines in place of the hub's data sets. Kept are the questions, its log of samples of one task as it writes it, and
-its figures; the tests hold ours against them.
+local JSON lines in place of the hub's data sets. Kept are the questions, its log of samples of one task as it writes
+it, and its figures; the tests hold ours against them.
 """
 
 import json

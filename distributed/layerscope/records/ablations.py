@@ -15,12 +15,13 @@ import numpy as np
 import orjson
 from msgspec import UNSET, Struct, UnsetType
 
+from layerscope.files import existing_records
 from layerscope.records.extent import Extent
 from layerscope.records.identity import AblationSettings, ChosenFeature, Control, Identity
 from layerscope.records.manifest import AblationAbout, read_manifest
 from layerscope.records.readings import Float32, Id
 from layerscope.records.record import NotARecordError
-from layerscope.records.run import Run, existing
+from layerscope.records.run import Run
 from layerscope.records.totals import Totals
 
 
@@ -213,7 +214,7 @@ def open_written(path: Path) -> Run:
     Raises:
         UsageError: there is no such file, or it has no manifest, or one that is none.
     """
-    path = existing(path)
+    path = existing_records(path)
     manifest = read_manifest(path)
     return kind_of_file(manifest.identity)(path, manifest)
 

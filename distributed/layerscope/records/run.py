@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from msgspec import UNSET
 
 from layerscope.errors import LayerscopeError, UsageError, remedy
-from layerscope.files import user_path
+from layerscope.files import existing_records
 from layerscope.formatting import shell_word, utf8
 from layerscope.records import locking
 from layerscope.records.extent import MARK_BYTES, Extent
@@ -45,7 +45,7 @@ class RecordsFile:
         Raises:
             UsageError: there is no such file, or its manifest is none.
         """
-        path = existing(path)
+        path = existing_records(path)
         return Run.open(path) if manifest_path(path).exists() else RecordsFile(path, None)
 
     @property
@@ -244,7 +244,7 @@ class Run(RecordsFile):
         Raises:
             UsageError: there is no such file, or it has no manifest, or one that is none.
         """
-        path = existing(path)
+        path = existing_records(path)
         manifest = read_manifest(path, advice)
         if (manifest.identity.ablation is not UNSET) != cls.of_ablations:
             here, there = ("ablations", "records") if cls.of_ablations else ("records", "ablations")
@@ -291,14 +291,3 @@ class Run(RecordsFile):
     def alive(self) -> bool:
         """Whether somebody is writing it now."""
         return locking.is_locked(self.path)
-
-
-def existing(path: Path) -> Path:
-    """
-    Raises:
-        UsageError: there is no such file.
-    """
-    path = user_path(path)
-    if not path.is_file():
-        raise UsageError(f"There is no file {path}. Name the .jsonl file of a run.")
-    return path

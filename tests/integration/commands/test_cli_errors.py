@@ -263,7 +263,7 @@ def test_layer_without_saes(
     for layer in (0, 2):
         shutil.copytree(tiny / "saes" / f"layer_{layer}", tmp_path / "saes" / f"layer_{layer}")
     options = [*tiny_options, "--sae-repo", str(tmp_path / "saes")]
-    says(fails("run", *options, "--layers", "0-1"), "layer 1", "0,2")
+    says(fails("run", *options, "--layers", "0-1"), "layer 1", "0, 2")
     plan = command("plan", *options, cwd=tmp_path)
     assert plan.returncode == 0
     says(plan.stderr, "Warning: ", "layers 1", "left out")
