@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -41,6 +41,9 @@ from background import METRICS_EACH_SECOND, OUTPUT, Run, SharedRay, Start, fault
 from faults import sitecustomize as faults  # noqa: E402
 from in_process import OneProcess  # noqa: E402
 from paths import ROOT  # noqa: E402
+
+if TYPE_CHECKING:
+    from layerscope.config import Config
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 _hub_home = pytest.StashKey[Path]()
@@ -213,15 +216,21 @@ def words(settings: Mapping[str, str]) -> list[str]:
     return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 
+def config_of(settings: Mapping[str, str], **others: Any) -> "Config":
+    """Settings as Python takes them."""
+    from layerscope.config import Config
+
+    numbers = {name: int(value) for name, value in settings.items() if value.isdigit()}
+    several = {"dictionary": (settings["dictionary"],)} if "dictionary" in settings else {}
+    return Config(**{**settings, **numbers, **several, **others})  # type: ignore[arg-type]
+
+
 @pytest.fixture(scope="session")
 def expected(settings: dict[str, str]) -> bytes:
     """The finished file of a run that nothing interrupts."""
-    from layerscope.config import Config
     from plain import plain_run
 
-    numbers = {name: int(value) for name, value in settings.items() if value.isdigit()}
-    several = {"dictionary": (settings["dictionary"],)}
-    return plain_run(Config(**{**settings, **numbers, **several}))  # type: ignore[arg-type]
+    return plain_run(config_of(settings))
 
 
 @pytest.fixture(scope="session")

@@ -109,6 +109,9 @@ class StubTokenizer:
             prompt, first, second = (len(text.split()) for text in (question.goal, question.sol1, question.sol2))
             yield Pair((0,) * (prompt + first + second), prompt, (prompt + first, prompt + second), prompt)
 
+    def sees_itself(self, _: Question) -> bool:
+        return False
+
 
 def make_features(layers: Iterable[int], rows: int, k: int, dice: np.random.Generator) -> LayerBlock:
     """Random features, k in every list."""

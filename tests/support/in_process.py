@@ -103,6 +103,7 @@ class OneProcess:
 
     def __init__(self, config: Config, add_nodes: bool) -> None:  # noqa: ARG002
         self.nodes = [replace(probe(), identity="here")]
+        self.told = "none: the actors are in this process"
 
     @contextmanager
     def engine(self, cpus: float, tell: Callable[[str], None]) -> Iterator[InProcess]:  # noqa: ARG002

@@ -1,6 +1,5 @@
 """Which questions of a source a run takes."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.formatting import count_of
+from layerscope.questions.drawing import ranked
 from layerscope.questions.opening import Wanted, open_source
 from layerscope.questions.sources import Question, Source
 
@@ -58,12 +58,3 @@ def draw(population: int, count: int | None, seed: int) -> NDArray[np.int64]:
     if count is None or count >= population:
         return np.arange(population, dtype=np.int64)
     return np.sort(ranked(population, seed)[:count])
-
-
-def ranked(population: int, seed: int) -> NDArray[np.int64]:
-    """All row indices, in the order in which a larger and larger sample would take them."""
-    keys = np.empty(population, dtype=np.uint64)
-    for index in range(population):
-        digest = hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
-        keys[index] = int.from_bytes(digest, "big")
-    return np.argsort(keys, kind="stable").astype(np.int64)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from layerscope.errors import UsageError
 from layerscope.formatting import count_of, visible
-from layerscope.questions.selection import ranked
+from layerscope.questions.drawing import ranked
 from layerscope.questions.sources import Question, Source
 
 BETWEEN = "\n\n"

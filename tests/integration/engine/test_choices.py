@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from background import OUTPUT
-from conftest import Command, words
+from conftest import Command, config_of, words
 from layerscope import read_features, read_questions
-from layerscope.config import Config
 from plain import plain_run
 
 MORE = {"readings": "final,last-word,max,prompt", "residuals": "float16", "metadata": "category", "shots": "1"}
@@ -45,8 +44,7 @@ def settings(tiny: Path, rows: list[dict[str, Any]], tmp_path_factory: pytest.Te
 
 
 def plainly(settings: dict[str, str], **more: Any) -> bytes:
-    numbers = {name: int(value) for name, value in settings.items() if value.isdigit()}
-    return plain_run(Config(**{**settings, **numbers, **more}))
+    return plain_run(config_of(settings, **more))
 
 
 def test_a_run_that_is_torn_and_gone_on_with_by_another_crew_gives_the_plain_bytes_and_is_read_by_all(

@@ -22,8 +22,7 @@ from pathlib import Path
 import pytest
 
 from background import OUTPUT, Run, SharedRay, Start
-from conftest import Command
-from layerscope.config import Config
+from conftest import Command, config_of
 from layerscope.engine.metrics import Metrics
 from paths import ROOT
 from plain import plain_run
@@ -55,8 +54,7 @@ ATTRIBUTED = ("--attribution", "gradient")
 @pytest.fixture(scope="module")
 def attributed(settings: dict[str, str]) -> bytes:
     """The finished file of a run with causes that nothing interrupts."""
-    numbers = {name: int(value) for name, value in settings.items() if value.isdigit()}
-    return plain_run(Config(**{**settings, **numbers, "attribution": "gradient"}))  # type: ignore[arg-type]
+    return plain_run(config_of(settings, attribution="gradient"))
 
 
 @pytest.mark.slow

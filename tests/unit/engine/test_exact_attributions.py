@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from background import OUTPUT
-from layerscope.config import Config
+from conftest import config_of
 from layerscope.engine.batch import score_batch
 from layerscope.engine.encoding import encode_block
 from layerscope.models import attribution
@@ -229,8 +229,7 @@ def test_a_run_that_is_stopped_and_goes_on_writes_what_one_process_writes(
     rng, means = np.random.default_rng(0), tmp_path / "means.npz"
     save_means(means, {layer: np.maximum(rng.normal(size=1024), 0).astype(np.float32) for layer in LAYERS})
     against = {"attribution": "relp", "attribution_baseline": f"mean:{means}"}
-    numbers = {name: int(value) for name, value in settings.items() if value.isdigit()}
-    expected = plain_run(Config(**{**settings, **numbers, **against}))  # type: ignore[arg-type]
+    expected = plain_run(config_of(settings, **against))
     assert b'"prompt_attribution_terms_by_layer"' in expected
     calls, differentiate = [], attribution.differentiate
 

@@ -250,7 +250,8 @@ def test_a_layer_without_an_sae_is_left_out_of_all_and_refused_when_asked_for(
     assert ranges(sae.layer for sae in chosen) == held
     assert missing == sorted(set(range(n_layers(release))) - {sae.layer for sae in chosen})
     told = refusal(release, there, sae_width=width, layers=asked)
-    assert f"no SAE of width {width} for layer {lacking}; it has one for {held}." in told
+    every = ", ".join(str(sae.layer) for sae in chosen)
+    assert f"no SAE of width {width} for layer {lacking}; it has one for {every}." in told
 
 
 def test_layers_that_the_model_lacks_are_refused_or_passed_over() -> None:

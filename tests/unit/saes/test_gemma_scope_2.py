@@ -114,7 +114,7 @@ def test_affine_ones_go_by_their_ending() -> None:
             "None of the SAEs of layer 0, width 16k in google/gemma-scope-2-1b-pt is canonical.\n.*big, sma",
         ),
         ({"layers": "7,8", "l0": "medium"}, "layer 8, width 16k with an average L0 of medium; it has big, small"),
-        ({"layers": "0", "width": "65k"}, "has no SAE of width 65k for layer 0; it has one for 7,13,17,22"),
+        ({"layers": "0", "width": "65k"}, "has no SAE of width 65k for layer 0; it has one for 7, 13, 17, 22"),
         ({"l0": "70"}, "an average L0 of 70; it has big, small"),
         ({"width": "32k"}, "no SAEs of width 32k; it has 16k, 65k, 262k, 1m"),
     ],
