@@ -110,11 +110,14 @@ def verify(files: _Files) -> int:
 def export(
     files: _Files, to: Annotated[Path, _FlagPath], overwrite: bool = False, dictionary: _OneDictionary = FIRST
 ) -> int:
-    """Write a run's records in another format: as tables of features, questions and attributions, or as one JSON array.
+    """Write a run's records in another format: as tables of features, questions and attributions, or as a JSON array.
+
+    As x.jsonl, x.jsonl.zst or x.jsonl.gz it is a copy of the run, manifest and all, with its lines plain or compressed.
 
     Args:
         files: The .jsonl file of a run, finished or growing, or those of the shards of one job.
-        to: The file to write, x.parquet, x.csv or x.json; other tables go beside it: x.questions.parquet or .csv.
+        to: The file to write, x.parquet, x.csv, x.json, x.jsonl, x.jsonl.zst or x.jsonl.gz; other tables go beside it:
+            x.questions.parquet or .csv.
         overwrite: Replace what is there.
         dictionary: Whose features, of a run with several: the name that --dictionary gave it.
     """

@@ -22,7 +22,7 @@ from layerscope.records.manifest import READING, Advice, Manifest, manifest_path
 from layerscope.records.marks import read_marks
 from layerscope.records.planned import hold_against_plan
 from layerscope.records.record import NotARecordError, Record, Unscored, parse
-from layerscope.records.stretches import NotAFrameError, read_lines, read_stretches
+from layerscope.records.stretches import NotAFrameError, other_form, read_placed, read_stretches
 
 T = TypeVar("T")
 
@@ -36,6 +36,8 @@ class RecordsFile:
         """When it was opened, in bytes."""
         self.bytes_read = 0
         """Of its size, since it was last begun to be read."""
+        self.stretch_begins = 0
+        """Where the line that was read last has its place: see `LinesByPlace`."""
         self._known, self._advice = manifest, advice
         self._marks = b"" if manifest is None else read_marks(path, manifest.progress)
 
@@ -151,7 +153,7 @@ class RecordsFile:
                     found = held(line, number)
                     self._hold_against_mark(extent, first)
                 except NotARecordError as error:
-                    raise self._refused(number, str(error)) from error
+                    raise self._refused(number, str(error), first) from error
                 yield line, found
         if not to_go_on:
             self._expect_all(extent)
@@ -167,7 +169,7 @@ class RecordsFile:
             try:
                 self._hold_against_mark(extent, first)
             except NotARecordError as error:
-                raise self._refused(first, str(error)) from error
+                raise self._refused(first, str(error), first) from error
             yield from lines
         self._expect_all(extent)
 
@@ -179,12 +181,13 @@ class RecordsFile:
         self.bytes_read = 0
         try:
             if self._known is None:
-                for line in read_lines(self.path):
+                for placed in read_placed(self.path):
                     extent.lines += 1
-                    self.bytes_read += len(line)
-                    yield extent.lines, [line]
+                    self.stretch_begins, self.bytes_read = placed.begins, placed.read
+                    yield extent.lines, [placed.line]
                 return
             for stretch in read_stretches(self.path):
+                self.stretch_begins = extent.size
                 extent.add(*stretch.raw, lines=stretch.n_lines)
                 self.bytes_read = extent.size
                 yield extent.lines - stretch.n_lines + 1, stretch.lines
@@ -199,18 +202,23 @@ class RecordsFile:
             f"{self.path}, line {extent.lines + 1} (byte {error.offset:,}): {error} is there. It was damaged, or "
             "another tool wrote there.\n"
         )
-        if self._known is None or extent.lines < self._known.lines_noted():
-            return LayerscopeError(f"{told}Nothing behind it can be trusted. {self._advice.broken}")
-        keep = f"truncate -s {error.offset} {shell_word(str(self.path))}"
-        return LayerscopeError(f"{told}What comes before it is as it was written; keep that alone with: {keep}")
+        return LayerscopeError(told + self._what_to_do(extent.lines + 1, error.offset))
+
+    def _what_to_do(self, first: int, begins: int) -> str:
+        """Where the stretch that begins so is off: it was added, or something in it was changed."""
+        if self._known is None or first != self.covered + 1:
+            return f"Nothing behind it can be trusted. {self._advice.broken}"
+        keep = f"truncate -s {begins} {shell_word(str(self.path))}"
+        return f"What comes before it is as it was written; keep that alone with: {keep}"
 
     def _hold_against_mark(self, extent: Extent, first: int) -> None:
         """Holds the last stretch, which begins with line `first`, against what is known of it."""
         if self._known is None:
             return
         if not extent.agrees(self._known.progress, self._marks):
-            which = f"lines {first} to {extent.lines} are not those that were" if self._known.packed else ""
-            raise NotARecordError(f"{which or 'it is not the line that was'} written there")
+            one, many = "it is not the line that was", f"lines {first} to {extent.lines} are not those that were"
+            other = other_form(self.path, self._known.identity.packing)
+            raise NotARecordError(other or f"{many if self._known.packed else one} written there")
         if self._known.packed and extent.lines != self._known.lines_of(extent.stretches):
             raise NotARecordError(f"a frame ends after line {extent.lines}, where no batch of the plan does")
 
@@ -218,10 +226,9 @@ class RecordsFile:
         if self._known is not None and extent.lines < self._known.lines_noted():
             raise self._refused(extent.lines + 1, f"missing; {self._known.lines_noted()} lines were written")
 
-    def _refused(self, number: int, what: str) -> LayerscopeError:
-        return LayerscopeError(
-            f"{self.path}, line {number}: {what[:300]}.\nNothing behind it can be trusted. {self._advice.broken}"
-        )
+    def _refused(self, number: int, what: str, first: int = 0) -> LayerscopeError:
+        told = f"{self.path}, line {number}: {what[:300]}.\n"
+        return LayerscopeError(told + self._what_to_do(first, self.stretch_begins))
 
 
 class Run(RecordsFile):

@@ -43,7 +43,7 @@ class Seen(Run):
         extent: Extent | None = None,
     ) -> Iterator[tuple[bytes, Record | Unscored]]:
         for line, record in self._run.records(check, to_go_on, extent):
-            self.bytes_read = self._run.bytes_read
+            self.bytes_read, self.stretch_begins = self._run.bytes_read, self._run.stretch_begins
             yield line, seen_by(record, self._dictionary) if isinstance(record, Record) else record
 
 

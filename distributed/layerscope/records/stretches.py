@@ -9,6 +9,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from msgspec import UNSET, UnsetType
+
+from layerscope.records.identity import Packing
 from layerscope.records.packing import DECODING_ERRORS, METHODS, Method
 
 _READ_BYTES = 1 << 20
@@ -75,30 +78,75 @@ def read_stretches(path: Path, start: int = 0) -> Iterator[Stretch]:
                 raw = []
 
 
+class Placed(NamedTuple):
+    """A line, and where it was found."""
+
+    line: bytes
+    """Its line end included."""
+    begins: int
+    """Where its stretch does, in bytes of the file."""
+    read: int
+    """Bytes of the file until then."""
+
+
 def read_lines(path: Path) -> Iterator[bytes]:
     """The whole lines of a file, each with its line end; a torn last one is left out. Checks nothing.
-
-    Those of a frame come as they are decoded, so that a file that is one frame, however large, can be read.
 
     Raises:
         NotAFrameError, OSError: as `read_stretches`.
     """
+    return (placed.line for placed in read_placed(path))
+
+
+def read_placed(path: Path) -> Iterator[Placed]:
+    """The same with their places. Those of a frame come as they are decoded, so that a file that is one frame, however
+    large, can be read."""
     with path.open("rb", buffering=_READ_BYTES) as stream:
-        method = _method_of(stream)
+        method, begins, read, rest = _method_of(stream), 0, 0, b""
         if method is None:
-            yield from _whole(stream)
+            for line in _whole(stream):
+                begins, read = read, read + len(line)
+                yield Placed(line, begins, read)
             return
-        rest = b""
-        for _, text, _ in _decoded(stream, method):
+        for piece, text, ends in _decoded(stream, method):
+            read += len(piece)
             *lines, rest = (rest + text).split(b"\n")
             for line in lines:
-                yield line + b"\n"
+                yield Placed(line + b"\n", begins, read)
+            begins = read if ends else begins
+
+
+class LinesByPlace:
+    """Lines of files in whatever order; holds the last stretch, because neighbours are often asked for together."""
+
+    def __init__(self) -> None:
+        self._held: tuple[Path | None, int] = (None, 0)
+        self._lines: list[bytes] = []
+
+    def line(self, path: Path, begins: int, number: int) -> bytes:
+        """The line of this number, from 0, of the stretch that begins there; empty where there is none such now."""
+        if self._held != (path, begins):
+            self._held = (path, begins)
+            try:
+                self._lines = list(next(read_stretches(path, begins)).lines)
+            except (StopIteration, NotAFrameError):
+                self._lines = []
+        return self._lines[number] if number < len(self._lines) else b""
 
 
 def compressed_as(path: Path) -> Method | None:
     """How a file is compressed, as its first bytes say; None for a file of plain lines, and an empty one."""
     with path.open("rb") as stream:
         return _method_of(stream)
+
+
+def other_form(path: Path, wrote: Packing | UnsetType) -> str:
+    """What a file holds in place of what its run wrote, for people; empty where it has that form."""
+    found, meant = compressed_as(path), None if wrote is UNSET else METHODS[wrote.method]
+    if found is meant:
+        return ""
+    there, been = ("plain lines" if form is None else f"a {form.unit}" for form in (found, meant))
+    return f"{there} where {been} was written: another tool packed or unpacked the file"
 
 
 def _whole(stream: BinaryIO) -> Iterator[bytes]:

@@ -119,6 +119,7 @@ def check_target(
     inputs: Iterable[Path] = (),
     own: Callable[[Path], bool] | None = None,
     overwrite: bool | None = None,
+    compressed: bool = False,
 ) -> Path:
     """The path of a file that a command is about to write, if it may.
 
@@ -127,6 +128,7 @@ def check_target(
         inputs: files that the command reads or writes besides.
         own: whether what is there may be replaced without being asked, because the command made it.
         overwrite: whether the command was told to replace what is there; None where it has no such option.
+        compressed: whether what is written is, as the target's name says.
 
     Raises:
         UsageError: it may not.
@@ -134,7 +136,7 @@ def check_target(
     path = user_path(target)
     if os.fspath(target).endswith("/"):
         raise UsageError(f"{option}: {os.fspath(target)} is a folder's name. Name a file.")
-    _check_place(option, path, inputs)
+    _check_place(option, path, inputs, compressed)
     if path.name.endswith(_MANIFEST) or manifest_path(path).exists() or _of_a_run(path):
         raise UsageError(f"{option}: {path} belongs to a run, whose records it would spoil. Name another file.")
     if _is_there(option, path) and not overwrite and (own is None or not _readable(option, path, own)):

@@ -24,11 +24,13 @@ from layerscope.records.progress import shown
 from layerscope.records.record import NotARecordError, OtherSolution, Record, SolutionDetails, Unscored, parse
 from layerscope.records.run import Run
 from layerscope.records.shards import Files, as_seen_by, read_run, whose_lists, without_batches
+from layerscope.records.stretches import LinesByPlace
 from layerscope.records.totals import Totals
 from layerscope.tables.attribution_agreement import Agreements, rows_of_text
 from layerscope.tables.measures import Overlap, Paired
 
 Json = dict[str, Any]
+_Place = tuple[Path, int, int]  # of a line: file, where its stretch begins, and which it is there
 
 
 @dataclass
@@ -112,11 +114,11 @@ def compare(a: Files, b: Files, reading: str = "final", dictionary: str = FIRST)
     layers, left_out = _same_saes(manifests[0], manifests[1], known)
     top_k = [manifest.identity.settings.top_k for manifest in manifests]
     comparison = Comparison(layers, reading, min((k for k in top_k if k != "all"), default=None))
-    totals_a, (totals_b, places) = Totals(), _index(runs[1])
+    totals_a, lines, (totals_b, places) = Totals(), LinesByPlace(), _index(runs[1])
     for _, record in shown(runs[0].records(), runs[0]):
         totals_a.add_record(record)
         if isinstance(record, Record) and (found := places.get(key := _key(record))):
-            comparison.add(record, seen_by(_record_at(*found.pop(0), key), whose[1]))
+            comparison.add(record, seen_by(_record_at(found.pop(0), lines, key), whose[1]))
     common = comparison.acc.questions
     if not common:
         if why := next(filter(None, (without_batches(run.manifest) for run in runs)), ""):
@@ -239,22 +241,22 @@ def _about(run: Run, totals: Totals) -> Json:
     return {**said, **({"notes": run.notes} if run.notes else {})}
 
 
-def _index(run: Run) -> tuple[Totals, dict[bytes, list[tuple[Path, int]]]]:
-    """The totals of a run, and where the lines of each scored question begin, in bytes: about 300 bytes a question."""
-    totals, places = Totals(), defaultdict[bytes, list[tuple[Path, int]]](list)
-    for path, place, record in _placed(run):
+def _index(run: Run) -> tuple[Totals, dict[bytes, list[_Place]]]:
+    """The totals of a run, and where the lines of each scored question are: about 300 bytes a question."""
+    totals, places = Totals(), defaultdict[bytes, list[_Place]](list)
+    for place, record in _placed(run):
         totals.add_record(record)
         if isinstance(record, Record):
-            places[_key(record)].append((path, place))
+            places[_key(record)].append(place)
     return totals, places
 
 
-def _placed(run: Run) -> Iterator[tuple[Path, int, Record | Unscored]]:
+def _placed(run: Run) -> Iterator[tuple[_Place, Record | Unscored]]:
     for part in run.parts:
-        place = 0
-        for line, record in shown(part.records(), part):
-            yield part.path, place, record
-            place += len(line)
+        begins, number = -1, 0
+        for _, record in shown(part.records(), part):
+            begins, number = part.stretch_begins, number + 1 if part.stretch_begins == begins else 0
+            yield (part.path, begins, number), record
 
 
 def _by_place(record: Record) -> dict[int, SolutionDetails | OtherSolution]:
@@ -274,16 +276,13 @@ def _key(record: Record) -> bytes:
     return blake2b(orjson.dumps(texts), digest_size=16).digest()
 
 
-def _record_at(path: Path, place: int, key: bytes) -> Record:
-    with path.open("rb") as stream:
-        stream.seek(place)
-        line = stream.readline()
+def _record_at(place: _Place, lines: LinesByPlace, key: bytes) -> Record:
     try:
-        record = parse(line)
+        record = parse(lines.line(*place))
     except NotARecordError:
         record = None
     if not isinstance(record, Record) or _key(record) != key:
-        raise LayerscopeError(f"{path} was replaced while it was read. Run the same command again.")
+        raise LayerscopeError(f"{place[0]} was replaced while it was read. Run the same command again.")
     return record
 
 

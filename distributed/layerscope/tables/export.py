@@ -1,4 +1,4 @@
-"""Writing the records of a run in other formats: as tables in Parquet or CSV, or as one JSON array.
+"""Writing the records of a run in other formats: as tables in Parquet or CSV, one JSON array, or lines in another form.
 
 Every file is written as a stream and takes its place as a whole.
 """
@@ -16,18 +16,19 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import remove_leftovers, replacing, user_path
 from layerscope.formatting import size_text
 from layerscope.records.array import write_array
+from layerscope.records.copying import copy_run
 from layerscope.records.dictionaries import FIRST
 from layerscope.records.manifest import manifest_path
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import RecordsFile
 from layerscope.records.shards import Files, open_records
-from layerscope.records.targets import check_target
+from layerscope.records.targets import check_target, inner_suffix
 from layerscope.tables.attribution_rows import attribution_rows, term_rows
 from layerscope.tables.columns import ATTRIBUTION_TERMS, ATTRIBUTIONS, features_schema, questions_schema
 from layerscope.tables.reading import FEATURE_ROWS, QUESTION_ROWS, RowGroups, read_records
 from layerscope.tables.rows import feature_rows, question_row
 
-_ARRAY = ".json"
+_ARRAY, _LINES = ".json", ".jsonl"
 _TABLES = (".parquet", ".csv")
 _FORMULA = r"^[\x00-\x20]*[=+\-@＝＋－＠]"  # spreadsheets pass over white space, and East Asian ones take wide signs
 
@@ -38,7 +39,8 @@ def export(files: Files, target: Path, overwrite: bool, dictionary: str = FIRST)
     In CSV, texts that a spreadsheet would run get an apostrophe in front; the other formats hold every text as it is.
     `x.parquet` and `x.csv` get the table of features, and `x.questions.parquet` or `x.questions.csv` beside them the
     table of questions; `x.json` gets the array of records. Where the run has attributions, their tables lie beside
-    these: `x.attributions.parquet`, and `x.attribution_terms.parquet` with what they add up to.
+    these: `x.attributions.parquet`, and `x.attribution_terms.parquet` with what they add up to. `x.jsonl`,
+    `x.jsonl.zst` and `x.jsonl.gz` are a copy of the run with its lines plain or compressed, manifest and all.
 
     Args:
         files: the output file, or those of the shards of one job.
@@ -55,25 +57,29 @@ def export(files: Files, target: Path, overwrite: bool, dictionary: str = FIRST)
     file = open_records(files, dictionary)
     inputs = [beside for part in file.parts for beside in (part.path, manifest_path(part.path))]
     target = user_path(target)
-    tables, targets = _tables(file), [target]
+    tables, targets, as_lines = _tables(file), [target], inner_suffix(target) == _LINES
     if target.suffix in _TABLES:
         targets += [target.with_suffix(f".{table.name}{target.suffix}") for table in tables[1:]]
-    elif target.suffix != _ARRAY:
-        raise UsageError(f"--to {target}: the suffix says the format; take {', '.join(_TABLES)} or {_ARRAY}.")
+    elif target.suffix != _ARRAY and not as_lines:
+        formats = ", ".join((*_TABLES, _ARRAY, _LINES))
+        raise UsageError(f"--to {target}: the suffix says the format; take {formats}, {_LINES}.zst or {_LINES}.gz.")
     elif dictionary != FIRST:
         raise UsageError(
-            f"--to {target}: an array of records has all dictionaries, and --dictionary {dictionary} names one.\n"
+            f"--to {target}: records have all dictionaries, and --dictionary {dictionary} names one.\n"
             f"Leave --dictionary out, or take {' or '.join(_TABLES)}."
         )
     for each in targets:
-        check_target("--to", each, inputs=inputs, overwrite=overwrite)
+        check_target("--to", each, inputs=inputs, overwrite=overwrite, compressed=as_lines)
         remove_leftovers(each)
-    if target.suffix == _ARRAY:
+    notes = file.notes
+    if as_lines:
+        notes = copy_run(file, target)
+    elif target.suffix == _ARRAY:
         write_array(file.path, target, (line for line, _ in read_records(file)))
     else:
         _write_tables(file, tables, targets)
     told = [f"{target}  {size_text(target.stat().st_size)}" for target in targets]
-    return "\n".join([*told, *file.notes])
+    return "\n".join([*told, *notes])
 
 
 class _Table(NamedTuple):

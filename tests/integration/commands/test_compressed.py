@@ -1,6 +1,8 @@
 """Compressed lines through the whole tool, with the actors in this process: run, stop, go on, read, retry."""
 
 import json
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,11 +16,12 @@ import pytest
 from pyarrow import json as arrow_json
 
 from conftest import Command, words
-from layerscope import read_features, read_questions
+from layerscope import read_features, read_questions, read_residuals
 from layerscope.records.run import Run
 from layerscope.records.stretches import read_stretches
 
 METHODS = (".zst", ".gz")
+KEPT = ("--residuals", "float16")  # which change no line
 
 
 def texts(path: Path) -> bytes:
@@ -39,7 +42,7 @@ def finished(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
             if suffix not in made:
                 made[suffix] = folder / f"out.jsonl{suffix}"
                 with pytest.raises(SystemExit) as ended:
-                    main(["run", *words(settings), "--output-file", str(made[suffix])])
+                    main(["run", *words(settings), *KEPT, "--output-file", str(made[suffix])])
                 assert ended.value.code == 0
             return made[suffix]
 
@@ -62,15 +65,14 @@ def test_the_lines_are_the_plain_files_and_a_torn_file_is_finished_to_the_same_b
     raw = whole.read_bytes()
     ends = np.cumsum([0, *(stretch.size for stretch in read_stretches(whole))])
     assert len(ends) - 1 == len(Run.open(whole).manifest.about.batch_ends) > 5
-    path = tmp_path / whole.name
-    manifest = path.with_name(path.name + ".manifest.json")
-    manifest.write_bytes(whole.with_name(whole.name + ".manifest.json").read_bytes())
+    path = shutil.copytree(whole.parent, tmp_path / "torn") / whole.name
     path.write_bytes(raw[: (ends[3] + ends[4]) // 2])
-    run = ["run", *words({**settings, "gemma_actors": "2", "layer_blocks": "2"}), "--output-file", path.name]
-    done = command(*run, cwd=tmp_path)
+    run = ["run", *words({**settings, "gemma_actors": "2", "layer_blocks": "2"}), *KEPT, "--output-file", path.name]
+    done = command(*run, cwd=path.parent)
     assert done.returncode == 0, done.stderr
     assert f"Going on after {Run.open(whole).manifest.about.batch_ends[2]} of 60" in done.stderr
     assert path.read_bytes() == raw
+    np.testing.assert_array_equal(read_residuals(path, 1), read_residuals(whole, 1))
 
 
 def ids(lines: bytes) -> list[int]:
@@ -106,6 +108,15 @@ def test_whatever_reads_such_files_reads_every_frame(
     assert READERS[reader](str(finished(suffix))) == ids(expected)
 
 
+@pytest.mark.parametrize(("program", "suffix"), [("zstdcat", ".zst"), ("zcat", ".gz")])
+def test_the_programs_of_each_format_unpack_every_frame(
+    program: str, suffix: str, finished: Callable[[str], Path], expected: bytes
+) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not on this machine")
+    assert subprocess.run([program, finished(suffix)], capture_output=True, check=True).stdout == expected
+
+
 @pytest.mark.parametrize("suffix", METHODS)
 def test_the_commands_read_it_as_they_read_the_plain_lines(
     suffix: str, finished: Callable[[str], Path], expected: bytes, command: Command, tmp_path: Path
@@ -114,6 +125,26 @@ def test_the_commands_read_it_as_they_read_the_plain_lines(
     plain.write_bytes(expected)
     assert read_features(path).equals(read_features(plain))
     assert read_questions(path).equals(read_questions(plain))
-    for words_of in (["status"], ["verify"], ["compare", str(plain)], ["report", "--to", "x.html"]):
+    for words_of in (
+        ["status"],
+        ["verify"],
+        ["compare", str(plain)],
+        ["compare", str(path)],
+        ["report", "--to", "x.html"],
+    ):
         done = command(words_of[0], str(path), *words_of[1:], cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+    assert command("compare", str(plain), str(path), cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("suffix", METHODS)
+def test_export_makes_each_form_of_each_other_to_the_bytes_that_a_run_writes(
+    suffix: str, finished: Callable[[str], Path], expected: bytes, command: Command, tmp_path: Path
+) -> None:
+    done = command("export", str(finished(suffix)), "--to", "x.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "x.jsonl").read_bytes() == expected
+    assert "60 of 60 lines, all whole" in command("verify", "x.jsonl", cwd=tmp_path).stdout
+    for other in METHODS:
+        assert command("export", "x.jsonl", "--to", f"x.jsonl{other}", cwd=tmp_path).returncode == 0
+        assert (tmp_path / f"x.jsonl{other}").read_bytes() == finished(other).read_bytes()

@@ -1,5 +1,6 @@
 """There is one reader: a file or a manifest that is broken is told in the same words by every command."""
 
+import gzip
 import json
 import os
 import shutil
@@ -9,20 +10,25 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.neuronpedia.explanations import explain
 from layerscope.questions.sources import Question
+from layerscope.records.identity import PackingName
 from layerscope.records.journal import open_journal
 from layerscope.records.lines import error_line
 from layerscope.records.manifest import manifest_path
+from layerscope.records.packing import METHODS, Packed, pack, packing
 from layerscope.records.pieces import SolutionScore
 from layerscope.records.status import status
 from layerscope.records.verify import verify
@@ -30,14 +36,19 @@ from layerscope.report.page import report
 from layerscope.tables.compare import compare
 from layerscope.tables.export import export
 from layerscope.tables.reading import read_features, read_questions
-from made_up import about, edit_manifest, identity, record_line, typed
+from made_up import about, compressed, edit_manifest, identity, record_line, typed
 from paths import ROOT
 
 SUPPORT = ROOT / "tests" / "support"
 LAYERS = (0, 8)
 ORDER = (4, 2, 7, 0)
 PAGES = {str(layer): f"gemma-2-2b/{layer}-gemmascope-res-16k" for layer in LAYERS}
-PARTS = typed(identity(LAYERS, questions=len(ORDER)), about(LAYERS, ORDER, neuronpedia=PAGES))
+BATCHES = (2, 1, 1)
+SAID = (
+    identity(LAYERS, questions=len(ORDER)),
+    about(LAYERS, ORDER, neuronpedia=PAGES, batches=" ".join(map(str, BATCHES))),
+)
+PARTS = typed(*SAID)
 
 
 def line_of(number: int) -> bytes:
@@ -52,7 +63,8 @@ LINES = [line_of(number) for number in ORDER]
 
 
 def resume(path: Path) -> None:
-    with open_journal(path, *PARTS, overwrite=False) as journal:
+    parts = {".zst": PACKED["zstd"], ".gz": PACKED["gzip"]}.get(path.suffix, PARTS)
+    with open_journal(path, *parts, overwrite=False) as journal:
         journal.recover(lambda _: None)
 
 
@@ -62,6 +74,7 @@ COMMANDS: dict[str, Callable[[Path], object]] = {
     "report": lambda path: report(path),
     "export": lambda path: export(path, path.with_suffix(".parquet"), overwrite=True),
     "export to json": lambda path: export(path, path.with_suffix(".json"), overwrite=True),
+    "export to lines": lambda path: export(path, path.with_name("copy.jsonl.gz"), overwrite=True),
     "compare, first": lambda path: compare(path, path.with_name("sound.jsonl")),
     "compare, second": lambda path: compare(path.with_name("sound.jsonl"), path),
     "read_features": read_features,
@@ -88,8 +101,9 @@ def first_line_of(command: Callable[[Path], object], path: Path) -> str:
         command(path)
     told = str(caught.value).splitlines()
     assert 2 <= len(told) <= 3
-    advises_overwriting = "--overwrite" in told[-1]
-    assert advises_overwriting == (command is resume), "advice that this command cannot follow, or none"
+    if "keep that alone with: truncate -s" not in told[-1]:
+        advises_overwriting = "--overwrite" in told[-1]
+        assert advises_overwriting == (command is resume), "advice that this command cannot follow, or none"
     return told[0]
 
 
@@ -131,6 +145,92 @@ def test_a_broken_line_is_told_alike_by_every_command(
     messages = {first_line_of(command, path) for command in COMMANDS.values()}
     assert len(messages) == 1, messages
     assert messages.pop().startswith(f"{path}, {told}")
+
+
+# ---------------------------------------------------------------- compressed lines
+
+PACKED: dict[PackingName, Any] = {name: typed(*compressed(*SAID, name, BATCHES)) for name in METHODS}
+FRAMES = {
+    name: [pack(LINES[end - size : end], packing(name)) for size, end in zip(BATCHES, accumulate(BATCHES), strict=True)]
+    for name in METHODS
+}
+OTHERS: dict[PackingName, Callable[[bytes], bytes]] = {
+    "zstd": lambda text: zstandard.ZstdCompressor(level=9).compress(text),
+    "gzip": lambda text: gzip.compress(text, 9, mtime=0),
+}
+"""Another tool of the same format."""
+SKIPPED = b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"  # a frame that zstd passes over
+
+
+def packed(path: Path, method: PackingName) -> Path:
+    """A finished run with its lines compressed, and beside it another that is sound."""
+    with open_journal(path, *PACKED[method], overwrite=False) as journal:
+        journal.append([Packed(np.frombuffer(f, np.uint8), n) for f, n in zip(FRAMES[method], BATCHES, strict=True)])
+    return path
+
+
+def flipped(frame: bytes) -> bytes:
+    return frame[:30] + bytes([frame[30] ^ 1]) + frame[31:]
+
+
+Spoil = Callable[[PackingName, list[bytes]], bytes]
+SPOILT_FRAMES: dict[str, tuple[Spoil, str, bool]] = {  # what is told, {} being a frame, and whether the rest is kept
+    "cut": (lambda _, of: b"".join(of)[:-7], "line 4: missing; 4 lines were written", False),
+    "cut at once": (lambda _, of: of[0][:9], "line 1: missing; 4 lines were written", False),
+    "a frame less": (lambda _, of: of[0] + of[2], "line 3: example_id is 0; the plan has 7 there", False),
+    "frames exchanged": (lambda _, of: of[1] + of[0], "line 1: example_id is 7; the plan has 4 there", False),
+    "damaged": (lambda _, of: of[0] + flipped(of[1]) + of[2], "line 3 (byte {1}): a damaged {} is there", False),
+    "lines behind": (lambda _, of: b"".join(of) + LINES[0], "line 5 (byte {3}): no {} is there", True),
+    "a frame behind": (lambda m, of: b"".join(of) + OTHERS[m](LINES[0]), "line 5: the plan ends after 4 lines", True),
+    "half a line behind": (
+        lambda m, of: b"".join(of) + OTHERS[m](b"half"),
+        "line 5 (byte {3}): a {} that does not end with a line is there",
+        True,
+    ),
+    "nothing behind": (
+        lambda m, of: b"".join(of) + OTHERS[m](b""),
+        "line 5 (byte {3}): a {} that does not end with a line is there",
+        True,
+    ),
+    "skipped behind": (lambda _, of: b"".join(of) + SKIPPED, "line 5 (byte {3}): no {} is there", True),
+    "packed anew": (
+        lambda m, _: OTHERS[m](b"".join(LINES)),
+        "line 1: lines 1 to 4 are not those that were written there",
+        False,
+    ),
+    "unpacked": (
+        lambda *_: b"".join(LINES),
+        "line 1: plain lines where a {} was written: another tool packed or unpacked the file",
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("spoil", "told", "keeps"), SPOILT_FRAMES.values(), ids=SPOILT_FRAMES.keys())
+def test_a_compressed_file_that_is_off_is_told_alike_by_every_command(
+    tmp_path: Path, method: PackingName, spoil: Spoil, told: str, keeps: bool
+) -> None:
+    suffix, frames = METHODS[method].suffix, FRAMES[method]
+    packed(tmp_path / f"sound.jsonl{suffix}", method).rename(tmp_path / "sound.jsonl")
+    manifest_path(tmp_path / f"sound.jsonl{suffix}").rename(manifest_path(tmp_path / "sound.jsonl"))
+    path = packed(tmp_path / f"run.jsonl{suffix}", method)
+    content = spoil(method, frames)
+    path.write_bytes(content)
+    cut_off = "missing" in told  # which a run writes again
+    commands = [command for command in COMMANDS.values() if not (cut_off and command is resume)]
+    messages = {first_line_of(command, path) for command in commands}
+    assert len(messages) == 1, messages
+    ends = [0, *accumulate(map(len, frames))]
+    places = told.replace("{}", METHODS[method].unit).format(*(f"{end:,}" for end in ends))
+    assert messages.pop().startswith(f"{path}, {places}")
+    assert path.read_bytes() == content
+    with pytest.raises(LayerscopeError) as caught:
+        verify(path)
+    assert (f"keep that alone with: truncate -s {ends[3]} {path}" in str(caught.value)) == keeps
+    if keeps:
+        os.truncate(path, ends[3])
+        assert "4 of 4 lines" in verify(path)
 
 
 _KILLED = """

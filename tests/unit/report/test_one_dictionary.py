@@ -85,7 +85,7 @@ def test_one_that_a_file_does_not_have_is_refused_with_those_that_it_has(files: 
         "has first, wide, heads.": lambda: read_features(whole, dictionary="big"),
         "has first, wide, heads.\n": lambda: compare(files["heads"], whole, dictionary="big"),
         "has first.": lambda: report(files["heads"], dictionary="heads"),
-        "an array of records has all dictionaries": lambda: export(whole, array, False, "wide"),
+        "records have all dictionaries": lambda: export(whole, array, False, "wide"),
     }
     for says, does in refused.items():
         with pytest.raises(UsageError) as told:

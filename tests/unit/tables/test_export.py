@@ -388,8 +388,8 @@ def test_targets_that_cannot_be_meant_are_refused(path: Path) -> None:
         ("run.csv", "reads or writes already"),
         ("link.csv", "reads or writes already"),
         ("run.csv.manifest.json", "reads or writes already"),
-        ("out.xlsx", "take .parquet, .csv or .json"),
-        ("out", "take .parquet, .csv or .json"),
+        ("out.xlsx", "take .parquet, .csv, .json, .jsonl, .jsonl.zst or .jsonl.gz"),
+        ("out", "take .parquet, .csv, .json, .jsonl, .jsonl.zst or .jsonl.gz"),
         ("folder.csv", "is a folder"),
         ("nowhere/out.csv", "no folder"),
     ):

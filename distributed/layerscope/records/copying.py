@@ -1,0 +1,189 @@
+"""A run's file in another form: its lines plain or compressed, and all that lies beside it, so that the copy is a run.
+
+What it was copied from may be growing; the copy then holds what was there, and can be gone on with.
+"""
+
+import os
+import shlex
+import shutil
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
+from layerscope.errors import LayerscopeError, UsageError
+from layerscope.files import Piece, replacing, sync_folder
+from layerscope.formatting import count_of, shell_word
+from layerscope.records.extent import Extent
+from layerscope.records.manifest import READING, Manifest, Progress, write_manifest
+from layerscope.records.marks import marks_path
+from layerscope.records.packing import pack, packing_of
+from layerscope.records.progress import shown
+from layerscope.records.residuals import Layout, changed, chunks, noted_digests, open_layer, residuals_path
+from layerscope.records.run import RecordsFile, Run
+from layerscope.records.stretches import read_stretches
+
+
+def copy_run(file: RecordsFile, target: Path) -> tuple[str, ...]:
+    """Copies a run to a file that is not there yet; its name says how the lines are compressed.
+
+    Every line is held against the source's manifest, and what was written is read again and held against it.
+
+    Returns:
+        what whoever has the copy must know, for people.
+
+    Raises:
+        UsageError: the run cannot have that form, or is not one file.
+        LayerscopeError: a line is not the one that was written there, or the disk is full or fails; there is no copy.
+    """
+    run = _one_run(file)
+    manifest, how = _of_copy(run.manifest, target), packing_of(target)
+    _expect_nothing_beside(target)
+    try:
+        with replacing(target) as temporary:
+            extent, digest, left_out = _copy_lines(run, manifest, temporary)
+            extent.residuals = _copy_residuals(run, target, manifest, extent.lines)
+            _expect_the_same(temporary, digest, target)
+        write_manifest(target, replace(manifest, progress=extent.note()))
+        sync_folder(target.parent)
+    except BaseException as error:
+        shutil.rmtree(residuals_path(target), ignore_errors=True)
+        if isinstance(error, OSError):
+            raise LayerscopeError(
+                f"{target} cannot be written: {error.strerror or error}. The run that was to be copied is as it was.\n"
+                "Make room, or name a file elsewhere, and run the same command again."
+            ) from error
+        raise
+    if left_out and how:
+        torn = f"{count_of(left_out, 'line')} of a batch that is not whole yet"
+        return (f"Without {torn}: it has no frame before that. A run that goes on with the copy computes them again.",)
+    return ()
+
+
+def _one_run(file: RecordsFile) -> Run:
+    if not isinstance(file, Run):
+        raise UsageError(
+            f"{file.path} has no manifest beside it, which says where a batch ends.\n"
+            "Put its run's manifest back; or compress it with zstd or gzip, as any file of lines."
+        )
+    if len(file.parts) > 1:
+        raise UsageError(
+            f"--to: {file.name} would make one run of several shards, and a copy is of one file.\n"
+            "Copy each; `cat` joins the lines of all, compressed or not."
+        )
+    return file
+
+
+def _of_copy(known: Manifest, target: Path) -> Manifest:
+    """The manifest of the copy, which notes no lines yet."""
+    how = packing_of(target)
+    if how is not None and not known.about.batches:
+        raise UsageError(
+            f"--to {target}: a frame holds a batch, and the manifest, of version 0.1.0, does not say where one ends.\n"
+            "Compress the lines with zstd or gzip, as any file of lines; report, export and compare read them too."
+        )
+    read: dict[str, Any] = {name: value for name, value in known.as_read.items() if name != "progress"}
+    read["identity"] = {name: value for name, value in read["identity"].items() if name != "packing"}
+    return replace(
+        known,
+        identity=replace(known.identity, packing=UNSET if how is None else how),
+        about=replace(known.about, command=_to_go_on(known.about.command, target)),
+        progress=UNSET,
+        as_read=read,
+    )
+
+
+def _to_go_on(command: str, target: Path) -> str:
+    """The run's command, with the copy for its output file."""
+    try:
+        words = shlex.split(command)
+        at = words.index("--output-file") + 1
+    except ValueError:  # the command of somebody's own program
+        return command
+    return " ".join(map(shell_word, [*words[:at], str(target.absolute()), *words[at + 1 :]]))
+
+
+def _expect_nothing_beside(target: Path) -> None:
+    for beside in (marks_path(target), residuals_path(target)):
+        if os.path.lexists(beside):
+            raise UsageError(
+                f"--to: {beside} would belong to the copy, and is there already.\nMove it away, or name another file."
+            )
+
+
+def _copy_lines(run: Run, manifest: Manifest, temporary: Path) -> tuple[Extent, str, int]:
+    """The copy's extent, the digest of its lines as text, and how many lines of the source it has not."""
+    source, extent, digest = Extent(run.manifest.progress), Extent(), xxhash.xxh3_128()
+    lines = (line for line, _ in shown(run.records(extent=source), run))
+    how = manifest.identity.packing
+    with temporary.open("wb") as stream:
+        for batch in _stretches(lines, manifest):
+            raw: Sequence[Piece] = batch if how is UNSET else [pack(batch, how)]
+            stream.writelines(raw)
+            extent.add(*raw, lines=len(batch))
+            for line in batch:
+                digest.update(line)
+        deque(lines, maxlen=0)  # whatever follows the plan's end is looked at too
+    return extent, digest.hexdigest(), source.lines - extent.lines
+
+
+def _stretches(lines: Iterator[bytes], manifest: Manifest) -> Iterator[list[bytes]]:
+    """Lines as the copy has them: one by one, or a whole batch's in a frame."""
+    if not manifest.packed:
+        yield from ([line] for line in lines)
+        return
+    for begun, end in pairwise([0, *manifest.about.batch_ends]):
+        batch = list(islice(lines, end - begun))
+        if len(batch) < end - begun:
+            return
+        yield batch
+
+
+def _expect_the_same(copy: Path, digest: str, target: Path) -> None:
+    found = xxhash.xxh3_128()
+    for stretch in read_stretches(copy):
+        found.update(stretch.text)
+    if found.hexdigest() != digest:
+        raise LayerscopeError(
+            f"{target} does not hold what was written to it: the disk or the memory fails. It was removed.\n"
+            "Name a file on another disk."
+        )
+
+
+def _copy_residuals(run: Run, target: Path, manifest: Manifest, lines: int) -> dict[int, str] | UnsetType | None:
+    """Copies the rows of so many lines; gives what the manifest notes of them."""
+    layout, of_copy = Layout.of(run.path, run.manifest), Layout.of(target, manifest)
+    if not layout.layers:
+        return UNSET
+    if not lines:
+        return None
+    residuals_path(target).mkdir()
+    digests = {layer: _copy_layer(layout, of_copy, layer, lines, run.manifest.progress) for layer in layout.layers}
+    sync_folder(residuals_path(target))
+    return digests
+
+
+def _copy_layer(layout: Layout, of_copy: Layout, layer: int, lines: int, noted: Progress | UnsetType) -> str:
+    """Copies the rows of a layer; their digest."""
+    descriptor, start = open_layer(layout, layer, lines, READING)
+    noted_lines, digests = noted_digests(noted)
+    digest, row = xxhash.xxh3_128(), layout.row_bytes
+    try:
+        with of_copy.file(layer).open("xb") as stream:
+            stream.write(of_copy.header())
+            for first, last in pairwise([0, *sorted({min(noted_lines, lines), lines})]):
+                for piece in chunks(descriptor, start + first * row, (last - first) * row):
+                    digest.update(piece)
+                    stream.write(piece)
+                if last == noted_lines and digests and digest.hexdigest() != digests[layer]:
+                    raise changed(layout.file(layer), noted_lines, READING)
+            stream.flush()
+            os.fsync(stream.fileno())
+    finally:
+        os.close(descriptor)
+    return digest.hexdigest()
