@@ -21,6 +21,7 @@ from layerscope.records.feature_lists import serialise_block
 from layerscope.records.lines import ErrorLine, error_line, frame_record, join_record
 from layerscope.records.manifest import FORMAT, manifest_path
 from layerscope.records.pieces import SolutionScore
+from layerscope.records.record import choice
 from layerscope.saes.encoder import TopK
 from made_up import about, identity
 
@@ -60,6 +61,8 @@ class Spec:
     """No two questions have the same goal."""
     identical: bool = False
     """Both solutions are the same text with the same features."""
+    solutions: int = 2
+    """Of every question; the features of all are recorded."""
     planned: int | None = None
     """Questions of the whole run, if it is not finished."""
     seed: int = 0
@@ -80,27 +83,27 @@ def write_run(path: Path, spec: Spec) -> None:
 
 def _line(rng: np.random.Generator, spec: Spec, popularity: list[NDArray[np.float64]], example_id: int) -> bytes:
     if example_id in spec.errors:
-        outcome: ErrorLine = error_line(example_id, "sol1 is empty")
+        outcome: ErrorLine = error_line(example_id, "sol1 is empty", spec.solutions > 2)
         return outcome.line
     question, scores = _question(rng, spec, example_id)
     right = question.label
-    chosen = 0 if scores[0].log_likelihood >= scores[1].log_likelihood else 1
+    chosen = choice(*(score.log_likelihood for score in scores))
     blocks = []
     for layer, cumulative in zip(spec.layers, popularity, strict=True):
         cells = list(_background(rng, spec, cumulative))
+        while len(cells) < spec.solutions:
+            cells.append(_background(rng, spec, cumulative)[0])
         for effect in (effect for effect in spec.effects if effect.layer == layer):
             first = chosen if effect.by_model else right
-            for side in (0, 1):
+            for side in range(spec.solutions):
                 cells[side] = _planted(rng, effect, cells[side], side == first)
         if spec.identical:
             cells[1] = cells[0]
         blocks.append(serialise_block([layer], [_top_k(cells, spec.top_k)]))
-    return b"".join(join_record(frame_record(question, scores, (0, 1)), blocks))
+    return b"".join(join_record(frame_record(question, scores, range(spec.solutions)), blocks))
 
 
-def _question(
-    rng: np.random.Generator, spec: Spec, example_id: int
-) -> tuple[Question, tuple[SolutionScore, SolutionScore]]:
+def _question(rng: np.random.Generator, spec: Spec, example_id: int) -> tuple[Question, list[SolutionScore]]:
     """A question whose right solution is preferred three times in four, and whose solutions often end alike."""
     label = int(rng.integers(2))
     ending = "." if rng.random() < 0.6 else "it"
@@ -116,7 +119,10 @@ def _question(
         SolutionScore(float(score), int(length), end)
         for score, length, end in zip(log_likelihoods, lengths, endings, strict=True)
     ]
-    return Question(example_id, _goal(spec, example_id), texts[0], texts[1], label), (scores[0], scores[1])
+    for number in range(2, spec.solutions):
+        texts.append(f"put number {number}")
+        scores.append(SolutionScore(float(np.float32(-60 * rng.random())), 3, "it"))
+    return Question(example_id, _goal(spec, example_id), texts[0], texts[1], label, tuple(texts[2:])), scores
 
 
 def _goal(spec: Spec, example_id: int) -> str:
@@ -168,6 +174,7 @@ def _manifest(path: Path, spec: Spec, extent: Extent) -> dict[str, object]:
     planned = spec.planned or spec.questions
     run = identity(spec.layers, spec.top_k, planned)
     run["questions"] = {"dataset": "synthetic"}
+    run["settings"]["all_solutions"] = spec.solutions > 2
     run["model"]["commit"], run["saes"]["commit"] = "c" * 40, "d" * 40
     ids = {layer: f"gemma-2-2b/{layer}-gemmascope-res-16k" for layer in layers}
     more = {"command": f"layerscope run --output-file {path.name}", "folder": str(path.parent)}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layerscope.analysis.reading import FeatureLists
+from layerscope.analysis.lists import FeatureLists
 from layerscope.analysis.result import Bools, Floats, Ints
 
 
@@ -75,7 +75,7 @@ def pair_up(lists: FeatureLists) -> LayerPairs:
 
 
 def list_limits(lists: FeatureLists) -> Floats:
-    """Above which activation each list is whole, [Q, 2]: its smallest if it is cut, 0 if it is not."""
+    """Above which activation each list is whole, as `listed` is shaped: its smallest if it is cut, 0 if it is not."""
     listed = lists.listed.ravel()
     limits = np.zeros(len(listed))
     cut = lists.active.ravel() > listed
@@ -83,4 +83,4 @@ def list_limits(lists: FeatureLists) -> Floats:
     limits[cut & (listed == 0)] = np.inf
     there = cut & (listed > 0)
     limits[there] = lists.activation[ends[there] - 1]
-    return limits.reshape(-1, 2)
+    return limits.reshape(lists.listed.shape)

@@ -95,14 +95,14 @@ def assemble(
         **vars(tests.comparison),
         firing=firing,
         magnitude=magnitude,
-        firing_by_layer=_by_layer(firing, of_layer, n_layers, options.level),
-        magnitude_by_layer=_by_layer(magnitude, of_layer, n_layers, options.level),
+        firing_by_layer=by_layer(firing, of_layer, n_layers, options.level),
+        magnitude_by_layer=by_layer(magnitude, of_layer, n_layers, options.level),
         held_out=held_out,
         strata=tuple(_strata(tests, firing, magnitude, features.dense, stratum_shares, options.level)),
     )
 
 
-def _by_layer(tested: Tested[Any], of_layer: Ints, n_layers: int, level: float) -> ByLayer:
+def by_layer(tested: Tested[Any], of_layer: Ints, n_layers: int, level: float) -> ByLayer:
     def count(marked: Bools) -> Ints:
         return np.bincount(of_layer[marked], minlength=n_layers)
 

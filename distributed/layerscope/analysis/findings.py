@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.analysis import contrast, overview, statistics
+from layerscope.analysis.against_mean import against_mean
 from layerscope.analysis.baselines.comparison import compare
 from layerscope.analysis.baselines.features import FeatureScores
 from layerscope.analysis.baselines.residuals import lacking, residual_differences
@@ -20,9 +21,10 @@ from layerscope.analysis.causes.measuring import Separating, find_causes
 from layerscope.analysis.censoring import LayerPairs, pair_up
 from layerscope.analysis.contrast import joined
 from layerscope.analysis.layer_tests import ContrastTests, LayerTests, layer_tests
+from layerscope.analysis.lists import FeatureLists
 from layerscope.analysis.method import method
 from layerscope.analysis.random_dictionary import random_features
-from layerscope.analysis.reading import Columns, FeatureLists, reading
+from layerscope.analysis.reading import Columns, reading
 from layerscope.analysis.result import (
     Analysis,
     Bools,
@@ -74,6 +76,7 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
         comparison = compare(questions, scores.split, run.layers, run.texts, features, residuals, missing, progress)
         separating = Separating(found.features, found.firing[0], found.magnitude[0])
         causes = find_causes(run, scores.split, separating, options, progress)
+        of_all = against_mean(run, options, progress)
     right_wrong, chosen_rejected = (
         contrast.assemble(*parts, found.layers, found.features, found.stratum_shares, options)
         for parts in zip(_CONTRASTS, found.contrasts, found.firing, found.magnitude, found.held_out, strict=True)
@@ -88,8 +91,9 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
         chosen_rejected,
         overview.length_bins(questions),
         comparison,
-        method(options.reading, causes is not None),
+        method(options.reading, causes is not None, of_all is not None),
         causes,
+        of_all,
     )
 
 

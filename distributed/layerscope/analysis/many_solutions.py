@@ -4,9 +4,11 @@ Everything else of an analysis is about the right solution and the strongest wro
 """
 
 from array import array
+from collections.abc import Callable
 
 import numpy as np
 
+from layerscope.analysis.lists import FeatureLists, Others
 from layerscope.analysis.proportion import ManySolutions
 from layerscope.analysis.result import Ints
 from layerscope.analysis.statistics import proportion
@@ -22,6 +24,12 @@ class SolutionColumns:
     def add(self, record: Record) -> None:
         self._solutions.append(2 + len(record.more))
         self._margin_to_mean.append(record.margin_to_mean)
+
+    def others(self, feature_lists: Callable[[int], FeatureLists]) -> Others | None:
+        """Whose features there are besides the pairs'; None where every question has two solutions."""
+        solutions = np.array(self._solutions, dtype=np.int64)
+        question = np.repeat(np.arange(len(solutions)), solutions - 2)
+        return Others(solutions, question, feature_lists) if len(question) else None
 
     def many(self, group: Ints) -> ManySolutions | None:
         """What there is to say; None where every question has two.

@@ -20,13 +20,15 @@ _READINGS = {
 }
 
 
-def method(reading: str, attributed: bool = False) -> tuple[str, ...]:
+def method(reading: str, attributed: bool = False, against_mean: bool = False) -> tuple[str, ...]:
     """Method and limits for one of the readings.
 
     Args:
         attributed: whether the run has attributions.
+        against_mean: whether the right solution is held against the mean of the wrong ones, too.
     """
-    return (_READINGS[reading], *_METHOD, *(_CAUSES if attributed else ()), _CORRELATION)
+    more = (*(_AGAINST_MEAN if against_mean else ()), *(_CAUSES if attributed else ()))
+    return (_READINGS[reading], *_METHOD, *more, _CORRELATION)
 
 
 _METHOD: tuple[str, ...] = (
@@ -66,6 +68,15 @@ _CORRELATION = (
     "Firing and strength are correlation only: a feature that fires with the right solution need not make the model "
     "prefer it, and the two solutions differ in length, wording and final token too. Whether it matters to the model "
     "is another question: see Causes."
+)
+_AGAINST_MEAN: tuple[str, ...] = (
+    "Against the mean of the wrong ones: a contrast of its own, which no other number here has anything of. All "
+    "solutions of a question are compared above one limit. If a feature that fires for m of k solutions had nothing to "
+    "do with which is right, the right one would be among them in m of k cases (firing: the exact distribution; "
+    "effect: Mantel and Haenszel’s log-odds, with 1/2 added to either side). Strength is the rank of the right one "
+    "among the solutions that it fires for, weighted by the rank of their range (Quade); its effect is d_z of the "
+    "right one less the mean of the wrong ones. Of a goal group the first question that tells counts. Labels are not "
+    "flipped, and there are no strata.",
 )
 _CAUSES: tuple[str, ...] = (
     "Causes: a feature’s effect on a question is the sum of its attributions over the solutions’ tokens, of the "

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from layerscope.analysis.header import Header, Sae
 from layerscope.analysis.reading import Columns
-from layerscope.analysis.result import Header, LengthBin, Questions, Sae
+from layerscope.analysis.result import LengthBin, Questions
 from layerscope.analysis.statistics import proportion
 from layerscope.records.shards import without_batches
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from layerscope.analysis.baselines.residuals import scored_residuals
 from layerscope.analysis.censoring import LayerPairs, pair_up
-from layerscope.analysis.reading import Columns, FeatureLists
+from layerscope.analysis.lists import FeatureLists
+from layerscope.analysis.reading import Columns
 from layerscope.analysis.result import Ints
 
 _FEATURES = 512  # multiplied at once; a direction depends on where its block of so many begins, so never change it

@@ -13,15 +13,15 @@ from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from layerscope.analysis.baselines.residuals import Scored
 from layerscope.analysis.baselines.texts import TextColumns, Texts
 from layerscope.analysis.causes.columns import AttributionColumns
 from layerscope.analysis.halves import Halves
+from layerscope.analysis.lists import FeatureLists, Others
 from layerscope.analysis.many_solutions import SolutionColumns
 from layerscope.analysis.proportion import ManySolutions
-from layerscope.analysis.result import Floats, Ints, Questions
+from layerscope.analysis.result import Floats, Questions
 from layerscope.analysis.spilling import Column
 from layerscope.errors import LayerscopeError
 from layerscope.records.checking import check_prompt
@@ -34,16 +34,6 @@ from layerscope.records.shards import Files, read_run
 from layerscope.records.totals import Totals
 
 _feature_id, _activation = attrgetter("feature_id"), attrgetter("activation")
-
-
-@dataclass(frozen=True)
-class FeatureLists:
-    """Every feature list of one layer, end to end: question by question, the positive solution's before the other's."""
-
-    feature_id: Ints  # [E]
-    activation: NDArray[np.float32]  # [E] > 0, descending within a list
-    listed: Ints  # [Q, 2] features in the list of the positive and of the negative solution
-    active: Ints  # [Q, 2] features that are active; more than `listed` where the list is cut
 
 
 @dataclass(frozen=True)
@@ -68,6 +58,8 @@ class Columns:
     """Reads those of the layer with this index into `layers`."""
     attributions: AttributionColumns | None = None
     """None where the run has none."""
+    others: Others | None = None
+    """None where no question has more than two solutions, or the run has not the features of all."""
 
 
 @contextmanager
@@ -92,6 +84,7 @@ def reading(files: Files, name: str, progress: Callable[[float], None], dictiona
     scored = list[tuple[Path, "array[int]"]]()
     with ExitStack() as stack:
         columns = [_LayerColumns(layer, stack) for layer in layers]
+        of_others = [_LayerColumns(layer, stack, 1) for layer in layers] if run.all_solutions else []
         attributions = AttributionColumns(layers, stack) if run.attributed else None
         for _, record in _records(run, scored):
             totals.add_record(record)
@@ -102,6 +95,9 @@ def reading(files: Files, name: str, progress: Callable[[float], None], dictiona
                 solutions.add(record)
                 for details in record.solutions:
                     for column in columns:
+                        column.add(details.reading(name))
+                for column in of_others:
+                    for details in record.recorded[2:]:
                         column.add(details.reading(name))
                 if attributions is not None:
                     attributions.add(record)
@@ -120,6 +116,7 @@ def reading(files: Files, name: str, progress: Callable[[float], None], dictiona
             solutions.many(questions.group),
             lambda index: columns[index].feature_lists(),
             attributions,
+            solutions.others(lambda index: of_others[index].feature_lists()) if of_others else None,
         )
 
 
@@ -150,8 +147,8 @@ def _written(run: Run) -> datetime:
 class _LayerColumns:
     """One layer's feature lists, list after list."""
 
-    def __init__(self, layer: int, stack: ExitStack) -> None:
-        self._layer = layer
+    def __init__(self, layer: int, stack: ExitStack, solutions: int = 2) -> None:
+        self._layer, self._solutions = layer, solutions
         self._feature_id, self._activation = Column("i", stack), Column("f", stack)
         self._listed, self._active = array("i"), array("i")
 
@@ -166,8 +163,8 @@ class _LayerColumns:
         return FeatureLists(
             self._feature_id.read().astype(np.int64),
             self._activation.read(),
-            np.array(self._listed, dtype=np.int64).reshape(-1, 2),
-            np.array(self._active, dtype=np.int64).reshape(-1, 2),
+            np.array(self._listed, dtype=np.int64).reshape(-1, self._solutions),
+            np.array(self._active, dtype=np.int64).reshape(-1, self._solutions),
         )
 
 

@@ -5,7 +5,6 @@ pairs for at least one test, ordered by layer and feature id. NaN is "not tested
 """
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 
 from layerscope.analysis.baselines.result import Comparison
 from layerscope.analysis.causes.result import Causes
-from layerscope.analysis.proportion import ManySolutions, Proportion
+from layerscope.analysis.header import Header
+from layerscope.analysis.proportion import Proportion
 from layerscope.analysis.stratum import Stratum
 from layerscope.errors import UsageError
 from layerscope.records.dictionaries import FIRST
@@ -48,76 +48,6 @@ class Options:
                 f"An analysis needs a level between 0 and 1, at least 1 pair and no less than 0 permutations; "
                 f"it has {self.level}, {self.min_pairs} and {self.permutations}."
             )
-
-
-@dataclass(frozen=True)
-class Sae:
-    """The SAE of one layer, as the manifest names it."""
-
-    layer: int
-    path: str
-    average_l0: int | None
-    neuronpedia_id: str | None
-    """Such as `gemma-2-2b/20-gemmascope-res-16k`; features are linked only where there is one."""
-    canonical: bool
-    """Not known to be another than the one whose average L0 is nearest 100; features of another have other numbers."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What was run, and how far it is."""
-
-    file: str
-    written: datetime
-    """When the file was last written to, UTC."""
-    command: str
-    model: str
-    model_commit: str | None
-    """None for a folder."""
-    sae_repository: str
-    sae_commit: str | None
-    saes: tuple[Sae, ...]  # L
-    d_sae: int
-    top_k: int | None
-    """Features listed per layer and solution at most; None is all of them."""
-    readings: tuple[str, ...]
-    """Those that the file has."""
-    unnoted: str
-    """What is not known because there are the records alone; empty where a manifest says what was run."""
-    standin: bool
-    """Weights of the stand-in: nothing here says anything about Gemma."""
-    planned: int
-    """Questions of the whole run."""
-    empty: str
-    """Why none is planned, where none is."""
-    questions: int
-    """Questions scored so far: Q."""
-    errors: int
-    """Error lines so far."""
-    accuracy: Proportion
-    """Share of questions whose right solution has the higher log-likelihood."""
-    accuracy_per_character: Proportion
-    """The same by log-likelihood per character."""
-    median_margin: float
-    """Of log-likelihood(positive) - log-likelihood(negative), nats."""
-    cut_share: float
-    """Share of solution x layer cells with more active features than are listed."""
-    many: ManySolutions | None = None
-    """None where every question has two solutions."""
-
-    @property
-    def chance(self) -> float:
-        """Accuracy of whoever guesses."""
-        return self.many.chance if self.many else 0.5
-
-    @property
-    def finished(self) -> bool:
-        return self.questions + self.errors >= self.planned
-
-    @property
-    def not_canonical(self) -> tuple[int, ...]:
-        """The layers whose SAE is not the canonical one."""
-        return tuple(sae.layer for sae in self.saes if not sae.canonical)
 
 
 @dataclass(frozen=True)
@@ -196,7 +126,19 @@ class Magnitude:
     q: Floats  # [N] Benjamini-Hochberg over every feature of all layers with a p
 
 
-T = TypeVar("T", Firing, Magnitude)
+@dataclass(frozen=True)
+class SetTest:
+    """One test of the right solution against all wrong ones of its question, over one set of questions; of a goal group
+    the first that tells."""
+
+    questions: Ints  # [N] those that tell
+    effect: Floats  # [N] firing: log-odds by Mantel and Haenszel; strength: d_z of right - mean of the wrong ones
+    z: Floats  # [N]
+    p: Floats  # [N] two-sided; NaN where not tested
+    q: Floats  # [N] Benjamini-Hochberg over every feature of all layers with a p
+
+
+T = TypeVar("T", Firing, Magnitude, SetTest)
 
 
 @dataclass(frozen=True)
@@ -271,6 +213,23 @@ class Contrast:
 
 
 @dataclass(frozen=True)
+class AgainstMean:
+    """The right solution against the mean of all wrong ones: a contrast by itself, with features of its own.
+
+    `N` is of its features here: those that fire in enough questions.
+    """
+
+    features: Features
+    right_fires: Floats  # [N] share of the questions whose right solution it fires for, above the question's limit
+    wrong_fires: Floats  # [N] of a question the share of its wrong solutions that it fires for; the mean over questions
+    firing: Tested[SetTest]
+    strength: Tested[SetTest]
+    firing_by_layer: ByLayer
+    strength_by_layer: ByLayer
+    held_out: HeldOut
+
+
+@dataclass(frozen=True)
 class LengthBin:
     """Accuracy among questions of about the same difference in length."""
 
@@ -298,3 +257,5 @@ class Analysis:
     """Method and limits, a point a line, to be printed with any figure from here."""
     causes: Causes | None = None
     """None where the run has no attributions."""
+    against_mean: AgainstMean | None = None
+    """None where no question has more than two solutions, or the run has not the features of all."""

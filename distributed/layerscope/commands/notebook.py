@@ -117,7 +117,8 @@ class LoadedRun(Generic[T]):
 
         Args:
             contrast: `right` (the right solution against the wrong one) or `chosen` (the one that the model chooses
-                against the other).
+                against the other); of questions with more than two solutions `mean` too, the right one against the
+                mean of the wrong ones, where the run has the features of all (`--all-solutions`).
             reading: whose features.
             every: all features that were tested.
             dictionary: of which SAEs.

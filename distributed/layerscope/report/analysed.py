@@ -11,6 +11,7 @@ from layerscope.records.run import Run
 from layerscope.report.feature_tables import Descriptions
 from layerscope.report.figures import Figure, contrast_of, figure
 from layerscope.report.findings import findings
+from layerscope.report.mean_section import mean_findings
 from layerscope.report.run_report import RunReport
 
 
@@ -28,6 +29,8 @@ class Analysed:
 
     def findings(self, contrast: str, reading: str, every: bool) -> pa.Table:
         analysis = self._of(reading)
+        if contrast == "mean":
+            return mean_findings(analysis, self._descriptions, every)
         return findings(analysis, contrast_of(analysis, contrast), self._descriptions, every)
 
     def figure(self, name: str, contrast: str, reading: str) -> Figure:

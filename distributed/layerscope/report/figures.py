@@ -92,7 +92,8 @@ def contrast_of(analysis: Analysis, name: str) -> Contrast:
             return contrast
     raise UsageError(
         f"There is no contrast {name!r}. right holds the right solution against the wrong one, chosen the one that the "
-        "model chooses against the other."
+        "model chooses against the other; mean, the right one against the mean of the wrong ones, has no chart "
+        "but the table findings('mean')."
     )
 
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from layerscope.analysis.header import Header
 from layerscope.analysis.method import READ_AT
-from layerscope.analysis.result import Analysis, Contrast, Header
+from layerscope.analysis.result import Analysis, Contrast
 from layerscope.formatting import count_of
 from layerscope.report.untested import confirmed_in, why_untested
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import stats
 
+from layerscope.analysis.header import Header
 from layerscope.analysis.proportion import Proportion
-from layerscope.analysis.result import Analysis, Contrast, Header, LengthBin
+from layerscope.analysis.result import Analysis, Contrast, LengthBin
 from layerscope.analysis.stratum import Stratum
 from layerscope.formatting import count_of, ranges
 from layerscope.report.readings_said import control_verdict
@@ -235,9 +236,8 @@ def goal_groups(analysis: Analysis) -> str:
 def accuracy_title(header: Header) -> str:
     if not header.questions:
         return "No question is scored yet"
-    above_chance = header.accuracy.low > header.chance
-    below_chance = header.accuracy.high < header.chance
-    versus = "better than chance" if above_chance else "worse than chance" if below_chance else ""
+    above, below = header.accuracy.low > header.chance, header.accuracy.high < header.chance
+    versus = "better than chance" if above else "worse than chance" if below else ""
     # Chance is inside the interval, which says that there are too few questions, and not that there is no difference.
     versus = versus or f"too few questions ({header.questions:,}) to tell that from chance"
     return f"The model prefers the right solution in {percent(header.accuracy.share)} of questions: {versus}"

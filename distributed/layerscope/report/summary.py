@@ -35,9 +35,11 @@ class Summary:
     accuracy_per_character: Proportion
     """The same by log-likelihood per character."""
     median_margin: float
-    """Nats."""
+    """Nats; of more than two solutions the right one against the strongest wrong one."""
     unnoted: str
     """What is not known for want of a manifest; empty where there is one."""
+    median_margin_to_mean: float | None = None
+    """Against the mean of the wrong ones, nats; None where every question has two solutions."""
 
     @property
     def finished(self) -> bool:
@@ -54,12 +56,20 @@ class Summary:
             "questions": f"{self.questions:,}{'' if self.unnoted else f' of {self.planned:,}'}{errors}",
             "accuracy by sum": _told(self.accuracy),
             "accuracy per char.": _told(self.accuracy_per_character),
-            "median margin": f"{number(self.median_margin, 1)} nats",
+            **self._margins(),
             **({"not known": self.unnoted} if self.unnoted else {}),
         }
 
+    def _margins(self) -> dict[str, str]:
+        """Each contrast by its name, where there are two."""
+        if self.median_margin_to_mean is None:
+            return {"median margin": f"{number(self.median_margin, 1)} nats"}
+        against = {"strongest wrong": self.median_margin, "mean of wrong": self.median_margin_to_mean}
+        return {f"right − {name}": f"{number(margin, 1)} nats in the median" for name, margin in against.items()}
+
     def __str__(self) -> str:
-        return "\n".join(f"{name:<19} {value}" for name, value in self.lines().items())
+        lines = self.lines()
+        return "\n".join(f"{name:<{max(map(len, lines)) + 1}} {value}" for name, value in lines.items())
 
     def _repr_html_(self) -> str:
         rows = (element("tr", element("th", name), element("td", value)) for name, value in self.lines().items())
@@ -95,5 +105,10 @@ def summarise(run: Run, questions: pa.Table) -> Summary:
         errors=len(questions) - len(scored),
         accuracy=correct,
         accuracy_per_character=per_character,
-        median_margin=float(np.median(scored["margin"].to_numpy())) if len(scored) else float("nan"),
+        median_margin=_median(scored, "margin"),
+        median_margin_to_mean=_median(scored, "margin_to_mean") if "margin_to_mean" in scored.column_names else None,
     )
+
+
+def _median(questions: pa.Table, name: str) -> float:
+    return float(np.median(questions[name].to_numpy())) if len(questions) else float("nan")

@@ -27,7 +27,7 @@ from layerscope.records.shards import Files, as_seen_by, read_run, whose_lists, 
 from layerscope.records.stretches import LinesByPlace
 from layerscope.records.totals import Totals
 from layerscope.tables.attribution_agreement import Agreements, rows_of_text
-from layerscope.tables.measures import Overlap, Paired
+from layerscope.tables.measures import Margins, Overlap, Paired, told_margins
 
 Json = dict[str, Any]
 _Place = tuple[Path, int, int]  # of a line: file, where its stretch begins, and which it is there
@@ -47,6 +47,7 @@ class Comparison:
     difference: float = 0.0
     """Sum of the absolute differences of the log-likelihoods of the solutions."""
     solutions: int = 0
+    margins: Margins = field(default_factory=Margins)
     largest: float = 0.0
     largest_example_id: int | None = None
     """Of the first run; None where no log-likelihood differs."""
@@ -62,6 +63,7 @@ class Comparison:
         group = self.goals.add(a.question)
         self.acc.add(group, a.model_is_correct, b.model_is_correct)
         self.acc_norm.add(group, a.correct_per_character(), b.correct_per_character())
+        self.margins.add(a, b)
         self.attributions.add(group, a.attributions, b.attributions)
         of_b = _by_place(b)
         for place, solution in _by_place(a).items():
@@ -85,6 +87,7 @@ class Comparison:
                 "largest_difference": self.largest,
                 "example_id": self.largest_example_id,
             },
+            "margins": self.margins.result(),
             "layers": {str(layer): overlap.result() for layer, overlap in self.overlaps.items()},
             "attributions": self.attributions.result(),
         }
@@ -178,6 +181,7 @@ def as_text(comparison: Json) -> str:
         f"same choice     {comparison['same_choice'] / common:.2%} of the questions",
         f"log-likelihood  differs by {log_likelihood['mean_difference']:.3g} on average, by "
         f"{log_likelihood['largest_difference']:.3g} at most{whose}",
+        *told_margins(comparison["margins"]),
         "",
         *_aligned(rows),
     ]

@@ -8,6 +8,7 @@ from typing import Any
 from scipy.stats import binomtest
 
 from layerscope.records.readings import Feature
+from layerscope.records.record import Record
 
 Json = dict[str, Any]
 
@@ -74,3 +75,36 @@ class Overlap:
             "mean_jaccard": self.jaccard / self.solutions if self.solutions else None,
             "largest_activation_difference": self.largest,
         }
+
+
+@dataclass
+class Margins:
+    """How far the right solution is ahead in either run, in nats: of the strongest wrong one, of the mean of all."""
+
+    questions: int = 0
+    more: bool = False
+    """Some question has more than two solutions, so that the two are not the same."""
+    sums: dict[str, list[float]] = field(
+        default_factory=lambda: {"strongest_wrong": [0.0, 0.0], "mean_of_wrong": [0.0, 0.0]}
+    )
+
+    def add(self, a: Record, b: Record) -> None:
+        self.questions += 1
+        self.more = self.more or bool(a.more)
+        for run, record in enumerate((a, b)):
+            self.sums["strongest_wrong"][run] += record.margin
+            self.sums["mean_of_wrong"][run] += record.margin_to_mean
+
+    def result(self) -> Json:
+        """Means; of pairs the one contrast that there is."""
+        of = self.sums if self.more else {"wrong": self.sums["strongest_wrong"]}
+        return {name: {"a": a / self.questions, "b": b / self.questions} for name, (a, b) in of.items()}
+
+
+def told_margins(margins: Json) -> list[str]:
+    """A line for each contrast, by its name."""
+    return [
+        f"{'margin' if number == 0 else '':<16}right − {name.replace('_', ' ')}: {of['a']:.2f} nats in A, "
+        f"{of['b']:.2f} in B, on average"
+        for number, (name, of) in enumerate(margins.items())
+    ]
