@@ -15,7 +15,10 @@ Everything is measured in processes of its own, one after the other, on the same
 - the strong baseline: plain transformers, sorted, padded, both solutions of many questions in a batch, logits only
   where needed, encode in batches, orjson;
 - layerscope: its parts without Ray, and the whole job as `layerscope run` does it, Ray's start not counted;
-- the same job with `--attribution gradient` right behind it, by which of the two takes how many times the other;
+- the same job right behind it with four readings, with a second dictionary, with `--attribution gradient`: how many
+  times the plain job's time and memory each takes, beside how many times its matrix products;
+- questions of four choices, made of the file's own: the whole job, and the strong baseline;
+- ablations: ours, the forward pass from the feature's layer on, and whole passes of plain transformers;
 - one driver with actors that answer at once (`scripts/simulate_cluster.py`), beside plain writing of the same bytes.
 """
 
@@ -32,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarking import contenders, inputs, limit, ours
+from benchmarking import ablating, contenders, inputs, limit, ours
 from benchmarking.inputs import SHAPES
 from benchmarking.measure import Answers, apart
 from benchmarking.report import draw, table
@@ -42,8 +45,16 @@ from layerscope.planning.job import Job
 from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
 
-PIECES = ("baselines", "parts", "job", "attribution", "driver")
+VARIANTS = {
+    "readings": {"readings": "final,last-word,max,prompt"},
+    "dictionary": {"dictionary": "more={}/more-saes"},
+    "attribution": {"attribution": "gradient"},
+}
+"""Pieces that are the whole job once more, with other settings, in which {} is the folder of what was made."""
+PIECES = ("baselines", "parts", "job", *VARIANTS, "four-choices", "ablate", "driver")
+BUNDLED = Path(__file__).parents[1] / "distributed/layerscope/standin/questions.jsonl"
 _BASELINE_SHARE = 8  # of the questions one in so many is enough for the slow baseline
+_FOUR_CHOICES_SHARE = 2  # and for questions of four choices, which are twice as long
 
 
 def main() -> None:
@@ -64,11 +75,10 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    bundled = Path(__file__).parents[1] / "distributed/layerscope/standin/questions.jsonl"
     add("shape", choices=list(SHAPES), nargs="?", default="small")
     add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the model")
     add("--sae-dtype", choices=["float32", "bfloat16"], default="float32")
-    add("--dataset", type=Path, default=bundled, help="questions as JSON lines; the bundled ones by default")
+    add("--dataset", type=Path, default=BUNDLED, help="questions as JSON lines; the bundled ones by default")
     add("--questions", type=int, default=0, help="how many of them; 200 for small, 192 for full")
     add("--batch-tokens", default="auto")
     add("--skip", nargs="*", default=[], choices=PIECES, help="leave these out")
@@ -96,14 +106,11 @@ def measure(options: argparse.Namespace, kept: Path, scratch: Path) -> dict[str,
         "batch_tokens": options.batch_tokens if options.batch_tokens == "auto" else int(options.batch_tokens),
         "address": "local",
     }
-    job = prepare(Config(**settings), [probe()])
-    if job.plan.unscorable:
-        raise SystemExit(
-            f"{options.dataset} has {job.plan.unscorable} questions that cannot be scored: leave them out."
-        )
+    job = prepared(settings)
     device = job.placement.device
     figures = circumstances(job, shape)
     figures["limit"] = limits(figures, shape)
+    figures["work"] = {"job": asdict(limit.work(shape, limit.counts(job)))}
     others: dict[str, Answers] = {}
     if "baselines" not in options.skip:
         of_baselines, others = baselines(job, scratch)
@@ -113,22 +120,63 @@ def measure(options: argparse.Namespace, kept: Path, scratch: Path) -> dict[str,
         parts, memory = apart(ours.parts, job, device, scratch / "parts.jsonl")
         figures["parts"] = {name: value for name, value in vars(parts).items() if name != "answers"}
         figures["parts"]["memory"] = memory
-        once = limit.work(shape, parts.tokens, parts.predictors, 2 * parts.questions)
-        figures["work"] = asdict(once)
-        figures["work_of_attribution"] = asdict(limit.there_and_back(once, parts.tokens, 2 * parts.questions))
         if others:
             figures["agreement"] = agreements({"layerscope": parts.answers, **others})
     if "job" not in options.skip:
         note("the whole job")
         figures["job"] = whole_job(settings, environment, scratch)
-    if "attribution" not in options.skip:
-        note("the whole job with attributions")
-        figures["attribution"] = whole_job({**settings, "attribution": "gradient"}, environment, scratch)
+    for name in [each for each in VARIANTS if each not in options.skip]:
+        note(f"the whole job, {name}")
+        if name == "dictionary":
+            inputs.make_more_saes(shape, kept)
+        varied = {**settings, **{key: value.format(kept) for key, value in VARIANTS[name].items()}}
+        asked = {**varied, "dictionary": (varied["dictionary"],)} if "dictionary" in varied else varied
+        once_more = prepared(asked)
+        counted, attributed = limit.counts(once_more), once_more.reading.attribution is not None
+        figures["work"][name] = asdict(limit.work(shape, counted, len(once_more.dictionaries), attributed))
+        figures[name] = whole_job(varied, environment, scratch)
+    if "four-choices" not in options.skip:
+        figures["four_choices"] = four_choices(settings, environment, scratch, figures["work"], shape)
+    if "ablate" not in options.skip:
+        note("ablations")
+        figures["ablate"] = asdict(apart(ablating.ablations, job, device)[0])
     figures["limit_again"] = limits(figures, shape)
     if "driver" not in options.skip:
         note("one driver")
         figures["driver"] = one_driver(scratch)
     return figures
+
+
+def prepared(settings: Mapping[str, Any]) -> Job:
+    """The job of these settings, every question of which can be scored."""
+    job = prepare(Config(**settings), [probe()])
+    if job.plan.unscorable:
+        raise SystemExit(
+            f"{settings['dataset']} has {job.plan.unscorable} questions that cannot be scored: leave them out."
+        )
+    return job
+
+
+def four_choices(
+    settings: Mapping[str, Any],
+    environment: dict[str, str],
+    scratch: Path,
+    work: dict[str, Any],
+    shape: inputs.Shape,
+) -> dict[str, Any]:
+    """The whole job and the strong baseline over questions with four solutions; notes their work."""
+    note("the whole job, four choices")
+    file, count = scratch / "four.jsonl", max(1, settings["num_samples"] // _FOUR_CHOICES_SHARE)
+    inputs.write_four_choices(Path(settings["dataset"]), count, file)
+    settings = {**settings, "dataset": str(file), "num_samples": count}
+    job = prepared(settings)
+    counted = limit.counts(job)
+    work["four-choices"] = asdict(limit.work(shape, counted))
+    done = whole_job(settings, environment, scratch)
+    note("strong baseline, four choices")
+    arguments = job, job.plan.order.tolist(), job.placement.device, scratch / "strong.jsonl"
+    strong, memory = apart(contenders.strong_baseline, *arguments)
+    return {"job": done, "tokens": counted.tokens, "strong_baseline": strong.per_question, "memory": memory}
 
 
 def whole_job(settings: Mapping[str, Any], environment: dict[str, str], scratch: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from benchmarking.measure import Answers, Contender, synchronise
 from layerscope.planning.job import Job
 from layerscope.questions.pairs import Pair, PairTokenizer
 from layerscope.questions.sources import Question
+from layerscope.records.record import strongest_wrong
 
 _STRONG_TOKENS = 2048  # of a padded batch
 
@@ -31,7 +32,7 @@ Features = list[dict[str, Any]]
 class Plain:
     """What both need."""
 
-    def __init__(self, job: Job, device: str) -> None:
+    def __init__(self, job: Job, device: str, with_saes: bool = True) -> None:
         transformers_logging.disable_progress_bar()
         folder = Path(job.model.name)
         self.device = torch.device(device)
@@ -41,7 +42,7 @@ class Plain:
         ).to(self.device)
         self.model.eval()
         self.saes = []
-        for sae in job.saes:
+        for sae in job.saes if with_saes else ():
             with np.load(Path(job.sae_repository.name) / sae.path) as arrays:
                 self.saes.append([torch.from_numpy(arrays[k]).to(self.device) for k in ("W_enc", "b_enc", "threshold")])
         self.k = job.numerics.top_k or job.d_sae
@@ -115,7 +116,7 @@ def baseline(job: Job, ids: Sequence[int], device: str, output: Path) -> Contend
 
 
 Batch = list[tuple[int, Pair]]
-"""Ids and pairs of questions; their solutions are the rows, two a question."""
+"""Ids and pairs of questions; their solutions are the rows."""
 
 
 class Strong(Plain):
@@ -127,7 +128,8 @@ class Strong(Plain):
         pairs.sort(key=lambda item: -max(item[1].lengths))
         batch: Batch = []
         for item in pairs:
-            if batch and 2 * (len(batch) + 1) * max(batch[0][1].lengths) > _STRONG_TOKENS:
+            rows = sum(len(pair.lengths) for _, pair in [*batch, item])
+            if batch and rows * max(batch[0][1].lengths) > _STRONG_TOKENS:
                 yield batch
                 batch = []
             batch.append(item)
@@ -135,8 +137,8 @@ class Strong(Plain):
 
     def score(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """Log-likelihoods [R], and by layer the final tokens' residual stream [R, D]."""
-        rows = [solution_ids(pair, solution) for _, pair in batch for solution in (0, 1)]
-        prompts = [pair.prompt for _, pair in batch for _ in (0, 1)]
+        rows = [solution_ids(pair, solution) for _, pair in batch for solution in pair.solutions]
+        prompts = [pair.prompt for _, pair in batch for _ in pair.solutions]
         width = max(map(len, rows))
         tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=self.device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=self.device)
@@ -170,6 +172,17 @@ class Strong(Plain):
         return found
 
 
+def _two_of_each(batch: Batch, likelihoods: Sequence[float], labels: Sequence[int]) -> list[int]:
+    """The rows of each question's right solution and of its strongest wrong one, in the order that they have there."""
+    rows, first = list[int](), 0
+    for (_, pair), label in zip(batch, labels, strict=True):
+        of_question = likelihoods[first : first + len(pair.lengths)]
+        two = sorted((label, strongest_wrong(of_question, label)))
+        rows += [first + solution for solution in two]
+        first += len(of_question)
+    return rows
+
+
 @torch.inference_mode()
 def strong_baseline(job: Job, ids: Sequence[int], device: str, output: Path) -> Contender:
     """Sorted, padded, both solutions of many questions in a batch, logits only where needed, encoded batch by batch."""
@@ -179,18 +192,16 @@ def strong_baseline(job: Job, ids: Sequence[int], device: str, output: Path) -> 
 
     def solve(batch: Batch) -> Iterator[bytes]:
         likelihoods, residuals = strong.score(batch)
-        found = strong.strongest(residuals)
+        rows = _two_of_each(batch, likelihoods.tolist(), [job.selection[example_id].label for example_id, _ in batch])
+        found = strong.strongest([residual[rows] for residual in residuals])
         for number, (example_id, _) in enumerate(batch):
+            two = [(likelihoods[rows[at]].item(), found[at]) for at in (2 * number, 2 * number + 1)]
             details = [
-                {
-                    "log_likelihood": likelihoods[row].item(),
-                    "active_features_by_layer": {str(layer): each for layer, each in enumerate(found[row])},
-                }
-                for row in (2 * number, 2 * number + 1)
+                {"log_likelihood": likelihood, "active_features_by_layer": {str(i): each for i, each in enumerate(of)}}
+                for likelihood, of in two
             ]
             answers[example_id] = [
-                (likelihoods[row].item(), [{one["feature_id"] for one in each} for each in found[row]])
-                for row in (2 * number, 2 * number + 1)
+                (likelihood, [{one["feature_id"] for one in each} for each in of]) for likelihood, of in two
             ]
             goal = job.selection[example_id].goal
             yield orjson.dumps({"example_id": example_id, "question": goal, "solutions": details}) + b"\n"

@@ -1,5 +1,6 @@
 """What is measured: a model, SAEs, a tokeniser and questions of a given shape, made on the spot from a seed."""
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from layerscope.standin.build import make_tokenizer, save_model
 
 _BLOCK = (1 << 24) - 7  # random numbers that fill the weights again and again, shifted, because drawing takes longer
 _EXTRA_TOKENS = 1024  # room for the bytes and control tokens that a tokeniser has beside what it learns
+_DONE = "made-with-decoders"
 _CALIBRATION = 16  # questions from which the SAEs' thresholds are set
 
 
@@ -59,7 +61,7 @@ SHAPES = {
 
 def make(shape: Shape, dataset: Path, folder: Path, device: str = "cpu") -> None:
     """Writes `folder/model` and `folder/saes` in their public layouts, if they are not there; drawn on a device."""
-    if (folder / "done").exists():
+    if (folder / _DONE).exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
     questions, _ = select_questions(Wanted(str(dataset)))
@@ -68,7 +70,34 @@ def make(shape: Shape, dataset: Path, folder: Path, device: str = "cpu") -> None
     tokenizer = make_tokenizer(sorted(set(texts)), min(16384, shape.vocabulary - _EXTRA_TOKENS))
     save_model(make_model(shape, device), tokenizer, folder / "model")
     _make_saes(shape, [question for question, _ in zip(questions, range(_CALIBRATION), strict=False)], folder, device)
-    (folder / "done").touch()
+    (folder / _DONE).touch()
+
+
+def make_more_saes(shape: Shape, folder: Path) -> None:
+    """Writes `folder/more-saes`, if they are not there: the encoders of `folder/saes`, which fire as often, with every
+    feature under another id; so they are other files, of which nothing lies in memory twice."""
+    if (folder / "more-saes" / _DONE).exists():
+        return
+    for layer in range(shape.n_layers):
+        path = folder / "more-saes" / _sae_path(shape, layer)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with np.load(folder / "saes" / _sae_path(shape, layer)) as arrays:
+            np.savez(path, **{name: np.roll(arrays[name], 1, axis=-1) for name in ("W_enc", "b_enc", "threshold")})
+    (folder / "more-saes" / _DONE).touch()
+
+
+def write_four_choices(dataset: Path, count: int, path: Path) -> None:
+    """Questions of a file with the solutions of two others beside their own, as JSON lines."""
+    questions = list(select_questions(Wanted(str(dataset)), count)[0])
+    rows = []
+    for number, question in enumerate(questions):
+        choices = [*question.solutions[:2]]
+        for other in [*questions[number + 1 :], *questions[:number]]:
+            if len(choices) == 4:
+                break
+            choices += [text for text in other.solutions[:2] if text not in choices][:1]
+        rows.append({"question": question.goal, "choices": choices, "answer": question.label})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def make_model(shape: Shape, device: str) -> Gemma2ForCausalLM:
@@ -107,7 +136,7 @@ def make_model(shape: Shape, device: str) -> Gemma2ForCausalLM:
 
 @torch.inference_mode()
 def _make_saes(shape: Shape, questions: list[Question], folder: Path, device: str) -> None:
-    """Random JumpReLU SAEs, the encoder half alone, with one threshold under which `l0` features fire on average."""
+    """Random JumpReLU SAEs with one threshold under which `l0` features fire on average."""
     model = load_language_model(folder / "model", torch.bfloat16, torch.device(device))
     tokenizer = PairTokenizer(folder / "model" / "tokenizer.json", 8192)
     pairs = [pair for pair in tokenizer.pairs(questions) if isinstance(pair, Pair)]
@@ -115,9 +144,13 @@ def _make_saes(shape: Shape, questions: list[Question], folder: Path, device: st
     dice = torch.Generator(device).manual_seed(1)
     with ThreadPoolExecutor() as writers:
         for layer, states in enumerate(residuals):
-            path = folder / "saes" / f"layer_{layer}" / "width_16k" / f"average_l0_{shape.l0}" / "params.npz"
+            path = folder / "saes" / _sae_path(shape, layer)
             path.parent.mkdir(parents=True)
             writers.submit(np.savez, path, **_sae(shape, states, dice, device))
+
+
+def _sae_path(shape: Shape, layer: int) -> Path:
+    return Path(f"layer_{layer}") / "width_16k" / f"average_l0_{shape.l0}" / "params.npz"
 
 
 def _sae(shape: Shape, states: torch.Tensor, dice: torch.Generator, device: str) -> dict[str, np.ndarray]:
@@ -126,5 +159,11 @@ def _sae(shape: Shape, states: torch.Tensor, dice: torch.Generator, device: str)
     b_enc = torch.randn(shape.d_sae, generator=dice, device=device) * 0.1
     pre = (states.to(device) @ w_enc + b_enc).flatten()
     threshold = float(pre.topk(shape.l0 * len(states) + 1).values[-1])
-    arrays = {"W_enc": w_enc, "b_enc": b_enc, "threshold": torch.full((shape.d_sae,), threshold)}
+    arrays = {
+        "W_enc": w_enc,
+        "b_enc": b_enc,
+        "threshold": torch.full((shape.d_sae,), threshold),
+        "W_dec": torch.nn.functional.normalize(w_enc.T, dim=1).contiguous(),  # as untrained decoders are tied
+        "b_dec": torch.zeros(shape.d_model),
+    }
     return {name: array.cpu().numpy() for name, array in arrays.items()}

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 from benchmarking.inputs import Shape
 from benchmarking.measure import synchronise
+from layerscope.engine.readings import read_batch
+from layerscope.models.spec import tokenizer_path
 from layerscope.numerics.matrix_products import linear, pack
+from layerscope.planning.job import Job
+from layerscope.questions.pairs import Pair, PairTokenizer
 
 _SECONDS = 1.0
 
@@ -62,28 +66,58 @@ def _rate(
     return 2 * rows * inner * columns / best
 
 
-@dataclass
+@dataclass(frozen=True)
 class Work:
-    """FLOP of the matrix products of some questions; those inside attention, about one in a hundred, are left out."""
+    """FLOP of the matrix products of a question; those inside attention, about one in a hundred, are left out."""
 
     body: float
     projection: float
     encode: float
 
 
-def work(shape: Shape, tokens: int, predictors: int, solutions: int) -> Work:
-    """Args:
-    tokens: of all pair rows, shared ones once.
-    predictors: positions that predict a solution token.
-    """
-    return Work(
-        2 * shape.body_parameters * tokens,
-        2 * shape.vocabulary * shape.d_model * predictors,
-        2 * shape.n_layers * shape.d_model * shape.d_sae * solutions,
+@dataclass(frozen=True)
+class Counts:
+    """What there is of all questions."""
+
+    questions: int
+    tokens: int
+    """Of all pair rows, shared ones once."""
+    predictors: int
+    """Positions that predict a solution token."""
+    rows: int
+    """Of the residual stream that the SAEs encode."""
+
+
+def counts(job: Job) -> Counts:
+    """What a job is about, by its tokeniser and its readings."""
+    tokenizer = PairTokenizer(tokenizer_path(job.model), job.spec.context, job.reading.prompt, spell=job.reading.spells)
+    pairs = [pair for pair in tokenizer.pairs(list(job.selection)) if isinstance(pair, Pair)]
+    two = [[0, 1] for _ in pairs]  # of more, the right one and the strongest wrong one are read
+    read = read_batch(pairs, job.reading.names, two, job.reading.attribution is not None)
+    return Counts(
+        len(pairs),
+        sum(len(pair.tokens) for pair in pairs),
+        sum(len(_predictors(pair)) for pair in pairs),
+        sum(map(len, read.places)),
     )
 
 
-def there_and_back(once: Work, tokens: int, solutions: int) -> Work:
-    """The same with attributions: weights are frozen, so that the way back is one more product with each, as the way
-    there was; and every token is encoded, where else the final ones of the solutions are."""
-    return Work(2 * once.body, 2 * once.projection, once.encode * tokens / solutions)
+def _predictors(pair: Pair) -> set[int]:
+    return {
+        pair.row_index(solution, position)
+        for solution in pair.solutions
+        for position in range(pair.prompt - 1, pair.lengths[solution] - 1)
+    }
+
+
+def work(shape: Shape, counted: Counts, dictionaries: int = 1, attributed: bool = False) -> Work:
+    """
+    Args:
+        attributed: weights are frozen, so that the way back is one more product with each, as the way there was.
+    """
+    ways, n = 1 + attributed, counted.questions
+    return Work(
+        ways * 2 * shape.body_parameters * counted.tokens / n,
+        ways * 2 * shape.vocabulary * shape.d_model * counted.predictors / n,
+        dictionaries * 2 * shape.n_layers * shape.d_model * shape.d_sae * counted.rows / n,
+    )

@@ -131,7 +131,7 @@ def parts(options: argparse.Namespace, figures: Figures) -> None:
     if options.device == "cuda":
         details(model, layout, saes[0], residuals[0], figures)
         figures.add(peak_gib=torch.cuda.max_memory_allocated() / 2**30)
-    work = limit.work(shape, len(layout.tokens), len(layout.predictors), 2 * len(batches[0]))
+    work = limit.work(shape, limit.Counts(1, len(layout.tokens), len(layout.predictors), 2 * len(batches[0])))
     figures.add(batch_work=asdict(work))
     profile(model, batches[0], job, residuals, saes, options.folder)
 

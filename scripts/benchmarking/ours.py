@@ -30,7 +30,7 @@ from layerscope.records.journal import open_journal
 from layerscope.records.lines import Frame, frame_record, join_record
 from layerscope.records.pieces import SolutionScore
 from layerscope.saes.cache import load_encoder
-from layerscope.saes.encoder import SaeEncoder, TopK, encode_top_k
+from layerscope.saes.encoder import TopK, encode_top_k
 
 STAGES = ("tokenise", "body", "projection and scores", "encode and top k", "JSON", "join and write")
 
@@ -42,7 +42,6 @@ class Parts:
     seconds: dict[str, float]
     questions: int
     tokens: int
-    predictors: int
     padded_tokens: int
     """That attention sees: rows laid out to the width of a batch's widest."""
     features: int
@@ -67,11 +66,9 @@ class Clock:
         self.seconds[part] += time.perf_counter() - start  # type: ignore[assignment]
 
 
-def parts(job: Job, device: str, output: Path) -> Parts:
-    """Every part over every batch of the plan, without Ray."""
-    place, dtype = TorchSettings(device, job.numerics.dtype, job.numerics.threads).apply()
-    model, tokenizer, saes = _loaded(job, dtype, place)
-    clock = Clock()
+@contextmanager
+def timing_projection(clock: Clock) -> Iterator[None]:
+    """Has a clock take the time of every pass's output projection and scores."""
     project = language_model.target_log_probs
 
     def timed_projection(*arguments: Any) -> torch.Tensor:
@@ -79,6 +76,18 @@ def parts(job: Job, device: str, output: Path) -> Parts:
             return project(*arguments)
 
     language_model.target_log_probs = timed_projection
+    try:
+        yield
+    finally:
+        language_model.target_log_probs = project
+
+
+def parts(job: Job, device: str, output: Path) -> Parts:
+    """Every part over every batch of the plan, without Ray."""
+    model, tokenizer, place = loaded_model(job, device)
+    sae_dtype = getattr(torch, job.numerics.sae_dtype)
+    saes = [load_encoder(job.sae_repository, sae, job.spec.d_model, sae_dtype, place) for sae in job.saes]
+    clock = Clock()
     answers: Answers = {}
     counts: Counter[str] = Counter()
 
@@ -105,7 +114,6 @@ def parts(job: Job, device: str, output: Path) -> Parts:
         counts.update(
             questions=len(pairs),
             tokens=len(layout.tokens),
-            predictors=len(layout.predictors),
             padded_tokens=layout.gather.numel(),
             features=sum(len(each.feature_ids) for each in found),
             bytes=sum(len(piece) for line in lines for piece in line),
@@ -119,7 +127,8 @@ def parts(job: Job, device: str, output: Path) -> Parts:
     for batches in ([0], range(len(job.plan))):  # the first time to warm up
         clock.seconds.clear()
         counts.clear()
-        with open_journal(output, job.identity(), job.about("benchmark"), overwrite=True) as file:
+        opened = open_journal(output, job.identity(), job.about("benchmark"), overwrite=True)
+        with timing_projection(clock), opened as file:
             for batch in batches:
                 solve(batch, file)
     seconds = {part: float(clock.seconds[part]) for part in STAGES}
@@ -127,14 +136,11 @@ def parts(job: Job, device: str, output: Path) -> Parts:
     return Parts(seconds, **counts, dict_json=float(clock.seconds["dicts and orjson"]), answers=answers)
 
 
-def _loaded(
-    job: Job, dtype: torch.dtype, place: torch.device
-) -> tuple[language_model.LanguageModel, PairTokenizer, list[SaeEncoder]]:
+def loaded_model(job: Job, device: str) -> tuple[language_model.LanguageModel, PairTokenizer, torch.device]:
+    """The model of a job as an actor loads it, its tokeniser, and where it is."""
+    place, dtype = TorchSettings(device, job.numerics.dtype, job.numerics.threads).apply()
     tokenizer = PairTokenizer(tokenizer_path(job.model), job.spec.context)
-    model = load_language_model(Path(job.model.name), dtype, place)
-    sae_dtype = getattr(torch, job.numerics.sae_dtype)
-    saes = [load_encoder(job.sae_repository, sae, job.spec.d_model, sae_dtype, place) for sae in job.saes]
-    return model, tokenizer, saes
+    return load_language_model(Path(job.model.name), dtype, place), tokenizer, place
 
 
 def _row_ids(found: TopK, row: int) -> set[int]:

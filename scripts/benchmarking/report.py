@@ -5,6 +5,8 @@ from typing import Any
 
 GIB = 1 << 30
 MIB = 1 << 20
+VARIANTS = {"readings": "four readings", "dictionary": "two dictionaries", "attribution": "attributions"}
+_FOUR = "whole job, four choices"
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -42,9 +44,8 @@ def best_rates(figures: dict[str, Any]) -> dict[str, float]:
 def seconds_per_question(figures: dict[str, Any]) -> dict[str, float]:
     """What there is of the limit, the baselines, the parts and the whole job."""
     rows: dict[str, float] = {}
-    if "work" in figures:
-        limits = part_limits(figures)
-        rows["limit"] = limits["forward pass and scores"] + limits["  encode and top k"]
+    if "job" in figures.get("work", {}):
+        rows["limit"] = limit_of(figures, "job")
     for name in ("baseline", "strong_baseline"):
         if name in figures:
             rows[name.replace("_", " ")] = figures[name]["per_question"]
@@ -56,28 +57,36 @@ def seconds_per_question(figures: dict[str, Any]) -> dict[str, float]:
         rows["all parts"] = sum(seconds.values())
     if "job" in figures:
         rows["whole job"] = figures["job"]["seconds"] / figures["job"]["questions"]
-    if "attribution" in figures:
-        rows["whole job, attributions"] = figures["attribution"]["seconds"] / figures["attribution"]["questions"]
+    for name, told in VARIANTS.items():
+        if name in figures:
+            rows[f"whole job, {told}"] = figures[name]["seconds"] / figures[name]["questions"]
+    if four := figures.get("four_choices"):
+        rows[_FOUR] = four["job"]["seconds"] / four["job"]["questions"]
+        rows["strong baseline, four choices"] = four["strong_baseline"]
     return rows
 
 
 def part_limits(figures: dict[str, Any]) -> dict[str, float]:
-    """Seconds a question that the matrix products of a part take at the best rate."""
-    if "work" not in figures:
-        return {}
-    rate, work, n = best_rates(figures), figures["work"], figures["parts"]["questions"]
-    model, sae = rate[figures["dtype"]] * n, rate[figures["sae_dtype"]] * n
-    return {
-        "  body": work["body"] / model,
-        "  projection and scores": work["projection"] / model,
-        "forward pass and scores": (work["body"] + work["projection"]) / model,
-        "  encode and top k": work["encode"] / sae,
-        "whole job, attributions": _seconds(figures["work_of_attribution"], model, sae),
-    }
+    """Seconds a question that the matrix products of a part, or of another job, take at the best rate."""
+    works = figures.get("work", {})
+    found = {f"whole job, {told}": limit_of(figures, name) for name, told in VARIANTS.items() if name in works}
+    if "four-choices" in works:
+        found[_FOUR] = found["strong baseline, four choices"] = limit_of(figures, "four-choices")
+    if "job" in works:
+        rate, work = best_rates(figures), works["job"]
+        model, sae = rate[figures["dtype"]], rate[figures["sae_dtype"]]
+        found["  body"] = work["body"] / model
+        found["  projection and scores"] = work["projection"] / model
+        found["forward pass and scores"] = (work["body"] + work["projection"]) / model
+        found["  encode and top k"] = work["encode"] / sae
+    return found
 
 
-def _seconds(work: dict[str, float], model: float, sae: float) -> float:
-    return (work["body"] + work["projection"]) / model + work["encode"] / sae
+def limit_of(figures: dict[str, Any], name: str) -> float:
+    """Seconds a question that all matrix products of a job take at the best rate."""
+    rate, work = best_rates(figures), figures["work"][name]
+    model, sae = rate[figures["dtype"]], rate[figures["sae_dtype"]]
+    return float((work["body"] + work["projection"]) / model + work["encode"] / sae)
 
 
 def comparisons(figures: dict[str, Any]) -> list[str]:
@@ -115,8 +124,12 @@ def comparisons(figures: dict[str, Any]) -> list[str]:
         )
         memory = [f"{kind} {bytes_ / MIB:,.0f}" for kind, bytes_ in sorted(job["memory"].items())]
         lines.append(f"largest memory, MiB: {', '.join(memory)} (mapped files and shared memory included)")
-    if "attribution" in figures and "job" in figures:
-        lines.append(_attribution_beside(figures, rows))
+    lines += [_beside(figures, name) for name in VARIANTS if name in figures and "job" in figures]
+    if "four_choices" in figures:
+        ratio = rows["strong baseline, four choices"] / rows[_FOUR]
+        lines.append(f"four choices: {ratio:.1f} times as fast as the strong baseline")
+    if "ablate" in figures:
+        lines.append(_of_ablations(figures["ablate"]))
     lines += [
         f"  {name.replace('_', ' ')} {figures[name]['memory'] / MIB:,.0f}"
         for name in ("baseline", "strong_baseline")
@@ -134,14 +147,26 @@ def comparisons(figures: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _attribution_beside(figures: dict[str, Any], rows: dict[str, float]) -> str:
-    """How much more the job takes with attributions than without, and how much more its products are."""
-    with_them, without = figures["attribution"]["memory"]["gemma"], figures["job"]["memory"]["gemma"]
-    products = part_limits(figures)["whole job, attributions"] / rows["limit"] if "limit" in rows else 0
+def _beside(figures: dict[str, Any], name: str) -> str:
+    """How much more the job takes with something than without, and how much more its products are."""
+    rows = seconds_per_question(figures)
+    products = limit_of(figures, name) / limit_of(figures, "job")
+    memory = [
+        f"{with_it / without:.2f} times its {whose}'s memory ({with_it / MIB:,.0f} MiB)"
+        for kind, whose in (("gemma", "Gemma actor"), ("encoder", "encoder"))
+        for with_it, without in [(figures[each]["memory"].get(kind, 0) for each in (name, "job"))]
+        if with_it and without
+    ]
+    times = f"{rows[f'whole job, {VARIANTS[name]}'] / rows['whole job']:.2f} times the whole job's time"
+    return f"with {VARIANTS[name]}: {times} (its matrix products {products:.2f} times), {', '.join(memory)}"
+
+
+def _of_ablations(found: dict[str, Any]) -> str:
     return (
-        f"with attributions: {rows['whole job, attributions'] / rows['whole job']:.2f} times the whole job's time"
-        f"{f' (its matrix products {products:.2f} times)' if products else ''}, "
-        f"{with_them / without:.2f} times its Gemma actor's memory ({with_them / MIB:,.0f} MiB)"
+        f"ablating a feature on a question, after the layers {', '.join(map(str, found['layers']))}: "
+        f"{1e3 * found['ours']:,.1f} ms, {found['ours'] / found['forward_from_there']:.2f} times the forward pass from "
+        f"there on; {found['plain'] / found['ours']:.1f} times as fast as a whole pass of plain transformers each; "
+        f"margins differ by {found['largest_difference']:.2g} at most"
     )
 
 

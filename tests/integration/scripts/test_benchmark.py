@@ -9,10 +9,13 @@ from typing import Any
 
 import benchmark
 import pytest
-from benchmarking import limit, ours, report
+from benchmarking import inputs, limit, ours, report
 from benchmarking.inputs import SHAPES
 from benchmarking.measure import apart
 
+from layerscope.config import Config
+from layerscope.planning.machine import probe
+from layerscope.planning.prepare import prepare
 from memory import fill
 
 
@@ -26,32 +29,68 @@ def test_gemma_2_2b_has_the_parameters_that_are_published() -> None:
 
 
 def test_the_work_is_counted() -> None:
-    counted = limit.work(SHAPES["full"], tokens=48, predictors=34, solutions=2)
+    counted = limit.work(SHAPES["full"], limit.Counts(questions=2, tokens=96, predictors=68, rows=4))
     assert counted.body == 2 * 2_024_275_968 * 48
     assert counted.projection == 2 * 256_000 * 2304 * 34
     assert counted.encode == 2 * 26 * 2304 * 16384 * 2
-    back = limit.there_and_back(counted, tokens=48, solutions=2)
-    assert back == limit.Work(2 * counted.body, 2 * counted.projection, 24 * counted.encode)
+    of_all = limit.Counts(questions=2, tokens=96, predictors=68, rows=94)
+    back = limit.work(SHAPES["full"], of_all, attributed=True)
+    assert back == limit.Work(2 * counted.body, 2 * counted.projection, counted.encode * 94 / 4)
+    assert limit.work(SHAPES["full"], of_all, dictionaries=2).encode == 2 * back.encode
 
 
-def test_attributions_stand_beside_the_plain_run_and_what_the_products_allow() -> None:
+def test_other_jobs_stand_beside_the_plain_one_and_what_the_products_allow() -> None:
     figures = {
         "dtype": "bfloat16",
         "sae_dtype": "float32",
         "limit": {"bfloat16": 100.0, "float32": 50.0},
         "limit_again": {"bfloat16": 90.0, "float32": 50.0},
-        "parts": {"questions": 2, "seconds": {"body": 1.0, "projection and scores": 1.0}},
-        "work": {"body": 200.0, "projection": 200.0, "encode": 50.0},  # 2 s and 0.5 s a question
-        "work_of_attribution": {"body": 400.0, "projection": 400.0, "encode": 100.0},
-        "job": {"seconds": 6.0, "questions": 2, "memory": {"gemma": 100 << 20}},
-        "attribution": {"seconds": 15.0, "questions": 2, "memory": {"gemma": 150 << 20}},
+        "work": {
+            "job": {"body": 100.0, "projection": 100.0, "encode": 25.0},  # 2 s and 0.5 s a question
+            "attribution": {"body": 200.0, "projection": 200.0, "encode": 50.0},
+            "four-choices": {"body": 150.0, "projection": 150.0, "encode": 25.0},
+        },
+        "job": {"seconds": 6.0, "questions": 2, "memory": {"gemma": 100 << 20, "encoder": 50 << 20}},
+        "attribution": {"seconds": 15.0, "questions": 2, "memory": {"gemma": 150 << 20, "encoder": 100 << 20}},
+        "four_choices": {"job": {"seconds": 4.0, "questions": 1}, "strong_baseline": 10.0},
     }
-    assert report.seconds_per_question(figures)["whole job, attributions"] == 7.5
-    assert report.part_limits(figures)["whole job, attributions"] == pytest.approx(4 + 1)
-    assert report._attribution_beside(figures, report.seconds_per_question(figures)) == (
-        "with attributions: 2.50 times the whole job's time (its matrix products 2.00 times), "
-        "1.50 times its Gemma actor's memory (150 MiB)"
+    rows, limits = report.seconds_per_question(figures), report.part_limits(figures)
+    assert (rows["limit"], rows["whole job, attributions"], rows["whole job, four choices"]) == (2.5, 7.5, 4.0)
+    assert limits["whole job, attributions"] == pytest.approx(4 + 1)
+    assert limits["strong baseline, four choices"] == pytest.approx(3 + 0.5)
+    assert report._beside(figures, "attribution") == (
+        "with attributions: 2.50 times the whole job's time (its matrix products 2.00 times), 1.50 times its Gemma "
+        "actor's memory (150 MiB), 2.00 times its encoder's memory (100 MiB)"
     )
+    ablate = {"layers": [6], "ours": 0.2, "forward_from_there": 0.16, "plain": 1.5, "largest_difference": 0.01}
+    assert "200.0 ms, 1.25 times the forward pass from there on; 7.5 times as fast as" in report._of_ablations(ablate)
+
+
+def test_what_a_job_is_about_is_counted() -> None:
+    """By its tokeniser alone, of the built-in stand-in: two final tokens, and every token of the solutions once."""
+    counted, over_tokens = (
+        limit.counts(prepare(Config(standin=True, num_samples=5, readings=readings, address="local"), [probe()]))
+        for readings in ("final", "final,last-word,max,prompt")
+    )
+    job = prepare(Config(standin=True, num_samples=5, address="local"), [probe()])
+    assert (counted.questions, counted.tokens, counted.rows) == (5, job.plan.shared_tokens, 10)
+    assert over_tokens.predictors == counted.predictors
+    # Each final token is a row of its own, the prompt's last one is one more, and predicts as the others do.
+    own = over_tokens.rows - 5
+    assert own >= counted.predictors - 5 + 10 - 5
+    assert counted.predictors < over_tokens.rows <= counted.tokens - 5
+
+
+def test_questions_of_four_choices_are_made_of_a_files_own(tmp_path: Path) -> None:
+    bundled = benchmark.BUNDLED
+    inputs.write_four_choices(bundled, 6, tmp_path / "four.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "four.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [len(set(row["choices"])) for row in rows] == [4] * 6
+    of_their_own = {json.loads(line)["goal"]: json.loads(line) for line in bundled.read_text().splitlines()}
+    for row in rows:
+        own = of_their_own[row["question"]]
+        assert row["choices"][:2] == [own["sol1"], own["sol2"]]
+        assert row["answer"] == own["label"]
 
 
 def test_overlapping_spans_are_counted_once() -> None:
@@ -107,6 +146,10 @@ def test_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert {"driver", "gemma", "encoder", "ray"} == set(figures["job"]["memory"])
     told = capsys.readouterr().out
     assert "times as fast as the baseline" in told
-    assert "with attributions: " in told
+    for name in ("four readings", "two dictionaries", "attributions"):
+        assert f"with {name}: " in told
+    assert "four choices: " in told
+    assert figures["ablate"]["largest_difference"] < 1e-3
+    assert figures["ablate"]["plain_count"] > 0
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["benchmark-tiny", "figures.json", "times.png"]
