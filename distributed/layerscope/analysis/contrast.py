@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.analysis import statistics
+from layerscope.analysis.held_out import HeldOut
 from layerscope.analysis.layer_tests import EVERYTHING, HALVES, ContrastTests
 from layerscope.analysis.result import (
     Bools,
@@ -16,7 +17,6 @@ from layerscope.analysis.result import (
     Features,
     Firing,
     Floats,
-    HeldOut,
     Ints,
     Layers,
     Magnitude,

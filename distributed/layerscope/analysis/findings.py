@@ -20,6 +20,7 @@ from layerscope.analysis.baselines.split import Split
 from layerscope.analysis.causes.measuring import Separating, find_causes
 from layerscope.analysis.censoring import LayerPairs, pair_up
 from layerscope.analysis.contrast import joined
+from layerscope.analysis.held_out import HeldOut
 from layerscope.analysis.layer_tests import ContrastTests, LayerTests, layer_tests
 from layerscope.analysis.lists import FeatureLists
 from layerscope.analysis.method import method
@@ -28,10 +29,10 @@ from layerscope.analysis.reading import Columns, reading
 from layerscope.analysis.result import (
     Analysis,
     Bools,
+    Contrast,
     Features,
     Firing,
     Floats,
-    HeldOut,
     Ints,
     Layers,
     Magnitude,
@@ -95,6 +96,23 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
         causes,
         of_all,
     )
+
+
+def analyse_firing(files: Files, options: Options, progress: Progress = lambda *_: None) -> tuple[Questions, Contrast]:
+    """Of what `analyse` finds, right vs wrong alone, to stand beside another dictionary's: no baselines, no causes.
+
+    Args:
+        options: whose `permutations` take the time that they take.
+
+    Raises:
+        UsageError, LayerscopeError: as `analyse`.
+    """
+    with reading(files, options.reading, lambda share: progress("reading", share), options.dictionary) as run:
+        signs = (np.ones(len(run.questions.correct)),)
+        found = _both_passes(run, signs, options, FeatureScores(None), progress)
+        parts = found.contrasts[0], found.firing[0], found.magnitude[0], found.held_out[0]
+        whole = contrast.assemble(_CONTRASTS[0], *parts, found.layers, found.features, found.stratum_shares, options)
+        return run.questions, whole
 
 
 class _Found(NamedTuple):
@@ -204,6 +222,7 @@ def _second_pass(
         scores: get what is selected by label, the first of the contrasts.
     """
     rows: list[list[tuple[float, ...]]] = [[] for _ in tested]
+    higher: list[list[Bools]] = [[] for _ in tested]
     held_out = ~run.questions.discovery
     group = run.questions.group[held_out]
     weight = statistics.group_weights(group)
@@ -213,12 +232,14 @@ def _second_pass(
         for number, (sign, firing, mask, found) in enumerate(zip(signs, tested, chosen, rows, strict=True)):
             if pairs is None or not mask.any():
                 found.append((0, np.nan, np.nan, np.nan))
+                higher[number].append(np.zeros(len(sign), dtype=bool))
                 if number == 0:
                     scores.add_selected(None)
                 continue
             positive, negative = _scores(pairs, features.feature_id[mask], firing.discovery.effect[mask])
             if number == 0:
                 scores.add_selected(positive - negative)
+            higher[number].append((positive - negative) * sign > 0)
             first = np.where(sign > 0, positive, negative)[held_out]
             second = np.where(sign > 0, negative, positive)[held_out]
             found.append(
@@ -229,7 +250,11 @@ def _second_pass(
                 )
             )
         progress("scoring", (index + 1) / len(run.layers))
-    return [HeldOut(counts.astype(np.int64), *columns) for counts, *columns in (np.array(found).T for found in rows)]
+    columns = [np.array(found).T for found in rows]
+    return [
+        HeldOut(counts.astype(np.int64), paired, error, auroc, np.array(first_higher))
+        for (counts, paired, error, auroc), first_higher in zip(columns, higher, strict=True)
+    ]
 
 
 def _scores(pairs: LayerPairs, feature_ids: Ints, weights: Floats) -> tuple[Floats, Floats]:

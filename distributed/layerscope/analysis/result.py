@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from layerscope.analysis.baselines.result import Comparison
 from layerscope.analysis.causes.result import Causes
 from layerscope.analysis.header import Header
+from layerscope.analysis.held_out import HeldOut
 from layerscope.analysis.proportion import Proportion
 from layerscope.analysis.stratum import Stratum
 from layerscope.errors import UsageError
@@ -178,20 +179,6 @@ class ByLayer:
     confirmed: Ints  # [L] of these, on the validation half
     largest_effect: Floats  # [L] of the significant features the effect that is largest by amount, signed; NaN of none
     largest_z: Floats  # [L] largest |z| of those tested; to be read against `family_wise_z`; NaN of none
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """How well a layer's selected features tell the sides apart on the validation half.
-
-    A solution's score is the sum of the discovery half's log-odds over the features selected for firing that fire on
-    it. NaN for a layer without any.
-    """
-
-    features: Ints  # [L] how many are selected
-    paired: Floats  # [L] P(score first > score second) + P(=)/2 within a question; every goal group counts once
-    paired_error: Floats  # [L] its standard error
-    auroc: Floats  # [L] the same over any first and any second, whatever the question
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ Puts together what the other modules of the package say and draw; the page's loo
 The page makes no request: its styles and its script are inside it, and a Content-Security-Policy allows these alone.
 """
 
-import sys
-import time
 import webbrowser
 from base64 import b64encode
 from collections.abc import Sequence
@@ -14,20 +12,19 @@ from functools import partial
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from tqdm import tqdm
 
 from layerscope.analysis.ablations import summary_beside
+from layerscope.analysis.dictionaries import Dictionary, dictionaries_by_depth
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.method import READ_AT
 from layerscope.analysis.result import Analysis, Contrast, Options
 from layerscope.errors import LayerscopeError
 from layerscope.files import remove_leftovers, replacing
-from layerscope.formatting import say, size_text, visible
+from layerscope.formatting import size_text, visible
 from layerscope.neuronpedia.explanations import load_explanations
 from layerscope.records.dictionaries import FIRST
 from layerscope.records.effects import AblationSummary
@@ -39,6 +36,7 @@ from layerscope.report import (
     baselines_said,
     causes,
     confound_charts,
+    dictionaries,
     feature_tables,
     mean_section,
     readings_said,
@@ -53,6 +51,7 @@ from layerscope.report.feature_tables import Descriptions
 from layerscope.report.many_said import many_solutions
 from layerscope.report.question_pack import Pack, pack_questions, packed
 from layerscope.report.readings_strip import readings_strip
+from layerscope.report.stages import Stages
 
 _STYLE = (
     "page.css",
@@ -118,10 +117,11 @@ def report(
     suffix = ("" if dictionary == FIRST else f".{dictionary}") + (f".{reading}.html" if several else ".html")
     to = check_target("--to", to or run.path.with_suffix(suffix), inputs, own=begins_with(_BEGINNING))
     remove_leftovers(to)
-    with _Stages() as stages:
+    with Stages() as stages:
         descriptions = load_explanations(run.manifest).by_layer
         of_all = Options(baseline_dictionary=baseline_dictionary, dictionary=dictionary)
-        page = render(_read_all(run, readings, of_all, effects, stages), descriptions, title)
+        shown = _read_all(run, readings, of_all, effects, stages)
+        page = render(shown, descriptions, title, dictionaries_by_depth(run, shown[0].analysis, stages.tell))
     try:
         with replacing(to) as temporary, temporary.open("wb") as stream:
             stream.write(page)
@@ -135,7 +135,7 @@ def report(
 
 
 def _read_all(
-    run: Run, readings: Sequence[str], options: Options, effects: AblationSummary | None, stages: "_Stages"
+    run: Run, readings: Sequence[str], options: Options, effects: AblationSummary | None, stages: Stages
 ) -> list[Shown]:
     """What the page shows of each reading, `final` first; the control is shown only where it is alone."""
     shown = [name for name in readings if name != "prompt"] or readings
@@ -155,18 +155,28 @@ def _read_all(
     return found
 
 
-def render(shown: Sequence[Shown], descriptions: Descriptions, title: str = "") -> bytes:
-    """The page: the first reading as it is, the others packed beside it."""
+def render(
+    shown: Sequence[Shown], descriptions: Descriptions, title: str = "", several: Sequence[Dictionary] = ()
+) -> bytes:
+    """The page: the first reading as it is, the others packed beside it.
+
+    Args:
+        several: the dictionaries of a run that has more than the one that the page is of.
+    """
     environment = _environment()
     style = Markup("\n".join(map(_read, _STYLE)))
     script = Markup('"use strict";\n(() => {\n' + "\n".join(map(_read, _SCRIPT)) + "})();\n")
     analysis = shown[0].analysis
-    bodies = [_body(environment, each, descriptions, shown, title) for each in shown]
+    beside = dictionaries.section(analysis, several)
+    bodies = [
+        _body(environment, each, descriptions, shown, title, beside if each is shown[0] else None) for each in shown
+    ]
     page = environment.get_template("report.html.jinja").render(
         title=title,
         header=analysis.header,
         contrasts=(analysis.right_wrong, analysis.chosen_rejected),
         readings=[each.reading for each in shown],
+        dictionaries=beside,
         body=bodies[0],
         packed=[
             (each.reading, packed(body.encode()) if number else "", each.pack)
@@ -192,7 +202,12 @@ def _environment() -> Environment:
 
 
 def _body(
-    environment: Environment, one: Shown, descriptions: Descriptions, shown: Sequence[Shown], title: str
+    environment: Environment,
+    one: Shown,
+    descriptions: Descriptions,
+    shown: Sequence[Shown],
+    title: str,
+    beside: dict[str, Any] | None,
 ) -> Markup:
     """All that the page says of one reading: its header and its sections."""
     analysis = one.analysis
@@ -203,6 +218,7 @@ def _body(
         readings=[each.reading for each in shown],
         reads=[(each.analysis, each.analysis.right_wrong) for each in shown],
         across=_across(shown) if one is shown[0] else [],
+        dictionaries=beside,
         say_readings=readings_said,
         many_solutions=many_solutions,
         read_at=READ_AT[analysis.options.reading],
@@ -264,36 +280,3 @@ def _read(name: str) -> str:
 def _hash(embedded: str) -> str:
     """As a Content-Security-Policy names what it allows."""
     return f"sha256-{b64encode(sha256(embedded.encode()).digest()).decode()}"
-
-
-class _Stages:
-    """How far it is, on standard error: a bar for each stage on a terminal, elsewhere a line every ten seconds."""
-
-    def __init__(self) -> None:
-        self._name = ""
-        self._bar: tqdm[Any] | None = None
-        self._told = time.monotonic()
-
-    def __enter__(self) -> "_Stages":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
-
-    def tell(self, name: str, share: float) -> None:
-        if sys.stderr.isatty():
-            if name != self._name:
-                self._close()
-                self._bar = tqdm(total=100, desc=name, bar_format="{desc:<18} {percentage:3.0f} % |{bar}| {elapsed}")
-            if self._bar is not None:
-                self._bar.update(100 * share - self._bar.n)
-        elif time.monotonic() - self._told >= 10:
-            self._told = time.monotonic()
-            say(f"{name}: {share:.0%}", sys.stderr)
-        self._name = name
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()

@@ -68,7 +68,7 @@ async function follow() {
 }
 
 show("right");
-if (one("#readings")) enliven(one("#readings"));
+for (const part of all("#readings, #dictionaries")) enliven(part);
 if ("DecompressionStream" in window) {
   addReading(first, one("header"), one("main"));
 } else {
