@@ -3,7 +3,7 @@
 Shapes: `Q` scored questions, `L` layers, as in `result`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,4 +25,5 @@ class HeldOut:
     paired: Floats  # [L] P(score first > score second) + P(=)/2 within a question; every goal group counts once
     paired_error: Floats  # [L] its standard error
     auroc: Floats  # [L] the same over any first and any second, whatever the question
-    first_higher: Bools  # [L, Q] score first > score second; of the discovery half too, which chose
+    first_higher: Bools = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
+    """[L, Q] score first > score second, of the discovery half too, which chose; not kept of a contrast with a mean."""
