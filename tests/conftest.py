@@ -4,6 +4,7 @@ What is dear is made once per session (of each worker, where the tests run side 
 run must give, and the cluster. A test starts processes of its own where only they can show what it says.
 """
 
+import atexit
 import contextlib
 import gc
 import io
@@ -32,6 +33,9 @@ if shutil.which("nvidia-smi") is None:
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 gc.disable()  # until all is imported: it would walk again and again through modules that stay
+SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
+if SIDE_BY_SIDE:  # to take all modules apart at the end takes seconds; what others do at the end they do before this
+    atexit.register(os._exit, 0)
 
 # Whoever starts the tests in the background may have these ignored, which a run under test would inherit and respect.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -86,6 +90,14 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["HF_HOME"] = str(config.stash[_hub_home])
 
 
+def pytest_collection() -> None:
+    """Whoever has all tests before it needs transformers, and gets it as an actor imports it: without its compiler."""
+    if SIDE_BY_SIDE:
+        from layerscope.models.lean_import import import_transformers
+
+        import_transformers()
+
+
 def pytest_collection_finish() -> None:
     """What was imported stays, and the collector leaves it alone."""
     gc.enable()
@@ -93,7 +105,8 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    gc.unfreeze()  # else libraries that count what they leave behind complain at the end
+    if not SIDE_BY_SIDE:
+        gc.unfreeze()  # else libraries that count what they leave behind complain at the end
     shutil.rmtree(config.stash[_hub_home], ignore_errors=True)
 
 
@@ -141,42 +154,52 @@ def layerscope() -> Command:
     return run
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Command:
+def called(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """What `layerscope ARGUMENTS…` says and ends with, called in this process: a new one would import for seconds."""
     from layerscope.cli import main
 
-    def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        out, err = io.StringIO(), io.StringIO()
-        monkeypatch.setattr(sys, "argv", ["layerscope", *arguments])
-        with (
-            contextlib.chdir(cwd or Path.cwd()),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            pytest.raises(SystemExit) as ended,
-        ):
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.chdir(cwd or Path.cwd()),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr(sys, "argv", ["layerscope", *arguments])
+        with pytest.raises(SystemExit) as ended:
             main()
-        if "ray" in sys.modules:  # a command that joined a cluster leaves it by ending its process
-            sys.modules["ray"].shutdown()
-        return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out.getvalue(), err.getvalue())
-
-    return run
+    if "ray" in sys.modules:  # a command that joined a cluster leaves it by ending its process
+        sys.modules["ray"].shutdown()
+    return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
-def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+def command() -> Command:
+    return called
+
+
+@contextlib.contextmanager
+def actors_here() -> Iterator[pytest.MonkeyPatch]:
+    """Runs that are called in this process have their actors here too."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    with pytest.MonkeyPatch.context() as patch:
+        for command_of in ("run", "ablate"):
+            patch.setattr(f"layerscope.commands.{command_of}.Cluster", OneProcess)
+        yield patch
+    for number, handler in handlers.items():  # a run that was stopped leaves its own
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def one_process() -> Iterator[Callable[[str], None]]:
     """Runs of `command` have their actors in this process; what it gives sets what is wrong with their model."""
     from layerscope.models import language_model
 
-    for command_of in ("run", "ablate"):
-        monkeypatch.setattr(f"layerscope.commands.{command_of}.Cluster", OneProcess)
-    monkeypatch.setattr(language_model.LanguageModel, "forward", language_model.LanguageModel.forward)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    monkeypatch.setenv("LAYERSCOPE_FAULT", "")
-    faults.spoil(language_model)
-    yield lambda fault: monkeypatch.setenv("LAYERSCOPE_FAULT", fault)
-    for number, handler in handlers.items():  # a run that was stopped leaves its own
-        signal.signal(number, handler)
+    with actors_here() as patch:
+        patch.setattr(language_model.LanguageModel, "forward", language_model.LanguageModel.forward)
+        patch.setenv("LAYERSCOPE_FAULT", "")
+        faults.spoil(language_model)
+        yield lambda fault: patch.setenv("LAYERSCOPE_FAULT", fault)
 
 
 @pytest.fixture

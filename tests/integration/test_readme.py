@@ -20,9 +20,7 @@ import pytest
 from make_docs import DOCS, generated
 from nbclient import NotebookClient
 
-from conftest import Command
-from in_process import OneProcess
-from layerscope.cli import main
+from conftest import Command, actors_here, called
 from paths import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / ".github/CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
@@ -94,12 +92,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     questions.append('{"goal": "nothing", "sol1": "", "sol2": "x", "label": 0}')
     (folder / "few.jsonl").write_text("\n".join(questions), encoding="utf-8")
     words = ["run", "--standin", "--dataset", "few.jsonl", "--output-file", "demo.jsonl", "--address", "local"]
-    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
-        patch.setattr("layerscope.commands.run.Cluster", OneProcess)
-        patch.setattr(sys, "argv", ["layerscope", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-    assert not ended.value.code
+    with actors_here():
+        done = called(*words, cwd=folder)
+    assert done.returncode == 0, done.stderr
     return folder
 
 

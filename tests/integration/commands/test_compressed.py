@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import json as arrow_json
 
-from conftest import Command, words
+from conftest import Command, actors_here, called, words
 from layerscope import read_features, read_questions, read_residuals
 from layerscope.records.run import Run
 from layerscope.records.stretches import read_stretches
@@ -31,19 +31,14 @@ def texts(path: Path) -> bytes:
 @pytest.fixture(scope="module")
 def finished(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
     """The finished file of an undisturbed run, by the suffix of its name."""
-    from in_process import OneProcess
-    from layerscope.cli import main
-
     folder, made = tmp_path_factory.mktemp("finished"), dict[str, Path]()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("layerscope.commands.run.Cluster", OneProcess)
+    with actors_here():
 
         def run(suffix: str) -> Path:
             if suffix not in made:
                 made[suffix] = folder / f"out.jsonl{suffix}"
-                with pytest.raises(SystemExit) as ended:
-                    main(["run", *words(settings), *KEPT, "--output-file", str(made[suffix])])
-                assert ended.value.code == 0
+                done = called("run", *words(settings), *KEPT, "--output-file", str(made[suffix]))
+                assert done.returncode == 0, done.stderr
             return made[suffix]
 
         yield run

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ import numpy as np
 import pytest
 
 import layerscope
-from in_process import OneProcess
-from layerscope.cli import main
+from conftest import actors_here, called
 from layerscope.engine import ablating
 from layerscope.records.ablations import AblationFile
 from layerscope.records.manifest import manifest_path
@@ -33,13 +31,9 @@ def layerscope_run(folder: Path, tiny: Path, *more: str) -> Path:
     (folder / "questions.jsonl").write_text("\n".join(lines), encoding="utf-8")
     sources = ["--model", str(tiny / "model"), "--sae-repo", str(tiny / "saes"), "--sae-width", "1k"]
     words = ["run", *sources, "--dataset", "questions.jsonl", "--num-samples", "all", "--batch-tokens", "150"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("layerscope.commands.run.Cluster", OneProcess)
-        patch.setattr(sys, "argv", ["layerscope", *words, "--output-file", "run.jsonl", *more])
-        patch.chdir(folder)
-        with pytest.raises(SystemExit) as ended:
-            main()
-    assert not ended.value.code
+    with actors_here():
+        done = called(*words, "--output-file", "run.jsonl", *more, cwd=folder)
+    assert done.returncode == 0, done.stderr
     return folder / "run.jsonl"
 
 
