@@ -108,7 +108,11 @@ def verify(files: _Files) -> int:
 
 @_app.command
 def export(
-    files: _Files, to: Annotated[Path, _FlagPath], overwrite: bool = False, dictionary: _OneDictionary = FIRST
+    files: _Files,
+    to: Annotated[Path, _FlagPath],
+    overwrite: bool = False,
+    dictionary: _OneDictionary = FIRST,
+    layout: Literal["rows", "lists"] = "rows",
 ) -> int:
     """Write a run's records in another format: as tables of features, questions and attributions, or as a JSON array.
 
@@ -120,10 +124,11 @@ def export(
             x.questions.parquet or .csv.
         overwrite: Replace what is there.
         dictionary: Whose features, of a run with several: the name that --dictionary gave it.
+        layout: Of the features, in Parquet: rows, one for every feature; or lists, a row for every solution and layer.
     """
     from layerscope.tables.export import export
 
-    say(export(files, to, overwrite, dictionary))
+    say(export(files, to, overwrite, dictionary, layout))
     return 0
 
 

@@ -90,6 +90,23 @@ def features_schema(file: RecordsFile) -> pa.Schema:
     return pa.unify_schemas([FEATURES, *(schema for schema, there in more if there)])
 
 
+_IN_LISTS = ("feature_id", "activation", "token", "token_count")
+
+
+def lists_schema(of_rows: pa.Schema) -> pa.Schema:
+    """The columns of a table of features with a row for every list, from those with a row for every feature.
+
+    A feature's rank is its place in the list; a list without features is there too.
+    """
+    return pa.schema(
+        [
+            field.with_type(pa.list_(field.type)) if field.name in _IN_LISTS else field
+            for field in of_rows
+            if field.name != "rank"
+        ]
+    )
+
+
 def questions_schema(file: RecordsFile) -> pa.Schema:
     """Of the table of questions of a file."""
     more = ((OF_OTHERS, file.first is not None and file.first.others is not UNSET), (OF_METADATA, file.has_metadata))

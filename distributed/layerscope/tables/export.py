@@ -6,7 +6,7 @@ Every file is written as a stream and takes its place as a whole.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,16 +24,19 @@ from layerscope.records.run import RecordsFile
 from layerscope.records.shards import Files, open_records
 from layerscope.records.targets import check_target, inner_suffix
 from layerscope.tables.attribution_rows import attribution_rows, term_rows
-from layerscope.tables.columns import ATTRIBUTION_TERMS, ATTRIBUTIONS, features_schema, questions_schema
-from layerscope.tables.reading import FEATURE_ROWS, QUESTION_ROWS, RowGroups, read_records
-from layerscope.tables.rows import feature_rows, question_row
+from layerscope.tables.columns import ATTRIBUTION_TERMS, ATTRIBUTIONS, features_schema, lists_schema, questions_schema
+from layerscope.tables.exported import SUFFIX
+from layerscope.tables.reading import FEATURE_ROWS, LIST_ROWS, QUESTION_ROWS, RowGroups, read_records
+from layerscope.tables.rows import feature_lists, feature_rows, question_row
 
 _ARRAY, _LINES = ".json", ".jsonl"
 _TABLES = (".parquet", ".csv")
 _FORMULA = r"^[\x00-\x20]*[=+\-@＝＋－＠]"  # spreadsheets pass over white space, and East Asian ones take wide signs
 
 
-def export(files: Files, target: Path, overwrite: bool, dictionary: str = FIRST) -> str:
+def export(
+    files: Files, target: Path, overwrite: bool, dictionary: str = FIRST, layout: Literal["rows", "lists"] = "rows"
+) -> str:
     """Writes the records of a run, finished or growing, in the format that the target's suffix names.
 
     In CSV, texts that a spreadsheet would run get an apostrophe in front; the other formats hold every text as it is.
@@ -45,6 +48,7 @@ def export(files: Files, target: Path, overwrite: bool, dictionary: str = FIRST)
     Args:
         files: the output file, or those of the shards of one job.
         dictionary: whose features the tables are of.
+        layout: a row for every feature, or for every list of them, in columns of lists; of Parquet.
 
     Returns:
         What was written, for people.
@@ -57,7 +61,7 @@ def export(files: Files, target: Path, overwrite: bool, dictionary: str = FIRST)
     file = open_records(files, dictionary)
     inputs = [beside for part in file.parts for beside in (part.path, manifest_path(part.path))]
     target = user_path(target)
-    tables, targets, as_lines = _tables(file), [target], inner_suffix(target) == _LINES
+    tables, targets, as_lines = _tables(file, layout), [target], inner_suffix(target) == _LINES
     if target.suffix in _TABLES:
         targets += [target.with_suffix(f".{table.name}{target.suffix}") for table in tables[1:]]
     elif target.suffix != _ARRAY and not as_lines:
@@ -68,6 +72,8 @@ def export(files: Files, target: Path, overwrite: bool, dictionary: str = FIRST)
             f"--to {target}: records have all dictionaries, and --dictionary {dictionary} names one.\n"
             f"Leave --dictionary out, or take {' or '.join(_TABLES)}."
         )
+    if layout == "lists" and target.suffix != SUFFIX:
+        raise UsageError(f"--to {target}: columns of lists are Parquet's. Name a {SUFFIX} file, or take --layout rows.")
     for each in targets:
         check_target("--to", each, inputs=inputs, overwrite=overwrite, compressed=as_lines)
         remove_leftovers(each)
@@ -94,11 +100,14 @@ class _Table(NamedTuple):
     """Rows that are held before they are written."""
 
 
-def _tables(file: RecordsFile) -> list[_Table]:
+def _tables(file: RecordsFile, layout: Literal["rows", "lists"]) -> list[_Table]:
     """Those of a file, that of features first."""
     readings, of_features, of_questions = file.readings, features_schema(file), questions_schema(file)
+    of_lists = lists_schema(of_features)
     tables = [
-        _Table("", of_features, lambda of: feature_rows(of, readings=readings, schema=of_features), FEATURE_ROWS),
+        _Table("", of_lists, lambda of: feature_lists(of, readings, of_lists), LIST_ROWS)
+        if layout == "lists"
+        else _Table("", of_features, lambda of: feature_rows(of, readings=readings, schema=of_features), FEATURE_ROWS),
         _Table("questions", of_questions, lambda of: question_row(of, of_questions), QUESTION_ROWS),
     ]
     if file.attributed:
@@ -129,10 +138,17 @@ def _write_tables(file: RecordsFile, tables: Sequence[_Table], targets: Sequence
 
 def _parquet_writer(stream: BinaryIO, schema: pa.Schema) -> parquet.ParquetWriter:
     # Numbers that hardly repeat: split by bytes they take two thirds of what a dictionary makes of them.
-    floats = [field.name for field in schema if pa.types.is_floating(field.type)]
-    others = [name for name in schema.names if name not in floats]
+    leaves = {f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name: f.type for f in schema}
+    floats = [name for name, kind in leaves.items() if pa.types.is_floating(getattr(kind, "value_type", kind))]
+    lists = [name for name, kind in leaves.items() if pa.types.is_list(kind) and name not in floats]
+    others = [name for name in leaves if name not in floats and name not in lists]
     return parquet.ParquetWriter(
-        stream, schema, compression="zstd", use_dictionary=others, use_byte_stream_split=floats
+        stream,
+        schema,
+        compression="zstd",
+        use_dictionary=others,
+        use_byte_stream_split=floats,
+        column_encoding=dict.fromkeys(lists, "DELTA_BINARY_PACKED") or None,
     )
 
 

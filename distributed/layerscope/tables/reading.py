@@ -17,11 +17,13 @@ from layerscope.records.run import RecordsFile
 from layerscope.records.shards import open_records
 from layerscope.tables.attribution_rows import attribution_rows, term_rows
 from layerscope.tables.columns import ATTRIBUTION_TERMS, ATTRIBUTIONS, features_schema, questions_schema
+from layerscope.tables.exported import SUFFIX, read_exported
 from layerscope.tables.rows import feature_rows, question_row
 
 # Rows of a group: what is held before it is written, and a row group of a Parquet file.
 FEATURE_ROWS = 1 << 18
-QUESTION_ROWS = 1 << 10
+LIST_ROWS, QUESTION_ROWS = 1 << 14, 1 << 10
+GROUP_BYTES = 32 << 20
 
 Files = str | PathLike[str] | Sequence[str | PathLike[str]] | RecordsFile
 
@@ -34,7 +36,8 @@ def read_features(
     Of a file with several readings those of all, one after the other, with three columns more: `reading` tells which.
 
     Args:
-        files: the output file of a run (`.jsonl`), finished or growing, or those of the shards of one job.
+        files: the output file of a run (`.jsonl`), finished or growing, or those of the shards of one job; or what
+            `layerscope export` made of them (`.parquet`).
         layers: only these; None for all.
         top_k: only so many of the strongest of each solution and layer; None for all that are listed.
         dictionary: whose features, of a file with several.
@@ -44,6 +47,10 @@ def read_features(
         LayerscopeError: a line is not a record.
     """
     wanted = _wanted(layers, top_k)
+    if exported := _exported(files):
+        if dictionary != FIRST:
+            raise UsageError(f"dictionary={dictionary!r}: a Parquet file has one dictionary's features.\nLeave it out.")
+        return read_exported(exported, wanted, top_k)
     file = _opened(files, dictionary)
     schema = features_schema(file)
     rows = (feature_rows(record, wanted, top_k, file.readings, schema) for _, record in read_records(file))
@@ -113,6 +120,14 @@ def _opened(files: Files, dictionary: str = FIRST) -> RecordsFile:
     return open_records([Path(path) for path in paths], dictionary)
 
 
+def _exported(files: Files) -> list[Path]:
+    """The files, where all are Parquet."""
+    if isinstance(files, RecordsFile):
+        return []
+    paths = [Path(path) for path in ([files] if isinstance(files, str | PathLike) else files)]
+    return paths if all(path.suffix == SUFFIX for path in paths) else []
+
+
 def _with_attributions(files: Files) -> RecordsFile:
     file = _opened(files)
     if not file.attributed:
@@ -139,11 +154,11 @@ class RowGroups:
         """
         Args:
             take: gets every table.
-            rows: how many a table has; at most those of one record more.
+            rows: how many a table has, unless they are `GROUP_BYTES`; at most those of one record more.
         """
         self._take, self._limit = take, rows
         self._batches = list[pa.RecordBatch]()
-        self._rows = 0
+        self._rows = self._bytes = 0
 
     def __enter__(self) -> "RowGroups":
         return self
@@ -155,13 +170,14 @@ class RowGroups:
     def add(self, rows: pa.RecordBatch) -> None:
         self._batches.append(rows)
         self._rows += rows.num_rows
-        if self._rows >= self._limit:
+        self._bytes += rows.nbytes
+        if self._rows >= self._limit or self._bytes >= GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         if self._rows:
             self._take(pa.Table.from_batches(self._batches).combine_chunks())
-        self._batches, self._rows = [], 0
+        self._batches, self._rows, self._bytes = [], 0, 0
 
 
 def _gathered(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The rows of one record in the tables: one for every feature listed, one for the question.
+"""The rows of one record in the tables: one for every feature listed or for every list of them, one for the question.
 
 Together the two tables hold all that the records hold, but for which layers have no active feature anywhere, and the
 solutions' tokens.
@@ -40,37 +40,92 @@ def feature_rows(
     """
     if isinstance(record, Unscored):
         return pa.RecordBatch.from_pylist([], schema=schema)
-    cells = list[tuple[int, int, int, int, int]]()  # solution, reading, layer, active features, listed features
-    listed_features = list[Feature]()
-    of_each = record.recorded if OF_SOLUTIONS.names[0] in schema.names else record.solutions
+    of_each = _of_each(record, schema)
+    cells, listed_features = _cells(of_each, layers, top_k, readings)
+    *of_cells, listed = cells.T
+    solutions, numbers, of_layer, active = (np.repeat(column, listed) for column in of_cells)
+    firsts = np.repeat(np.cumsum(listed) - listed, listed)
+    n_rows = len(listed_features)
+    columns = {
+        **_of_solutions(record, solutions, schema),
+        "layer": pa.array(of_layer, pa.int16()),
+        "rank": pa.array(np.arange(n_rows) - firsts + 1, pa.int32()),
+        **_of_features(listed_features),
+        "active_feature_count": pa.array(active, pa.int32()),
+    }
+    if len(readings) > 1:
+        columns |= _of_readings(of_each, listed_features, solutions, numbers, readings)
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def feature_lists(record: Record | Unscored, readings: Sequence[str], schema: pa.Schema) -> pa.RecordBatch:
+    """The rows of one record in the table of lists of features: one for every solution, reading and layer.
+
+    Args:
+        readings: of the file.
+        schema: of the file's table, as `lists_schema` gives it.
+    """
+    if isinstance(record, Unscored):
+        return pa.RecordBatch.from_pylist([], schema=schema)
+    of_each = _of_each(record, schema)
+    cells, features = _cells(of_each, None, None, readings)
+    solutions, numbers, of_layer, active, listed = cells.T
+    columns = {
+        **_of_solutions(record, solutions, schema),
+        "layer": pa.array(of_layer, pa.int16()),
+        "active_feature_count": pa.array(active, pa.int32()),
+    }
+    of_features = _of_features(features)
+    if len(readings) > 1:
+        of_features |= _of_readings(
+            of_each, features, np.repeat(solutions, listed), np.repeat(numbers, listed), readings
+        )
+        del of_features["reading"]
+        columns["reading"] = pa.DictionaryArray.from_arrays(numbers.astype(np.int8), list(readings))
+    ends = pa.array(np.concatenate([[0], np.cumsum(listed)]), pa.int32())
+    columns |= {name: pa.ListArray.from_arrays(ends, values) for name, values in of_features.items()}
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _of_each(record: Record, schema: pa.Schema) -> Sequence[SolutionDetails]:
+    return record.recorded if OF_SOLUTIONS.names[0] in schema.names else record.solutions
+
+
+def _cells(
+    of_each: Sequence[SolutionDetails], layers: frozenset[int] | None, top_k: int | None, readings: Sequence[str]
+) -> tuple[Ints, list[Feature]]:
+    """[C, 5] of every list: solution, reading, layer, active features, listed features; and all that are listed."""
+    cells, listed = list[tuple[int, int, int, int, int]](), list[Feature]()
     for solution, details in enumerate(of_each):
         for number, name in enumerate(readings):
             reading = details.reading(name)
             for layer in _wanted(reading, layers):
                 features = reading.active_features_by_layer[layer][:top_k]
-                listed_features += features
+                listed += features
                 cells.append((solution, number, layer, reading.active_feature_count_by_layer[layer], len(features)))
-    *of_cells, listed = np.array(cells, dtype=np.int64).reshape(-1, 5).T
-    solutions, numbers, of_layer, active = (np.repeat(column, listed) for column in of_cells)
-    firsts = np.repeat(np.cumsum(listed) - listed, listed)
-    n_rows, correct = len(listed_features), record.model_is_correct
-    columns = [
-        pa.array([record.example_id] * n_rows, pa.int32()),
-        pa.DictionaryArray.from_arrays(np.minimum(solutions, len(_SIDES) - 1).astype(np.int8), _SIDES),
-        pa.array(of_layer, pa.int16()),
-        pa.array(np.arange(n_rows) - firsts + 1, pa.int32()),
-        pa.array([feature.feature_id for feature in listed_features], pa.int32()),
-        pa.array([feature.activation for feature in listed_features], pa.float32()),
-        pa.array(active, pa.int32()),
-        pa.array(solutions == (0 if correct else 1)),  # the strongest wrong one, where the right one is not preferred
-        pa.array([correct] * n_rows, pa.bool_()),
-    ]
-    if len(readings) > 1:
-        columns += _of_readings(of_each, listed_features, solutions, numbers, readings)
-    if len(schema) > len(columns):
+    return np.array(cells, dtype=np.int64).reshape(-1, 5), listed
+
+
+def _of_solutions(record: Record, solutions: Ints, schema: pa.Schema) -> dict[str, pa.Array]:
+    """What rows say of their question and solution."""
+    correct, (place,) = record.model_is_correct, OF_SOLUTIONS.names
+    columns = {
+        "example_id": pa.array([record.example_id] * len(solutions), pa.int32()),
+        "solution": pa.DictionaryArray.from_arrays(np.minimum(solutions, len(_SIDES) - 1).astype(np.int8), _SIDES),
+        "chosen": pa.array(solutions == (0 if correct else 1)),  # the strongest wrong one, if not the right one
+        "correct": pa.array([correct] * len(solutions), pa.bool_()),
+    }
+    if place in schema.names:
         places = [record.label, record.negative_index, *(other.index for other in record.more)]
-        columns.append(pa.array(np.array(places)[solutions], pa.int16()))
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+        columns[place] = pa.array(np.array(places)[solutions], pa.int16())
+    return columns
+
+
+def _of_features(listed: Sequence[Feature]) -> dict[str, pa.Array]:
+    return {
+        "feature_id": pa.array([feature.feature_id for feature in listed], pa.int32()),
+        "activation": pa.array([feature.activation for feature in listed], pa.float32()),
+    }
 
 
 def _wanted(reading: ReadingLists, layers: frozenset[int] | None) -> list[int]:
@@ -86,8 +141,8 @@ def _of_readings(
     solutions: Ints,
     numbers: Ints,
     readings: Sequence[str],
-) -> list[pa.Array]:
-    """The columns of `OF_READINGS`: of every row its feature, solution and reading."""
+) -> dict[str, pa.Array]:
+    """The columns of `OF_READINGS`: of every feature, its solution and its reading."""
     at = [[_token(details, name) for name in readings] for details in of_each]
     tokens, token_counts = list[int | None](), list[int | None]()
     for feature, solution, number in zip(features, solutions.tolist(), numbers.tolist(), strict=True):
@@ -98,7 +153,7 @@ def _of_readings(
             tokens.append(at[solution][number])
             token_counts.append(None)
     names = pa.DictionaryArray.from_arrays(numbers.astype(np.int8), list(readings))
-    return [names, pa.array(tokens, pa.int32()), pa.array(token_counts, pa.int32())]
+    return {"reading": names, "token": pa.array(tokens, pa.int32()), "token_count": pa.array(token_counts, pa.int32())}
 
 
 def _token(details: SolutionDetails, reading: str) -> int | None:
