@@ -156,6 +156,7 @@ def explain(
     density: bool = False,
     to: Annotated[Path | None, _FlagPath, tyro.conf.arg(help_behavior_hint="(default: no file)")] = None,
     overwrite: bool = False,
+    dictionary: _OneDictionary = FIRST,
 ) -> int:
     """Load Neuronpedia's explanations of a run's features into the cache, once, and say what there is.
 
@@ -164,10 +165,11 @@ def explain(
         density: Load how often each feature fires too; a larger download.
         to: Write the records to this file, with a description in each feature that has one.
         overwrite: Replace what is there.
+        dictionary: Whose features, of a run with several: the name that --dictionary gave it.
     """
     from layerscope.neuronpedia.explanations import explain
 
-    say(explain(file, density, to, overwrite))
+    say(explain(file, density, to, overwrite, dictionary))
     return 0
 
 

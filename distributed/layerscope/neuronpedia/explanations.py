@@ -3,7 +3,6 @@
 Knows an SAE by the Neuronpedia id in the manifest; one without an id has no pages there, and its layer is left out.
 """
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,18 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import constants
 
 from layerscope.errors import LayerscopeError, first_line
 from layerscope.files import remove_leftovers, replacing
-from layerscope.formatting import count_of, ranges, say
+from layerscope.formatting import ranges, say
 from layerscope.hub.cache import alone_with, cache_folder, make_room, touch
+from layerscope.neuronpedia.annotating import annotate
 from layerscope.neuronpedia.bulk_export import Export, Written
+from layerscope.records.dictionaries import FIRST
 from layerscope.records.manifest import Manifest
 from layerscope.records.run import Run
+from layerscope.records.shards import as_seen_by
 from layerscope.records.targets import check_target
 
 _Kind = Literal["explanations", "densities"]
@@ -31,9 +32,6 @@ _SCHEMAS: dict[_Kind, pa.Schema] = {
     "explanations": pa.schema([("feature_id", pa.int32()), ("description", pa.string()), ("explainer", pa.string())]),
     "densities": pa.schema([("feature_id", pa.int32()), ("density", pa.float64())]),
 }
-
-# The beginning of a feature, as `records/feature_lists.py` writes it. No text looks like one: JSON escapes its quotes.
-_FEATURE = re.compile(rb'\{"feature_id":(\d+),"activation":[^,{}"]+,"layer":(\d+)(?=\})')
 
 
 class Explanation(NamedTuple):
@@ -56,30 +54,37 @@ class Explanations:
     """Layers whose SAE has no Neuronpedia id."""
 
 
-def explain(file: Path, density: bool = False, to: Path | None = None, overwrite: bool = False) -> str:
+def explain(
+    file: Path, density: bool = False, to: Path | None = None, overwrite: bool = False, dictionary: str = FIRST
+) -> str:
     """Fetches what the cache lacks, writes the annotated records to `to`, and says what there is; warns of the rest.
+
+    Args:
+        dictionary: whose features are explained, of a run with several.
 
     Raises:
         LayerscopeError: there are no explanations for any layer, or `to` cannot be written.
-        UsageError: `file` is not the output file of a run, or `to` may not be written.
+        UsageError: `file` is not the output file of a run, has no such dictionary, or `to` may not be written.
     """
     run = Run.open(file)
+    manifest = as_seen_by(run, dictionary).manifest
     if to is not None:
         to = check_target("--to", to, (run.path,), overwrite=overwrite)
         remove_leftovers(to)
-    ids = _neuronpedia_ids(run.manifest)
+    ids = _neuronpedia_ids(manifest)
     if not ids:
+        of = "" if dictionary == FIRST else f" of dictionary {dictionary}"
         raise LayerscopeError(
-            f"None of the SAEs of {file} has pages on Neuronpedia, so nobody has explained its features.\n"
+            f"None of the SAEs{of} of {file} has pages on Neuronpedia, so nobody has explained its features.\n"
             "Canonical SAEs of Gemma Scope have them (--sae-l0 canonical, as is the default)."
         )
     for reason, layers in _fetch_missing(ids, ("explanations", "densities") if density else ("explanations",)).items():
         say(f"Warning: layers {ranges(layers)}: {reason}", sys.stderr)
-    explanations = load_explanations(run.manifest)
+    explanations = load_explanations(manifest)
     if not explanations.by_layer:
         raise LayerscopeError(f"No explanations for any layer of {file}, for the reasons above.")
     told = _describe(ids, explanations)
-    return f"{told}\n{annotate(run, explanations, to)}" if to is not None else told
+    return f"{told}\n{annotate(run, explanations.by_layer, to, dictionary)}" if to is not None else told
 
 
 def load_explanations(manifest: Manifest) -> Explanations:
@@ -95,42 +100,6 @@ def load_explanations(manifest: Manifest) -> Explanations:
             }
     layers = manifest.about.neuronpedia.items()
     return Explanations(by_layer, tuple(layer for layer, neuronpedia_id in layers if neuronpedia_id is None))
-
-
-def annotate(run: Run, explanations: Explanations, to: Path) -> str:
-    """Writes the records with a `description` in each feature that has one, and says how many have.
-
-    The descriptions go between the bytes of the records. Parsing a record and writing it anew would change numbers: the
-    shortest decimal of a float32 is spelled otherwise as a double's (0.000003 becomes 3e-6).
-
-    Raises:
-        LayerscopeError: `to` cannot be written, or a line is not as layerscope writes it.
-    """
-    lines = features = described = 0
-
-    def with_description(match: re.Match[bytes]) -> bytes:
-        nonlocal described
-        found = explanations.by_layer.get(int(match[2]), {}).get(int(match[1]))
-        if found is None:
-            return match[0]
-        described += 1
-        return match[0] + b',"description":' + orjson.dumps(found.description)
-
-    try:
-        with replacing(to) as temporary, temporary.open("wb") as stream:
-            for line, _ in run.records():
-                annotated, count = _FEATURE.subn(with_description, line)
-                lines, features = lines + 1, features + count
-                if count != line.count(b'"feature_id":'):
-                    raise LayerscopeError(
-                        f"{run.path}, line {lines}: the features are not written as layerscope writes them.\n"
-                        f"{to} was not written. `layerscope verify` tells whether the file was changed."
-                    )
-                stream.write(annotated)
-    except OSError as error:
-        raise LayerscopeError(f"{to} cannot be written: {error.strerror or error}.") from error
-    found = f"{described:,} of {count_of(features, 'feature')} with a description"
-    return f"annotated   {to}: {count_of(lines, 'line')}, {found}"
 
 
 def choose_explanations(written: Sequence[Written]) -> list[tuple[int, str, str]]:

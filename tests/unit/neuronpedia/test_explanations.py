@@ -27,12 +27,12 @@ from hypothesis import strategies as st
 from conftest import Command
 from hub_server import Fault
 from layerscope.errors import LayerscopeError, UsageError
+from layerscope.hub.repository import FileInfo, Repository
 from layerscope.neuronpedia import bulk_export as neuronpedia
+from layerscope.neuronpedia.annotating import annotate
 from layerscope.neuronpedia.bulk_export import Written
 from layerscope.neuronpedia.explanations import (
     Explanation,
-    Explanations,
-    annotate,
     choose_explanations,
     explain,
     load_explanations,
@@ -43,8 +43,14 @@ from layerscope.records.lines import error_line, frame_record, join_record
 from layerscope.records.manifest import manifest_path, read_manifest
 from layerscope.records.pieces import SolutionScore
 from layerscope.records.run import Run
+from layerscope.saes import gemma_scope_2
 from layerscope.saes.encoder import TopK
 from made_up import edit_manifest, identity, write_run
+from paths import ROOT
+from several import write_several
+from synthetic_attributions import write_attributions
+from synthetic_readings import write_readings
+from synthetic_run import Effect, Spec
 
 GPT, GEMINI = "gpt-4o-mini (oai_token-act-pair)", "gemini-2.0-flash (np_max-act-logits)"
 LAYERS = {7: "gemma-2-2b/7-gemmascope-res-16k", 8: "gemma-2-2b/8-gemmascope-res-16k"}
@@ -209,22 +215,116 @@ def test_explanations_are_fetched_in_bulk_and_once(
     assert export.requests == []
 
 
-def test_every_set_s_explanations_are_those_of_its_own_id(export: ExportServer, run_file: Path, tmp_path: Path) -> None:
-    """Of other sites and of Gemma Scope 2: taken for the residual stream's they would describe others."""
-    sets = {7: "gemma-2-2b/7-gemmascope-att-16k", 8: "gemma-2-2b/8-gemmascope-mlp-16k"}
-    sets[9] = "gemma-3-1b/9-gemmascope-2-transcoder-16k"
-    for layer, name in sets.items():
-        export.files |= batches(f"v1/{name}/explanations/", [line(name, 5, f"words about {name}", GPT)] * BATCHES)
-        edit_manifest(
-            run_file, lambda content, at=layer, to=name: content["about"]["neuronpedia"].update({str(at): to})
-        )
-    told = explain(run_file, to=tmp_path / "described.jsonl")
-    assert all(f"layer    {layer}  {name}: 1 by {GPT}" in told for layer, name in sets.items())
+def ids_of_every_set() -> list[str]:
+    """One of each repository, site and width with pages: Gemma Scope's releases and Gemma Scope 2's."""
+    folder = ROOT / "distributed/layerscope/saes"
+    scope = json.loads((folder / "gemma_scope_canonical.json").read_text())
+    ids = [
+        release["neuronpedia"].format(layer=next(iter(layers)), width=width)
+        for release in scope.values()
+        if release["neuronpedia"]
+        for width, layers in release["canonical_l0"].items()
+    ]
+    for name, sites in json.loads((folder / "gemma_scope_2_pages.json").read_text()).items():
+        paths = [
+            f"{site}/layer_{layers.split(',')[0]}_width_{width}_l0_{l0}/params.safetensors"
+            for site, l0s in sites.items()
+            for l0, widths in l0s.items()
+            for width, layers in widths.items()
+        ]
+        repository = Repository(name, "", dict.fromkeys(paths, FileInfo(1)))
+        found = gemma_scope_2.shelf(repository, name)
+        assert found is not None
+        ids += [sae.neuronpedia_id for sae in found.saes if sae.neuronpedia_id]
+    return ids
+
+
+def test_every_set_s_explanations_are_those_of_its_own_id(export: ExportServer, tmp_path: Path) -> None:
+    """Of all sites, sizes and suites: taken for the residual stream's of a layer they would describe others."""
+    sets = dict(enumerate(ids_of_every_set()))
+    assert {"gemma-3-1b/7-gemmascope-2-res-16k", "gemma-2-9b-it/9-gemmascope-res-16k"} <= set(sets.values())
+    assert len({re.sub("/[0-9]+-", "/", name) for name in sets.values()}) == len(sets) > 30
+    for name in sets.values():
+        export.files |= {f"v1/{name}/explanations/batch-0.jsonl.gz": gzip.compress(line(name, 5, f"of {name}", GPT))}
+    file = records(tmp_path / "sets.jsonl", layers=tuple(sets))
+    edit_manifest(file, lambda content: content["about"]["neuronpedia"].update({str(at): sets[at] for at in sets}))
+    told = explain(file, to=tmp_path / "described.jsonl")
+    assert all(f"{name}: 1 by {GPT}" in told for name in sets.values())
     first = json.loads((tmp_path / "described.jsonl").read_text().splitlines()[0])
     lists = first["positive_solution_details"]["active_features_by_layer"]
     assert {int(layer): lists[layer][0]["description"] for layer in lists} == {
-        layer: f"words about {name}" for layer, name in sets.items()
+        layer: f"of {name}" for layer, name in sets.items()
     }
+
+
+def test_each_dictionary_s_features_get_its_own_explanations(export: ExportServer, tmp_path: Path) -> None:
+    """Another one's feature of the same layer and number is another feature."""
+    file = write_several(tmp_path, {"wide": Effect(1, 501, 0.2, 0.7), "bare": Effect(1, 502)}, questions=20)["whole"]
+    sets = {"first": "gemma-2-2b/1-gemmascope-res-16k", "wide": "gemma-2-2b/1-gemmascope-mlp-65k"}
+    for name in sets.values():
+        lines = [line(name, feature, f"{name} {feature}", GPT) for feature in range(0, 512, 2)]
+        export.files |= batches(f"v1/{name}/explanations/", lines)
+
+    def name_them(content: dict[str, Any]) -> None:
+        content["about"]["neuronpedia"] |= {"0": None, "1": sets["first"], "2": None}
+        content["about"]["other_dictionaries"]["wide"]["neuronpedia"]["1"] = sets["wide"]
+
+    edit_manifest(file, name_them)
+    for name, neuronpedia_id in sets.items():
+        to = tmp_path / f"{name}-described.jsonl"
+        assert f"layer    1  {neuronpedia_id}: 256 by {GPT}" in explain(file, to=to, dictionary=name)
+        for before, after in zip(file.read_text().splitlines(), to.read_text().splitlines(), strict=True):
+            assert described_removed(json.loads(after)) == json.loads(before)
+            for of, layer, feature in features_of(json.loads(after)):
+                has = of == name and layer == "1" and feature["feature_id"] % 2 == 0
+                assert feature.get("description") == (f"{neuronpedia_id} {feature['feature_id']}" if has else None)
+    with pytest.raises(LayerscopeError, match="None of the SAEs of dictionary bare of"):
+        explain(file, dictionary="bare")
+    with pytest.raises(UsageError, match="has first, wide, bare"):
+        explain(file, dictionary="big")
+
+
+def features_of(record: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Every feature of a record, with its dictionary and layer."""
+
+    def inside(value: Any, of: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        for key, part in value.items() if isinstance(value, dict) else ():
+            if isinstance(part, list) and part and isinstance(part[0], dict) and "feature_id" in part[0]:
+                yield from ((of, key, feature) for feature in part)
+            elif key == "other_dictionaries":
+                for name, lists in part.items():
+                    yield from inside(lists, name)
+            else:
+                yield from inside(part, of)
+
+    return inside(record, "first")
+
+
+@pytest.mark.parametrize(
+    ("write", "more"),
+    [
+        (lambda path: write_readings(path, 20, by_token=2), ["token", "token_count", "token_activations"]),
+        (lambda path: write_attributions(path, Spec(20), {}), ["attribution", "token"]),
+    ],
+    ids=["readings", "attributions"],
+)
+def test_features_of_readings_and_attributions_are_described_too(
+    write: Callable[[Path], object], more: list[str], tmp_path: Path
+) -> None:
+    file, to = tmp_path / "run.jsonl", tmp_path / "annotated.jsonl"
+    write(file)
+    everything = {
+        layer: {feature: Explanation(f"{layer}/{feature}", GPT, None) for feature in range(512)} for layer in range(3)
+    }
+    annotate(Run.open(file), everything, to)
+    keys = set[str]()
+    for before, after in zip(file.read_text().splitlines(), to.read_text().splitlines(), strict=True):
+        for _, layer, feature in features_of(json.loads(after)):
+            assert feature["description"] == f"{layer}/{feature['feature_id']}"
+            assert list(feature)[-1] == "description"
+            keys |= set(feature)
+        assert re.sub(r',"description":"[0-9/]*"', "", after) == before
+    assert keys.issuperset(more)
 
 
 def test_density_is_fetched_when_asked_for(export: ExportServer, run_file: Path) -> None:
@@ -387,12 +487,10 @@ def test_text_from_the_network_is_one_bounded_printable_line(export: ExportServe
 
 
 def described_removed(record: Any) -> Any:
-    for details in (record["positive_solution_details"], record["negative_solution_details"]):
-        for features in details["active_features_by_layer"].values():
-            for feature in features:
-                if "description" in feature:
-                    assert list(feature)[-1] == "description"
-                    del feature["description"]
+    for _, _, feature in features_of(record):
+        if "description" in feature:
+            assert list(feature)[-1] == "description"
+            del feature["description"]
     return record
 
 
@@ -408,7 +506,7 @@ def test_annotated_records_are_the_records_and_descriptions(
     folder = tmp_path_factory.mktemp("annotated")
     file, to = records(folder / "run.jsonl", texts=texts), folder / "annotated.jsonl"
     found = Explanation(description, GPT, 0.5)
-    told = annotate(Run.open(file), Explanations({7: {3: found, 5: found, 9: found}, 9: {16383: found}}, ()), to)
+    told = annotate(Run.open(file), {7: {3: found, 5: found, 9: found}, 9: {16383: found}}, to)
     assert "3 lines, 6 of 30 features" in told
     lines, annotated = file.read_bytes().splitlines(), to.read_bytes().splitlines()
     assert annotated[1] == lines[1]  # an error line
