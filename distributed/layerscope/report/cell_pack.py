@@ -1,13 +1,13 @@
 """The kept features of a page, cell by cell (a question and a layer), as columns of bytes that deflate well."""
 
 from array import array
-from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.analysis.result import Ints
 from layerscope.records.record import Record
+from layerscope.report.kept import Tracked
 from layerscope.report.token_pack import Places
 
 _LEVELS = 253  # of a rounded activation; 0 is at most the limit of the pair, 1 is unknown
@@ -20,7 +20,7 @@ class Cells:
         self,
         layers: tuple[int, ...],
         strongest: int,
-        tracked: Mapping[int, set[int]],
+        tracked: Tracked,
         reading: str,
         places: Places | None = None,
     ) -> None:
@@ -41,7 +41,7 @@ class Cells:
             active = [reading.active_feature_count_by_layer[layer] for reading in readings]
             activations = [{each.feature_id: each.activation for each in side} for side in sides]
             kept = {each.feature_id for side in sides for each in side[: self._strongest]}
-            kept |= self._tracked[layer] & (activations[0].keys() | activations[1].keys())
+            kept |= self._tracked.all[layer] & (activations[0].keys() | activations[1].keys())
             self._lengths.append(len(kept))
             self._active.extend(min(count, 65535) for count in active)
             ordered = sorted(kept)
@@ -50,7 +50,7 @@ class Cells:
                 for number, side in enumerate(sides):
                     listed = {each.feature_id: each for each in side}
                     for feature_id in ordered:
-                        self._places.add(number, listed.get(feature_id), feature_id in self._tracked[layer])
+                        self._places.add(number, listed.get(feature_id), feature_id in self._tracked.selected[layer])
             limit = max(
                 (side[-1].activation for side, n in zip(sides, active, strict=True) if n > len(side)), default=0
             )

@@ -119,17 +119,28 @@ def explainers(descriptions: Descriptions) -> str:
 
 def layer_tables(analysis: Analysis, contrast: Contrast, descriptions: Descriptions) -> list[Table]:
     """For each layer all that is selected, then the surest others, within bounds."""
-    tables = []
-    for layer in analysis.layers.layer:
-        rows = ranked(contrast, np.flatnonzero(analysis.features.layer == layer))
-        tables.append(_table(analysis, contrast, descriptions, rows, ROWS_PER_LAYER))
-    return tables
+    return [
+        _table(analysis, contrast, descriptions, rows, ROWS_PER_LAYER) for rows in _ranked_by_layer(analysis, contrast)
+    ]
 
 
 def confirmed_table(analysis: Analysis, contrast: Contrast, descriptions: Descriptions) -> Table:
     """The confirmed features of all layers, the surest first, within bounds."""
-    confirmed = np.flatnonzero(contrast.firing.confirmed | contrast.magnitude.confirmed)
-    return _table(analysis, contrast, descriptions, ranked(contrast, confirmed), CONFIRMED_ROWS)
+    return _table(analysis, contrast, descriptions, _confirmed(contrast), CONFIRMED_ROWS)
+
+
+def table_rows(analysis: Analysis, contrast: Contrast) -> Ints:
+    """The features that the tables of a contrast hold, the surest first; each once."""
+    by_layer = [rows[:ROWS_PER_LAYER] for rows in _ranked_by_layer(analysis, contrast)]
+    return ranked(contrast, np.unique(np.concatenate([_confirmed(contrast)[:CONFIRMED_ROWS], *by_layer])))
+
+
+def _confirmed(contrast: Contrast) -> Ints:
+    return ranked(contrast, np.flatnonzero(contrast.firing.confirmed | contrast.magnitude.confirmed))
+
+
+def _ranked_by_layer(analysis: Analysis, contrast: Contrast) -> list[Ints]:
+    return [ranked(contrast, np.flatnonzero(analysis.features.layer == layer)) for layer in analysis.layers.layer]
 
 
 def selected_rows(contrast: Contrast) -> Ints:
@@ -154,11 +165,12 @@ def ranked(contrast: Contrast, rows: Ints) -> Ints:
 
 
 def _table(analysis: Analysis, contrast: Contrast, descriptions: Descriptions, listed: Ints, limit: int) -> Table:
-    rows = [_row(analysis, contrast, descriptions, int(row)) for row in listed[:limit]]
+    rows = [row_of(analysis, contrast, descriptions, int(row)) for row in listed[:limit]]
     return Table(rows, max(len(listed) - limit, 0), _quick_list(analysis, contrast, rows))
 
 
-def _row(analysis: Analysis, contrast: Contrast, descriptions: Descriptions, row: int) -> Row:
+def row_of(analysis: Analysis, contrast: Contrast, descriptions: Descriptions, row: int) -> Row:
+    """What is said of the feature in a row of the analysis."""
     features, firing, magnitude = analysis.features, contrast.firing, contrast.magnitude
     layer, feature_id = int(features.layer[row]), int(features.feature_id[row])
     sae = next(sae for sae in analysis.header.saes if sae.layer == layer)

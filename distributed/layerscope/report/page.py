@@ -47,6 +47,7 @@ from layerscope.report.causes import NOTHING, ShownCauses, shown_causes
 from layerscope.report.depth_axis import NARROW, WIDE
 from layerscope.report.depth_strip import depth_strip
 from layerscope.report.feature_map import CELLS, effect_legend, feature_map
+from layerscope.report.feature_pack import feature_pack
 from layerscope.report.feature_tables import Descriptions
 from layerscope.report.many_said import many_solutions
 from layerscope.report.question_pack import Pack, pack_questions, packed
@@ -59,9 +60,10 @@ _STYLE = (
     "tables.css",
     "browser.css",
     "causes.css",
+    "panel.css",
     "screens.css",
 )  # the last after all that it changes
-_SCRIPT = ("page.js", "questions.js", "tokens.js", "addresses.js")
+_SCRIPT = ("page.js", "questions.js", "tokens.js", "panel.js", "addresses.js")
 _BEGINNING = b"<!doctype html>\n<!-- layerscope report -->\n"
 
 
@@ -179,7 +181,7 @@ def render(
         dictionaries=beside,
         body=bodies[0],
         packed=[
-            (each.reading, packed(body.encode()) if number else "", each.pack)
+            (each.reading, packed(body.encode()) if number else "", each.pack, _of_features(each, descriptions))
             for number, (each, body) in enumerate(zip(shown, bodies, strict=True))
         ],
         style=style,
@@ -187,6 +189,10 @@ def render(
         hashes={"style": _hash(style), "script": _hash(script)},
     )
     return _BEGINNING + page.encode()
+
+
+def _of_features(one: Shown, descriptions: Descriptions) -> str:
+    return packed(feature_pack(one.analysis, descriptions, one.pack.tracked, one.beside.ablations))
 
 
 def _environment() -> Environment:

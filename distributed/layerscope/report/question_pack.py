@@ -19,12 +19,12 @@ from layerscope.records.dictionaries import seen_by
 from layerscope.records.record import Record, parse
 from layerscope.records.run import Run
 from layerscope.report.cell_pack import Cells
-from layerscope.report.feature_tables import neuronpedia_url, selected_rows
+from layerscope.report.feature_tables import neuronpedia_url
+from layerscope.report.kept import Tracked, choose_questions, tracked_features
 from layerscope.report.token_pack import Places, has_places, pieces
 
-QUESTIONS = 2000  # at most, in a page
 _FEATURES = 320_000  # strongest features, over all cells of a page, about
-_TRACKED = 400_000  # entries of selected features at most
+_TRACKED = 400_000  # entries of features whose every firing is kept, at most
 _CHARACTERS = 2_500_000  # of text
 _LONGEST = (6000, 2000, 600, 200)  # characters of one text: the most that fits; the last one always does
 _SHOWN_PLAINLY = 40  # questions in the table that needs no JavaScript
@@ -58,6 +58,7 @@ class Pack:
     """JSON, deflated, in base64: how `features` are to be read."""
     features: str
     """Columns of bytes, deflated, in base64; `about` says how many of each."""
+    tracked: Tracked
     plain: tuple[Question, ...]
     """The few that are shown without JavaScript."""
     kept: tuple[str, ...]
@@ -74,7 +75,7 @@ def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], Non
         LayerscopeError: the file is no longer the one that was analysed.
     """
     chosen, why = choose_questions(analysis)
-    tracked, tracked_total = _tracked(analysis, len(chosen), _TRACKED / sharing)
+    tracked = tracked_features(analysis, len(chosen), _TRACKED / sharing)
     strongest = int(np.clip(_FEATURES // sharing // max(len(chosen) * len(analysis.layers.layer), 1), 1, 10))
     places = _places(run, analysis, chosen)
     cells = Cells(tuple(map(int, analysis.layers.layer)), strongest, tracked, analysis.options.reading, places)
@@ -94,12 +95,12 @@ def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], Non
         "entries": len(cells.feature_id),
         "scale": cells.scale,
         "placed": places is not None,
-        "tracked": {layer: sorted(map(int, ids)) for layer, ids in tracked.items()},
+        "tracked": {layer: sorted(ids) for layer, ids in tracked.all.items()},
     }
     kept = [
         why,
         f"Of every solution and layer the {strongest} strongest features are kept"
-        + (f", and every firing of {tracked_total:,} selected features." if tracked_total else "."),
+        + (f", and every firing of {tracked.count:,} of the surest." if tracked.count else "."),
         _said_of(places),
         f"Activations are rounded to {rounding:.1%}." if rounding else "",
         f"{count_of(cut, 'question')} with a text longer than {longest:,} characters, which is cut." if cut else "",
@@ -108,6 +109,7 @@ def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], Non
         packed(orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)),
         packed(orjson.dumps(about, option=orjson.OPT_NON_STR_KEYS)),
         packed(levels),
+        tracked,
         _plainly(questions),
         tuple(filter(None, kept)),
     )
@@ -128,46 +130,6 @@ def _said_of(places: Places | None) -> str:
     of = "the selected features'" if places.selected_only else "these features'"
     more = f"; {places.left_out:,} lists of them found no room" if places.left_out else ""
     return f"Of activations at every token {of} are kept{more}."
-
-
-def choose_questions(analysis: Analysis) -> tuple[Ints, str]:
-    """The indices of the questions that a page keeps, in the file's order, and why these.
-
-    All where they fit; else half of the room for the smallest margins, a quarter for the most confidently wrong ones,
-    and the rest for others, evenly from the file.
-    """
-    margin = analysis.questions.margin
-    total = len(margin)
-    if total <= QUESTIONS:
-        return np.arange(
-            total
-        ), f"All {total:,} scored questions are here." if total != 1 else "The one scored question is here."
-    closest = np.argsort(np.abs(margin), kind="stable")[: QUESTIONS // 2]
-    wrong = np.argsort(margin, kind="stable")[: QUESTIONS // 4]
-    chosen = np.union1d(closest, wrong)
-    others = np.setdiff1d(np.arange(total), chosen)
-    evenly = np.linspace(0, len(others) - 1, QUESTIONS - len(chosen)).astype(np.int64)
-    why = (
-        f"{QUESTIONS:,} of {total:,} scored questions are here: the {len(closest):,} with the smallest margins, the "
-        f"{len(wrong):,} most confidently wrong, and others evenly from the file. They are no random sample."
-    )
-    return np.union1d(chosen, others[evenly]), why
-
-
-def _tracked(analysis: Analysis, questions: int, room: float) -> tuple[dict[int, set[int]], int]:
-    """By layer, the surest selected features of both contrasts whose every firing fits into the page; how many."""
-    tracked: dict[int, set[int]] = {int(layer): set() for layer in analysis.layers.layer}
-    features = analysis.features
-    share = questions / max(analysis.header.questions, 1)
-    ranked = [selected_rows(contrast) for contrast in (analysis.right_wrong, analysis.chosen_rejected)]
-    for row in np.concatenate(ranked)[
-        np.argsort(np.concatenate([np.arange(len(rows)) for rows in ranked]), kind="stable")
-    ]:
-        room -= float(features.listed[row]) * share
-        if room < 0:
-            break
-        tracked[int(features.layer[row])].add(int(features.feature_id[row]))
-    return tracked, sum(map(len, tracked.values()))
 
 
 def records_of(

@@ -41,9 +41,10 @@ from layerscope.records.manifest import manifest_path
 from layerscope.records.run import Run
 from layerscope.report import question_pack, sentences
 from layerscope.report.feature_map import effect_class
+from layerscope.report.kept import QUESTIONS, choose_questions
 from layerscope.report.many_said import many_solutions
 from layerscope.report.page import Shown, render, report
-from layerscope.report.question_pack import QUESTIONS, choose_questions, pack_questions
+from layerscope.report.question_pack import pack_questions
 from made_up import edit_manifest
 from synthetic_run import Effect, Spec, write_run
 

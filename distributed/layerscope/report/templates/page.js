@@ -27,7 +27,12 @@ function show(contrast) {
   root.dataset.shown = contrast;
   for (const button of all(".switch button")) button.setAttribute("aria-pressed", button.dataset.show === contrast);
 }
-for (const button of all(".switch button")) button.addEventListener("click", () => show(button.dataset.show));
+for (const button of all(".switch button")) {
+  button.addEventListener("click", () => {
+    show(button.dataset.show);
+    note({ contrast: button.dataset.show === "right" ? "" : button.dataset.show });
+  });
+}
 const shownSection = () => one(`section[data-contrast="${root.dataset.shown}"]`);
 
 for (const [name, index] of [["depth", 0], ["features", 1]]) {
@@ -95,24 +100,35 @@ function makeSortable(table) {
   });
 }
 
+/** Shows the features whose id begins with a text, or whose description has it, in the tables of both contrasts. */
+function search(text) {
+  const wanted = text.trim().toLowerCase();
+  if (wanted === (root.dataset.search ?? "")) return;
+  root.dataset.search = wanted;
+  for (const section of all("section[data-contrast]")) searchIn(section, wanted);
+}
+
+function searchIn(section, wanted) {
+  const input = one(".search", section);
+  if (document.activeElement !== input) input.value = wanted;
+  let found = 0;
+  for (const row of all("table.features tbody tr", section)) {
+    const id = row.dataset.feature.split("/")[1];
+    const words = one(".words", row)?.textContent.toLowerCase() ?? "";
+    row.hidden = wanted !== "" && !id.startsWith(wanted) && !words.includes(wanted);
+    found += !row.hidden && Boolean(row.id);
+  }
+  for (const layer of all("details.layer", section)) {
+    const rows = all("tbody tr", layer);
+    layer.hidden = wanted !== "" && rows.every((row) => row.hidden);
+    layer.open = wanted !== "" && !layer.hidden;
+  }
+  one(".found", section).textContent = wanted === "" ? "" : `${found} of the features in the layers’ tables`;
+}
+
 function makeSearchable(section) {
   const input = one(".search", section);
-  input.addEventListener("input", () => {
-    const wanted = input.value.trim().toLowerCase();
-    let found = 0;
-    for (const row of all("table.features tbody tr", section)) {
-      const id = row.dataset.feature.split("/")[1];
-      const words = one(".words", row)?.textContent.toLowerCase() ?? "";
-      row.hidden = wanted !== "" && !id.startsWith(wanted) && !words.includes(wanted);
-      found += !row.hidden && Boolean(row.id);
-    }
-    for (const layer of all("details.layer", section)) {
-      const rows = all("tbody tr", layer);
-      layer.hidden = wanted !== "" && rows.every((row) => row.hidden);
-      layer.open = wanted !== "" && !layer.hidden;
-    }
-    one(".found", section).textContent = wanted === "" ? "" : `${found} of the features in the layers’ tables`;
-  });
+  input.addEventListener("input", () => { search(input.value); note({ search: input.value.trim() }); });
 }
 
 /** A cell for CSV: numbers bare; words quoted, and kept from being taken for a formula. */

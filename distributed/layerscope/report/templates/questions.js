@@ -67,14 +67,14 @@ async function load(reading) {
     return { found, active: [active[2 * cell], active[2 * cell + 1]] };
   }
 
-  function fires(question, layerIndex, id) {
+  /** Where a feature of a question is kept, as every column counts; -1 of one that is not. */
+  function entry(question, layerIndex, id) {
     const cell = question.index * layers.length + layerIndex;
-    for (let entry = starts[cell]; entry < starts[cell + 1]; entry += 1) {
-      if (ids[entry] === id && (levels[0][entry] > 1 || levels[1][entry] > 1)) return true;
-    }
-    return false;
+    for (let at = starts[cell]; at < starts[cell + 1]; at += 1) if (ids[at] === id) return at;
+    return -1;
   }
-  return { questions, layers, pages, tracked, placed, features, fires };
+
+  return { reading, questions, layers, pages, tracked, placed, features, entry, ids, starts, levels, activation };
 }
 
 /** What the tables of a reading say of a feature, by layer/id. */
@@ -122,9 +122,9 @@ function browser(data, main) {
     make("label", {}, "fires", layer, feature),
     counted, note);
   filters.addEventListener("submit", (event) => event.preventDefault());
-  filters.addEventListener("input", () => { page = 0; update(); });
-  previous.addEventListener("click", () => { page -= 1; update(); });
-  next.addEventListener("click", () => { page += 1; update(); });
+  filters.addEventListener("input", () => { page = 0; changed(); });
+  previous.addEventListener("click", () => { page -= 1; changed(); });
+  next.addEventListener("click", () => { page += 1; changed(); });
   list.addEventListener("keydown", (event) => {
     const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
     const links = all("a", list);
@@ -139,13 +139,33 @@ function browser(data, main) {
     right: (a, b) => b.margin - a.margin,
   };
 
+  function firesOn(question, layerIndex, id) {
+    const entry = data.entry(question, layerIndex, id);
+    return entry >= 0 && data.levels.some((side) => side[entry] > 1);
+  }
+
+  // The filters by their names in the address, each as text; "" is one that lets all pass.
+  const states = {
+    wrong: [() => (wrongOnly.checked ? "1" : ""), (text) => { wrongOnly.checked = text === "1"; }],
+    order: [() => (order.value === "file" ? "" : order.value), (text) => { order.value = text || "file"; }],
+    word: [() => word.value.trim(), (text) => { word.value = text; }],
+    fires: [() => (feature.value === "" ? "" : `${layers[layer.value]}/${feature.value}`), (text) => {
+      const [at, id] = pairOf(text) ?? [null, ""];
+      if (layers.includes(at)) layer.value = String(layers.indexOf(at));
+      feature.value = id;
+    }],
+    page: [() => (page ? String(page + 1) : ""), (text) => { page = Math.max(Number.parseInt(text, 10) || 1, 1) - 1; }],
+  };
+  const said = () => Object.fromEntries(Object.entries(states).map(([name, [read]]) => [name, read()]));
+  const changed = () => { update(); note(said()); };
+
   function update() {
     const wanted = word.value.trim().toLowerCase();
     const id = feature.value === "" ? null : Number(feature.value);
     matches = questions.filter((question) =>
       (!wrongOnly.checked || !question.correct)
       && (wanted === "" || `${question.goal}\n${question.positive}\n${question.negative}`.toLowerCase().includes(wanted))
-      && (id === null || data.fires(question, Number(layer.value), id)));
+      && (id === null || firesOn(question, Number(layer.value), id)));
     matches.sort(orders[order.value]);
     const whole = id === null || data.tracked[layers[layer.value]]?.includes(id);
     note.textContent = whole ? "" : "Only where it is among the strongest: this feature’s other firings are not in the page.";
@@ -199,13 +219,9 @@ function browser(data, main) {
       unknown ? "not above the limit of the other, cut list: it may fire there too" : "",
     ].filter(Boolean).join("\n");
     const classes = ["chip", unknown ? "cut" : "", about?.confirmed.length ? "finding" : ""].join(" ");
-    const url = data.pages[layerValue];
     const content = [`${found.id} `, ...(kind === "both" ? [] : [make("small", {}, short(Math.max(...found.activations)))])];
-    const made = url
-      ? make("a", { className: classes, title: said, href: url + found.id, target: "_blank", rel: "noopener noreferrer" }, ...content)
-      : make("span", { className: classes, title: said }, ...content);
-    made.dataset.feature = `${layerValue}/${found.id}`;
-    return made;
+    const feature = `${layerValue}/${found.id}`;
+    return make("a", { className: classes, title: said, href: addressIn(data.reading, `feature=${feature}`), data: { feature } }, ...content);
   }
 
   function lane(question, layerIndex) {
@@ -246,20 +262,24 @@ function browser(data, main) {
   if (questions.length) open(questions.find((question) => !question.correct) ?? questions[0]);
 
   return {
+    data,
     /** The question of an id, if the page has it. */
-    go(id, layerValue) {
+    go(id, layerValue, shade) {
       const question = questions.find((each) => each.example_id === id);
       if (!question) return;
-      if (!matches.includes(question)) { filters.reset(); update(); }
-      open(question, layerValue);
+      if (!matches.includes(question)) { filters.reset(); changed(); }
+      if (question !== current || layerValue !== markedLayer) open(question, layerValue);
+      const choice = shade && one("select[name=shade]", detail);
+      if (choice) { choice.value = shade; choice.dispatchEvent(new Event("change")); }
       (one(".lane.marked", detail) ?? detail).scrollIntoView({ block: layerValue === null ? "start" : "center" });
     },
-    filterBy(layerValue, id) {
-      filters.reset();
-      layer.value = String(layers.indexOf(layerValue));
-      feature.value = id;
-      page = 0;
-      update();
+    /** Sets the filters as an address has them. */
+    apply(wanted) {
+      const before = JSON.stringify(said());
+      for (const [name, [, write]] of Object.entries(states)) write(wanted.get(name) ?? "");
+      if (JSON.stringify(said()) !== before) update();
+    },
+    goToFirst(layerValue) {
       if (matches.length) open(matches[0], layerValue);
       filters.scrollIntoView();
     },

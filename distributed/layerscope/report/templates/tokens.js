@@ -13,7 +13,7 @@ function seenAt(tokens, token) {
   return at < 0 ? null : at;
 }
 
-/** Chooses a feature of a question, or the one of a chip that is no link, and shades both solutions by it. */
+/** Chooses a feature of a question, and shades both solutions by it. */
 function shading(question, data, detail) {
   const features = new Map();
   const choice = make("select", { name: "shade" }, make("option", { value: "" }, "no feature"));
@@ -77,11 +77,7 @@ function shading(question, data, detail) {
     return `${SIDES[side]} ${feature.activations[side].toPrecision(3)} ${text}, token ${token + 1} of ${tokens.length}, ${alone}`;
   }
 
-  choice.addEventListener("change", () => shade(choice.value));
-  detail.onclick = (event) => {
-    const chip = event.target.closest("span.chip");
-    if (chip) shade(choice.value = chip.dataset.feature);
-  };
+  choice.addEventListener("change", () => { shade(choice.value); note({ q: question.example_id, shade: choice.value }); });
   queueMicrotask(() => shade(""));
   return [make("label", { className: "shading" }, "shade tokens by ", choice), told];
 }
