@@ -1,6 +1,6 @@
 // The feature panel: all that the page knows of one feature, over what one was looking at.
 
-const AT_ONCE = 30;
+const AT_ONCE = 12;
 const NEAR = 12;
 const panel = make("dialog", { id: "panel", aria: { "aria-labelledby": "panel-title" } });
 document.body.append(panel);
@@ -47,11 +47,19 @@ function panelOf(data, layer, id) {
     ...(told.told[name] ?? []).map((sentence) => make("p", {}, sentence)),
     ...(at < 0
       ? [make("p", { className: "how" }, "What the tests say of it is not in the page: it has too few pairs, or is neither selected nor among the surest of its layer.")]
-      : [make("div", { className: "pair" }, ...told.contrasts.map((contrast) => contrastOf(contrast, at)))]),
+      : [make("ul", { className: "states" }, ...told.contrasts.map((contrast) => stateOf(contrast, at)))]),
     ...(whole ? [] : [make("p", { className: "warnings" }, "Only the questions on which it is among the strongest of its layer are here: its other firings are not in the page.")]),
-    ...(fired.length ? [make("h3", {}, "How strong it is"), histogram(fired)] : []),
+    ...(fired.length ? [histogram(fired)] : []),
+    ...questionsOf(data, layer, id, fired),
     ...(whole && fired.length ? nearOf(data, layer, id) : []),
-    ...questionsOf(data, layer, id, fired)];
+    ...(at < 0 ? [] : [make("h3", {}, "Its numbers"), make("div", { className: "both-contrasts" }, ...told.contrasts.map((contrast) => contrastOf(contrast, at)))])];
+}
+
+/** What a contrast says of it in a line. */
+function stateOf(contrast, at) {
+  const cell = (csv) => contrast.cells[contrast.columns.findIndex((column) => column.csv === csv)][at];
+  const second = contrast.columns[1].name;
+  return make("li", { className: `of-${contrast.first}` }, make("b", {}, contrast.name), ` · ${contrast.states[at] || "not selected"} · fires on ${contrast.first} ${cell(`${contrast.first}_fires`)}, ${second} ${cell(`${second}_fires`)} · log-odds ${cell("log_odds_discovery")} on the half that selects, ${cell("log_odds_validation")} on the other`);
 }
 
 /** One contrast's numbers, as the tables have them. */
@@ -87,7 +95,7 @@ function draw(tag, attributes, ...children) {
 
 /** Right solutions upwards, wrong ones downwards, by activation. */
 function histogram(fired) {
-  const [bins, width, half] = [32, 600, 62];
+  const [bins, width, half] = [32, innerWidth < 720 ? 340 : 600, 62];
   const sides = SIDES.map((_, side) => fired.map(({ activations }) => activations[side]).filter((value) => value > 0));
   const highest = Math.max(...sides.flat());
   const counts = sides.map((values) => {
@@ -154,7 +162,7 @@ function nearOf(data, layer, id) {
     make("td", { className: "words", dir: "auto" }, data.told.words[names[number]]?.[0] ?? "")));
   return [make("h3", {}, "What fires with it"),
     make("p", { className: "how" }, `Of the ${names.length.toLocaleString("en")} features whose every firing is in the page: the share of solutions with both among those with either.`),
-    scrolled("Features that fire with it", make("table", {}, headed("layer/feature", "share", "both of its", "description"), make("tbody", {}, ...rows)))];
+    scrolled("Features that fire with it", make("table", {}, headed("layer/feature", "share", "both, of its firings", "description"), make("tbody", {}, ...rows)))];
 }
 
 const headed = (...names) => make("thead", {}, make("tr", {}, ...names.map((name) => make("th", { scope: "col" }, name))));

@@ -108,7 +108,7 @@ function browser(data, main) {
   const layer = make("select", { name: "layer" }, ...layers.map((value, index) => make("option", { value: index }, `layer ${value}`)));
   const feature = make("input", { type: "number", name: "feature", min: 0, placeholder: "feature" });
   const counted = make("span", { className: "found", aria: { "aria-live": "polite" } });
-  const note = make("span", { className: "found" });
+  const partly = make("span", { className: "found" });
   const list = make("ol");
   const previous = make("button", { type: "button" }, "← Earlier");
   const next = make("button", { type: "button" }, "Later →");
@@ -120,7 +120,7 @@ function browser(data, main) {
     make("label", {}, "order", order),
     make("label", {}, "contains", word),
     make("label", {}, "fires", layer, feature),
-    counted, note);
+    counted, partly);
   filters.addEventListener("submit", (event) => event.preventDefault());
   filters.addEventListener("input", () => { page = 0; changed(); });
   previous.addEventListener("click", () => { page -= 1; changed(); });
@@ -168,7 +168,7 @@ function browser(data, main) {
       && (id === null || firesOn(question, Number(layer.value), id)));
     matches.sort(orders[order.value]);
     const whole = id === null || data.tracked[layers[layer.value]]?.includes(id);
-    note.textContent = whole ? "" : "Only where it is among the strongest: this feature’s other firings are not in the page.";
+    partly.textContent = whole ? "" : "Only where it is among the strongest: this feature’s other firings are not in the page.";
     counted.textContent = `${matches.length.toLocaleString("en")} of ${questions.length.toLocaleString("en")} question${questions.length === 1 ? "" : "s"}`;
     const pages = Math.max(Math.ceil(matches.length / PAGE), 1);
     page = Math.min(Math.max(page, 0), pages - 1);
