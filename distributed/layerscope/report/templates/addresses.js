@@ -58,7 +58,10 @@ document.addEventListener("click", (event) => {
 
 function addReading(reading, header, main) {
   for (const part of [header, main]) enliven(part);
-  const browses = one("#plain-questions table", main) ? load(reading).then((data) => browser(data, main)) : null;
+  const browses = one("#plain-questions table", main) ? load(reading).then((data) => {
+    (window.requestIdleCallback ?? setTimeout)(() => ready(data));
+    return browser(data, main);
+  }) : null;
   shown.set(reading, { header, main, browses });
 }
 

@@ -14,12 +14,18 @@ function leavePanel() {
 panel.addEventListener("cancel", (event) => { event.preventDefault(); leavePanel(); });
 panel.addEventListener("click", (event) => { if (event.target === panel) leavePanel(); });
 
+/** Reads what the panels of a reading say, so that the first opens as fast as the others. */
+async function ready(data) {
+  data.told ??= JSON.parse(await unpackText(`told-${data.reading}`));
+  data.index ??= indexed(data);
+}
+
 async function showPanel(data, feature) {
   if (!data || !feature || !data.layers.includes(feature[0])) {
     if (panel.open) panel.close();
     return;
   }
-  data.told ??= JSON.parse(await unpackText(`told-${data.reading}`));
+  await ready(data);
   panel.replaceChildren(...panelOf(data, ...feature));
   if (!panel.open) panel.showModal();
   panel.scrollTop = 0;
@@ -136,7 +142,6 @@ function indexed(data) {
 
 /** The features that fire on the same solutions, of those whose every firing is in the page. */
 function nearOf(data, layer, id) {
-  data.index ??= indexed(data);
   const { names, of, solutions } = data.index;
   const own = names.indexOf(`${layer}/${id}`);
   const layerIndex = data.layers.indexOf(layer);
