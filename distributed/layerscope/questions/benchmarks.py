@@ -85,7 +85,7 @@ def _mmlu(row: Row) -> tuple[str, list[str], int]:
 
 
 def _boolq(row: Row) -> tuple[str, list[str], int]:
-    return f"{row['passage']}\nQuestion: {row['question']}?", ["no", "yes"], int(row["answer"])
+    return f"{row['passage']}\nQuestion: {row['question']}?", ["no", "yes"], int(row["label"])
 
 
 def _blimp(row: Row) -> tuple[str, list[str], int]:
@@ -97,10 +97,10 @@ BENCHMARKS = {
     "arc_challenge": Benchmark("allenai/ai2_arc", "ARC-Challenge", "test", _arc),
     "hellaswag": Benchmark("Rowan/hellaswag", "", "validation", _hellaswag, "{goal}"),
     "winogrande": Benchmark("allenai/winogrande", "winogrande_xl", "validation", _winogrande, "{goal}"),
-    "copa": Benchmark("aps/super_glue", "copa", "validation", _copa, "{goal}"),
+    "copa": Benchmark("aps/super_glue", "copa", "validation", _copa, "{goal}", "  "),  # the harness has two
     "mmlu": Benchmark("cais/mmlu", "{name}", "test", _mmlu, "{goal}\nAnswer:", shots="dev", otherwise="all"),
-    "boolq": Benchmark("google/boolq", "", "validation", _boolq, "{goal}\nAnswer:"),
-    "blimp": Benchmark("nyu-mll/blimp", "{name}", "train", _blimp, "{goal}", ""),
+    "boolq": Benchmark("aps/super_glue", "boolq", "validation", _boolq, "{goal}\nAnswer:"),
+    "blimp": Benchmark("nyu-mll/blimp", "{name}", "train", _blimp, "{goal}"),
 }
 
 

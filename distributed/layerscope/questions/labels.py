@@ -14,6 +14,7 @@ _WHOLE = re.compile(r"(\d{1,4})(\.0+)?")
 _NAMED = 1000  # is added to what a name says, which counts from nowhere
 _BY_PLACE = "Others are texts that are numbers, so name the right one by its place in every row: sol1, sol2 and so on."
 _ADVICE = "a label is 0 (sol1 is right) or 1 (sol2 is right)"
+_OF_TWO = f"{_ADVICE}; or 1 and 2, A and B, sol1 and sol2"
 
 
 class Labels:
@@ -65,14 +66,12 @@ class Labels:
             self._found.append(_NAMED + list(texts).index(value))
             self._texts_are_numbers |= number is not None
         elif number is not None and len(texts) > 2:
-            raise UsageError(f"{where} has the label {shown(value)}, and {len(texts)} solutions.")
+            raise UsageError(f"{where} has the label {shown(value)}; {_expected(len(texts))}.")
         else:
             if by_name is not None:
                 _within(by_name, value, where, len(texts))
             hint = " (-1 stands in PIQA's test split, which has no labels)" if text in ("-1", "-1.0") else ""
-            raise UsageError(
-                f"{where} has the label {shown(value)}{hint}; {_ADVICE}; or 1 and 2, A and B, sol1 and sol2."
-            )
+            raise UsageError(f"{where} has the label {shown(value)}{hint}; {_expected(len(texts))}.")
 
     def _note(self, number: int, solutions: int, said: tuple[str, str]) -> None:
         if number == 0:
@@ -132,6 +131,14 @@ def _by_name(text: str, solutions: int) -> int | None:
     if match := re.fullmatch(r"sol([1-9]\d{0,3})", name):
         return int(match[1]) - 1
     return ord(name) - ord("a") if re.fullmatch("[a-z]", name) else None
+
+
+def _expected(solutions: int) -> str:
+    """What a label may be."""
+    if solutions == 2:
+        return _OF_TWO
+    letters = f", A to {chr(ord('A') + solutions - 1)}" if solutions <= 26 else ""
+    return f"of {solutions} solutions a label is 0 to {solutions - 1}; or 1 to {solutions}{letters}, or the right text"
 
 
 def _within(index: int, value: object, where: str, solutions: int) -> int:

@@ -3,7 +3,6 @@
 A layout is found by the columns of the first row, and holds for all of them.
 """
 
-import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +11,8 @@ from typing import Any
 
 from layerscope.errors import UsageError
 from layerscope.formatting import count_of, visible
+from layerscope.questions.cells import choices_in, json_type, text_in
 from layerscope.questions.labels import FirstLabel, Labels, shown
-from layerscope.strict_json import parse_object
 
 _MOST_PROBLEMS = 10  # told at once
 _MOST_SOLUTIONS = 100  # of a question
@@ -41,27 +40,32 @@ class Layout:
             UsageError: one is not there, or not a text; or there is one solution alone, or the same twice, or too many.
         """
         row = self._inner(row, where)
-        goal = _text(row, self.goal, where) if self.goal else ""
+        goal = text_in(row, self.goal, where) if self.goal else ""
         if len(self.solutions) > 1:
-            return goal, tuple(_text(row, column, where) for column in self.solutions)
+            texts = tuple(text_in(row, column, where) for column in self.solutions)
+            self._check_differ(texts, visible(" and ".join(self.solutions)), where)
+            return goal, texts
         (column,) = self.solutions
-        choices, _ = _choices(row, column, where)
+        choices, _ = choices_in(row, column, where)
         if not 2 <= len(choices) <= _MOST_SOLUTIONS:
             raise UsageError(
                 f"{where} has {count_of(len(choices), 'solution')} in {column!r}; a question has at least two, to be "
                 f"compared, and at most {_MOST_SOLUTIONS}."
             )
-        repeated = [text for text, count in Counter(choices).items() if count > 1]
-        if repeated and not self.repeated:
-            raise UsageError(f"{where} has {shown(repeated[0])} twice in {column!r}; solutions must differ.")
+        self._check_differ(choices, repr(column), where)
         return goal, tuple(choices)
+
+    def _check_differ(self, texts: Sequence[str], columns: str, where: str) -> None:
+        repeated = [text for text, count in Counter(texts).items() if count > 1 and text.strip()]
+        if repeated and not self.repeated:
+            raise UsageError(f"{where} has {shown(repeated[0])} twice in {columns}; solutions must differ.")
 
     def label_of(self, row: Mapping[str, Any], where: str) -> tuple[object, Sequence[str]]:
         """The label as it stands there, and by what names it may call the solutions."""
         row = self._inner(row, where)
         if self.label not in row:
             raise UsageError(f"{where} has no {self.label!r}, though other lines have one.")
-        names = _choices(row, self.solutions[0], where)[1] if len(self.solutions) == 1 else ()
+        names = choices_in(row, self.solutions[0], where)[1] if len(self.solutions) == 1 else ()
         return row[self.label], names
 
     def told(self) -> str:
@@ -212,7 +216,8 @@ class Understanding:
                 raise UsageError(f"{where} has a 'label', though the first line has none and the labels file was read.")
         elif layout.label:
             value, names = layout.label_of(row, where)
-            self._labels.take(value, where, [*names], texts)
+            column = "" if layout.label == OWN.label else f", column {layout.label}"
+            self._labels.take(value, where + visible(column), [*names], texts)
 
     def _check_metadata(self, layout: Layout, row: Mapping[str, Any], where: str) -> None:
         others = layout.rest(row, None, where)
@@ -261,35 +266,3 @@ def _asked(row: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"{where} has other {_ARGUMENTS!r} than lm-eval logs for multiple_choice: solutions behind one text.\n"
             "Say which columns of its doc are which: --columns goal=COLUMN,choices=COLUMN,label=COLUMN."
         ) from error
-
-
-def _text(row: Mapping[str, Any], column: str, where: str) -> str:
-    value = row.get(column)
-    if not isinstance(value, str):
-        problem = f"has {json_type(value)} for {column!r}" if column in row else f"has no {column!r}"
-        raise UsageError(f"{where} {problem}; goal and solutions must be strings.")
-    return value
-
-
-def _choices(row: Mapping[str, Any], column: str, where: str) -> tuple[list[str], list[str]]:
-    """The texts of a column with several, and the names that go with them, if it has any."""
-    value: Any = row.get(column)
-    if isinstance(value, str) and re.match(r"\s*[\[{]", value):  # as a table of text holds it
-        try:
-            value = parse_object(value.encode())
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"{where} has {visible(value[:60])} for {column!r}, which is no JSON: {error}.") from error
-    names: object = []
-    if isinstance(value, dict):
-        value, names = value.get("text"), value.get("label", [])
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise UsageError(f"{where} has {json_type(row.get(column))} for {column!r}; it must be an array of strings.")
-    return value, [str(name) for name in names] if isinstance(names, list) else []
-
-
-def json_type(value: object) -> str:
-    """What kind of JSON a value is, or, where no JSON holds it, what else; for people."""
-    names = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
-    names |= {int: "number", float: "number"}
-    kind = type(value)
-    return f"a JSON {names[kind]}" if kind in names else f"a value of type {kind.__name__}"

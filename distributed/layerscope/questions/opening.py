@@ -114,6 +114,18 @@ def _check_kind(path: Path, dataset: str, option: str) -> None:
     suffix = path.suffix.lower()
     if suffix in COMPRESSED and (suffix not in UNPACKED or path.with_suffix("").suffix.lower() == ".parquet"):
         raise UsageError(f"{told} is compressed, and not by gzip or zstd as text. Unpack it, and name the plain file.")
+    if stat.S_ISREG(mode) and suffix not in (*FORMATS, *COMPRESSED) and _is_binary(path):
+        formats = ", ".join(FORMATS)
+        raise UsageError(f"{told} is no text. Save it as one of {formats} (or .gz, .zst of a text), and name that.")
+
+
+def _is_binary(path: Path) -> bool:
+    """Whether a file begins with what no text has: a spreadsheet, say, or a database."""
+    try:
+        with path.open("rb") as stream:
+            return b"\0" in stream.read(1 << 10)
+    except OSError:
+        return False  # told by whoever reads it
 
 
 def question_files(dataset: str) -> list[Path]:
@@ -126,7 +138,7 @@ def question_files(dataset: str) -> list[Path]:
 
 def _from_the_hub(wanted: Wanted, name: str, benchmark: Benchmark | None = None) -> Source:
     """A split of a data set on the hub: its data files are fetched at one commit, and no code of it is run."""
-    rules = wanted.reading
+    rules = replace(wanted.reading, repeated=name == PIQA)
     repository = open_repository(name, wanted.revision, kind="dataset")
     origin = {"dataset": name, "revision": str(repository.commit), "split": wanted.split}
     if wanted.config:

@@ -48,19 +48,37 @@ def test_the_dashboard_draws_every_metric_and_no_other() -> None:
     assert drawn == exported_names(DRAWN)
 
 
-ATTRIBUTED = ("--attribution", "gradient")
+MOST = ("--attribution", "gradient", "--all-solutions")
 
 
 @pytest.fixture(scope="module")
-def attributed(settings: dict[str, str]) -> bytes:
-    """The finished file of a run with causes that nothing interrupts."""
-    return plain_run(config_of(settings, attribution="gradient"))
+def settings(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The questions with two to five solutions each, the further ones those of their neighbours."""
+    rows = [json.loads(line) for line in Path(settings["dataset"]).read_text(encoding="utf-8").splitlines()]
+    texts = [row[name] for row in rows if row["sol1"] for name in ("sol1", "sol2")]
+    many = []
+    for number, row in enumerate(rows):
+        further = [text for text in texts[number : number + 3] if text not in (row["sol1"], row["sol2"])]
+        choices = [row["sol1"], row["sol2"], *further[: number % 4]]
+        many.append({"question": row["goal"], "choices": choices, "answer": row["label"]})
+    path = tmp_path_factory.mktemp("choices") / "choices.jsonl"
+    path.write_text("\n".join(map(json.dumps, many)), encoding="utf-8")
+    return {**settings, "dataset": str(path)}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(settings: dict[str, str]) -> bytes:
+    """The finished file of a run with all of that which nothing interrupts."""
+    found = plain_run(config_of(settings, attribution="gradient", all_solutions=True))
+    counts = Counter(len(json.loads(line)["others"] or []) for line in found.splitlines())
+    assert counts.keys() == {0, 1, 2, 3}
+    return found
 
 
 @pytest.mark.slow
 def test_a_driver_killed_again_and_again_leaves_a_prefix_each_time_and_the_same_file(
     start: Start,
-    attributed: bytes,
+    undisturbed: bytes,
     run_here: Callable[..., "subprocess.CompletedProcess[str]"],
     command: Command,
     cluster_for_all: SharedRay,
@@ -68,12 +86,12 @@ def test_a_driver_killed_again_and_again_leaves_a_prefix_each_time_and_the_same_
     pytestconfig: pytest.Config,
 ) -> None:
     """SIGKILL at random moments: while it starts, and while it writes; each time the same command goes on.
-    Of a run with attributions, whose lines have most to lose.
+    Of a run with attributions and the features of up to five solutions, whose lines have most to lose.
 
     While one runs, another is refused, and whoever asks is told that it runs. Then one whose terminal goes away, and
     at last one whose actors are killed, which ends the file.
     """
-    dice, expected, start = random.Random(0), attributed, partial(start, *ATTRIBUTED)
+    dice, expected, start = random.Random(0), undisturbed, partial(start, *MOST)
     wanted = pytestconfig.getoption("--kills")
     kills = 0
     while kills < wanted:
@@ -84,7 +102,7 @@ def test_a_driver_killed_again_and_again_leaves_a_prefix_each_time_and_the_same_
         else:
             size = run.size() + dice.randrange(1, len(expected) // (wanted + 2))
             run.wait_until(lambda size=size, run=run: run.size() >= size)  # type: ignore[misc]
-            refused = run_here(*ATTRIBUTED)
+            refused = run_here(*MOST)
             assert refused.returncode == 1
             assert "Another run is writing" in refused.stderr
             assert "a run is writing it" in command("status", OUTPUT, cwd=tmp_path).stdout

@@ -36,7 +36,7 @@ SWAG = {
 }
 WINO = {"sentence": "Ann met Eve because _ was ill.", "option1": "Ann", "option2": "Eve", "answer": "2"}
 COPA = {"premise": "It rained. ", "choice1": "The sun set.", "choice2": "We got wet.", "question": "effect", "label": 1}
-BOOLQ = {"question": "is it wet", "answer": True, "passage": "It rains."}
+BOOLQ = {"question": "is it wet", "passage": "Rain -- It rains.", "idx": 3, "label": 1}
 BLIMP = {"sentence_good": "Cats sleep.", "sentence_bad": "Cats sleeps.", "UID": "x"}
 
 # On the hub: by data set the path of a file, and a row of it.
@@ -51,7 +51,6 @@ ON_THE_HUB: list[tuple[str, str, dict[str, Any]]] = [
     ("aps/super_glue", "boolq/validation-00000-of-00001.parquet", BOOLQ),
     ("cais/mmlu", "all/test-00000-of-00001.parquet", MMLU),
     ("cais/mmlu", "astronomy/test-00000-of-00001.parquet", {**MMLU, "subject": "astronomy"}),
-    ("google/boolq", "data/validation-00000-of-00001.parquet", BOOLQ),
     ("nyu-mll/blimp", "adjunct_island/train-00000-of-00001.parquet", BLIMP),
     ("nyu-mll/blimp", "wh_island/train-00000-of-00001.parquet", {**BLIMP, "UID": "y"}),
 ]
@@ -63,11 +62,11 @@ EXPECTED: dict[str, tuple[str, str, tuple[str, ...], int]] = {
     "arc_challenge": ("Question: Which gas?\nAnswer:", " ", ("air", "oxygen", "none"), 1),
     "hellaswag": ("Cleaning: A man. stands. He", " ", ("sits down.", "runs.", "flies.", "eats."), 3),
     "winogrande": ("Ann met Eve because", " ", ("Ann was ill.", "Eve was ill."), 1),
-    "copa": ("It rained therefore", " ", ("the sun set.", "we got wet."), 1),
+    "copa": ("It rained therefore", "  ", ("the sun set.", "we got wet."), 1),
     "mmlu": ("The following are " + MMLU_TEXT.format("high school physics"), " ", tuple("ABCD"), 3),
     "mmlu:astronomy": ("The following are " + MMLU_TEXT.format("astronomy"), " ", tuple("ABCD"), 3),
-    "boolq": ("It rains.\nQuestion: is it wet?\nAnswer:", " ", ("no", "yes"), 1),
-    "blimp:adjunct_island": ("", "", ("Cats sleep.", "Cats sleeps."), 0),
+    "boolq": ("Rain -- It rains.\nQuestion: is it wet?\nAnswer:", " ", ("no", "yes"), 1),
+    "blimp:adjunct_island": ("", " ", ("Cats sleep.", "Cats sleeps."), 0),
 }
 
 
@@ -127,6 +126,6 @@ def test_what_cannot_be_read_is_named(settings: dict[str, str], told: str) -> No
 
 def test_a_row_of_another_layout_is_named(hub: HubServer) -> None:
     """The hub's files may change: told with the row, not with a traceback."""
-    hub.add(Repository("dataset", "google/boolq", {"data/validation.jsonl": b'{"question": "is it", "answer": true}'}))
-    with pytest.raises(UsageError, match="line 1 is no row as google/boolq has them"):
+    hub.add(Repository("dataset", "aps/super_glue", {"boolq/validation.jsonl": b'{"question": "is it", "label": 1}'}))
+    with pytest.raises(UsageError, match="line 1 is no row as aps/super_glue has them"):
         open_source(questions_wanted(Config(dataset="boolq")))

@@ -116,7 +116,11 @@ def test_the_drawn_questions_keep_the_ids_of_their_rows(write: Write) -> None:
 
 
 @given(
-    st.lists(st.tuples(TEXT, TEXT, TEXT, st.sampled_from([0, 1])), min_size=1, max_size=6),
+    st.lists(
+        st.tuples(TEXT, TEXT, TEXT, st.sampled_from([0, 1])).filter(lambda row: row[1] != row[2]),
+        min_size=1,
+        max_size=6,
+    ),
     st.booleans(),
     st.lists(st.sampled_from([b"\n", b"\r\n", b"\n\n \t\n", b"\r\n\r\n"]), max_size=6),
     st.booleans(),
