@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         read_questions,
         read_residuals,
         write_means,
+        write_random_dictionary,
     )
     from layerscope.commands.scoring import Scored, score
 
@@ -49,6 +50,7 @@ __all__ = [
     "read_residuals",
     "score",
     "write_means",
+    "write_random_dictionary",
 ]
 
 

@@ -5,6 +5,7 @@ are taken over all layers together and features are selected; the second scores 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from layerscope.analysis.held_out import HeldOut
 from layerscope.analysis.layer_tests import ContrastTests, LayerTests, layer_tests
 from layerscope.analysis.lists import FeatureLists
 from layerscope.analysis.method import method
-from layerscope.analysis.random_dictionary import random_features
+from layerscope.analysis.random_dictionary import random_features, recorded_features
 from layerscope.analysis.reading import Columns, reading
 from layerscope.analysis.result import (
     Analysis,
@@ -40,8 +41,9 @@ from layerscope.analysis.result import (
     Questions,
     Tested,
 )
+from layerscope.records.dictionaries import FIRST, RANDOM
 from layerscope.records.residuals import expect_residuals
-from layerscope.records.shards import Files
+from layerscope.records.shards import Files, read_run
 
 Progress = Callable[[str, float], None]
 """Gets what is being done, and which share of it is done, from 0 to 1."""
@@ -59,7 +61,8 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
         LayerscopeError: a line is not a record, or the solutions differ at the prompt, which they share.
     """
     options = options or Options()
-    if options.baseline_dictionary:
+    recorded = options.dictionary == FIRST and RANDOM in read_run(files).manifest.dictionaries
+    if options.baseline_dictionary and not recorded:
         expect_residuals(files, options.reading)
     need = lacking(files, options.reading, options.dictionary)  # before minutes of work
     with reading(files, options.reading, lambda share: progress("reading", share), options.dictionary) as run:
@@ -69,8 +72,10 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
         found = _both_passes(run, signs, options, scores, progress)
         residuals = need or residual_differences(run.scored, options.reading)
         of_random, missing = FeatureScores(scores.split), dict[str, str]()
-        if options.baseline_dictionary:
-            _pass_random_features(run, signs, options, of_random, progress)
+        if recorded or options.baseline_dictionary:
+            made = recorded_features(files, options.reading, run) if recorded else None
+            random = made or random_features(run, options.reading, options.seed)
+            _pass_random_features(random, signs, options, of_random, progress)
         else:
             missing = dict.fromkeys(of_random.of_random(), need or "needs --baseline-dictionary")
         features = {**({} if missing else of_random.of_random()), **scores.of_saes()}
@@ -149,14 +154,18 @@ def _both_passes(
 
 
 def _pass_random_features(
-    run: Columns, signs: Sequence[Floats], options: Options, scores: FeatureScores, progress: Progress
+    of_random: AbstractContextManager[Columns],
+    signs: Sequence[Floats],
+    options: Options,
+    scores: FeatureScores,
+    progress: Progress,
 ) -> None:
     """Puts random features to the same passes, for what they say of every pair."""
 
     def tell(stage: str, share: float) -> None:
         progress(f"{stage} random features", share)
 
-    with random_features(run, options.reading, options.seed) as random:
+    with of_random as random:
         _both_passes(random, signs, replace(options, permutations=0), scores, tell)
 
 

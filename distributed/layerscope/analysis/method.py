@@ -58,9 +58,9 @@ _METHOD: tuple[str, ...] = (
     "Baselines are learnt and chosen on the discovery half, by folds of goal groups, and measured on the other, with "
     "95 % intervals from 1,000 draws of goal groups that all of them share. Their AUROC is that of differences within "
     "a question. A probe that does well shows that a layer can be read so, not that the model reads it so.",
-    "Random dictionary, where it was asked for: of every feature there is one in a random direction instead, "
-    "with the threshold at which it fires at as many solutions. Random features are selected and scored on the same "
-    "halves; what they reach as well is no merit of the SAEs.",
+    "Random dictionary, where there is one: of every feature there is one in a random direction instead, with the "
+    "threshold at which it fires at as many solutions (of those at hand, or of a sample before the run). Random "
+    "features are selected and scored on the same halves; what they reach as well is no merit of the SAEs.",
     "Strata run the same procedure on fewer pairs, with less power: a feature that is not confirmed there need "
     "not be an artefact. Density counts the lists that name a feature, a lower bound where lists are cut.",
 )

@@ -5,6 +5,8 @@ being the residual that the SAE read. Its threshold t is where it fires at exact
 counterpart among the SAE's features does above the limits of the lists. It is found on the very residuals of the file,
 without the labels, so that no calibration stands in for them. How long w is changes neither which solutions it fires at
 nor the order of its activations, which is all that the tests look at.
+
+A run may have encoded a random dictionary itself (`tables/random_dictionary.py` makes one): then that is the one.
 """
 
 from collections.abc import Iterator
@@ -19,14 +21,17 @@ from numpy.typing import NDArray
 from layerscope.analysis.baselines.residuals import scored_residuals
 from layerscope.analysis.censoring import LayerPairs, pair_up
 from layerscope.analysis.lists import FeatureLists
-from layerscope.analysis.reading import Columns
+from layerscope.analysis.reading import Columns, reading
 from layerscope.analysis.result import Ints
+from layerscope.errors import LayerscopeError
+from layerscope.records.dictionaries import RANDOM
+from layerscope.records.shards import Files
 
 _FEATURES = 512  # multiplied at once; a direction depends on where its block of so many begins, so never change it
 
 
 @contextmanager
-def random_features(run: Columns, reading: str, seed: int) -> Iterator[Columns]:
+def random_features(run: Columns, name: str, seed: int) -> Iterator[Columns]:
     """What the files would hold if their features were random ones.
 
     Raises:
@@ -38,7 +43,7 @@ def random_features(run: Columns, reading: str, seed: int) -> Iterator[Columns]:
 
         def lists(index: int) -> FeatureLists:
             if index not in found:
-                residuals = scored_residuals(run.scored, run.layers[index], reading)
+                residuals = scored_residuals(run.scored, run.layers[index], name)
                 made = random_lists(residuals, pair_up(run.feature_lists(index)), (seed, run.layers[index]))
                 found[index] = stack.enter_context(TemporaryFile())
                 for column in vars(made).values():
@@ -47,6 +52,29 @@ def random_features(run: Columns, reading: str, seed: int) -> Iterator[Columns]:
             return FeatureLists(*(np.load(found[index]) for _ in range(4)))
 
         yield replace(run, feature_lists=lists)
+
+
+@contextmanager
+def recorded_features(files: Files, name: str, run: Columns) -> Iterator[Columns]:
+    """What the run's own random dictionary has, of the questions that were read.
+
+    Args:
+        name: of the reading.
+
+    Raises:
+        LayerscopeError: the file was written anew since it was read.
+    """
+    n = len(run.questions.example_id)
+    with reading(files, name, lambda _: None, RANDOM) as random:
+        if not np.array_equal(random.questions.example_id[:n], run.questions.example_id):
+            raise LayerscopeError(f"{run.file} was written anew while it was read.\nRun the same command again.")
+
+        def lists(index: int) -> FeatureLists:
+            of = random.feature_lists(index)  # of more questions, where the file grew meanwhile
+            features = int(of.listed[:n].sum())
+            return FeatureLists(of.feature_id[:features], of.activation[:features], of.listed[:n], of.active[:n])
+
+        yield replace(random, questions=run.questions, feature_lists=lists)
 
 
 def random_lists(residuals: NDArray[np.float32], pairs: LayerPairs, seed: tuple[int, ...]) -> FeatureLists:

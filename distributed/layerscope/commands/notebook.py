@@ -20,6 +20,7 @@ from layerscope.records.run import Run
 from layerscope.records.shards import as_seen_by, read_run
 from layerscope.tables.ablations import read_ablations
 from layerscope.tables.means import write_means
+from layerscope.tables.random_dictionary import write_random_dictionary
 from layerscope.tables.reading import (
     read_attribution_terms,
     read_attributions,
@@ -47,6 +48,7 @@ __all__ = [
     "read_questions",
     "read_residuals",
     "write_means",
+    "write_random_dictionary",
 ]
 
 T = TypeVar("T")

@@ -9,7 +9,10 @@ from msgspec.structs import replace
 from layerscope.config import FIRST
 from layerscope.records.record import OtherSolution, Record, SolutionDetails
 
-__all__ = ["FIRST", "names_of", "seen_by"]
+__all__ = ["FIRST", "RANDOM", "names_of", "seen_by"]
+
+RANDOM = "random"
+"""The name by which a run's further dictionary is taken for one of random features, beside which findings are held."""
 
 Solution = TypeVar("Solution", SolutionDetails, OtherSolution)
 
