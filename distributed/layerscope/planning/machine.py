@@ -27,7 +27,10 @@ def probe(all_cards: bool = False) -> Node:
     software = (("layerscope", __version__), *((name, version(name)) for name in _SOFTWARE))
     cpus, memory = limits()
     gpus, trouble = _gpus(all_cards)
-    return Node(socket.gethostname(), cpus, memory, gpus, _processor(), software=software, trouble=trouble)
+    processor, bfloat16 = _processor()
+    return Node(
+        socket.gethostname(), cpus, memory, gpus, processor, software=software, bfloat16=bfloat16, trouble=trouble
+    )
 
 
 def _gpus(all_cards: bool) -> tuple[tuple[Gpu, ...], str]:
@@ -52,10 +55,10 @@ def _torch_has_cuda() -> bool:
     return True
 
 
-def _processor() -> str:
+def _processor() -> tuple[str, bool]:
+    """Its name, and whether it multiplies bfloat16 numbers itself."""
     information = Path("/proc/cpuinfo")
-    if information.is_file() and (
-        match := re.search(r"^model name\s*:\s*(.+)$", information.read_text(), re.MULTILINE)
-    ):
-        return match[1].strip()
-    return platform.processor() or platform.machine()
+    told = information.read_text() if information.is_file() else ""
+    match = re.search(r"^model name\s*:\s*(.+)$", told, re.MULTILINE)
+    name = match[1].strip() if match else platform.processor() or platform.machine()
+    return name, re.search(r"^flags\s*:.*\bavx512_bf16\b", told, re.MULTILINE) is not None

@@ -41,6 +41,8 @@ class Needs:
     """On a GPU beside the SAEs of one encoder."""
     rows_by_layer: int = 0
     """Residual stream of a batch that is brought to the encoder of a layer."""
+    screen: int = 0
+    """Of a layer's encoders, what they have in bfloat16 too on a CPU that multiplies such numbers."""
     on_a_card: int = 0
     """What one copy of the model and its work take of a GPU of its own in bfloat16, whatever the run computes on."""
 
@@ -86,6 +88,7 @@ def estimate(
         encoder_work=_CUDA_BYTES + _COPIES * 4 * min(_PRE_ACTIVATIONS, rows * max(d_sae for _, d_sae in dictionaries)),
         kept=kept,
         rows_by_layer=by_layer,
+        screen=2 * (first + sum(others)) if numerics.sae_dtype == "float32" else 0,
         on_a_card=2 * spec.n_parameters
         + _CUDA_BYTES
         + _pass_bytes(spec, _USUAL_TOKENS, 2)

@@ -44,6 +44,8 @@ class Node:
     """Names and versions of the packages whose versions change numbers."""
     allowed: int | None = None
     """CPUs that a process there may use, where Ray was told of another number: `cpus` is what Ray gives out."""
+    bfloat16: bool = False
+    """Its processor multiplies bfloat16 numbers itself, so that encoders have their weights in that format too."""
     trouble: str = ""
     """Why GPUs that seem to be there cannot be used, as a sentence; empty where there are none or they can."""
 

@@ -29,6 +29,8 @@ def place_on_cpus(crew: Crew, nodes: Sequence[Node], needs: Needs, blocks: tuple
     for index, node in enumerate(nodes):
         n_gemma, blocks_here = hosts.count(index), sorted({block for block, host in encoders if host == index})
         saes = sum(needs.sae_by_layer[layer] for block in blocks_here for layer in blocks[block])  # mapped once a node
+        if node.bfloat16:  # and what each encoder has for itself
+            saes += sum(needs.screen * len(blocks[block]) for block, host in encoders if host == index)
         each = needs.model + needs.kept
         needed = n_gemma * each + saes
         if needed > node.memory:

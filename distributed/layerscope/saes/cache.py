@@ -22,6 +22,7 @@ from layerscope.hub import repository as hub
 from layerscope.hub.cache import Kind, alone_with, cached, make_room, touch
 from layerscope.hub.repository import Repository
 from layerscope.numerics.matrix_products import read_in
+from layerscope.numerics.screened_weight import ScreenedWeight
 from layerscope.numerics.split_weight import SplitWeight
 from layerscope.saes.choice import SaeChoice
 from layerscope.saes.encoder import SaeEncoder
@@ -38,11 +39,13 @@ class Half(NamedTuple):
     arrays: tuple[str, ...]
     """The first is the matrix, in the run's number format; the others are float32."""
     axis: int
-    """Of the matrix, along which it is as wide as what is encoded."""
+    """Of the matrix as it is kept, along which it is as wide as what is encoded."""
+    turned: bool
+    """The matrix is kept the other way round: a row for every feature."""
     read: Callable[[Repository, SaeChoice, int], Mapping[str, NDArray[np.float32]]]
 
 
-ENCODER = Half("encoders", ENCODER_ARRAYS, 0, read_encoder)
+ENCODER = Half("encoders", ENCODER_ARRAYS, 1, True, read_encoder)
 
 
 def load_encoder(
@@ -56,14 +59,22 @@ def load_encoder(
     Raises:
         LayerscopeError: the file is broken, or not an SAE of this model.
     """
-    w_enc, b_enc, threshold = (tensor.to(device) for tensor in load_half(ENCODER, repository, sae, d_in, dtype))
-    read_in(w_enc)
-    split = SplitWeight.of(w_enc) if device.type == "cuda" and dtype == torch.float32 else None
-    return SaeEncoder(split or w_enc, b_enc, threshold, sae.recipe.scaling, sae.recipe.k or None)
+    by_feature, b_enc, threshold = (tensor.to(device) for tensor in load_half(ENCODER, repository, sae, d_in, dtype))
+    read_in(by_feature)
+    w_enc: Tensor | SplitWeight | ScreenedWeight | None = None
+    most_active = sae.recipe.k or None
+    if device.type == "cuda":
+        w_enc = by_feature.T.contiguous()
+        w_enc = (SplitWeight.of(w_enc) if dtype == torch.float32 else None) or w_enc
+    elif dtype == torch.float32 and sae.recipe.scaling == "none" and most_active is None:
+        w_enc = ScreenedWeight.of(by_feature, threshold.clamp(min=0), b_enc)
+    return SaeEncoder(by_feature.T if w_enc is None else w_enc, b_enc, threshold, sae.recipe.scaling, most_active)
 
 
 def load_half(half: Half, repository: Repository, sae: SaeChoice, d_in: int, dtype: torch.dtype) -> list[Tensor]:
     """The arrays of one half of an SAE, from this node's cache; made from the SAE's file by whoever comes first.
+
+    The matrix is as it is kept: of encoders turned.
 
     On a CPU the weights are the mapped file, which all processes of a node share; where the cache cannot be written,
     this process's own.
@@ -71,7 +82,7 @@ def load_half(half: Half, repository: Repository, sae: SaeChoice, d_in: int, dty
     Raises:
         LayerscopeError: the file is broken, or not an SAE of this model.
     """
-    file = cached(half.kind, _file_name(repository, sae, dtype))
+    file = cached(half.kind, _file_name(half, repository, sae, dtype))
     tensors = _read(half, file, d_in)
     if tensors is None:
         with alone_with(file) as writable:
@@ -82,10 +93,11 @@ def load_half(half: Half, repository: Repository, sae: SaeChoice, d_in: int, dty
     return [tensors[name] for name in half.arrays]
 
 
-def _file_name(repository: Repository, sae: SaeChoice, dtype: torch.dtype) -> str:
+def _file_name(half: Half, repository: Repository, sae: SaeChoice, dtype: torch.dtype) -> str:
     """By the content of the SAE's file, the dtype, and what was made of the file where that is more than reading it."""
     changed = sae.recipe.folding
     made = f"-{xxhash.xxh3_64_hexdigest(changed.encode())}" if changed else ""
+    made += "-by-feature" if half.turned else ""
     return f"{hub.sha256(repository, sae.path)}-{str(dtype).removeprefix('torch.')}{made}.safetensors"
 
 
@@ -98,7 +110,8 @@ def _make(
     if hub.sha256(repository, sae.path) != before:
         raise LayerscopeError(f"{sae.path} of {repository.name} was changed while it was read. Run again.")
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    tensors[half.arrays[0]] = tensors[half.arrays[0]].to(dtype)
+    matrix = tensors[half.arrays[0]].to(dtype)
+    tensors[half.arrays[0]] = matrix.T.contiguous() if half.turned else matrix
     if file is None:
         return tensors
     with suppress(OSError, SafetensorError):  # a full disk: then without

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from layerscope.hub.repository import Repository
-from layerscope.saes.cache import load_encoder
+from layerscope.saes.cache import ENCODER, load_half
 from layerscope.saes.choice import SaeChoice
 from layerscope.saes.decoders import plain_decoder
 from layerscope.saes.encoder import SaeEncoder, active
@@ -61,15 +61,14 @@ def load_chosen(
     Raises:
         LayerscopeError: the file is broken, or has no decoder by which what it reads is a plain sum of its features.
     """
-    encoder = load_encoder(repository, sae, d_in, dtype, torch.device("cpu"))
+    by_feature, *vectors = load_half(ENCODER, repository, sae, d_in, dtype)
     w_dec = plain_decoder(repository, sae, d_in).w_dec
-    ids, whole = list(feature_ids), encoder.most_active is not None
-    assert isinstance(encoder.w_enc, Tensor)  # it is in parts on a GPU alone
+    ids, most_active = list(feature_ids), sae.recipe.k or None
+    whole = most_active is not None
     w_enc, b_enc, threshold = (
-        (part if whole else part[..., ids].clone()).to(device)
-        for part in (encoder.w_enc, encoder.b_enc, encoder.threshold)
+        (part if whole else part[..., ids].clone()).to(device) for part in (by_feature.T, *vectors)
     )
-    kept = SaeEncoder(w_enc, b_enc, threshold, encoder.scaling, encoder.most_active)
+    kept = SaeEncoder(w_enc, b_enc, threshold, sae.recipe.scaling, most_active)
     directions = torch.from_numpy(w_dec[ids].copy()).to(device)
     mean = np.zeros(d_in)
     for feature_id, more in difference.items():  # one after the other: the same sum wherever it is taken

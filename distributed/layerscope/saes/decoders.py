@@ -20,7 +20,7 @@ def _arrays(repository: Repository, sae: SaeChoice, d_in: int) -> dict[str, NDAr
     return {"W_dec": decoder.w_dec, "b_dec": decoder.b_dec}
 
 
-DECODER = Half("decoders", ("W_dec", "b_dec"), 1, _arrays)
+DECODER = Half("decoders", ("W_dec", "b_dec"), 1, False, _arrays)
 
 
 def load_decoder(

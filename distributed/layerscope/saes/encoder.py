@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from layerscope.numerics.matrix_products import linear
+from layerscope.numerics.screened_weight import ScreenedWeight
 from layerscope.numerics.split_weight import SplitWeight
 from layerscope.saes.choice import Scaling
 
@@ -31,7 +32,8 @@ class SaeEncoder:
     row's strongest. Every architecture is put into this form when its file is read (`weights.py`).
     """
 
-    w_enc: Tensor | SplitWeight  # [D, F] float32 or bfloat16, on a GPU float32 in parts
+    w_enc: Tensor | SplitWeight | ScreenedWeight
+    """[D, F] float32 or bfloat16; float32 on a GPU in parts, on some CPUs screened, if no row is scaled or competes."""
     b_enc: Tensor  # [F] float32
     threshold: Tensor  # [F] float32
     scaling: Scaling = "none"
@@ -113,6 +115,11 @@ def active(rows: Tensor, sae: SaeEncoder) -> tuple[Tensor, Tensor, Tensor]:
     Args:
         rows: [R, D], any float dtype, on the SAE's device.
     """
+    if isinstance(sae.w_enc, ScreenedWeight):
+        row, feature_id, product = sae.w_enc.above(rows)
+        pre = product + sae.b_enc[feature_id]
+        fires = ~(pre <= sae.threshold[feature_id].clamp(min=0))
+        return row[fires], feature_id[fires], pre[fires]
     pre, fires = _pre_activations(rows, sae)
     row, feature_id = torch.nonzero(fires, as_tuple=True)
     return row, feature_id, pre[row, feature_id]
@@ -120,6 +127,7 @@ def active(rows: Tensor, sae: SaeEncoder) -> tuple[Tensor, Tensor, Tensor]:
 
 def _pre_activations(residual: Tensor, sae: SaeEncoder) -> tuple[Tensor, Tensor]:
     """[R, F] float32 before the gate, and which of them pass it."""
+    assert not isinstance(sae.w_enc, ScreenedWeight)  # of whose products few are known
     if isinstance(sae.w_enc, SplitWeight):
         pre = sae.w_enc.product(residual)
     else:
