@@ -39,6 +39,9 @@ class Machine(Protocol):
     def copy(self, target: Tensor, source: Tensor) -> None:
         """Queues a copy; both must stay as they are until it is done."""
 
+    def keep(self, tensor: Tensor, stream: Any) -> None:
+        """Memory of the device is given to nobody else before a queue has come to where it is now."""
+
 
 @dataclass(frozen=True)
 class Cuda:
@@ -62,8 +65,11 @@ class Cuda:
         return torch.cuda.Event()
 
     def copy(self, target: Tensor, source: Tensor) -> None:
-        # torch's allocators keep either from being used again before the copy is done.
+        # torch's allocator keeps pinned memory from being used again before the copy is done.
         target.copy_(source, non_blocking=True)
+
+    def keep(self, tensor: Tensor, stream: torch.cuda.Stream) -> None:
+        tensor.record_stream(stream)
 
 
 class Download:
@@ -112,6 +118,6 @@ class Transfers:
             self._downloads.wait_event(computed)
             for target, source in zip(pinned, tensors, strict=True):
                 self._machine.copy(target, source)
-                source.record_stream(self._downloads)
+                self._machine.keep(source, self._downloads)
         done.record(self._downloads)
         return Download(pinned, done)

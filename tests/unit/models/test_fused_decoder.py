@@ -23,6 +23,7 @@ from layerscope.questions.prompts import Prompt  # noqa: E402
 from layerscope.questions.shots import Shots  # noqa: E402
 from layerscope.questions.sources import Question  # noqa: E402
 from plain import DEVICES  # noqa: E402
+from simulated_device import NoWaiting  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # infinite as on a GPU, and meant
 DEVICE = DEVICES[-1]
@@ -111,7 +112,8 @@ def assert_same(
     layout = lay_out([tokenizer.pair(question) for question in asked], model.transfers)
     rows = torch.arange(len(layout.tokens))
     expected = model.through_modules(layout, LAYERS, rows, [site])
-    got = decoder.forward(layout, LAYERS, rows, [site])
+    with NoWaiting():
+        got = decoder.forward(layout, LAYERS, rows, [site])
     for mine, theirs in zip(got, expected, strict=True):
         assert mine.dtype == model.model.dtype
         assert mine.shape == theirs.shape
