@@ -183,6 +183,7 @@ def report(
     dictionary: _OneDictionary = FIRST,
     title: str = "",
     ablations: Annotated[Path | None, _FlagPath, tyro.conf.arg(help_behavior_hint="(default: none)")] = None,
+    all_features: bool = False,
 ) -> int:
     """Make one web page of what a file says so far: which features tell the solutions apart, and at which depth.
 
@@ -195,10 +196,11 @@ def report(
         dictionary: Whose features, of a run with several: the name that --dictionary gave it.
         title: What the page is called, in its tab and above its heading; the file's name by default.
         ablations: A file of layerscope ablate of this run, whose effects the section of causes shows.
+        all_features: Write every feature that was tested, not the surest alone, to a CSV beside the page.
     """
     from layerscope.report.page import report
 
-    say(report(files, to, show, reading, baseline_dictionary, dictionary, title, ablations))
+    say(report(files, to, show, reading, baseline_dictionary, dictionary, title, ablations, all_features))
     return 0
 
 

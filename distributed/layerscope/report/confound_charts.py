@@ -10,6 +10,8 @@ from layerscope.report.svg import Scale, dot, drawing, element, line, rectangle,
 
 _LEFT, _TOP, _HEIGHT = 50, 26, 180
 _BINS = 40
+_MARGINS = "nats_from,nats_to,questions"  # of the outermost bins what lies beyond them, too
+_LENGTHS = "tokens_from,tokens_to,right,questions,low_95,high_95"
 
 
 def margin_histogram(analysis: Analysis, width: int, kind: str) -> Markup:
@@ -33,14 +35,17 @@ def margin_histogram(analysis: Analysis, width: int, kind: str) -> Markup:
             y(0) - y(int(count)),
             f"{side} solid",
         )
-        marks.append(element("g", element("title", said), bar))
+        row = f"{low:g},{high:g},{count}"
+        marks.append(element("g", element("title", said), bar, data_row=row))
     marks += [line((x(0), _TOP), (x(0), y(0)), "zero")]
     marks += _bottom(x, [(value, number(value, 0)) for value in ticks(float(edges[0]), float(edges[-1]), 6)])
     ends = f", {beyond:,} beyond the ends" if beyond else ""
     marks += [text((0, 12), f"questions{ends}", "note"), _unit(width, "margin: log-likelihood, right − wrong, nats")]
     sides = [("second", "wrong preferred", x(0) - 8, "end"), ("first", "right preferred", x(0) + 8, "start")]
     marks += [text((at, _TOP + 4), said, f"note {side}", anchor) for side, said, at, anchor in sides]
-    return drawing(width, _TOP + _HEIGHT + 42, *frame, *marks, kind=f"chart {kind}", label="Histogram of margins")
+    return drawing(
+        width, _TOP + _HEIGHT + 42, *frame, *marks, kind=f"chart {kind}", label="Histogram of margins", columns=_MARGINS
+    )
 
 
 def length_chart(analysis: Analysis, width: int, kind: str) -> Markup:
@@ -60,6 +65,7 @@ def length_chart(analysis: Analysis, width: int, kind: str) -> Markup:
                 element("title", said),
                 line((at, y(accuracy.low)), (at, y(accuracy.high)), "whisker"),
                 dot((at, y(accuracy.share)), 4.5, "ink solid"),
+                data_row=f"{each.low},{each.high},{accuracy.count},{accuracy.total},{accuracy.low:.4f},{accuracy.high:.4f}",
             )
         )
         names = [_signed(each.low), *([f"to {_signed(each.high)}"] if each.high > each.low else [])]
@@ -68,7 +74,14 @@ def length_chart(analysis: Analysis, width: int, kind: str) -> Markup:
         text((0, 12), "accuracy, 95 % interval", "note"),
         _unit(width, "length, right − wrong solution, tokens", 14),
     ]
-    return drawing(width, _TOP + _HEIGHT + 56, *marks, kind=f"chart {kind}", label="Accuracy by difference in length")
+    return drawing(
+        width,
+        _TOP + _HEIGHT + 56,
+        *marks,
+        kind=f"chart {kind}",
+        label="Accuracy by difference in length",
+        columns=_LENGTHS,
+    )
 
 
 def _frame(width: int, ends: tuple[float, float], highest: float) -> tuple[Scale, Scale, list[Markup]]:

@@ -83,9 +83,9 @@ class DepthAxis:
             href = f"#contrast={self.contrast.first}&layer={layer}"
             yield element("a", element("title", said), area, href=href, data_layer=layer, aria_label=said)
 
-    def drawing(self, height: float, content: Sequence[Markup], label: str) -> Markup:
+    def drawing(self, height: float, content: Sequence[Markup], label: str, columns: str | None = None) -> Markup:
         kind = "chart wide" if self.available == WIDE else "chart narrow"
-        return drawing(self.width, height, *content, kind=kind, label=label)
+        return drawing(self.width, height, *content, kind=kind, label=label, columns=columns)
 
 
 def strongest_first(tested: Tested[Any], rows: Ints) -> Ints:

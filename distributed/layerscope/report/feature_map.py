@@ -12,6 +12,7 @@ from layerscope.report.svg import dot, element, line, rectangle, text
 
 CELLS = {WIDE: 12, NARROW: 8}
 """Features per layer and direction, by the width of the drawing."""
+_COLUMNS = "layer,feature_id,log_odds_discovery,log_odds_validation,confirmed"
 _SIDE = 15.0  # height of a cell
 _EFFECT_STEPS = (0.25, 0.5, 1.0, 1.75)  # |log-odds| from which a cell is darker
 
@@ -40,7 +41,7 @@ def feature_map(analysis: Analysis, contrast: Contrast, available: int) -> Marku
                 content.append(_cell(depth, int(row), depth.x(index) - depth.bar / 2, y))
     content.append(line((LEFT, middle), (depth.end, middle), "zero"))
     label = f"{contrast.name}: the strongest features of every layer; the tables below hold their numbers"
-    return depth.drawing(middle + ranks * _SIDE + 26, content, label)
+    return depth.drawing(middle + ranks * _SIDE + 26, content, label, _COLUMNS)
 
 
 def effect_legend() -> list[tuple[str, str]]:
@@ -74,4 +75,5 @@ def _cell(depth: DepthAxis, row: int, x: float, y: float) -> Markup:
     if confirmed:
         marks.append(dot((x + depth.bar / 2, y + _SIDE / 2), 2.4, "confirmed"))
     href = f"#contrast={depth.contrast.first}&layer={layer}&feature={feature_id}"
-    return element("a", *marks, href=href, tabindex=-1)
+    numbers = f"{layer},{feature_id},{float(firing.discovery.effect[row]):.4g},{held_out:.4g},{confirmed:d}"
+    return element("a", *marks, href=href, tabindex=-1, data_row=numbers.replace("nan", ""))

@@ -7,12 +7,11 @@ The page makes no request: its styles and its script are inside it, and a Conten
 import webbrowser
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -20,8 +19,7 @@ from markupsafe import Markup
 from layerscope.analysis.ablations import summary_beside
 from layerscope.analysis.dictionaries import Dictionary, dictionaries_by_depth
 from layerscope.analysis.findings import analyse
-from layerscope.analysis.method import READ_AT
-from layerscope.analysis.result import Analysis, Contrast, Options
+from layerscope.analysis.result import Options
 from layerscope.errors import LayerscopeError
 from layerscope.files import remove_leftovers, replacing
 from layerscope.formatting import size_text, visible
@@ -32,26 +30,15 @@ from layerscope.records.run import Run
 from layerscope.records.shards import Files, read_run
 from layerscope.records.targets import begins_with, check_target
 from layerscope.report import (
-    baselines,
-    baselines_said,
-    causes,
-    confound_charts,
     dictionaries,
-    feature_tables,
-    mean_section,
-    readings_said,
     sentences,
-    untested,
 )
-from layerscope.report.causes import NOTHING, ShownCauses, shown_causes
-from layerscope.report.depth_axis import NARROW, WIDE
-from layerscope.report.depth_strip import depth_strip
-from layerscope.report.feature_map import CELLS, effect_legend, feature_map
+from layerscope.report.all_features import features_beside, write_all_features
+from layerscope.report.causes import shown_causes
 from layerscope.report.feature_pack import feature_pack
 from layerscope.report.feature_tables import Descriptions
-from layerscope.report.many_said import many_solutions
-from layerscope.report.question_pack import Pack, pack_questions, packed
-from layerscope.report.readings_strip import readings_strip
+from layerscope.report.question_pack import pack_questions, packed
+from layerscope.report.reading_body import Shown, body_of
 from layerscope.report.stages import Stages
 
 _STYLE = (
@@ -63,21 +50,8 @@ _STYLE = (
     "panel.css",
     "screens.css",
 )  # the last after all that it changes
-_SCRIPT = ("page.js", "questions.js", "tokens.js", "panel.js", "addresses.js")
+_SCRIPT = ("page.js", "saving.js", "questions.js", "tokens.js", "panel.js", "addresses.js")
 _BEGINNING = b"<!doctype html>\n<!-- layerscope report -->\n"
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One reading of the page."""
-
-    analysis: Analysis
-    pack: Pack
-    beside: ShownCauses = NOTHING
-
-    @property
-    def reading(self) -> str:
-        return self.analysis.options.reading
 
 
 def report(
@@ -89,6 +63,7 @@ def report(
     dictionary: str = FIRST,
     title: str = "",
     ablations: Path | None = None,
+    all_features: bool = False,
 ) -> str:
     """Writes the page of a file, or of the shards of one job, finished or still growing, and says where it is.
 
@@ -102,6 +77,7 @@ def report(
         dictionary: whose features; the page is with `.NAME.html` by default where it is not the first.
         title: what it is called, beside the file's name; that alone if empty.
         ablations: a file of `layerscope ablate` of this run, whose effects the section of causes shows.
+        all_features: write every feature that was tested beside it, with `.features.csv`.
 
     Raises:
         UsageError: a file is not a run's or has no such reading or dictionary, several are not shards of one job, there
@@ -119,6 +95,7 @@ def report(
     suffix = ("" if dictionary == FIRST else f".{dictionary}") + (f".{reading}.html" if several else ".html")
     to = check_target("--to", to or run.path.with_suffix(suffix), inputs, own=begins_with(_BEGINNING))
     remove_leftovers(to)
+    beside = features_beside(to) if all_features else None
     with Stages() as stages:
         descriptions = load_explanations(run.manifest).by_layer
         of_all = Options(baseline_dictionary=baseline_dictionary, dictionary=dictionary)
@@ -131,9 +108,13 @@ def report(
         raise LayerscopeError(
             f"{to} cannot be written: {error.strerror or error}. Name another one with --to."
         ) from error
+    told = [f"report      {to} ({size_text(len(page))})", *run.notes]
+    if beside is not None:
+        write_all_features(beside, [each.analysis for each in shown], descriptions)
+        told.insert(1, f"features    {beside} ({size_text(beside.stat().st_size)})")
     if show:
         webbrowser.open(to.resolve().as_uri())
-    return "\n".join([f"report      {to} ({size_text(len(page))})", *run.notes])
+    return "\n".join(told)
 
 
 def _read_all(
@@ -171,7 +152,7 @@ def render(
     analysis = shown[0].analysis
     beside = dictionaries.section(analysis, several)
     bodies = [
-        _body(environment, each, descriptions, shown, title, beside if each is shown[0] else None) for each in shown
+        body_of(environment, each, descriptions, shown, title, beside if each is shown[0] else None) for each in shown
     ]
     page = environment.get_template("report.html.jinja").render(
         title=title,
@@ -205,78 +186,6 @@ def _environment() -> Environment:
     )
     environment.filters |= {"visible": visible, "percent": sentences.percent, "number": sentences.number}
     return environment
-
-
-def _body(
-    environment: Environment,
-    one: Shown,
-    descriptions: Descriptions,
-    shown: Sequence[Shown],
-    title: str,
-    beside: dict[str, Any] | None,
-) -> Markup:
-    """All that the page says of one reading: its header and its sections."""
-    analysis = one.analysis
-    body = environment.get_template("reading.html.jinja").render(
-        analysis=analysis,
-        title=title,
-        header=analysis.header,
-        readings=[each.reading for each in shown],
-        reads=[(each.analysis, each.analysis.right_wrong) for each in shown],
-        across=_across(shown) if one is shown[0] else [],
-        dictionaries=beside,
-        say_readings=readings_said,
-        many_solutions=many_solutions,
-        read_at=READ_AT[analysis.options.reading],
-        say=sentences,
-        untested=untested,
-        contrasts=[
-            _contrast(analysis, contrast, descriptions) for contrast in (analysis.right_wrong, analysis.chosen_rejected)
-        ],
-        explainers=feature_tables.explainers(descriptions),
-        compared=baselines_said.compared(analysis),
-        mean=mean_section.section(analysis, descriptions),
-        beside=baselines.section(analysis),
-        causes=causes.section(analysis, one.beside, descriptions),
-        case_title=causes.case_title,
-        legend=effect_legend(),
-        cells=[CELLS[width] for width in (WIDE, NARROW)],
-        charts=[
-            [draw(analysis, width, kind) for width, kind in ((540, "wide"), (NARROW, "narrow"))]
-            for draw in (confound_charts.margin_histogram, confound_charts.length_chart)
-        ],
-        pack=one.pack,
-    )
-    return Markup(body)
-
-
-def _across(shown: Sequence[Shown]) -> list[dict[str, Any]]:
-    """All that the template shows of several readings together, by contrast; nothing of one alone."""
-    if len(shown) == 1:
-        return []
-    pairs = [(each.analysis, each.analysis.right_wrong) for each in shown]
-    contrasts = [pairs, [(analysis, analysis.chosen_rejected) for analysis, _ in pairs]]
-    return [
-        {
-            "numbers": reads[0][1],
-            "reads": reads,
-            "strips": [readings_strip(reads, width) for width in (WIDE, NARROW)],
-        }
-        for reads in contrasts
-    ]
-
-
-def _contrast(analysis: Analysis, contrast: Contrast, descriptions: Descriptions) -> dict[str, Any]:
-    """All that the template shows of a contrast."""
-    widths = (WIDE, NARROW)
-    return {
-        "numbers": contrast,
-        "strips": [depth_strip(analysis, contrast, width) for width in widths],
-        "maps": [feature_map(analysis, contrast, width) for width in widths],
-        "columns": feature_tables.columns(contrast),
-        "confirmed": feature_tables.confirmed_table(analysis, contrast, descriptions),
-        "layers": feature_tables.layer_tables(analysis, contrast, descriptions),
-    }
 
 
 def _read(name: str) -> str:

@@ -20,6 +20,7 @@ from layerscope.records.record import Record, parse
 from layerscope.records.run import Run
 from layerscope.report.cell_pack import Cells
 from layerscope.report.feature_tables import neuronpedia_url
+from layerscope.report.groups import Column, read_columns
 from layerscope.report.kept import Tracked, choose_questions, tracked_features
 from layerscope.report.token_pack import Places, has_places, pieces
 
@@ -59,6 +60,8 @@ class Pack:
     features: str
     """Columns of bytes, deflated, in base64; `about` says how many of each."""
     tracked: Tracked
+    columns: tuple[Column, ...]
+    """Of the questions' metadata, by which they are grouped."""
     plain: tuple[Question, ...]
     """The few that are shown without JavaScript."""
     kept: tuple[str, ...]
@@ -79,6 +82,7 @@ def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], Non
     strongest = int(np.clip(_FEATURES // sharing // max(len(chosen) * len(analysis.layers.layer), 1), 1, 10))
     places = _places(run, analysis, chosen)
     cells = Cells(tuple(map(int, analysis.layers.layer)), strongest, tracked, analysis.options.reading, places)
+    columns = read_columns(run, analysis, progress)
     questions = []
     for index, record in records_of(run, analysis, chosen, progress):
         questions.append(_question(analysis, index, record))
@@ -89,6 +93,9 @@ def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], Non
         "fields": [field.name for field in fields(Question)],
         "layers": list(map(int, analysis.layers.layer)),
         "pages": {sae.layer: neuronpedia_url(sae.neuronpedia_id, "") for sae in analysis.header.saes},
+        "groups": [
+            {"name": column.name, "values": column.values, "of": column.of[chosen].tolist()} for column in columns
+        ],
         "questions": [list(vars(question).values()) for question in questions],
     }
     about = {
@@ -110,6 +117,7 @@ def pack_questions(run: Run, analysis: Analysis, progress: Callable[[float], Non
         packed(orjson.dumps(about, option=orjson.OPT_NON_STR_KEYS)),
         packed(levels),
         tracked,
+        columns,
         _plainly(questions),
         tuple(filter(None, kept)),
     )

@@ -129,7 +129,7 @@ def _settle(element: Element, around: tuple[Element, ...], known: Mapping[str, s
             element.set(name, _value(said[name], known))
     if said.get("white-space") == "pre":
         element.set("xml:space", "preserve")
-    for name in ("class", *(_OF_LINKS if element.tag == "a" else ())):
+    for name in ("class", "data-row", "data-columns", *(_OF_LINKS if element.tag == "a" else ())):
         element.attrib.pop(name, None)
     if element.tag == "a":  # leads to a table of the page
         element.tag = "g"

@@ -24,10 +24,16 @@ def element(tag: str, *children: object, **attributes: object) -> Markup:
     return Markup("<{0}{1}>{2}</{0}>").format(Markup(tag), written, content)
 
 
-def drawing(width: float, height: float, *children: object, kind: str, label: str) -> Markup:
-    """An SVG of a size in CSS pixels, scaled down only where there is less room."""
+def drawing(
+    width: float, height: float, *children: object, kind: str, label: str, columns: str | None = None
+) -> Markup:
+    """An SVG of a size in CSS pixels, scaled down only where there is less room.
+
+    Args:
+        columns: the names of the numbers in its marks' `data-row`, as a line of CSV, where they have any.
+    """
     size = {"viewBox": f"0 0 {_text(width)} {_text(height)}", "width": width, "height": height}
-    return element("svg", *children, class_=kind, role="group", aria_label=label, **size)
+    return element("svg", *children, class_=kind, role="group", aria_label=label, data_columns=columns, **size)
 
 
 def text(at: Point, content: object, kind: str = "", anchor: str | None = None) -> Markup:

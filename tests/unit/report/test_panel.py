@@ -1,23 +1,27 @@
-"""The feature panel says of a feature what the records say, and an address leads back to it."""
+"""What one clicks on: the feature panel says of a feature what the records say, and an address leads back to it."""
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import orjson
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
 from browsing import opened
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Options
+from layerscope.errors import UsageError
 from layerscope.neuronpedia.explanations import Explanation
 from layerscope.records.effects import ControlEffect, Effect, FeatureEffect, Interval
 from layerscope.records.run import Run
 from layerscope.report.feature_pack import ablation_sentence
 from layerscope.report.kept import tracked_features
-from layerscope.report.page import Shown, render
+from layerscope.report.page import Shown, render, report
 from layerscope.report.question_pack import pack_questions
 from synthetic_run import Effect as Planted
 from synthetic_run import Spec, write_run
@@ -213,3 +217,54 @@ def test_what_taking_a_feature_out_did_is_told_in_numbers() -> None:
     assert "in 12 of 40 questions: the margin changes by −0.250 nats (95 %: −0.350 to −0.150)" in told
     assert "3 answers become wrong and 1 right; its controls change it by 0.020 at most" in told
     assert told.endswith("more than each of its controls does.")
+
+
+def test_figures_and_tables_are_taken_away(chromium: Any, page: Path, tmp_path: Path, analysis: Analysis) -> None:
+    """As pictures that need no page, and as numbers."""
+    with opened(chromium, page) as tab:
+        figures = tab.locator("figure:visible:has(> p.take-away)")
+        assert figures.count() >= 4
+        for figure in figures.all():
+            with tab.expect_download() as coming:
+                figure.get_by_role("button", name="SVG").click()
+            coming.value.save_as(tmp_path / "figure.svg")
+            told = (tmp_path / "figure.svg").read_text(encoding="utf-8")
+            assert coming.value.suggested_filename.endswith(".svg")
+            assert not re.search("var\\(|light-dark|class=|<a |data-", told), "it needs no page"
+            assert ElementTree.fromstring(told).findtext("{http://www.w3.org/2000/svg}title") == (
+                figure.locator("h2, h3").first.inner_text()
+            )
+        with tab.expect_download() as coming:
+            figures.nth(1).get_by_role("button", name="PNG").click()
+        coming.value.save_as(tmp_path / "figure.png")
+        width = int(figures.nth(1).locator("svg.chart.wide").get_attribute("width") or 0)
+        with Image.open(tmp_path / "figure.png") as image:
+            assert image.width == 2 * width
+        tab.evaluate("navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); }")
+        figures.nth(1).get_by_role("button", name="Copy data").click()
+        rows = list(csv.DictReader(tab.evaluate("window.copied").splitlines()))
+        found = next(row for row in rows if (row["layer"], row["feature_id"]) == (str(LAYER), str(FEATURE)))
+        at = np.flatnonzero((analysis.features.layer == LAYER) & (analysis.features.feature_id == FEATURE))[0]
+        expected = analysis.right_wrong.firing.validation.effect[at]
+        assert float(found["log_odds_validation"]) == pytest.approx(expected, rel=1e-3)
+        with tab.expect_download() as coming:
+            tab.locator("button.download:visible").first.click()
+        coming.value.save_as(tmp_path / "features.csv")
+        read = list(csv.DictReader((tmp_path / "features.csv").read_text(encoding="utf-8").splitlines()))
+        assert read[0]["feature_id"] == str(FEATURE)
+
+
+def test_every_feature_that_was_tested_is_written_beside_the_page(run: Path, tmp_path: Path) -> None:
+    page, beside = tmp_path / "page.html", tmp_path / "page.features.csv"
+    assert f"features    {beside} (" in report(run, to=page, all_features=True)
+    rows = list(csv.DictReader(beside.read_text(encoding="utf-8").splitlines()))
+    expected = analyse(run)
+    assert len(rows) == 2 * len(expected.features.layer)
+    assert {row["contrast"] for row in rows} == {"right vs wrong", "chosen vs rejected"}
+    assert (rows[0]["layer"], rows[0]["feature_id"], rows[0]["state"]) == (str(LAYER), str(FEATURE), "confirmed")
+    at = np.flatnonzero((expected.features.layer == LAYER) & (expected.features.feature_id == FEATURE))[0]
+    assert int(rows[0]["first_only"]) == expected.right_wrong.firing.everything.first_only[at]
+    report(run, to=page, all_features=True)
+    beside.write_text("mine")
+    with pytest.raises(UsageError):
+        report(run, to=page, all_features=True)

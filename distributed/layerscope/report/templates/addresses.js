@@ -36,6 +36,7 @@ function go(target) {
   }
   for (const [name, value] of target) params.set(name, value);
   const hash = `#${written(params)}`;
+  if ([...target.keys()].every((name) => name === "reading" || name.startsWith("by."))) one("#browser").scrollIntoView();
   if (hash === location.hash) { place = ""; follow(); } else { location.hash = hash; }
 }
 

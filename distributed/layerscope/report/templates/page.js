@@ -14,6 +14,16 @@ function make(tag, properties = {}, ...children) {
   return made;
 }
 
+const SVG = "http://www.w3.org/2000/svg";
+
+/** The same of a picture. */
+function draw(tag, attributes, ...children) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
 root.classList.add("js");
 
 // Theme and contrast
@@ -47,7 +57,8 @@ function enliven(part) {
   for (const link of all("a[data-layer]", part)) followDepth(link);
   for (const table of all("table.sortable", part)) makeSortable(table);
   for (const section of all("section[data-contrast]", part)) makeSearchable(section);
-  for (const button of all(".copy", part)) button.addEventListener("click", () => copy(button));
+  for (const button of all(".copy", part)) giveTable(button);
+  for (const figure of all("figure", part)) giveFigure(figure);
 }
 
 // Depth strip: what is said of the layer that is pointed at, and arrow keys
@@ -72,7 +83,7 @@ function followDepth(link) {
   });
 }
 
-// Tables: sorting, searching, copying
+// Tables: sorting, searching
 
 const plain = (cell) => cell.dataset.v ?? cell.textContent.trim();
 const numeric = (text) => (text === "–" ? NaN : Number(text.replace("−", "-").replace(/[,%\s]/g, "")));
@@ -129,33 +140,4 @@ function searchIn(section, wanted) {
 function makeSearchable(section) {
   const input = one(".search", section);
   input.addEventListener("input", () => { search(input.value); note({ search: input.value.trim() }); });
-}
-
-/** A cell for CSV: numbers bare; words quoted, and kept from being taken for a formula. */
-function csvCell(cell) {
-  const text = plain(cell);
-  if (text === "–") return "";
-  if (!Number.isNaN(numeric(text)) && text !== "") return String(numeric(text));
-  return `"${text.replace(/^[=+\-@\t]/, "'$&").replaceAll('"', '""')}"`;
-}
-
-function csv(table) {
-  const names = all("thead tr:last-child th", table).map((header) => header.dataset.csv);
-  const layer = table.closest("details.layer")?.dataset.layer;
-  const rows = all("tbody tr", table).filter((row) => !row.hidden).map((row) => [...row.cells].map(csvCell));
-  const lines = [names, ...rows].map((cells, index) => (layer ? [index ? layer : "layer", ...cells] : cells).join(","));
-  return `${lines.join("\r\n")}\r\n`;
-}
-
-async function copy(button) {
-  const text = csv(one("table", button.parentElement.previousElementSibling));
-  try {
-    await navigator.clipboard.writeText(text);
-    button.textContent = "Copied";
-  } catch { // a browser may refuse; then a person copies
-    one("textarea", button.parentElement)?.remove();
-    const area = make("textarea", { readOnly: true, value: text, ariaLabel: "CSV: copy with Ctrl+C" });
-    button.parentElement.append(area);
-    area.select();
-  }
 }

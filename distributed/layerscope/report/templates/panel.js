@@ -90,15 +90,6 @@ function firings(data, layer, id) {
   return found.sort((a, b) => Math.max(...b.activations) - Math.max(...a.activations));
 }
 
-const SVG = "http://www.w3.org/2000/svg";
-
-function draw(tag, attributes, ...children) {
-  const made = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-}
-
 /** Right solutions upwards, wrong ones downwards, by activation. */
 function histogram(fired) {
   const [bins, width, half] = [32, innerWidth < 720 ? 340 : 600, 62];

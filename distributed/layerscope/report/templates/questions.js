@@ -18,7 +18,7 @@ async function load(reading) {
   const content = JSON.parse(await unpackText(one(`#packed-${own}`) ? own : "questions"));
   const { entries, scale, placed, tracked } = JSON.parse(await unpackText(`about-${reading}`));
   const bytes = new Uint8Array(await unpack(`features-${reading}`));
-  const { fields, layers, pages } = content;
+  const { fields, layers, pages, groups } = content;
   const cells = content.questions.length * layers.length;
   let offset = 0;
   const plane = (length) => bytes.subarray(offset, (offset += length));
@@ -74,7 +74,7 @@ async function load(reading) {
     return -1;
   }
 
-  return { reading, questions, layers, pages, tracked, placed, features, entry, ids, starts, levels, activation };
+  return { reading, questions, layers, pages, groups, tracked, placed, features, entry, ids, starts, levels, activation };
 }
 
 /** What the tables of a reading say of a feature, by layer/id. */
@@ -107,6 +107,7 @@ function browser(data, main) {
   const word = make("input", { type: "search", name: "word", placeholder: "a word" });
   const layer = make("select", { name: "layer" }, ...layers.map((value, index) => make("option", { value: index }, `layer ${value}`)));
   const feature = make("input", { type: "number", name: "feature", min: 0, placeholder: "feature" });
+  const by = data.groups.map(({ name, values }) => make("select", { name: `by.${name}` }, make("option", { value: "" }, "all"), ...values.map((value) => make("option", { value }, value))));
   const counted = make("span", { className: "found", aria: { "aria-live": "polite" } });
   const partly = make("span", { className: "found" });
   const list = make("ol");
@@ -120,6 +121,7 @@ function browser(data, main) {
     make("label", {}, "order", order),
     make("label", {}, "contains", word),
     make("label", {}, "fires", layer, feature),
+    ...by.map((select, index) => make("label", {}, data.groups[index].name, select)),
     counted, partly);
   filters.addEventListener("submit", (event) => event.preventDefault());
   filters.addEventListener("input", () => { page = 0; changed(); });
@@ -156,14 +158,19 @@ function browser(data, main) {
     }],
     page: [() => (page ? String(page + 1) : ""), (text) => { page = Math.max(Number.parseInt(text, 10) || 1, 1) - 1; }],
   };
+  for (const select of by) {
+    states[select.name] = [() => select.value, (text) => { select.value = text; if (select.selectedIndex < 0) select.value = ""; }];
+  }
   const said = () => Object.fromEntries(Object.entries(states).map(([name, [read]]) => [name, read()]));
   const changed = () => { update(); note(said()); };
 
   function update() {
     const wanted = word.value.trim().toLowerCase();
     const id = feature.value === "" ? null : Number(feature.value);
+    const inGroup = by.map((select) => select.selectedIndex - 1);
     matches = questions.filter((question) =>
-      (!wrongOnly.checked || !question.correct)
+      inGroup.every((value, index) => value < 0 || data.groups[index].of[question.index] === value)
+      && (!wrongOnly.checked || !question.correct)
       && (wanted === "" || `${question.goal}\n${question.positive}\n${question.negative}`.toLowerCase().includes(wanted))
       && (id === null || firesOn(question, Number(layer.value), id)));
     matches.sort(orders[order.value]);
@@ -244,7 +251,7 @@ function browser(data, main) {
     if (position >= 0) page = Math.floor(position / PAGE);
     update();
     detail.replaceChildren(
-      make("p", { className: "eyebrow" }, `question ${question.example_id} · margin ${signed(question.margin, 2)} nats · ${question.correct ? "answered right" : "answered wrong"} · ${question.discovery ? "discovery" : "validation"} half`),
+      make("p", { className: "eyebrow" }, `question ${question.example_id} · margin ${signed(question.margin, 2)} nats · ${question.correct ? "answered right" : "answered wrong"} · ${question.discovery ? "discovery" : "validation"} half${data.groups.map(({ name, values, of }) => ` · ${name}: ${values[of[question.index]]}`).join("")}`),
       make("p", { className: "goal", dir: "auto" }, question.goal),
       make("div", { className: "solutions" }, solution(question, 0), solution(question, 1)),
       ...(data.placed && question.pieces ? shading(question, data, detail) : []),
