@@ -96,8 +96,12 @@ def _no_api_server(node: Node, **_: object) -> None:
 
 
 @contextmanager
-def ray_cluster(fault: str | Path = "", **head: int) -> Iterator[Cluster]:
-    """A Ray cluster of several nodes on this machine, which notices a lost node quickly."""
+def ray_cluster(fault: str | Path = "", exporter: bool = False, **head: int) -> Iterator[Cluster]:
+    """A Ray cluster of several nodes on this machine, which notices a lost node quickly.
+
+    Args:
+        exporter: whether each node's metrics can be asked for; its agent takes some seconds more to begin then.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_health_check_initial_delay_ms", "1000")
         patch.setenv("RAY_health_check_period_ms", "1000")
@@ -105,6 +109,8 @@ def ray_cluster(fault: str | Path = "", **head: int) -> Iterator[Cluster]:
         for name, value in (METRICS_EACH_SECOND | (faulty(fault) if fault else {})).items():
             patch.setenv(name, value)
         patch.setattr(Node, "start_api_server", _no_api_server)
+        if not exporter:
+            patch.setattr("ray._private.utils.get_dashboard_dependency_error", lambda: ImportError("not asked for"))
         cluster = Cluster(initialize_head=True, head_node_args={**_NO_WATCHERS, **head})
         try:
             yield cluster
@@ -134,7 +140,8 @@ def shared_ray(fault_file: Path) -> Iterator[SharedRay]:
     say(fault_file, "")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    with ray_cluster(fault_file, num_cpus=4, object_store_memory=200 << 20, metrics_export_port=port) as cluster:
+    store = 200 << 20
+    with ray_cluster(fault_file, True, num_cpus=4, object_store_memory=store, metrics_export_port=port) as cluster:
         head = cluster.head_node
         logs = Path(head.get_logs_dir_path())
         yield SharedRay(cluster.address, raylet_of(head), fault_file, f"http://127.0.0.1:{port}/metrics", logs)

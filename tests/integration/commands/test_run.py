@@ -37,7 +37,7 @@ def tricky(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"goal": "blank", "sol1": "x", "sol2": "  ", "label": 1},
         {"goal": "<bos> control", "sol1": "<end_of_turn>", "sol2": "<bos>\u0007\u202eabc", "label": 0},
         {"goal": "too long", "sol1": "☃" * 4000, "sol2": "x", "label": 1},
-        {"goal": "20,000 characters", "sol1": "knife " * 3334, "sol2": "spoon", "label": 0},
+        {"goal": "6,000 characters", "sol1": "knife " * 1000, "sol2": "spoon", "label": 0},
         {"goal": "long", "sol1": "knife ☃ " * 120, "sol2": "knife ☃ " * 110 + "spoon", "label": 1},
     ]
     path = tmp_path_factory.mktemp("questions") / "tricky.jsonl"

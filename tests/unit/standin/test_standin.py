@@ -249,29 +249,32 @@ def every_residual(model, questions: list[Question]) -> list:
 # --- making it --------------------------------------------------------------------------------------------------------
 
 
-def test_the_training_script_makes_what_a_run_takes_and_the_same_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a process of its own, and in this one, which has done other things before."""
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "distributed")}
-    words = ["train_standin.py", "--steps", "4", "--folder"]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / words[0]), *words[1:], str(tmp_path / "one")],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the script makes in a few steps, in this process, which has done other things before."""
     import train_standin
 
-    monkeypatch.setattr(sys, "argv", [*words, str(tmp_path / "two")])
-    train_standin.main()
-    contents = [
-        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        for folder in (tmp_path / "one", tmp_path / "two")
-    ]
-    assert contents[0] == contents[1]
-    sources = {"model": str(tmp_path / "one/model"), "sae_repo": str(tmp_path / "one/saes"), "sae_width": STANDIN_WIDTH}
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train_standin.py", "--steps", "4", "--folder", str(folder)])
+        train_standin.main()
+    return folder
+
+
+def test_the_training_script_makes_what_a_run_takes(trained: Path) -> None:
+    sources = {"model": str(trained / "model"), "sae_repo": str(trained / "saes"), "sae_width": STANDIN_WIDTH}
     lines = plain_run(Config(**sources, dataset="bundled", num_samples=3)).splitlines()  # type: ignore[arg-type]
     assert [len(json.loads(line)["positive_solution_details"]["active_features_by_layer"]) for line in lines] == [6] * 3
+
+
+@pytest.mark.nightly
+def test_the_training_script_makes_the_same_again_in_a_process_of_its_own(trained: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "distributed")}
+    script = [sys.executable, str(SCRIPTS / "train_standin.py"), "--steps", "4", "--folder", str(tmp_path / "again")]
+    done = subprocess.run(script, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    contents = [
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (trained, tmp_path / "again")
+    ]
+    assert contents[0] == contents[1]
