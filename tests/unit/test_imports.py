@@ -8,7 +8,7 @@ upwards is a border crossed as well.
 import ast
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -219,3 +219,9 @@ def test_what_must_start_fast_loads_nothing_heavy_by_detours(rooms: tuple[str, .
     program = f"import sys, {', '.join(wanted)}\nprint(*set({absent!r}).intersection(sys.modules))"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert told.split() == []
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """Each passes alone, and all together are not even collected."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert {name for name, count in names.items() if count > 1} == set()
