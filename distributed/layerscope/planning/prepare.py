@@ -93,12 +93,7 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     sizes = [(each.site, each.d_sae) for each in dictionaries]
     needs = estimate(spec, first.layers, sizes, numerics, rows, of_question, attributed)
     placement = place(crew, nodes, needs)
-    warnings += [told for each in dictionaries for told in each.warnings]
-    if plan.among_shots:
-        questions = count_of(plan.among_shots, "question")
-        warnings.append(f"{questions} among the examples themselves: the next one drawn stands there in their stead.")
-    if plan.unscorable:
-        warnings.append(f"{count_of(plan.unscorable, 'question')} cannot be scored; the error lines will say why.")
+    warnings += [*(told for each in dictionaries for told in each.warnings), *_warnings_of_the_plan(plan)]
     return Job(
         standin=config.standin,
         model=model,
@@ -119,6 +114,14 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
         software=dict(nodes[0].software),
         warnings=(*warnings, *_warnings_of_nodes(nodes, placement)),
     )
+
+
+def _warnings_of_the_plan(plan: Plan) -> Iterator[str]:
+    if plan.among_shots:
+        questions = count_of(plan.among_shots, "question")
+        yield f"{questions} among the examples themselves: the next one drawn stands there in their stead."
+    if plan.unscorable:
+        yield f"{count_of(plan.unscorable, 'question')} cannot be scored; the error lines will say why."
 
 
 def _began_with(records: Path) -> str:
