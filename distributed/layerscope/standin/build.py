@@ -22,12 +22,12 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
-from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
 
 from layerscope.config import Site
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import user_path
 from layerscope.models.families import family_of
+from layerscope.models.lean_import import import_transformers
 from layerscope.models.sites import capture_rows
 from layerscope.questions.prompts import PROMPT
 
@@ -133,7 +133,11 @@ def make_tokenizer(texts: list[str], size: int) -> Tokenizer:
 
 def make_model(spec: StandinSpec, vocabulary: int) -> Any:
     """A Gemma with random weights under which every layer adds a vector of about unit size to the residual stream."""
-    config_class, model_class = _CLASSES[spec.family]
+    import_transformers()
+    from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
+
+    classes = {"gemma2": (Gemma2Config, Gemma2ForCausalLM), "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM)}
+    config_class, model_class = classes[spec.family]
     config = config_class(
         vocab_size=vocabulary,
         hidden_size=spec.d_model,
@@ -211,12 +215,6 @@ def _save_gemma_scope_2(
     save_file({name.lower(): array.contiguous() for name, array in arrays.items()}, path / "params.safetensors")
     told = {"architecture": "jump_relu", "width": spec.d_sae, "l0": l0, "type": "sae"}
     (path / "config.json").write_text(json.dumps(told, indent=2))
-
-
-_CLASSES: dict[Family, tuple[Any, Any]] = {
-    "gemma2": (Gemma2Config, Gemma2ForCausalLM),
-    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM),
-}
 
 
 def _texts() -> list[str]:
