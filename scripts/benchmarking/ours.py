@@ -211,6 +211,8 @@ class WholeJob:
     """Share of all CPU time that the driver and Ray's own processes took."""
     memory: dict[str, int]
     """Largest resident memory, in bytes, of each kind of process."""
+    spans: dict[str, float]
+    """Seconds of all passes (`score`) and of all encoding (`encode`), which go on side by side."""
 
 
 def whole_job(command: Sequence[str], environment: dict[str, str], records: Path, timeline: Path) -> WholeJob:
@@ -259,6 +261,7 @@ def whole_job(command: Sequence[str], environment: dict[str, str], records: Path
         max(0.0, 1 - _covered(working) / (end - begin)),  # microseconds since 1970 have no digits to spare
         overhead / (sum(used_by.values()) or 1),  # a job of a moment has no two samples
         dict(memory),
+        {name: sum(event["dur"] for event in working if event["name"] == name) / 1e6 for name in ("score", "encode")},
     )
 
 

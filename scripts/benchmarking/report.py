@@ -119,7 +119,9 @@ def comparisons(figures: dict[str, Any]) -> list[str]:
         job = figures["job"]
         lines.append(
             f"whole job: a Gemma actor waits {job['gemma_waits']:.1%} of its time, nobody works "
-            f"{job['nobody_works']:.1%}, driver and Ray take {job['ray_cpu']:.1%} of the CPU time; "
+            f"{job['nobody_works']:.1%}, driver and Ray take {job['ray_cpu']:.1%} of the CPU time; passes last "
+            f"{1e3 * job['spans']['score'] / job['questions']:,.1f} ms a question and encoding beside them "
+            f"{1e3 * job['spans']['encode'] / job['questions']:,.1f}; "
             f"first record {job['first_record']:.1f} s after the command"
         )
         memory = [f"{kind} {bytes_ / MIB:,.0f}" for kind, bytes_ in sorted(job["memory"].items())]
