@@ -273,13 +273,15 @@ def start(settings: dict[str, str], tmp_path: Path, request: pytest.FixtureReque
     run = [sys.executable, "-m", "layerscope", "run"]
     runs: list[Run] = []
 
-    def begin(*more: str, fault: str = "", address: str = "", terminal: int = subprocess.PIPE) -> Run:
+    def begin(
+        *more: str, fault: str = "", address: str = "", terminal: int = subprocess.PIPE, output: str = OUTPUT
+    ) -> Run:
         shared: SharedRay | None = None if address else request.getfixturevalue("cluster_for_all")
         if shared:
             address = shared.address
             shared.set_fault(fault)
         process = subprocess.Popen(
-            [*run, *words(settings), "--output-file", OUTPUT, "--address", address, *more],
+            [*run, *words(settings), "--output-file", output, "--address", address, *more],
             cwd=tmp_path,
             env={**os.environ, **METRICS_EACH_SECOND, **(faulty(fault) if fault and not shared else {})},
             stdin=terminal if terminal >= 0 else None,
@@ -287,7 +289,7 @@ def start(settings: dict[str, str], tmp_path: Path, request: pytest.FixtureReque
             stderr=terminal,
             text=True,
         )
-        runs.append(Run(process, tmp_path, shared.raylet if shared else None))
+        runs.append(Run(process, tmp_path / output, shared.raylet if shared else None))
         return runs[-1]
 
     yield begin

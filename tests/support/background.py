@@ -35,11 +35,11 @@ _NO_WATCHERS = {"include_dashboard": False, "include_log_monitor": False, "no_mo
 
 
 class Run:
-    """A run in the background, in `folder`; its actors are below `root`, or below itself where Ray is its own."""
+    """A run in the background, which writes `output`; its actors are below `root`, or itself with a Ray of its own."""
 
-    def __init__(self, process: subprocess.Popen[str], folder: Path, root: psutil.Process | None = None) -> None:
+    def __init__(self, process: subprocess.Popen[str], output: Path, root: psutil.Process | None = None) -> None:
         self.process = process
-        self.output = folder / OUTPUT
+        self.output = output
         self._shared = root
 
     def size(self) -> int:

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Set
 from contextlib import suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,9 @@ import pytest
 from background import OUTPUT, Run, SharedRay, Start
 from conftest import Command, config_of
 from layerscope.engine.metrics import Metrics
+from layerscope.records.packing import pack, packing
+from layerscope.records.run import Run as RunFile
+from layerscope.records.stretches import read_stretches
 from paths import ROOT
 from plain import plain_run
 
@@ -48,6 +52,7 @@ def test_the_dashboard_draws_every_metric_and_no_other() -> None:
     assert drawn == exported_names(DRAWN)
 
 
+PACKED = f"{OUTPUT}.zst"
 MOST = ("--attribution", "gradient", "--all-solutions")
 
 
@@ -88,8 +93,9 @@ def test_a_driver_killed_again_and_again_leaves_a_prefix_each_time_and_the_same_
     """SIGKILL at random moments: while it starts, and while it writes; each time the same command goes on.
     Of a run with attributions and the features of up to five solutions, whose lines have most to lose.
 
-    While one runs, another is refused, and whoever asks is told that it runs. Then one whose terminal goes away, and
-    at last one whose actors are killed, which ends the file.
+    While one runs, another is refused, and whoever asks is told that it runs. What it left is then copied to compressed
+    lines, where one more is killed. Then one whose terminal goes away, and at last one whose actors are killed, which
+    ends the file.
     """
     dice, expected, start = random.Random(0), undisturbed, partial(start, *MOST)
     wanted = pytestconfig.getoption("--kills")
@@ -112,18 +118,33 @@ def test_a_driver_killed_again_and_again_leaves_a_prefix_each_time_and_the_same_
         kills += 1
         assert expected.startswith(written(tmp_path))
     assert kills == wanted
+    assert command("export", OUTPUT, "--to", PACKED, cwd=tmp_path).returncode == 0
+    start = partial(start, output=PACKED)
+    run = start(fault="slow:0.2")
+    size = run.size()
+    assert run.wait_until(lambda: run.size() > size)
+    run.end()
+    assert expected.startswith(written(tmp_path, PACKED))
     lose_the_terminal(start)
-    left = written(tmp_path)
+    left = written(tmp_path, PACKED)
     assert left.endswith(b"\n")
     assert len(left) < len(expected)
     assert expected.startswith(left)
     kill_actors_and_watch(start, cluster_for_all, len(expected.splitlines()) - len(left.splitlines()))
-    assert written(tmp_path) == expected
+    assert written(tmp_path, PACKED) == expected
+    whole, how = RunFile.open(tmp_path / PACKED), packing("zstd")
+    lines, ends = expected.splitlines(keepends=True), whole.manifest.about.batch_ends
+    frames = [pack(lines[begun:end], how) for begun, end in pairwise([0, *ends])]
+    assert whole.path.read_bytes() == b"".join(frames), "cut elsewhere than between batches"
     check_logs(cluster_for_all)
 
 
-def written(folder: Path) -> bytes:
-    return (folder / OUTPUT).read_bytes() if (folder / OUTPUT).exists() else b""
+def written(folder: Path, name: str = OUTPUT) -> bytes:
+    """The lines of a file, and of a plain one what is torn behind them too."""
+    path = folder / name
+    if name == PACKED:
+        return b"".join(stretch.text for stretch in read_stretches(path))
+    return path.read_bytes() if path.exists() else b""
 
 
 def lose_the_terminal(start: Start) -> None:
