@@ -172,7 +172,7 @@ class Driver:
         while self._may_begin() and (member := self._crew.gemma_with_room(CALLS_PER_GEMMA_ACTOR)):
             batch = heappop(self._todo)
             self._budget.take(batch)
-            questions = [self._job.selection[int(example_id)] for example_id in self._job.plan.batch(batch)]
+            questions = list(self._job.selection.read(self._job.plan.batch(batch)))
             returns = 1 + len(self._crew.placement.blocks)
             self._activations[batch] = self._submit(member, batch, None, "score", (batch, questions), returns)
 

@@ -28,7 +28,12 @@ class Selection:
         return question.stripped() if self.strip_solutions else question
 
     def __iter__(self) -> Iterator[Question]:
-        return (self[int(example_id)] for example_id in self.example_ids)
+        return self.read(self.example_ids)
+
+    def read(self, example_ids: NDArray[np.int64]) -> Iterator[Question]:
+        """Several, in the order asked for."""
+        questions = self.source.read(map(int, example_ids))
+        return (question.stripped() for question in questions) if self.strip_solutions else questions
 
 
 def select_questions(

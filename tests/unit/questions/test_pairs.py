@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -46,6 +46,9 @@ class Listed:
 
     def __getitem__(self, example_id: int) -> Question:
         return self.rows[example_id]
+
+    def read(self, example_ids: Iterable[int]) -> Iterator[Question]:
+        return map(self.__getitem__, example_ids)
 
 
 @pytest.fixture(scope="module")
