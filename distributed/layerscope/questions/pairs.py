@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from layerscope.questions.prompts import DEFAULT, GOAL, Prompt
 from layerscope.questions.shots import BETWEEN
 from layerscope.questions.sources import Question
 from layerscope.questions.spelling import spelled
+from layerscope.questions.words import encoder_of, merged
 
 BOS = "<bos>"
 # Tokens that steer a model. Gemma's vocabulary also holds HTML tags and runs of blanks as added tokens: those are text.
@@ -28,8 +30,14 @@ _CONTROL_TOKEN = re.compile(
 )
 _CHUNK = 256  # questions tokenised at once
 
-Encoded = tuple[str, Encoding]
-"""A text and what the tokeniser makes of it."""
+
+class Encoded(NamedTuple):
+    """A text and what the tokeniser makes of it."""
+
+    text: str
+    ids: Sequence[int]
+    found: Encoding | None = None
+    """Where pairs are to say what each token stands for."""
 
 
 class UnscorableError(Exception):
@@ -134,10 +142,10 @@ class PairTokenizer:
         ]
         self._tokenizer.add_special_tokens(control)
         self._tokenizer.encode_special_tokens = True  # "<bos>" inside a question is five characters, not a token
-        self._prompt, self._spell = prompt, spell
+        self._prompt, self._spell, self._encode = prompt, spell, encoder_of(self._tokenizer)
         self._template = self._parts(prompt.template)
         self._usual = self._before(prompt.shots.usual) if prompt.shots else []
-        *self._head, _ = _merged([*self._usual, *self._template])
+        *self._head, _ = merged([*self._usual, *self._template])
         self._beginning = self._empty_prompt()
 
     def pair(self, question: Question) -> Pair:
@@ -155,13 +163,18 @@ class PairTokenizer:
         """The pair of every question, or why it has none."""
         iterator = iter(questions)
         while chunk := list(islice(iterator, _CHUNK)):
-            texts = [text for question in chunk for text in self._texts(question)]
-            encode = self._tokenizer.encode_batch if self._spell else self._tokenizer.encode_batch_fast
-            encodings = zip(texts, encode(texts, add_special_tokens=False), strict=True)
+            encoded = self._encoded([text for question in chunk for text in self._texts(question)])
             for question in chunk:
-                head = self._head_ids(encodings)
-                of_solutions = islice(encodings, 1 + len(question.solutions))
+                head = self._head_ids(encoded)
+                of_solutions = islice(encoded, 1 + len(question.solutions))
                 yield self._pair(question, head, *of_solutions)
+
+    def _encoded(self, texts: Sequence[str]) -> Iterator[Encoded]:
+        """What the tokeniser makes of each text."""
+        if self._spell:
+            encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+            return (Encoded(text, found.ids, found) for text, found in zip(texts, encodings, strict=True))
+        return (Encoded(text, ids) for text, ids in zip(texts, self._encode(texts), strict=True))
 
     def _pair(
         self, question: Question, head: list[int], prompt: Encoded, *solutions: Encoded
@@ -171,8 +184,8 @@ class PairTokenizer:
             head: the tokens of all but the prompt's last text.
             prompt, solutions: that text, alone and with each solution.
         """
-        behind = len(prompt[1].ids)
-        texts = [[*head, *encoding.ids] for _, encoding in solutions]
+        behind = len(prompt.ids)
+        texts = [[*head, *solution.ids] for solution in solutions]
         if reason := self._unscorable(question, len(head) + behind, [len(ids) for ids in texts]):
             return UnscorableError(reason)
         pair = _share(len(head) + behind, texts)
@@ -181,8 +194,8 @@ class PairTokenizer:
             pair = replace(pair, common=min(begins, pair.shared, pair.prompt))
         if not self._spell:
             return pair
-        start = len(prompt[0]) + len(self._prompt.separator)
-        spelled_out = tuple(spelled(text, start, encoding.offsets[behind:]) for text, encoding in solutions)
+        start = len(prompt.text) + len(self._prompt.separator)
+        spelled_out = tuple(spelled(text, start, found.offsets[behind:]) for text, _, found in solutions if found)
         return replace(pair, spelled=spelled_out)
 
     def _parts(self, template: str) -> list[str | int]:
@@ -203,7 +216,7 @@ class PairTokenizer:
         """What is to be tokenised of a question: the texts of the prompt's head, then the last alone and with each."""
         shots = self._prompt.shots
         before = self._before(shots.of(question)) if shots and self.sees_itself(question) else self._usual
-        *head, last = _merged([*before, *self._filled(question.goal)])
+        *head, last = merged([*before, *self._filled(question.goal)])
         yield from (part for part in head if isinstance(part, str))
         yield str(last)
         for solution in question.solutions:
@@ -223,13 +236,13 @@ class PairTokenizer:
         parts = list[str | int]()
         for shot in shots:
             parts += [*self._filled(shot.goal), self._prompt.separator + shot.solutions[shot.label] + BETWEEN]
-        return _merged(parts)
+        return merged(parts)
 
-    def _head_ids(self, encodings: Iterator[Encoded]) -> list[int]:
-        """BOS, and the tokens of all but the prompt's last text, from the encodings that begin with this question's."""
+    def _head_ids(self, encoded: Iterator[Encoded]) -> list[int]:
+        """BOS, and the tokens of all but the prompt's last text, from the texts that begin with this question's."""
         ids = [self.bos_id]
         for part in self._head:
-            ids += next(encodings)[1].ids if isinstance(part, str) else [part]
+            ids += next(encoded).ids if isinstance(part, str) else [part]
         return ids
 
     def _empty_prompt(self) -> list[int]:
@@ -239,8 +252,8 @@ class PairTokenizer:
             UsageError: they leave no room for a question and a solution.
         """
         texts = list(self._texts(Question(0, "", "", "", 0)))
-        encodings = zip(texts, self._tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True)
-        ids = [*self._head_ids(encodings), *next(encodings)[1].ids]
+        encoded = self._encoded(texts)
+        ids = [*self._head_ids(encoded), *next(encoded).ids]
         if len(ids) >= self._context:
             shots = self._prompt.shots
             what = f"--shots {shots.count}: the prompt" if shots else "--prompt"
@@ -266,29 +279,16 @@ class PairTokenizer:
         return None
 
 
-def _merged(parts: Iterable[str | int]) -> list[str | int]:
-    """Texts and control tokens in turn, with a text at the end: texts that follow one another are one."""
-    merged: list[str | int] = [""]
-    for part in parts:
-        if isinstance(part, str) and isinstance(merged[-1], str):
-            merged[-1] += part
-        else:
-            merged += [part] if isinstance(part, str) else [part, ""]
-    return merged
-
-
 def _equal_at_start(tokens: Sequence[int], others: Sequence[int]) -> int:
     return next(
         (place for place, both in enumerate(zip(tokens, others, strict=False)) if both[0] != both[1]), len(others)
     )
 
 
-def _share(prompt: int, texts: Sequence[Sequence[int]]) -> Pair:
-    shared = 0
-    for tokens in zip(*texts, strict=False):
-        if any(token != tokens[0] for token in tokens):
-            break
-        shared += 1
+def _share(prompt: int, texts: Sequence[list[int]]) -> Pair:
+    low, high = min(texts), max(texts)  # what these begin with, all do
+    alike = prompt if low[:prompt] == high[:prompt] else 0
+    shared = alike + _equal_at_start(high[alike:], low[alike:])
     rests = (text[shared:] for text in texts)
     tokens = (*texts[0][:shared], *chain.from_iterable(rests))
     return Pair(tokens, shared, tuple(map(len, texts)), prompt)
