@@ -259,10 +259,12 @@ def one_driver(scratch: Path) -> dict[str, Any]:
     report = scratch / "driver.json"
     script = Path(__file__).parent / "simulate_cluster.py"
     options = ["--one-node", "--actors", "1", "--gpus-per-node", "2", "--questions-per-second-per-gpu", "1e6"]
-    command = [sys.executable, str(script), *options, "--folder", str(scratch), "--json", str(report)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    (run,) = json.loads(report.read_text())["runs"]
-    return dict(run)
+    runs = {}
+    for name, more in (("plain", []), ("compressed", ["--compressed"])):
+        command = [sys.executable, str(script), *options, *more, "--folder", str(scratch), "--json", str(report)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        (runs[name],) = json.loads(report.read_text())["runs"]
+    return runs
 
 
 def git(*words: str) -> str:

@@ -7,6 +7,9 @@ Real: the driver, the crew, `place`, the plan, the bytes of the records (`record
 syncs, and Ray: a head node for the driver and a node (raylet, object store, agents) for every `--gpus-per-node` GPUs,
 with every byte of a record carried between them.
 
+With `--compressed` the records are zstd frames. They are made before the clock starts, because two cores that compress
+are what would be measured; the actors return them at once.
+
 Simulated: a node has as many GPUs as Ray was told. The Gemma actors of a node are one process, and so are its encoders,
 because 256 processes do not fit a small machine; in it each answers one call after the other and sleeps as long as its
 GPU would compute. The features of one batch are made, and returned for every batch. Encoders keep up with the Gemma

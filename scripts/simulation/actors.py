@@ -18,9 +18,11 @@ from ray.exceptions import ActorDiedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from layerscope.engine.answers import Arrival, Encoded, Scores
+from layerscope.engine.lines import BatchLines, PackedLines
 from layerscope.engine.logs import Span
 from layerscope.planning.machine import probe
 from layerscope.questions.sources import Question
+from layerscope.records.feature_lists import LayerBlock
 from layerscope.records.fingerprints import Fingerprint
 from layerscope.saes.choice import SaeChoice
 from simulation.nodes import GPU
@@ -79,27 +81,34 @@ class GemmaHost(Host):
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class EncoderHost(Host):
-    def __init__(self, rate: float, features: Path, log: Path) -> None:
+    def __init__(self, rate: float, features: Path, packed: Path, log: Path) -> None:
         """Args:
         features: pickled.
+        packed: the compressed lines of every batch, pickled.
         log: gets a line for every block: its batch, and when it was done.
         """
         super().__init__()
         self._rate, self._log = rate, log
         self._features: Features = pickle.loads(features.read_bytes())
+        self._packed: dict[int, BatchLines] = pickle.loads(packed.read_bytes())
         self._layers: dict[int, tuple[int, ...]] = {}
 
     async def load(self, actor: int, _repository: Any, saes: list[SaeChoice], *_: Any) -> Fingerprint:
         self._layers[actor] = tuple(sae.layer for sae in saes)
         return NO_NUMBERS
 
-    async def encode(self, actor: int, batch: int, activations: Any, _k: int | None) -> Encoded:
+    async def encode(
+        self, actor: int, batch: int, activations: Any, _k: int | None, apart: bool = False
+    ) -> Encoded | tuple[Encoded, LayerBlock]:
         n_questions = int(activations[0])
         span = await self._compute(actor, n_questions / self._rate)
         with self._log.open("a", encoding="ascii") as log:
             log.write(f"{batch} {span.end}\n")
         block = first_rows(self._features[self._layers[actor]], 2 * n_questions)
-        return Encoded(block, span, block.nbytes)
+        return (Encoded(None, span, block.nbytes), block) if apart else Encoded(block, span, block.nbytes)
+
+    async def pack(self, _actor: int, batch: int, *_: Any) -> PackedLines:
+        return PackedLines(self._packed[batch], Span(time.time(), time.time()))
 
 
 class Hosts:

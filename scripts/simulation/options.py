@@ -13,6 +13,7 @@ def parse(about: str) -> argparse.Namespace:
     add("--gigabytes", type=float, default=2.0, help="and writes at most so much")
     add("--batch-tokens", type=int, default=8192)
     add("--top-k", type=int, default=100)
+    add("--compressed", action="store_true", help="the records are zstd frames, made before the clock starts")
     add("--gpus-per-node", type=int, default=32, help="a node costs this machine three processes")
     add("--one-node", action="store_true", help="the driver's node is the one with the GPUs: no byte is carried")
     add("--deaths", type=float, default=0.0, help="chance of a death with every batch that is written")

@@ -24,7 +24,7 @@ from simulation.engine import SimulatedEngine
 from simulation.measuring import Clock, cpu_of, head_of_line, private_memory, seconds_to_write
 from simulation.nodes import Nodes, SimulatedGpus
 from simulation.result import Run
-from simulation.workload import Features, make_job, manifest
+from simulation.workload import Features, make_job, manifest, packed_batches
 
 ENCODER_LOAD = 0.8
 LATE = 0.25  # of the questions are written when late nodes join
@@ -40,7 +40,7 @@ def simulate(n_actors: int, options: argparse.Namespace, nodes: Nodes, folder: P
     nodes.grow(n_actors + -(-n_actors // 8), options.late)  # `place` gives the encoders a ninth of the GPUs
     known = SimulatedGpus(note)
     job, features = make_job(n_actors, options, known.usable(PROBE_SECONDS), folder)
-    log, path = folder / f"{n_actors}.log", folder / f"{n_actors}.jsonl"
+    log, path = folder / f"{n_actors}.log", folder / f"{n_actors}{''.join(job.output.records.suffixes)}"
     gemma, encoders = start_actors(job, features, options, log)
     clock = Clock()
     engine = SimulatedEngine(known, gemma, encoders, clock)
@@ -92,12 +92,13 @@ def simulate(n_actors: int, options: argparse.Namespace, nodes: Nodes, folder: P
 
 def start_actors(job: Job, features: Features, options: argparse.Namespace, log: Path) -> tuple[Hosts, Hosts]:
     """The processes of both kinds of actor, on their nodes."""
-    pickled = log.with_name("features.pickle")
+    pickled, packed = log.with_name("features.pickle"), log.with_name("packed.pickle")
     pickled.write_bytes(pickle.dumps(features))
+    packed.write_bytes(pickle.dumps(packed_batches(job, features)))
     rate = options.questions_per_second_per_gpu
     encoder_rate = rate * job.placement.gemma_actors / job.placement.encoders_per_block / ENCODER_LOAD
     gemma = Hosts(GemmaHost, options.gpus_per_node, rate, options.stragglers, options.seed)
-    encoders = Hosts(EncoderHost, options.gpus_per_node, encoder_rate, pickled, log)
+    encoders = Hosts(EncoderHost, options.gpus_per_node, encoder_rate, pickled, packed, log)
     gemma.start(seat.node.identity for seat in job.placement.seats if seat.node and seat.block is None)
     encoders.start(seat.node.identity for seat in job.placement.seats if seat.node and seat.block is not None)
     return gemma, encoders
@@ -128,7 +129,7 @@ def write(file: Journal, clock: Clock, disturbance: Disturbance, job: Job, batch
     with patch.object(file, "append", clock.timed("write", file.append)), WriteBehind(file) as writer:
         for batch in batches:
             with clock.timing("append"):
-                writer.append([line.pieces for line in batch.lines])
+                writer.append(batch.to_append(0))
             with clock.timing("disturb"):  # which is no work of a driver's
                 disturbance.happen(file.lines / job.n_questions)
             memory = max(memory, private_memory(process))

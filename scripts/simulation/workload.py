@@ -9,8 +9,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import orjson
+from msgspec import UNSET
 
 from layerscope.config import FIRST, Config
+from layerscope.engine.answers import Scores
+from layerscope.engine.lines import BatchLines, batch_lines, packed
+from layerscope.engine.logs import Span
 from layerscope.hub.repository import Repository
 from layerscope.models.spec import ModelSpec
 from layerscope.planning.job import Job, Output
@@ -77,7 +81,13 @@ def make_job(n_actors: int, options: argparse.Namespace, nodes: list[Node], fold
         needs=needs,
         placement=placement,
         patience=config.patience,
-        output=Output(folder / "records.jsonl", None, "", overwrite=False, retry_errors=False),
+        output=Output(
+            folder / f"records.jsonl{'.zst' if options.compressed else ''}",
+            None,
+            "",
+            overwrite=False,
+            retry_errors=False,
+        ),
         software=dict(probe().software),
         warnings=(),
     )
@@ -140,6 +150,20 @@ def make_frame(question: Question, index: int) -> Frame:
     return frame_record(question, (scores[0], scores[1]), (2 * index, 2 * index + 1))
 
 
+def packed_batches(job: Job, features: Features) -> dict[int, BatchLines]:
+    """Of every batch what its encoders would answer, where the lines are compressed."""
+    if job.packing is None:
+        return {}
+    made = {}
+    for batch in range(len(job.plan)):
+        questions = list(job.selection.read(job.plan.batch(batch)))
+        frames = [make_frame(question, index) for index, question in enumerate(questions)]
+        blocks = [first_rows(block, 2 * len(questions)) for block in features.values()]
+        scores = Scores(list(frames), False, 48 * len(questions), Span(0.0, 0.0))
+        made[batch] = packed(batch_lines(batch, scores, blocks), job.packing)
+    return made
+
+
 def manifest(job: Job) -> tuple[Identity, About]:
     """Of this job, as far as `verify` asks; no file of it was ever there."""
     layers, anything = [sae.layer for sae in job.saes], "simulated"
@@ -163,11 +187,13 @@ def manifest(job: Job) -> tuple[Identity, About]:
         plan=PlanSize(questions=job.n_questions, batches=len(job.plan), sha256=job.plan.digest),
         software={},
         hardware=anything,
+        packing=job.packing or UNSET,
     )
     about = About(
         command=anything,
         folder=anything,
         order=" ".join(map(str, job.plan.order.tolist())),
+        batches=" ".join(map(str, np.diff(job.plan.starts).tolist())),
         standin=False,
         neuronpedia=dict.fromkeys(layers),
         average_l0={sae.layer: sae.l0 for sae in job.saes},

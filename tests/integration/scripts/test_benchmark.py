@@ -66,6 +66,14 @@ def test_other_jobs_stand_beside_the_plain_one_and_what_the_products_allow() -> 
     assert "200.0 ms, 1.25 times the forward pass from there on; 7.5 times as fast as" in report._of_ablations(ablate)
 
 
+def test_what_one_driver_sustains_is_said_of_each_form_of_records() -> None:
+    run = {"questions": 1000, "wall": 0.5, "bytes": 50e6, "plain_write": 0.1, "cpu": 0.04, "write_cpu": 0.02}
+    assert report._of_driver("compressed", run) == (
+        "one driver, compressed records: 2,000 questions/s, 100 MB/s; plain writing 500 MB/s; 40 us of its thread a "
+        "question, 20 us of the one that writes"
+    )
+
+
 def test_what_a_job_is_about_is_counted() -> None:
     """By its tokeniser alone, of the built-in stand-in: two final tokens, and every token of the solutions once."""
     counted, over_tokens = (

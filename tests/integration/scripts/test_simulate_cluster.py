@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from simulation.checking import check
 from simulation.options import parse
-from simulation.workload import first_rows, make_frame, make_job, manifest
+from simulation.workload import first_rows, make_frame, make_job, manifest, packed_batches
 
 from layerscope.planning.node import Gpu, Node
 from layerscope.records.journal import open_journal
@@ -52,6 +52,23 @@ def test_every_line_is_written_in_order_under_deaths_stragglers_and_a_late_node(
     assert run["bytes"] / run["questions"] > 26 * 2 * 5 * 40  # layers, solutions, features, bytes of one
     assert "derived questions/s" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_compressed_records_are_made_beforehand_and_are_the_same_lines(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["simulate_cluster.py", *words(SMALL | {"batch-tokens": 500}), "--compressed"])
+        options = parse("")
+    job, features = make_job(3, options, [Node("node", 8, 1 << 38, (Gpu("simulated", 80 << 30),) * 4)], tmp_path)
+    batches = packed_batches(job, features)
+    assert len(batches) == len(job.plan) > 5
+    with open_journal(job.output.records, *manifest(job), overwrite=False) as file:
+        for batch in batches.values():
+            file.append(batch.to_append(0))
+    assert f"{len(job.selection)} of {len(job.selection)} lines" in verify(job.output.records)
+    check(job.output.records, job, features)
+    assert (
+        job.output.records.stat().st_size < sum(len(text) for batch in batches.values() for text in batch.texts()) / 4
+    )
 
 
 def test_its_records_are_records_and_any_other_file_is_refused(tmp_path: Path) -> None:

@@ -48,6 +48,19 @@ def ablate(run_file: Path, command: Callable[..., Said], one_process: object, tm
     return lambda *words: command("ablate", str(run_file), "--output-file", "a.jsonl", *words, cwd=tmp_path)
 
 
+def test_a_run_with_compressed_lines_is_ablated_as_its_plain_ones_are(
+    ablate: Ablate, run_file: Path, command: Callable[..., Said], tmp_path: Path
+) -> None:
+    assert command("export", str(run_file), "--to", "run.jsonl.zst", cwd=tmp_path).returncode == 0
+    assert ablate("--top", "1").returncode == 0
+    done = command("ablate", "run.jsonl.zst", "--output-file", "b.jsonl", "--top", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "b.jsonl").read_bytes() == (tmp_path / "a.jsonl").read_bytes()
+    refused = command("ablate", "run.jsonl.zst", "--output-file", "c.jsonl.zst", "--top", "1", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "no name of plain lines" in refused.stderr
+
+
 def test_the_first_by_attribution_are_ablated_in_every_question_beside_three_controls(
     ablate: Ablate, run_file: Path, tmp_path: Path, command: Callable[..., Said]
 ) -> None:
