@@ -48,6 +48,16 @@ def node(name: str, gpus: int = 0, cpus: int = 8, kind: str = "H100", **more: An
     return Node(name, cpus, 64 << 30, cards, "EPYC", name, kind if gpus else "", software=SOFTWARE, **more)
 
 
+class Questions(list[Question]):
+    """So many made-up ones, as a selection reads them."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(Question(i, f"goal {i}", f"one {i}", f"two {i}", i % 2) for i in range(count))
+
+    def read(self, example_ids: Sequence[int]) -> Iterator[Question]:
+        return map(self.__getitem__, example_ids)
+
+
 def job(config: Config, nodes: Sequence[Node], batches: Sequence[Sequence[int]] = BATCHES) -> Any:
     """A job of small questions; what the driver and the crew read of one."""
     crew = settle_crew(config, nodes, 64)
@@ -60,7 +70,7 @@ def job(config: Config, nodes: Sequence[Node], batches: Sequence[Sequence[int]] 
         needs=needs,
         numerics=SimpleNamespace(dtype="float32", sae_dtype="float32", threads=1, top_k=10, batch_tokens=1000),
         plan=SimpleNamespace(batch=lambda number: batches[number]),
-        selection=[Question(i, f"goal {i}", f"one {i}", f"two {i}", i % 2) for i in range(sum(map(len, batches)))],
+        selection=Questions(sum(map(len, batches))),
         reading=FINAL,
         layers=LAYERS,
         dictionaries=[],
