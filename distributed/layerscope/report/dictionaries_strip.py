@@ -8,7 +8,7 @@ from layerscope.analysis.dictionaries import Dictionary
 from layerscope.analysis.result import Floats
 from layerscope.report.depth_axis import LEFT, RIGHT, WIDE
 from layerscope.report.svg import Scale, curve, dot, drawing, element, line, rectangle, spread, text, ticks
-from layerscope.report.untested import confirmed_in, nothing_selected
+from layerscope.report.untested import confirmed_in, is_untested, nothing_selected
 
 _HEAD, _AUROC, _NOTE, _OVERLAP, _GAP = 40, 84, 22, 34, 16
 """Heights: of a lane its title, its panel, the second one's note, the second one; what follows the lane."""
@@ -58,8 +58,9 @@ def _auroc(axis: _Axis, top: float, ends: tuple[float, float], each: Dictionary,
     auroc = each.found.held_out.auroc
     scale = Scale(*ends, top + _HEAD + _AUROC, top + _HEAD)
     confirmed = int(each.found.firing_by_layer.confirmed.sum())
+    found = "not known, too few pairs" if is_untested(each.found) else f"{confirmed:,} confirmed"
     beside = "" if each is first else f" · dotted: {first.name}"
-    yield text((0, top + 13), f"{each.name}: {confirmed:,} confirmed", "title")
+    yield text((0, top + 13), f"{each.name}: {found}", "title")
     yield text((0, top + 29), f"AUROC, held out{beside}", "note")
     for value in ticks(*ends, 4):
         yield line((LEFT, scale(value)), (axis.end, scale(value)), "grid")

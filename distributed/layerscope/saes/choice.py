@@ -4,7 +4,7 @@ Knows no repository's layout (`gemma_scope.py`, `gemma_scope_2.py`, `saelens.py`
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from layerscope.config import Site
@@ -91,3 +91,14 @@ class Shelf:
     """How the canonical one is chosen, for people."""
     passed_over: tuple[str, ...] = ()
     """What else the repository holds and why it cannot be read, a line each."""
+    site_said: bool = True
+    """Whether anything says at which site they read; if not, `--site` does, and all are of one."""
+
+    def read_at(self, site: Site) -> "Shelf":
+        """The same, read at a site, where nothing but whoever asks says which that is."""
+        if self.site_said:
+            return self
+        transcodes = site == "transcoder"
+        saes = (replace(sae, site=site, recipe=replace(sae.recipe, transcodes=transcodes)) for sae in self.saes)
+        canonical = {(site, layer, width): name for (_, layer, width), name in self.canonical.items()}
+        return replace(self, saes=tuple(saes), canonical=canonical)

@@ -1,6 +1,7 @@
 """Which SAE a run takes for each layer, of those that a repository holds."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from layerscope.config import Site
 from layerscope.errors import UsageError
@@ -36,6 +37,8 @@ def choose_saes(
         UsageError: nothing matches; the message lists what there is.
     """
     shelf = open_shelf(repository, copy_of)
+    if site != "auto":
+        shelf = shelf.read_at(cast(Site, site))
     here = _at(shelf, site)
     width = _settle_width(shelf, here, width)
     if layers and max(layers) >= n_layers:

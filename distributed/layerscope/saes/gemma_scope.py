@@ -15,6 +15,7 @@ from layerscope.saes.choice import Recipe, SaeChoice, Shelf
 LAYOUT = "layer_N/width_W/average_l0_Y/params.npz"
 _PATH = re.compile(r"layer_(\d+)/width_([0-9]+[km]?)/average_l0_(\d+)/params\.npz")
 _NAME = re.compile(r"google/gemma-scope-(?P<model>.+)-(?P<ending>res|att|mlp|transcoders)")
+_SITE_IN_NAME = re.compile(r"gemma-scope-.*-(res|att|mlp|transcoders)$")
 ENDINGS: dict[Site, str] = {"resid_post": "res", "attn_out": "att", "mlp_out": "mlp", "transcoder": "transcoders"}
 """How the name of a release ends, by the site that it was trained at."""
 
@@ -53,7 +54,8 @@ def shelf(repository: Repository, original: str) -> Shelf | None:
                 page = _page(release, layer, width, l0)
                 sae = SaeChoice(layer, width, l0, path, page, site, str(l0), recipe, None, l0, release.get("model", ""))
                 saes.append(sae)
-    return Shelf(repository, "Gemma Scope", tuple(saes), canonical, "the average L0 nearest to 100")
+    rule, said = "the average L0 nearest to 100", _SITE_IN_NAME.search(original) is not None
+    return Shelf(repository, "Gemma Scope", tuple(saes), canonical, rule, site_said=said)
 
 
 def canonical_l0(l0s: Iterable[int]) -> int:
@@ -63,7 +65,7 @@ def canonical_l0(l0s: Iterable[int]) -> int:
 
 def _site(original: str) -> Site:
     """Where the SAEs of a repository read, by its name; in the residual stream, where that says nothing."""
-    match = re.search(r"gemma-scope-.*-(att|mlp|transcoders)$", original)
+    match = _SITE_IN_NAME.search(original)
     return next(site for site, ending in ENDINGS.items() if ending == (match[1] if match else "res"))
 
 

@@ -47,6 +47,8 @@ _HOOKS: tuple[tuple[str, Site, str], ...] = (
     (r"(?:\w+\.)*layers\.(\d+)\.pre_feedforward_layernorm\.output", "transcoder", "gemma-3"),
 )
 """How hooks are called, which site that is, and of which models alone."""
+_BEFORE = re.compile(r"blocks\.(\d{1,4})\.hook_resid_pre|(?:\w+\.)*layers\.(\d{1,4})\.input")
+"""What a layer gets: the very tensor that the layer before it gave, so that one's number is the SAE's."""
 
 
 class _UnknownError(Exception):
@@ -128,6 +130,8 @@ def _place(about: Mapping[str, Any], model: str) -> tuple[int, Site]:
     if any(head is not None for head in heads):
         raise _UnknownError(f"it reads one head of attention alone ({heads[0] or heads[1]})")
     for name in names:
+        if (before := _BEFORE.fullmatch(name)) and (layer := int(before[1] or before[2])):
+            return layer - 1, "resid_post"
         for pattern, site, of_models in _HOOKS:
             if (match := re.fullmatch(pattern, name)) and len(match[1]) <= 4 and of_models in model:
                 return int(match[1]), site

@@ -1,8 +1,8 @@
 """Makes a random stand-in of any size from a seed, for tests and measurements; its numbers mean nothing.
 
-`python -m layerscope.standin.build FOLDER` makes one with SAEs as wide as Gemma Scope's; `--family gemma3` makes a
-Gemma 3 with SAEs in Gemma Scope 2's layout, and `--site` SAEs that read elsewhere than the residual stream. The
-stand-in that layerscope ships is one of these in layout and beginning, which `scripts/train_standin.py` then trains.
+`python -m layerscope.standin.build FOLDER` makes one with SAEs as wide as Gemma Scope's; `--family`, `--suite` and
+`--site` make others, in the layout that the hub has them in. The stand-in that layerscope ships is one of these in
+layout and beginning, which `scripts/train_standin.py` then trains.
 
 Shapes: T tokens, D d_model, F d_sae.
 """
@@ -17,9 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
-from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
@@ -30,10 +28,14 @@ from layerscope.models.families import family_of
 from layerscope.models.lean_import import import_transformers
 from layerscope.models.sites import capture_rows
 from layerscope.questions.prompts import PROMPT
+from layerscope.saes.saelens import width_name
+from layerscope.standin.layouts import SaeFiles, Suite, add_vision, save_sae
 
 _SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")  # Gemma's ids 0 to 3
 Family = Literal["gemma2", "gemma3"]
-_SIZES_OF_GEMMA_SCOPE_2 = ("small", "medium", "big")
+SUITES: dict[Family, Suite] = {"gemma2": "gemma-scope", "gemma3": "gemma-scope-2"}
+"""Which suite was made for which family."""
+_LEAST_D_SAE = 256
 _CONTROL = ("<mask>", "<unused0>", "<unused1>", "<start_of_turn>", "<end_of_turn>")
 _TEXT_TOKENS = ("\n\n", "▁▁", "▁▁▁▁", "<table>")  # added tokens that are text, as Gemma's vocabulary has them
 _QUESTIONS = Path(__file__).parent / "questions.jsonl"
@@ -55,6 +57,10 @@ class StandinSpec:
     """Average L0s of each layer's SAEs; of a Gemma 3 at most three, small, medium and big."""
     family: Family = "gemma2"
     site: Site = "resid_post"
+    suite: Suite | None = None
+    """In whose layout the SAEs are; None is that of the family."""
+    vision: bool = False
+    """Of a Gemma 3: the layout of those that see pictures as well, with the text's half whole."""
 
 
 def build(spec: StandinSpec, folder: Path) -> None:
@@ -69,6 +75,8 @@ def build(spec: StandinSpec, folder: Path) -> None:
         tokenizer = make_tokenizer(texts, spec.vocabulary)
         model = make_model(spec, tokenizer.get_vocab_size())
         save_model(model, tokenizer, temporary / "model")
+        if spec.vision:
+            add_vision(temporary / "model")
         # A thousand tokens are enough for the SAEs: those of every seventh text, of one solution and the other in turn.
         make_saes(spec, residual_stream(model, tokenizer, texts[::7], spec.site), temporary / "saes")
         temporary.replace(folder)
@@ -199,22 +207,8 @@ def make_saes(spec: StandinSpec, residuals: list[Tensor], folder: Path) -> None:
                 "b_dec": torch.zeros(width),
                 "threshold": threshold.clamp(min=1e-3),
             }
-            if spec.family == "gemma3":
-                _save_gemma_scope_2(spec, layer, _SIZES_OF_GEMMA_SCOPE_2[number], l0, arrays, folder)
-                continue
-            path = folder / f"layer_{layer}" / f"width_{spec.width}" / f"average_l0_{l0}" / "params.npz"
-            path.parent.mkdir(parents=True)
-            np.savez(path, **{name: array.numpy() for name, array in arrays.items()})
-
-
-def _save_gemma_scope_2(
-    spec: StandinSpec, layer: int, size: str, l0: int, arrays: dict[str, Tensor], folder: Path
-) -> None:
-    path = folder / spec.site / f"layer_{layer}_width_{spec.width}_l0_{size}"
-    path.mkdir(parents=True)
-    save_file({name.lower(): array.contiguous() for name, array in arrays.items()}, path / "params.safetensors")
-    told = {"architecture": "jump_relu", "width": spec.d_sae, "l0": l0, "type": "sae"}
-    (path / "config.json").write_text(json.dumps(told, indent=2))
+            files = SaeFiles(spec.family, spec.site, layer, spec.width, number, l0, arrays)
+            save_sae(spec.suite or SUITES[spec.family], files, folder)
 
 
 def _texts() -> list[str]:
@@ -226,17 +220,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command: `python -m layerscope.standin.build FOLDER`."""
     parser = argparse.ArgumentParser(prog="python -m layerscope.standin.build", description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", metavar="FOLDER", help="where model/ and saes/ go; made, and to be new or empty")
-    parser.add_argument(
-        "--family", choices=get_args(Family), default="gemma2", help="of the model, and its SAEs' suite"
-    )
+    parser.add_argument("--family", choices=get_args(Family), default="gemma2", help="of the model")
+    parser.add_argument("--suite", choices=get_args(Suite), help="of the SAEs; that of the family by default")
     parser.add_argument("--site", choices=get_args(Site), default="resid_post", help="where in a layer the SAEs read")
+    parser.add_argument("--vision", action="store_true", help="lay a gemma3 out as those that see pictures as well")
+    parser.add_argument("--layers", type=int, default=StandinSpec.n_layers, help="how many (%(default)s)")
+    parser.add_argument("--d-model", type=int, default=StandinSpec.d_model, help="a multiple of 8 (%(default)s)")
+    parser.add_argument("--d-sae", type=int, default=StandinSpec.d_sae, help="features of each SAE (%(default)s)")
     told = parser.parse_args(arguments)
-    l0s = StandinSpec.l0s if told.family == "gemma2" else ((18, 60, 120),) * StandinSpec.n_layers
     try:
-        build(StandinSpec(family=told.family, site=told.site, l0s=l0s), user_path(told.folder))
+        build(_spec(told), user_path(told.folder))
     except LayerscopeError as error:
         print(f"standin.build: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _spec(told: argparse.Namespace) -> StandinSpec:
+    """What the command line asks for.
+
+    Raises:
+        UsageError: there can be no such stand-in.
+    """
+    if told.vision and told.family != "gemma3":
+        raise UsageError(
+            "--vision is of --family gemma3 alone: no Gemma 2 sees pictures. Name it, or leave out --vision."
+        )
+    if told.layers < 1 or told.d_model < 8 or told.d_model % 8 or told.d_sae < _LEAST_D_SAE:
+        raise UsageError(
+            f"There is no stand-in of {told.layers} layers, d_model {told.d_model} and {told.d_sae} features.\n"
+            f"It has at least 1 layer, a d_model that is a multiple of 8, and at least {_LEAST_D_SAE} features."
+        )
+    suite = told.suite or SUITES[told.family]
+    of_scope = tuple(StandinSpec.l0s[layer % len(StandinSpec.l0s)] for layer in range(told.layers))
+    l0s = {"gemma-scope": of_scope, "gemma-scope-2": ((18, 60, 120),) * told.layers, "saelens": ((60,),) * told.layers}
+    return StandinSpec(
+        n_layers=told.layers,
+        d_model=told.d_model,
+        width=width_name(told.d_sae),
+        d_sae=told.d_sae,
+        l0s=l0s[suite],
+        family=told.family,
+        site=told.site,
+        suite=suite,
+        vision=told.vision,
+    )
 
 
 if __name__ == "__main__":

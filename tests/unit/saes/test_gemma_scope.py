@@ -183,6 +183,17 @@ def test_the_site_is_that_of_the_original_s_name(release: str) -> None:
         )
 
 
+@pytest.mark.parametrize("site", SITES.values())
+def test_where_no_name_says_the_site_whoever_asks_does(site: str) -> None:
+    """A folder of any name: a copy of -mlp read as the residual stream's would be wrong everywhere, and fit."""
+    for name in ("/data/saes", "/data/gemma-scope", "somebody/scope"):
+        held = repository(PT_2B, name=name)
+        chosen, _ = choose(PT_2B, held, site=site)
+        assert {sae.site for sae in chosen} == {site}
+        assert {sae.recipe.transcodes for sae in chosen} == {site == "transcoder"}
+        assert [sae.path for sae in chosen] == [sae.path for sae in choose(PT_2B, held)[0]]
+
+
 def test_min_and_max_are_the_ends_of_what_a_layer_has() -> None:
     held = catalogue(paths(PT_2B))
     for name, end in (("min", min), ("max", max)):

@@ -138,7 +138,8 @@ def made(folder: Path, like: str = "standard", arrays: Mapping[str, Any] = {}, *
         ("standard", {"d_sae": "40"}, "its d_sae is '40'"),
         ("standard", {"apply_b_dec_to_input": "yes"}, "apply_b_dec_to_input is 'yes'"),
         ("standard", {"finetuning_scaling_factor": True}, "finetuning_scaling_factor"),
-        ("standard", {"hook_name": "blocks.3.hook_resid_pre"}, "'blocks.3.hook_resid_pre', which is no site"),
+        ("standard", {"hook_name": "blocks.0.hook_resid_pre"}, "'blocks.0.hook_resid_pre', which is no site"),
+        ("standard", {"hook_name": "blocks.3.hook_resid_mid"}, "'blocks.3.hook_resid_mid', which is no site"),
         ("standard", {"hook_name": "blocks.3.hook_attn_out"}, "no site"),
         ("standard", {"hook_name": None}, "no hook_name"),
         ("standard", {"hook_head_index": 2}, "one head of attention"),
@@ -155,12 +156,24 @@ def test_what_is_not_known_is_refused_by_name(like: str, changes: dict[str, Any]
     assert len(message.splitlines()) == 2
 
 
+@pytest.mark.parametrize("hook", ["blocks.3.hook_resid_pre", "model.layers.3.input"])
+def test_what_a_layer_gets_is_what_the_one_before_it_gave(hook: str, tmp_path: Path) -> None:
+    """Layer 3's input is layer 2's output, and is named so; beside one of layer 2's own, neither is the only one."""
+    made(tmp_path / "before", hook_name=hook)
+    (sae,) = open_shelf(open_repository(str(tmp_path))).saes
+    assert (sae.layer, sae.site, sae.l0_name) == (2, "resid_post", "before")
+    np.testing.assert_array_equal(activations(tmp_path / "before"), activations(FOLDER / "standard"))
+    made(tmp_path / "own", hook_name="blocks.2.hook_resid_post")
+    with pytest.raises(UsageError, match=r"Name one with --sae-l0: before, own"):
+        choose_saes(open_repository(str(tmp_path)), 26, None, "auto", "canonical")
+
+
 def test_an_unknown_one_beside_others_is_passed_over_and_told(tmp_path: Path) -> None:
     made(tmp_path / "good")
-    made(tmp_path / "odd", hook_name="blocks.3.hook_resid_pre")
+    made(tmp_path / "odd", hook_name="blocks.3.hook_resid_mid")
     repository = open_repository(str(tmp_path))
     assert [sae.l0_name for sae in open_shelf(repository).saes] == ["good"]
-    with pytest.raises(UsageError, match=r"for layer 3.*\nPassed over: odd/cfg.json: .*resid_pre"):
+    with pytest.raises(UsageError, match=r"for layer 3.*\nPassed over: odd/cfg.json: .*resid_mid"):
         choose_saes(repository, 26, frozenset({3}), "auto", "canonical")
 
 
