@@ -28,7 +28,6 @@ from layerscope.models.families import family_of
 from layerscope.models.lean_import import import_transformers
 from layerscope.models.sites import capture_rows
 from layerscope.questions.prompts import PROMPT
-from layerscope.saes.saelens import width_name
 from layerscope.standin.layouts import SaeFiles, Suite, add_vision, save_sae
 
 _SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")  # Gemma's ids 0 to 3
@@ -256,7 +255,7 @@ def _spec(told: argparse.Namespace) -> StandinSpec:
     return StandinSpec(
         n_layers=told.layers,
         d_model=told.d_model,
-        width=width_name(told.d_sae),
+        width=str(told.d_sae) if told.d_sae % 1024 else f"{told.d_sae // 1024}k",
         d_sae=told.d_sae,
         l0s=l0s[suite],
         family=told.family,
