@@ -4,20 +4,19 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import stats
 
 from layerscope.analysis.header import Header
 from layerscope.analysis.proportion import Proportion
 from layerscope.analysis.result import Analysis, Contrast, LengthBin
 from layerscope.analysis.stratum import Stratum
 from layerscope.formatting import count_of, ranges
+from layerscope.report.depth_said import with_depth
 from layerscope.report.readings_said import control_verdict
 from layerscope.report.untested import (
     confirmed_in,
     is_untested,
     partly_untested,
     seen_without_halves,
-    tested_layers,
     why_untested,
 )
 
@@ -102,7 +101,7 @@ def answer(analysis: Analysis, contrast: Contrast) -> str:
         f"{contrast.second}: {for_first:,} {'fires' if for_first == 1 else 'fire'} more often for the {contrast.first} "
         f"solution, {total - for_first:,} for the {contrast.second} one"
     )
-    return f"{found}{_with_depth(analysis, contrast)}.{partly_untested(contrast)}"
+    return f"{found}{with_depth(analysis, contrast)}.{partly_untested(contrast)}"
 
 
 def _stronger(contrast: Contrast) -> str:
@@ -110,37 +109,6 @@ def _stronger(contrast: Contrast) -> str:
     count = int(contrast.magnitude_by_layer.confirmed.sum())
     are = "is" if count == 1 else "are"
     return f" {count_of(count, 'feature')} that may fire on both {are} stronger on one." if count else ""
-
-
-def _with_depth(analysis: Analysis, contrast: Contrast) -> str:
-    """How well the selected features of a layer tell the sides apart, from early layers to late ones."""
-    auroc, layers = contrast.held_out.auroc, analysis.layers.layer
-    known = np.flatnonzero(~np.isnan(auroc))
-    if not len(known):
-        return ""
-    best = known[np.argmax(auroc[known])]
-    peak = f"best in layer {layers[best]}, with a held-out AUROC of {auroc[best]:.2f}"
-    if len(known) < 5:
-        return f"; they do so {peak}"
-    trend = depth_correlation(analysis, contrast)
-    if abs(trend) < 0.5:
-        return f"; how well they do so follows no steady course with depth, and is {peak}"
-    course = "the deeper the layer, the better" if trend > 0 else "the deeper the layer, the less"
-    return f"; {course} they do so, {peak}"
-
-
-def depth_correlation(analysis: Analysis, contrast: Contrast) -> float:
-    """Spearman's rank correlation of held-out AUROC with depth.
-
-    A layer that was tested, and has no selected feature, counts as 0.5; one that could not be tested does not count.
-    """
-    tested = tested_layers(contrast)
-    if tested.sum() < 2:
-        return float("nan")
-    auroc = np.nan_to_num(contrast.held_out.auroc[tested], nan=0.5)
-    if np.ptp(auroc) == 0:
-        return 0.0
-    return float(stats.spearmanr(analysis.layers.layer[tested], auroc).statistic)
 
 
 def said_of_layer(analysis: Analysis, contrast: Contrast, index: int) -> str:
@@ -288,7 +256,8 @@ def _survive(stratum: Stratum, confirmed: int) -> str:
     tested = confirmed - stratum.firing.untested
     if not tested:
         return "none could be tested"
-    return f"{stratum.firing.kept:,} {'survive' if tested == confirmed else f'of {tested:,} tested survive'}"
+    kept = stratum.firing.kept
+    return f"{kept:,}{'' if tested == confirmed else f' of {tested:,} tested'} {'survives' if kept == 1 else 'survive'}"
 
 
 STRATA = {

@@ -40,6 +40,7 @@ from layerscope.neuronpedia.explanations import Explanation
 from layerscope.records.manifest import manifest_path
 from layerscope.records.run import Run
 from layerscope.report import question_pack, sentences
+from layerscope.report.depth_said import depth_correlation
 from layerscope.report.feature_map import effect_class
 from layerscope.report.kept import QUESTIONS, choose_questions
 from layerscope.report.many_said import many_solutions
@@ -378,7 +379,7 @@ def test_what_could_not_be_tested_is_never_told_as_none_found(tmp_path: Path, in
     assert f"{significant:,} feature" in sentences.answer(analysis, contrast)
     assert "to fire for one solution more often not tested" in sentences.said_of_layer(analysis, contrast, 1)
     assert "too few pairs" in sentences.map_title(contrast) or "enough pairs" in sentences.map_title(contrast)
-    assert np.isnan(sentences.depth_correlation(analysis, contrast)), "layers without a test have no course with depth"
+    assert np.isnan(depth_correlation(analysis, contrast)), "layers without a test have no course with depth"
 
 
 def test_a_layer_that_could_not_be_tested_is_left_out_of_the_count(analysis: Analysis) -> None:

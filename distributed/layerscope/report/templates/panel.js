@@ -179,7 +179,7 @@ function questionsOf(data, layer, id, fired) {
   more.addEventListener("click", add);
   add();
   return [make("h3", {}, `The ${fired.length === 1 ? "question" : `${fired.length.toLocaleString("en")} questions`} it fires on, the strongest first`),
-    scrolled("Questions it fires on", make("table", { className: "fired" }, headed("right", "wrong", "difference", "", "question"), body)), more];
+    scrolled("Questions it fires on", make("table", { className: "fired" }, headed("right", "wrong", "difference", "wrong ◂ ▸ right", "question"), body)), more];
 }
 
 function firedRow(data, layer, id, { question, levels, activations }, highest) {
