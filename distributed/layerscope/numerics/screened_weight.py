@@ -17,6 +17,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,7 +57,8 @@ class ScreenedWeight:
         """
         wide = rows.float()
         signs = self._screen(_with_norms(wide, rows.bfloat16(), self._screen_width))
-        row, feature = torch.nonzero(~(signs < 0), as_tuple=True)  # a NaN is never left out
+        found = torch.from_numpy(np.flatnonzero((~(signs < 0)).numpy()))  # a NaN is never left out
+        row, feature = found // len(self.weight), found % len(self.weight)
         order = torch.argsort(feature, stable=True)
         starts = torch.zeros(len(self.weight) + 1, dtype=torch.int64)
         torch.cumsum(torch.bincount(feature, minlength=len(self.weight)), 0, out=starts[1:])
