@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -265,23 +265,29 @@ def cluster_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared
 
 @pytest.fixture
 def start(settings: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
-    """Starts `layerscope run`, on the cluster for all unless told where; what is alive when the test ends is killed.
+    """Starts `layerscope run`, or what `of` says, on the cluster for all unless told where; what is alive when the test
+    ends is killed.
 
     `fault` is done to the model's forward pass, as `faults/sitecustomize.py` says; on a cluster of the test's own it
     is the cluster that must be given it. What it says is kept for `Run.finish`, unless it has a terminal.
     """
-    run = [sys.executable, "-m", "layerscope", "run"]
     runs: list[Run] = []
 
     def begin(
-        *more: str, fault: str = "", address: str = "", terminal: int = subprocess.PIPE, output: str = OUTPUT
+        *more: str,
+        fault: str = "",
+        address: str = "",
+        terminal: int = subprocess.PIPE,
+        output: str = OUTPUT,
+        of: Sequence[str] = (),
     ) -> Run:
         shared: SharedRay | None = None if address else request.getfixturevalue("cluster_for_all")
         if shared:
             address = shared.address
             shared.set_fault(fault)
+        command = of or ["run", *words(settings)]
         process = subprocess.Popen(
-            [*run, *words(settings), "--output-file", output, "--address", address, *more],
+            [sys.executable, "-m", "layerscope", *command, "--output-file", output, "--address", address, *more],
             cwd=tmp_path,
             env={**os.environ, **METRICS_EACH_SECOND, **(faulty(fault) if fault and not shared else {})},
             stdin=terminal if terminal >= 0 else None,

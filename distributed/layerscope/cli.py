@@ -119,7 +119,7 @@ def export(
     As x.jsonl, x.jsonl.zst or x.jsonl.gz it is a copy of the run, manifest and all, with its lines plain or compressed.
 
     Args:
-        files: The .jsonl file of a run, finished or growing, or those of the shards of one job.
+        files: The .jsonl file of a run, finished or growing, or those of the shards of one job; or one of ablations.
         to: The file to write, x.parquet, x.csv, x.json, x.jsonl, x.jsonl.zst or x.jsonl.gz; other tables go beside it:
             x.questions.parquet or .csv.
         overwrite: Replace what is there.
@@ -134,18 +134,26 @@ def export(
 
 @_app.command
 def compare(files: _Files, json: bool = False, reading: str = "final", dictionary: _OneDictionary = FIRST) -> int:
-    """Compare two runs over the same questions: accuracy, log-likelihoods, features, attributions.
+    """Compare two runs over the same questions: accuracy, log-likelihoods, features, attributions; or two ablations.
 
     Args:
-        files: The .jsonl files of two runs, or those of the shards of two jobs.
+        files: The .jsonl files of two runs, those of the shards of two jobs, or two of layerscope ablate.
         json: Print it for programs.
         reading: Whose features are compared: final, last-word, max or prompt, of those that both runs have.
         dictionary: Of which SAEs, where a run has several: the name that --dictionary gave them.
     """
+    from layerscope.records.ablations import ablations_of
     from layerscope.records.shards import two_runs
     from layerscope.tables.compare import as_json, as_text, compare
+    from layerscope.tables.compare_ablations import ablations_as_text, compare_ablations
 
-    found = compare(*two_runs(files), reading, dictionary)
+    two = two_runs(files)
+    a, b = map(ablations_of, two)
+    if a is not None and b is not None:
+        found = compare_ablations(a, b)
+        say(visible_json(as_json(found)) if json else ablations_as_text(found))
+        return 0
+    found = compare(*two, reading, dictionary)
     say(visible_json(as_json(found)) if json else as_text(found))
     return 0
 
@@ -182,7 +190,7 @@ def report(
     baseline_dictionary: bool = False,
     dictionary: _OneDictionary = FIRST,
     title: str = "",
-    ablations: Annotated[Path | None, _FlagPath, tyro.conf.arg(help_behavior_hint="(default: none)")] = None,
+    ablations: Annotated[tuple[Path, ...], _FlagPath, tyro.conf.arg(help_behavior_hint="(repeatable)")] = (),
     all_features: bool = False,
 ) -> int:
     """Make one web page of what a file says so far: which features tell the solutions apart, and at which depth.
@@ -195,7 +203,8 @@ def report(
         baseline_dictionary: Say what random features reach that fire as often; of a run with --residuals, in minutes.
         dictionary: Whose features, of a run with several: the name that --dictionary gave it.
         title: What the page is called, in its tab and above its heading; the file's name by default.
-        ablations: A file of layerscope ablate of this run, whose effects the section of causes shows.
+        ablations: A file of layerscope ablate of this run, which the section of causes shows: one of features that were
+            chosen, one of a --check, or both.
         all_features: Write every feature that was tested, not the surest alone, to a CSV beside the page.
     """
     from layerscope.report.page import report

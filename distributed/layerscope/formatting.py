@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TextIO
 
@@ -87,3 +87,9 @@ def say(text: str, stream: TextIO | None = None) -> None:
 def told(value: float | None, form: str, undefined: str) -> str:
     """A number in a format, or what is said where there is none."""
     return undefined if value is None else format(value, form)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of a table as lines, whose columns begin below one another."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

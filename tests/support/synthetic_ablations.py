@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec import UnsetType
 from msgspec.structs import replace
 
 from layerscope.records.ablations import AblationPlan, ablation_line
@@ -24,11 +25,12 @@ ABOUT_ABLATION = AblationAbout(run="run.jsonl", chosen_by="file", starts="0 2 3"
 IDENTITY: Identity = replace(msgspec.convert(identity(LAYERS, 10, 3), Identity, str_keys=True), ablation=SETTINGS)
 ABOUT: About = replace(msgspec.convert(about(LAYERS, [4, 0, 2]), About, str_keys=True), ablation=ABOUT_ABLATION)
 UNSCORABLE = 2
+CHANGES = (0.5, -0.25, 0.0)
 
 
-def lines(changes: Sequence[float] = (0.5, -0.25, 0.0)) -> list[bytes]:
+def lines(changes: Sequence[float] = CHANGES, settings: AblationSettings = SETTINGS) -> list[bytes]:
     """All lines of the finished file; margins are 0.1 times a number, and change by these in turn."""
-    plan = AblationPlan.of(ABOUT.example_ids, ABOUT_ABLATION, SETTINGS)
+    plan = AblationPlan.of(ABOUT.example_ids, ABOUT_ABLATION, settings)
     made = []
     for number, place in enumerate(plan.places()):
         if place.example_id == UNSCORABLE:
@@ -39,8 +41,11 @@ def lines(changes: Sequence[float] = (0.5, -0.25, 0.0)) -> list[bytes]:
     return made
 
 
-def write_ablations(path: Path, count: int | None = None) -> Path:
+def write_ablations(
+    path: Path, count: int | None = None, changes: Sequence[float] = CHANGES, identity: Identity = IDENTITY
+) -> Path:
     """Writes the file, or its first lines, and its manifest."""
-    with open_journal(path, IDENTITY, ABOUT, overwrite=False) as file:
-        file.append(lines()[:count])
+    assert not isinstance(identity.ablation, UnsetType)
+    with open_journal(path, identity, ABOUT, overwrite=False) as file:
+        file.append(lines(changes, identity.ablation)[:count])
     return path

@@ -8,6 +8,7 @@ G goal groups among them.
 """
 
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from layerscope.errors import UsageError
 from layerscope.records.ablations import AblationFile, digest_of
 from layerscope.records.dictionaries import FIRST
 from layerscope.records.effects import (
+    LEVEL,
     AblationSummary,
+    Beside,
     ControlEffect,
     Effect,
     FeatureEffect,
@@ -68,6 +71,7 @@ def summarise(path: Path, run: Path | None = None) -> AblationSummary:
         tested &= np.array(list(file.about.discovery)) == "0"
     groups = np.array([int(word) for word in file.about.groups.split()], dtype=np.int64)[tested]
     features = _effects(file, columns, tested, _Bootstrap(groups))
+    of_run = file.manifest.identity.settings
     return AblationSummary(
         run=file.about.run,
         chosen_by=chosen_by,
@@ -76,12 +80,33 @@ def summarise(path: Path, run: Path | None = None) -> AblationSummary:
         groups=len(set(groups.tolist())),
         features=features,
         agreement=_agreement(file, run, columns) if chosen_by == "check" and run is not None else None,
+        rule=of_run.attribution or "",
+        against_means=of_run.attribution_means is not None,
     )
 
 
-def summary_beside(path: Path, run: Run, dictionary: str) -> AblationSummary:
-    """The summary of a file of ablations, for whoever shows it with the run that it is of.
+def summaries_beside(paths: Sequence[Path], run: Run, dictionary: str) -> Beside:
+    """The summaries of a file of ablations and of one of a check, of either at most one, for the run that they are of.
 
+    Raises:
+        UsageError: a file is no such file, of another run or dictionary, or two are of the same kind.
+        LayerscopeError: a line is not the one that was written there.
+    """
+    by_kind: dict[str, AblationSummary] = {}
+    for path in paths:
+        summary = _summary_beside(path, run, dictionary)
+        kind = "check" if summary.chosen_by == "check" else "ablations"
+        if kind in by_kind:
+            raise UsageError(
+                f"--ablations: {path} is the second file of {'a check' if kind == 'check' else 'chosen features'}.\n"
+                "The page shows one of features that were chosen and one of a check. Leave one out."
+            )
+        by_kind[kind] = summary
+    return Beside(**by_kind)
+
+
+def _summary_beside(path: Path, run: Run, dictionary: str) -> AblationSummary:
+    """
     Raises:
         UsageError: it is no file of ablations, or it is of another run or dictionary.
         LayerscopeError: a line is not the one that was written there.
@@ -133,62 +158,97 @@ class _Bootstrap:
         """Of the mean of [T]; None of nothing."""
         if not len(values):
             return None
-        sums = np.bincount(self._group, values)
-        means = (self._weights @ sums) / (self._weights @ self._sizes)
-        low, high = np.quantile(means, [0.025, 0.975])
+        low, high = np.quantile(self._means(values), [0.025, 0.975])
         return Interval(float(low), float(high))
+
+    def p_of_no_more(self, values: Floats) -> float | None:
+        """One-sided, that the mean of [T] is not above 0; None of nothing."""
+        if not len(values):
+            return None
+        mean, deviation = float(values.mean()), float(self._means(values).std())
+        return float(special.ndtr(-mean / deviation)) if deviation > 0 else float(mean <= 0)
+
+    def _means(self, values: Floats) -> Floats:
+        sums = np.bincount(self._group, values)
+        return (self._weights @ sums) / (self._weights @ self._sizes)
 
 
 def _effects(file: AblationFile, columns: _Columns, tested: Bools, bootstrap: _Bootstrap) -> list[FeatureEffect]:
     margin, ablated, tokens = columns.margin[tested], columns.ablated[tested], columns.tokens[tested]
+    change = ablated - margin[:, None, None]  # [T, F, K]
+    flips = (ablated > 0) != (margin > 0)[:, None, None]
     found = []
     for number, feature in enumerate(file.settings.features):
-        of_kinds = [
-            _effect(margin, ablated[:, number, k], tokens[:, number, k], bootstrap) for k in range(tokens.shape[2])
+        effects = [
+            _effect(margin > 0, change[:, number, k], flips[:, number, k], tokens[:, number, k], bootstrap)
+            for k in range(tokens.shape[2])
         ]
-        sizes = np.abs(ablated[:, number] - margin[:, None])  # [T, K]
+        sizes = np.abs(change[:, number])  # [T, K]
         controls = {
-            name: _beside(of_kinds[k], sizes[:, 0] - sizes[:, k], bootstrap)
+            name: _beside(effects[k], sizes[:, 0] - sizes[:, k], flips[:, number, [0, k]], bootstrap)
             for k, name in enumerate(file.settings.controls, start=1)
         }
-        found.append(_feature(feature, of_kinds[0], controls))
-    q = false_discovery_rates(np.array([np.nan if each.effect.p is None else each.effect.p for each in found]))
-    settled = [replace(each, q=None if np.isnan(of) else float(of)) for each, of in zip(found, q, strict=True)]
-    return sorted(settled, key=lambda each: (-(each.effect.mean_magnitude or 0), each.layer, each.feature_id))
+        found.append(_feature(feature, effects[0], controls))
+    return sorted(_judged(found), key=lambda each: (-(each.effect.mean_magnitude or 0), each.layer, each.feature_id))
 
 
-def _effect(margin: Floats, ablated: Floats, tokens: Ints, bootstrap: _Bootstrap) -> Effect:
-    change, right, then = ablated - margin, margin > 0, ablated > 0
-    lost, won = int((right & ~then).sum()), int((~right & then).sum())
-    p = min(1.0, 2 * float(special.bdtr(min(lost, won), lost + won, 0.5))) if lost + won else None
+def _effect(right: Bools, change: Floats, flips: Bools, tokens: Ints, bootstrap: _Bootstrap) -> Effect:
     return Effect(
-        questions=len(margin),
+        questions=len(change),
         touched=int((tokens > 0).sum()),
         mean_change=float(change.mean()) if len(change) else None,
         mean_change_interval=bootstrap.interval(change),
         mean_magnitude=float(np.abs(change).mean()) if len(change) else None,
-        right_to_wrong=lost,
-        wrong_to_right=won,
-        p=p,
+        right_to_wrong=int((flips & right).sum()),
+        wrong_to_right=int((flips & ~right).sum()),
     )
 
 
-def _beside(effect: Effect, excess: Floats, bootstrap: _Bootstrap) -> ControlEffect:
-    mean = float(excess.mean()) if len(excess) else None
-    return ControlEffect(effect=effect, excess=mean, excess_interval=bootstrap.interval(excess))
+def _beside(effect: Effect, excess: Floats, flips: Bools, bootstrap: _Bootstrap) -> ControlEffect:
+    """
+    Args:
+        excess: [T] size of the feature's change less that of the control's.
+        flips: [T, 2] whether the answer flips with the feature, and with the control.
+    """
+    alone, control_alone = (int((flips[:, this] & ~flips[:, 1 - this]).sum()) for this in (0, 1))
+    return ControlEffect(
+        effect=effect,
+        excess=float(excess.mean()) if len(excess) else None,
+        excess_interval=bootstrap.interval(excess),
+        excess_p=bootstrap.p_of_no_more(excess),
+        feature_alone=alone,
+        control_alone=control_alone,
+        flips_p=float(special.bdtr(control_alone, alone + control_alone, 0.5)),
+    )
 
 
 def _feature(feature: ChosenFeature, effect: Effect, controls: dict[Any, ControlEffect]) -> FeatureEffect:
-    above = [control.excess_interval is not None and control.excess_interval.low > 0 for control in controls.values()]
     return FeatureEffect(
         layer=feature.layer,
         feature_id=feature.feature_id,
         matched=feature.matched,
         effect=effect,
-        q=None,
         controls=controls,
-        beyond_controls=bool(above) and all(above),
+        q=None,
+        flips_q=None,
+        beyond_controls=False,
+        flips_beyond_controls=False,
     )
+
+
+def _or_nan(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _judged(found: list[FeatureEffect]) -> Iterator[FeatureEffect]:
+    """With what can be known of all of them together alone."""
+    excess = [max((_or_nan(of.excess_p) for of in each.controls.values()), default=np.nan) for each in found]
+    flips = [max((of.flips_p for of in each.controls.values()), default=np.nan) for each in found]
+    q, flips_q = (false_discovery_rates(np.array(ps)) for ps in (excess, flips))
+    for each, *of in zip(found, q.tolist(), flips_q.tolist(), strict=True):
+        known = [None if np.isnan(one) else one for one in of]
+        beyond = [one is not None and one <= LEVEL for one in known]
+        yield replace(each, q=known[0], flips_q=known[1], beyond_controls=beyond[0], flips_beyond_controls=beyond[1])
 
 
 def _agreement(file: AblationFile, run: Path, columns: _Columns) -> list[LayerAgreement] | None:

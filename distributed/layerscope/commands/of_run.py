@@ -11,6 +11,7 @@ import tyro
 from msgspec import UNSET
 
 from layerscope.config import Config
+from layerscope.config.values import parse_baseline
 from layerscope.errors import UsageError
 from layerscope.questions.standard_input import STANDARD_INPUT
 from layerscope.records.differences import settings_that_differ
@@ -53,6 +54,8 @@ def config_of(run: Run) -> Config:
         timeline="",
         retry_errors=False,
     )
+    if means := parse_baseline(config.attribution_baseline):
+        config = replace(config, attribution_baseline=f"mean:{_where_it_was(about.folder, means)}")
     if config.dataset == STANDARD_INPUT:
         return replace(config, dataset=str(run.path.with_name(identity.questions["dataset"])))
     model, sae_repo, dataset = (_where_it_was(about.folder, getattr(config, name)) for name in _SOURCES)

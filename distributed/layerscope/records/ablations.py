@@ -15,10 +15,10 @@ import numpy as np
 import orjson
 from msgspec import UNSET, Struct, UnsetType
 
-from layerscope.files import existing_records
+from layerscope.files import existing_records, user_path
 from layerscope.records.extent import Extent
 from layerscope.records.identity import AblationSettings, ChosenFeature, Control, Identity
-from layerscope.records.manifest import AblationAbout, read_manifest
+from layerscope.records.manifest import AblationAbout, manifest_path, read_manifest
 from layerscope.records.readings import Float32, Id
 from layerscope.records.record import NotARecordError
 from layerscope.records.run import Run
@@ -217,6 +217,19 @@ def open_written(path: Path) -> Run:
     path = existing_records(path)
     manifest = read_manifest(path)
     return kind_of_file(manifest.identity)(path, manifest)
+
+
+def ablations_of(files: Path | Sequence[Path]) -> AblationFile | None:
+    """The file of ablations, where one is named; None of whatever else is named, or is not there.
+
+    Raises:
+        UsageError: its manifest is none.
+    """
+    paths = [files] if isinstance(files, Path) else files
+    if len(paths) != 1 or not manifest_path(path := user_path(paths[0])).exists():
+        return None
+    manifest = read_manifest(path)
+    return None if manifest.identity.ablation is UNSET else AblationFile(path, manifest)
 
 
 @dataclass

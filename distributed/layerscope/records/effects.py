@@ -30,8 +30,6 @@ class Effect(Struct, frozen=True, kw_only=True):
     right_to_wrong: int
     """Answers that were right and are wrong afterwards."""
     wrong_to_right: int
-    p: float | None
-    """Of McNemar's exact test of one against the other; None where no answer flips."""
 
 
 class ControlEffect(Struct, frozen=True, kw_only=True):
@@ -41,6 +39,13 @@ class ControlEffect(Struct, frozen=True, kw_only=True):
     excess: float | None
     """Mean magnitude of the feature's change less the control's, question by question."""
     excess_interval: Interval | None
+    excess_p: float | None
+    """Of no excess, one-sided: of its mean by the standard deviation of the bootstrap."""
+    feature_alone: int
+    """Questions whose answer flips with the feature, and not with the control."""
+    control_alone: int
+    flips_p: float
+    """Of McNemar's exact test of these, one-sided: that the feature flips no more answers than the control."""
 
 
 class FeatureEffect(Struct, frozen=True, kw_only=True):
@@ -51,11 +56,19 @@ class FeatureEffect(Struct, frozen=True, kw_only=True):
     matched: int | None
     """The feature that is its control `matched`."""
     effect: Effect
-    q: float | None
-    """Of `effect.p`, over all features."""
     controls: dict[Control, ControlEffect]
+    q: float | None
+    """Of the largest `excess_p` of its controls, over all features; None without controls."""
+    flips_q: float | None
+    """Of the largest `flips_p`, in the same way."""
     beyond_controls: bool
-    """It changes the margin more than each of its controls does: every `excess_interval` is above 0."""
+    """It changes the margin more than each of its controls does: `q` is at most `LEVEL`."""
+    flips_beyond_controls: bool
+    """It flips more answers than each of its controls does: `flips_q` is at most `LEVEL`."""
+
+
+LEVEL = 0.05
+"""Share of false ones that is expected, at most, among the features that are said to be beyond their controls."""
 
 
 class LayerAgreement(Struct, frozen=True, kw_only=True):
@@ -81,4 +94,16 @@ class AblationSummary(Struct, frozen=True, kw_only=True):
     features: list[FeatureEffect]
     """Those with the largest mean magnitude first."""
     agreement: list[LayerAgreement] | None = None
-    """Of a run with attributions, by layer."""
+    """Of a run with attributions, by layer, where the features were drawn for that."""
+    rule: str = ""
+    """Of these attributions: `gradient` or `relp`."""
+    against_means: bool = False
+    """Whether they are against what features are on average: what is taken out is all that a feature says."""
+
+
+class Beside(NamedTuple):
+    """What was taken out of a run's questions, for whoever shows it with the run; None of what nobody did."""
+
+    ablations: AblationSummary | None = None
+    check: AblationSummary | None = None
+    """Of features that were drawn to see how far attributions agree."""

@@ -8,7 +8,7 @@ import numpy as np
 from layerscope.analysis.causes.result import Causes, Chosen
 from layerscope.analysis.result import Analysis, Ints
 from layerscope.records.attributions import GROUPS, TERMS
-from layerscope.records.effects import AblationSummary, Effect, FeatureEffect
+from layerscope.records.effects import AblationSummary, Beside, Effect, FeatureEffect
 from layerscope.records.run import Run
 from layerscope.report import causes_said as say
 from layerscope.report.cause_charts import causes_chart, faces_chart, legend
@@ -27,15 +27,13 @@ class ShownCauses(NamedTuple):
     """What is read of a file for the section, beside its analysis."""
 
     cases: Sequence[tuple[WantedCase, list[Case]]] = ()
-    ablations: AblationSummary | None = None
+    ablated: Beside = Beside()
 
 
 NOTHING = ShownCauses()
 
 
-def shown_causes(
-    run: Run, analysis: Analysis, ablations: AblationSummary | None, progress: Callable[[float], None]
-) -> ShownCauses:
+def shown_causes(run: Run, analysis: Analysis, ablated: Beside, progress: Callable[[float], None]) -> ShownCauses:
     """Reads the questions in which the features of the section matter most.
 
     Raises:
@@ -43,16 +41,17 @@ def shown_causes(
     """
     chosen = analysis.causes.chosen if analysis.causes else None
     if chosen is None:
-        return ShownCauses(ablations=ablations)
+        return ShownCauses(ablated=ablated)
     rows = [row for row in _ordered(chosen)[:ROWS] if chosen.most[row]][:WITH_QUESTIONS]
     wanted = [WantedCase(int(chosen.layer[row]), int(chosen.feature_id[row]), chosen.most[row]) for row in rows]
-    return ShownCauses(list(zip(wanted, read_cases(run, analysis, wanted, progress), strict=True)), ablations)
+    return ShownCauses(list(zip(wanted, read_cases(run, analysis, wanted, progress), strict=True)), ablated)
 
 
 def section(analysis: Analysis, shown: ShownCauses, descriptions: Descriptions) -> dict[str, Any]:
     """All that the template shows."""
-    causes, ablations = analysis.causes, shown.ablations
-    found: dict[str, Any] = {"verdict": say.causes_verdict(analysis, ablations), "ablations": ablations}
+    causes, (ablations, check) = analysis.causes, shown.ablated
+    found: dict[str, Any] = {"verdict": say.causes_verdict(analysis, shown.ablated), "ablations": ablations}
+    found |= {"check": check, "check_said": say.check_said(check) if check else ""}
     found |= {part: [] for part in ("charts", "rows", "cases", "effects")}
     if causes is not None and analysis.header.questions:
         found |= {
@@ -122,7 +121,7 @@ def _row(
     side = "first" if chosen.mean[row] >= 0 else "second"
     bold = "first confirmed" if chosen.auroc[row] >= 0.5 else "second confirmed"
     cells = [
-        Cell(" and ".join(names)),
+        Cell(" and ".join(names), kind="left"),
         Cell(number(float(chosen.auroc[row])), kind=bold if chosen.separates[row] else ""),
         shown_q(float(chosen.separates_q[row])),
         Cell(number(float(chosen.mean[row]), 3), kind=f"{side} confirmed" if chosen.confirmed[row] else ""),
@@ -163,6 +162,7 @@ def _effect_row(effect: FeatureEffect, analysis: Analysis) -> dict[str, Any]:
         {
             "name": name,
             "change": _number(control.effect.mean_change),
+            "flips": _flips(control.effect),
             "excess": _number(control.excess),
             "excess_interval": "–" if control.excess_interval is None else _bounds(*control.excess_interval),
         }
@@ -178,10 +178,19 @@ def _effect_row(effect: FeatureEffect, analysis: Analysis) -> dict[str, Any]:
         "touched": of.touched,
         "change": _number(of.mean_change),
         "interval": _interval(of),
-        "flips": f"{of.right_to_wrong:,} / {of.wrong_to_right:,}",
-        "q": "–" if effect.q is None else shown_q(effect.q).shown,
+        "flips": _flips(of),
+        "q": _q(effect.q),
+        "flips_q": _q(effect.flips_q),
         "controls": controls,
     }
+
+
+def _flips(effect: Effect) -> str:
+    return f"{effect.right_to_wrong:,} / {effect.wrong_to_right:,}"
+
+
+def _q(value: float | None) -> str:
+    return "–" if value is None else shown_q(value).shown
 
 
 def _interval(effect: Effect) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from layerscope.analysis.causes.result import Causes, Chosen, Faces
 from layerscope.analysis.result import Analysis
 from layerscope.formatting import count_of
-from layerscope.records.effects import AblationSummary, FeatureEffect
+from layerscope.records.effects import AblationSummary, Beside, FeatureEffect
 from layerscope.report.sentences import number
 
 NOT_ASKED = (
@@ -21,12 +21,14 @@ _UNTRIED = (
 )
 
 
-def causes_verdict(analysis: Analysis, ablations: AblationSummary | None) -> str:
+def causes_verdict(analysis: Analysis, beside: Beside) -> str:
     """Whether what separates the solutions also moves the margin, in plain words, for the top of the section."""
     told, known = _attributed(analysis.causes, analysis.header.questions)
-    if ablations is not None:
-        return f"{told} {ablated(ablations.features, separating(analysis))}"
-    return f"{told} {_UNTRIED}" if known else told
+    if beside.ablations is not None:
+        told = f"{told} {ablated(beside.ablations.features, separating(analysis))}"
+    if beside.check is not None:
+        told = f"{told} {_agreeing(beside.check)}"
+    return f"{told} {_UNTRIED}" if known and beside == Beside() else told
 
 
 def _attributed(causes: Causes | None, questions: int) -> tuple[str, bool]:
@@ -85,6 +87,30 @@ def ablated(effects: Sequence[FeatureEffect], separate: set[tuple[int, int]]) ->
         return f"{told}; none of these is confirmed to separate right from wrong."
     both = sum(effect in beyond for effect in mine)
     return f"{told}; {_moving(both, len(mine), 'feature')[:1].lower()}{_moving(both, len(mine), 'that separates')[1:]}."
+
+
+def _agreeing(check: AblationSummary) -> str:
+    """How far attributions are to be trusted."""
+    known = [each.rank_correlation for each in check.agreement or () if each.rank_correlation is not None]
+    if not known:
+        return "How far attributions agree with exact ablation is not known: too few features were tried."
+    low, high = number(min(known)), number(max(known))
+    between = f"of {low}" if low == high else f"between {low} and {high}, by layer"
+    return f"Attributions agree with exact ablation by a rank correlation {between}."
+
+
+def check_said(check: AblationSummary) -> str:
+    """What the agreement of attributions with ablations is of."""
+    rule = "by RelP’s rules" if check.rule == "relp" else "by the gradient"
+    means = (
+        " These attributions are against what features are on average, and what is taken out is all that they say: "
+        "they are no estimates of it."
+    )
+    return (
+        "Features of every layer were drawn by chance and taken out, one at a time, in every question. Of each "
+        f"question and feature, what the margin loses beside its attribution ({rule}) over the solutions’ tokens: how "
+        f"far both put them in the same order, as Spearman’s rank correlation.{means if check.against_means else ''}"
+    )
 
 
 def _moving(moving: int, of: int, what: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from layerscope.analysis.ablations import summary_beside
+from layerscope.analysis.ablations import summaries_beside
 from layerscope.analysis.dictionaries import Dictionary, dictionaries_by_depth
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Options
@@ -25,7 +25,7 @@ from layerscope.files import remove_leftovers, replacing
 from layerscope.formatting import size_text, visible
 from layerscope.neuronpedia.explanations import load_explanations
 from layerscope.records.dictionaries import FIRST
-from layerscope.records.effects import AblationSummary
+from layerscope.records.effects import Beside
 from layerscope.records.run import Run
 from layerscope.records.shards import Files, read_run
 from layerscope.records.targets import begins_with, check_target
@@ -62,7 +62,7 @@ def report(
     baseline_dictionary: bool = False,
     dictionary: str = FIRST,
     title: str = "",
-    ablations: Path | None = None,
+    ablations: Sequence[Path] = (),
     all_features: bool = False,
 ) -> str:
     """Writes the page of a file, or of the shards of one job, finished or still growing, and says where it is.
@@ -76,7 +76,7 @@ def report(
         baseline_dictionary: say what random features come to, where a reading has residuals to make them of.
         dictionary: whose features; the page is with `.NAME.html` by default where it is not the first.
         title: what it is called, beside the file's name; that alone if empty.
-        ablations: a file of `layerscope ablate` of this run, whose effects the section of causes shows.
+        ablations: files of `layerscope ablate` of this run, shown in the section of causes: of features, of a check.
         all_features: write every feature that was tested beside it, with `.features.csv`.
 
     Raises:
@@ -86,7 +86,7 @@ def report(
     """
     run = read_run(files, dictionary)
     inputs = [part.path for part in run.parts]
-    effects = None if ablations is None else summary_beside(ablations, run, dictionary)
+    effects = summaries_beside(ablations, run, dictionary)
     readings = run.manifest.readings
     if reading is not None:
         run.check_reading(reading)
@@ -117,9 +117,7 @@ def report(
     return "\n".join(told)
 
 
-def _read_all(
-    run: Run, readings: Sequence[str], options: Options, effects: AblationSummary | None, stages: Stages
-) -> list[Shown]:
+def _read_all(run: Run, readings: Sequence[str], options: Options, effects: Beside, stages: Stages) -> list[Shown]:
     """What the page shows of each reading, `final` first; the control is shown only where it is alone."""
     shown = [name for name in readings if name != "prompt"] or readings
     inputs = [part.path for part in run.parts]
@@ -173,7 +171,7 @@ def render(
 
 
 def _of_features(one: Shown, descriptions: Descriptions) -> str:
-    return packed(feature_pack(one.analysis, descriptions, one.pack.tracked, one.beside.ablations))
+    return packed(feature_pack(one.analysis, descriptions, one.pack.tracked, one.beside.ablated.ablations))
 
 
 def _environment() -> Environment:

@@ -1,6 +1,6 @@
 """The table of a file of ablations: a row for every line. Reads it once and as a stream; writes nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -21,7 +21,7 @@ ABLATIONS = pa.schema(
         ("error", pa.string()),
     ]
 )
-_ROWS = 1 << 16
+ABLATION_ROWS = 1 << 16
 """Lines that are held as such at once."""
 
 
@@ -39,10 +39,16 @@ def read_ablations(file: str | PathLike[str]) -> pa.Table:
         LayerscopeError: a line is not the one that was written there.
     """
     lines = (found for _, found in AblationFile.open(Path(file)).entries())
-    return pa.Table.from_batches(_batches(lines), ABLATIONS)
+    return pa.Table.from_batches(map(ablation_rows, several(lines)), ABLATIONS)
 
 
-def _batches(lines: Iterator[Ablation]) -> Iterator[pa.RecordBatch]:
-    while some := list(islice(lines, _ROWS)):
-        columns = [pa.array([getattr(line, field.name) for line in some], field.type) for field in ABLATIONS]
-        yield pa.RecordBatch.from_arrays(columns, schema=ABLATIONS)
+def several(lines: Iterator[Ablation]) -> Iterator[list[Ablation]]:
+    """All of them, so many at a time."""
+    while some := list(islice(lines, ABLATION_ROWS)):
+        yield some
+
+
+def ablation_rows(lines: Sequence[Ablation]) -> pa.RecordBatch:
+    """A row for each."""
+    columns = [pa.array([getattr(line, field.name) for line in lines], field.type) for field in ABLATIONS]
+    return pa.RecordBatch.from_arrays(columns, schema=ABLATIONS)

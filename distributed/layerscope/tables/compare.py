@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.formatting import told, utf8
+from layerscope.formatting import aligned, told, utf8
 from layerscope.records.dictionaries import FIRST, seen_by
 from layerscope.records.differences import differences
 from layerscope.records.fingerprints import computed_otherwise
@@ -114,7 +114,7 @@ def compare(a: Files, b: Files, reading: str = "final", dictionary: str = FIRST)
         run.check_reading(reading)
     manifests = [run.manifest for run in runs]
     known = not any(run.unnoted for run in runs)
-    layers, left_out = _same_saes(manifests[0], manifests[1], known)
+    layers, left_out = same_saes(manifests[0], manifests[1], known)
     top_k = [manifest.identity.settings.top_k for manifest in manifests]
     comparison = Comparison(layers, reading, min((k for k in top_k if k != "all"), default=None))
     totals_a, lines, (totals_b, places) = Totals(), LinesByPlace(), _index(runs[1])
@@ -150,7 +150,7 @@ def compare(a: Files, b: Files, reading: str = "final", dictionary: str = FIRST)
         "reading": reading,
         "dictionary": dictionary,
         "layers_left_out": left_out,
-        "settings_that_differ": _differing(*manifests) if known else ["not known without a manifest"],
+        "settings_that_differ": differing(*manifests) if known else ["not known without a manifest"],
     }
 
 
@@ -183,7 +183,7 @@ def as_text(comparison: Json) -> str:
         f"{log_likelihood['largest_difference']:.3g} at most{whose}",
         *told_margins(comparison["margins"]),
         "",
-        *_aligned(rows),
+        *aligned(rows),
     ]
     if comparison["layers"]:
         of = "" if comparison["reading"] == "final" else f" of reading {comparison['reading']}"
@@ -192,17 +192,17 @@ def as_text(comparison: Json) -> str:
         for layer, overlap in comparison["layers"].items():
             jaccard = told(overlap["mean_jaccard"], ".4f", "neither run lists any")
             rows.append([layer, jaccard, told(overlap["largest_activation_difference"], ".3g", "none is shared")])
-        lines += ["", *_aligned(rows)]
+        lines += ["", *aligned(rows)]
     if rows := rows_of_text(comparison["attributions"]):
         title = "attributions: rank correlation of what both list [95 %, by goal], and how much that is (mean Jaccard)"
-        lines += ["", title, *_aligned(rows)]
+        lines += ["", title, *aligned(rows)]
     lines += [f"layer {layer}: not compared, {reason}" for layer, reason in comparison["layers_left_out"].items()]
     if differing := comparison["settings_that_differ"]:
         lines += ["", "settings (was: A, is: B)", *(f"  {text}" for text in differing)]
     return "\n".join(lines)
 
 
-def _same_saes(a: Manifest, b: Manifest, known: bool) -> tuple[list[int], dict[str, str]]:
+def same_saes(a: Manifest, b: Manifest, known: bool) -> tuple[list[int], dict[str, str]]:
     """The layers with the same SAE in both manifests, and why each other layer is left out."""
     files_a, files_b = (manifest.identity.saes.layers for manifest in (a, b))
     same, left_out = list[int](), dict[str, str]()
@@ -219,14 +219,14 @@ def _same_saes(a: Manifest, b: Manifest, known: bool) -> tuple[list[int], dict[s
     return same, left_out
 
 
-def _differing(a: Manifest, b: Manifest) -> list[str]:
+def differing(a: Manifest, b: Manifest) -> list[str]:
     """What was otherwise; of two runs of the same settings, whether what computed them gives other last digits."""
     found = differences(_settings(a, b), _settings(b, a))
     return found or computed_otherwise([a.fingerprints, b.fingerprints])
 
 
 def _settings(manifest: Manifest, other: Manifest) -> Json:
-    """The identity without the SAE of each layer, which `_same_saes` tells, nor where files lie that are the same."""
+    """The identity without the SAE of each layer, which `same_saes` tells, nor where files lie that are the same."""
     identity = manifest.identity_as_read()
     model, saes, others = manifest.identity.model, manifest.identity.saes.layers, other.identity.saes.layers
     same_files = {
@@ -292,8 +292,3 @@ def _record_at(place: _Place, lines: LinesByPlace, key: bytes) -> Record:
 
 def _run_text(run: Json) -> str:
     return f"{run['file']}  (model: {run['model']}; {run['scored']} questions scored, {run['errors']} with an error)"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

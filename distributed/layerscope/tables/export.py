@@ -3,7 +3,7 @@
 Every file is written as a stream and takes its place as a whole.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -15,14 +15,15 @@ from pyarrow import csv, parquet
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import remove_leftovers, replacing, user_path
 from layerscope.formatting import size_text
+from layerscope.records.ablations import AblationFile, ablations_of
 from layerscope.records.array import write_array
 from layerscope.records.copying import copy_run
 from layerscope.records.dictionaries import FIRST
 from layerscope.records.manifest import manifest_path
-from layerscope.records.record import Record, Unscored
 from layerscope.records.run import RecordsFile
 from layerscope.records.shards import Files, open_records
 from layerscope.records.targets import check_target, inner_suffix
+from layerscope.tables.ablations import ABLATION_ROWS, ABLATIONS, ablation_rows, several
 from layerscope.tables.attribution_rows import attribution_rows, term_rows
 from layerscope.tables.columns import ATTRIBUTION_TERMS, ATTRIBUTIONS, features_schema, lists_schema, questions_schema
 from layerscope.tables.exported import SUFFIX
@@ -43,7 +44,8 @@ def export(
     `x.parquet` and `x.csv` get the table of features, and `x.questions.parquet` or `x.questions.csv` beside them the
     table of questions; `x.json` gets the array of records. Where the run has attributions, their tables lie beside
     these: `x.attributions.parquet`, and `x.attribution_terms.parquet` with what they add up to. `x.jsonl`,
-    `x.jsonl.zst` and `x.jsonl.gz` are a copy of the run with its lines plain or compressed, manifest and all.
+    `x.jsonl.zst` and `x.jsonl.gz` are a copy of the run with its lines plain or compressed, manifest and all. A file of
+    ablations makes one table, of its lines.
 
     Args:
         files: the output file, or those of the shards of one job.
@@ -58,6 +60,8 @@ def export(
             cannot be meant.
         LayerscopeError: a line is not a record, or the disk is full or fails; what stood there before stands there yet.
     """
+    if (ablations := ablations_of(files)) is not None:
+        return _export_ablations(ablations, user_path(target), overwrite, dictionary)
     file = open_records(files, dictionary)
     inputs = [beside for part in file.parts for beside in (part.path, manifest_path(part.path))]
     target = user_path(target)
@@ -83,9 +87,24 @@ def export(
     elif target.suffix == _ARRAY:
         write_array(file.path, target, (line for line, _ in read_records(file)))
     else:
-        _write_tables(file, tables, targets)
+        _write_tables((record for _, record in read_records(file)), tables, targets)
     told = [f"{target}  {size_text(target.stat().st_size)}" for target in targets]
     return "\n".join([*told, *notes])
+
+
+def _export_ablations(file: AblationFile, target: Path, overwrite: bool, dictionary: str) -> str:
+    if target.suffix not in (_ARRAY, *_TABLES):
+        raise UsageError(f"--to {target}: the suffix says the format; take {', '.join((*_TABLES, _ARRAY))}.")
+    if dictionary != FIRST:
+        raise UsageError(f"--dictionary {dictionary}: ablations are of one dictionary.\nLeave --dictionary out.")
+    check_target("--to", target, inputs=[file.path, manifest_path(file.path)], overwrite=overwrite)
+    remove_leftovers(target)
+    if target.suffix == _ARRAY:
+        write_array(file.path, target, (line for line, _ in file.entries()))
+    else:
+        table = _Table("", ABLATIONS, ablation_rows, ABLATION_ROWS)
+        _write_tables(several(found for _, found in file.entries()), [table], [target])
+    return f"{target}  {size_text(target.stat().st_size)}"
 
 
 class _Table(NamedTuple):
@@ -94,8 +113,8 @@ class _Table(NamedTuple):
     name: str
     """Of its own file, before the suffix; that of features has the target's."""
     schema: pa.Schema
-    rows: Callable[[Record | Unscored], pa.RecordBatch]
-    """Of a record."""
+    rows: Callable[[Any], pa.RecordBatch]
+    """Of a record, or of several ablations."""
     held: int
     """Rows that are held before they are written."""
 
@@ -116,7 +135,7 @@ def _tables(file: RecordsFile, layout: Literal["rows", "lists"]) -> list[_Table]
     return tables
 
 
-def _write_tables(file: RecordsFile, tables: Sequence[_Table], targets: Sequence[Path]) -> None:
+def _write_tables(entries: Iterable[Any], tables: Sequence[_Table], targets: Sequence[Path]) -> None:
     writer = _parquet_writer if targets[0].suffix == ".parquet" else _CsvWriter
     both = list(zip(tables, targets, strict=True))
     try:
@@ -126,9 +145,9 @@ def _write_tables(file: RecordsFile, tables: Sequence[_Table], targets: Sequence
                 stack.enter_context(_writing(of_table, writer, table.schema, table.held))
                 for table, of_table in zip(tables, files, strict=True)
             ]
-            for _, record in read_records(file):
+            for entry in entries:
                 for table, groups in zip(tables, writing, strict=True):
-                    groups.add(table.rows(record))
+                    groups.add(table.rows(entry))
     except OSError as error:
         raise LayerscopeError(
             f"{targets[0]} cannot be written: {error.strerror or error}. What was there before is as it was.\n"

@@ -1,7 +1,7 @@
 """Faults for the processes of a run under test: Python imports this at every start while its folder is on PYTHONPATH.
 
 `LAYERSCOPE_FAULT` says what the model's forward pass shall do, in every process that loads one: `slow:SECONDS` sleeps
-before it, also before one that goes back, so that a test can catch it at work; `oom:TOKENS` raises
+before it, also before one that goes back or is run again, so that a test can catch it at work; `oom:TOKENS` raises
 `torch.OutOfMemoryError`, as CUDA does, for a batch of more tokens; `flaky:N` finds a residual not finite in every Nth
 pair of a batch; `device:0` raises what torch does for a GPU that is out of order, `device:1` does so once; `terminate`
 and `interrupt` send this process SIGTERM and SIGINT. A path names a file that says it at the moment of each pass:
@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -57,22 +58,30 @@ def spoil(module: ModuleType) -> None:
     module.LanguageModel.forward = faulty
 
 
-def slow_down(module: ModuleType) -> None:
-    """The pass there and back can be slow, and no more."""
-    differentiate = module.differentiate
+def slowing(name: str) -> Callable[[ModuleType], None]:
+    """Another pass of the model, a module's function, can be slow, and no more."""
 
-    def slow(*given: Any) -> Any:
-        sleep()
-        return differentiate(*given)
+    def slow_down(module: ModuleType) -> None:
+        passing = getattr(module, name)
 
-    module.differentiate = slow  # type: ignore[attr-defined]
+        def slow(*given: Any) -> Any:
+            sleep()
+            return passing(*given)
+
+        setattr(module, name, slow)
+
+    return slow_down
 
 
 class Finder(importlib.abc.MetaPathFinder):
     """Lets the model's modules load as ever, and spoils them afterwards."""
 
     def __init__(self) -> None:
-        self._left = {"layerscope.models.language_model": spoil, "layerscope.models.attribution": slow_down}
+        self._left = {
+            "layerscope.models.language_model": spoil,
+            "layerscope.models.attribution": slowing("differentiate"),
+            "layerscope.models.ablation": slowing("run_again"),
+        }
 
     def find_spec(self, name: str, _path: Any, _target: Any = None) -> importlib.machinery.ModuleSpec | None:
         spoiling = self._left.pop(name, None)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,12 @@ import pytest
 import layerscope
 from conftest import actors_here, called
 from layerscope.engine import ablating
+from layerscope.errors import UsageError
+from layerscope.planning.ablation import expect_plain_saes
 from layerscope.records.ablations import AblationFile
 from layerscope.records.manifest import manifest_path
+from layerscope.records.means import save_means
+from layerscope.saes.choice import Recipe
 from made_up import edit_manifest
 from paths import ROOT
 
@@ -139,11 +144,34 @@ def test_one_that_is_stopped_anywhere_goes_on_to_the_same_bytes(
 def test_a_check_says_per_layer_how_far_attributions_agree(ablate: Ablate, tmp_path: Path) -> None:
     done = ablate("--check", "4")
     assert done.returncode == 0, done.stderr
-    assert "Rank correlation of attribution with exact ablation" in done.stdout
+    assert "Rank correlation of attribution by the gradient with exact ablation" in done.stdout
+    assert "not estimates" not in done.stdout
     by_layer = dict(line.split()[1:3] for line in done.stdout.splitlines() if line.startswith("  layer"))
     assert list(by_layer) == ["0", "1", "2"]
     assert float(by_layer["2"]) > 0.9  # above the last layer but one there is little that saturates
     assert not AblationFile.open(tmp_path / "a.jsonl").settings.controls
+
+
+def test_a_check_of_relevance_against_means_says_that_it_compares_with_something_else(
+    tiny: Path, command: Callable[..., Said], one_process: object, tmp_path: Path
+) -> None:
+    """And the file of means, which the run named from its own folder, is found from another."""
+    assert one_process
+    save_means(tmp_path / "means.npz", {layer: np.full(1024, 0.1, np.float32) for layer in range(3)})
+    asked = ["--attribution", "relp", "--attribution-baseline", "mean:means.npz", "--top-k", "20"]
+    run = layerscope_run(tmp_path, tiny, *asked)
+    (tmp_path / "elsewhere").mkdir()
+    ablated = ["ablate", str(run), "--check", "2", "--output-file", "a.jsonl"]
+    done = command(*ablated, cwd=tmp_path / "elsewhere")
+    assert done.returncode == 0, done.stderr
+    assert "Rank correlation of attribution by RelP's rules with exact ablation" in done.stdout
+    assert "these are not estimates of it" in done.stdout
+    (tmp_path / "means.npz").rename(tmp_path / "others.npz")
+    gone = command(*ablated, "--overwrite", cwd=tmp_path / "elsewhere")
+    assert gone.returncode == 2
+    assert "There is no file " in gone.stderr
+    assert str(tmp_path / "means.npz") in gone.stderr or "elsewhere/means.npz" in gone.stderr
+    assert len(gone.stderr.splitlines()) == 2
 
 
 def test_features_are_named_in_files_and_steered(ablate: Ablate, tmp_path: Path) -> None:
@@ -197,6 +225,40 @@ def test_other_files_than_the_runs_are_refused_by_name_and_hash(ablate: Ablate, 
     gone = ablate("--top", "1", "--sae-repo", "nowhere/")
     assert gone.returncode != 0
     assert len(gone.stderr.splitlines()) <= 3
+
+
+def test_saes_without_a_decoder_are_refused_before_anything_starts(
+    tiny: Path, command: Callable[..., Said], one_process: object, tmp_path: Path
+) -> None:
+    assert one_process
+    shutil.copytree(tiny / "saes", tmp_path / "halves")
+    for sae in (tmp_path / "halves").rglob("params.npz"):
+        np.savez(sae, **{name: array for name, array in np.load(sae).items() if name not in ("W_dec", "b_dec")})
+    run = layerscope_run(tmp_path, tiny, "--sae-repo", str(tmp_path / "halves"))
+    (tmp_path / "these.csv").write_text("layer,feature_id\n1,5\n")
+    refused = command("ablate", str(run), "--features", "these.csv", "--output-file", "a.jsonl", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "params.npz" in refused.stderr
+    assert "W_dec" in refused.stderr
+    assert len(refused.stderr.splitlines()) <= 2
+    assert not (tmp_path / "a.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("site", "recipe", "reason"),
+    [
+        ("mlp_out", Recipe(), "The SAEs read mlp_out, and features are taken out of resid_post"),
+        ("attn_out", Recipe(), "The SAEs read attn_out, and"),
+        ("transcoder", Recipe(transcodes=True), "The SAEs read transcoder, and"),
+        ("resid_post", Recipe(scaling="deviation"), "These scale what they read first"),
+    ],
+)
+def test_saes_of_what_is_not_taken_apart_are_refused_by_name(site: Any, recipe: Recipe, reason: str) -> None:
+    sae = SimpleNamespace(recipe=recipe)
+    job: Any = SimpleNamespace(reading=SimpleNamespace(sites=(site, "resid_post")), saes=[sae])
+    with pytest.raises(UsageError, match=reason) as refused:
+        expect_plain_saes(job)
+    assert len(str(refused.value).splitlines()) == 2
 
 
 def test_runs_that_cannot_be_ablated_are_refused(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 
-from layerscope.config import AttributionRule
+from layerscope.config import AttributionRule, Site
 from layerscope.models.attribution import MarginGradients, differentiate
 from layerscope.models.language_model import LanguageModel
 from layerscope.models.loading import load_language_model
@@ -162,6 +162,12 @@ def test_layers_below_the_chosen_ones_change_nothing(model: LanguageModel, token
 
 @pytest.fixture(scope="module")
 def by_relevance(folder: Path) -> nn.Module:
+    return by_rules(
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    )
+
+
+def by_rules(plain: nn.Module) -> nn.Module:
     """transformers' model with the rules of RelP written into its norms and MLPs, the shortest way."""
 
     def norm(self: nn.Module, states: Tensor) -> Tensor:
@@ -173,10 +179,9 @@ def by_relevance(folder: Path) -> nn.Module:
         product = gate * (nn.functional.gelu(gate, approximate="tanh") / gate).detach() * self.up_proj(states)
         return self.down_proj(product / 2 + product.detach() / 2)
 
-    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     for module in plain.modules():
-        for kind, forward in (("Gemma2RMSNorm", norm), ("Gemma2MLP", mlp)):
-            if type(module).__name__ == kind:
+        for kind, forward in (("RMSNorm", norm), ("MLP", mlp)):
+            if type(module).__name__ in (f"Gemma2{kind}", f"Gemma3{kind}"):
                 module.forward = MethodType(forward, module)
     return plain
 
@@ -244,8 +249,11 @@ def test_families_and_sites_and_more_than_two_solutions(kind: str, folder: Path,
         Question(0, "Keep soup warm, and the bread", *texts[:2], 1, texts[2:])
     )
     places = [list(range(len(pair.tokens)))]
-    for site in ("resid_post", "attn_out", "mlp_out"):
-        found = differentiate(model, [pair], [1], strongest_wrong, LAYERS, places, "gradient", [site])
+    assert min(pair.lengths) > plain.config.sliding_window
+    asked: list[tuple[AttributionRule, Site]] = [("gradient", site) for site in ("resid_post", "attn_out", "mlp_out")]
+    for rule, site in (*asked, *[("relp", site) for _, site in asked]):
+        plain = plain if rule == "gradient" else by_rules(plain)
+        found = differentiate(model, [pair], [1], strongest_wrong, LAYERS, places, rule, [site])
         negative = strongest_wrong(found.scores[0].log_likelihoods, 1)
         expected = torch.zeros_like(found.gradients)
         for solution, sign in ((1, 1), (negative, -1)):

@@ -7,13 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_struct
 from playwright.sync_api import expect
 
 from browsing import opened, overlapping_texts
 from layerscope.analysis.causes.result import Causes, Chosen
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Options
-from layerscope.records.effects import AblationSummary, ControlEffect, Effect, FeatureEffect, Interval, LayerAgreement
+from layerscope.records.effects import (
+    AblationSummary,
+    Beside,
+    ControlEffect,
+    Effect,
+    FeatureEffect,
+    Interval,
+    LayerAgreement,
+)
 from layerscope.records.record import Record, parse
 from layerscope.records.run import Run
 from layerscope.report.causes import shown_causes
@@ -48,8 +57,8 @@ def analysis(run: Path) -> Analysis:
 
 @pytest.fixture(scope="module")
 def page(run: Path, analysis: Analysis) -> Path:
-    """With ablations beside it."""
-    shown, path = shown_causes(Run.open(run), analysis, SUMMARY, lambda _: None), run.with_name("page.html")
+    """With ablations and a check beside it."""
+    shown, path = shown_causes(Run.open(run), analysis, BESIDE, lambda _: None), run.with_name("page.html")
     pack = pack_questions(Run.open(run), analysis, lambda _: None)
     path.write_bytes(render([Shown(analysis, pack, shown)], {}))
     return path
@@ -64,30 +73,35 @@ def effect(change: float) -> Effect:
         mean_magnitude=abs(change),
         right_to_wrong=4,
         wrong_to_right=1,
-        p=0.375,
     )
 
 
 def ablated(feature: tuple[int, int], change: float, beyond: bool) -> FeatureEffect:
     excess = Interval(0.1, 0.3) if beyond else Interval(-0.1, 0.3)
-    control = ControlEffect(effect=effect(0.01), excess=0.2, excess_interval=excess)
+    control = ControlEffect(
+        effect=effect(0.01),
+        excess=0.2,
+        excess_interval=excess,
+        excess_p=0.001 if beyond else 0.3,
+        feature_alone=3,
+        control_alone=1,
+        flips_p=0.3125,
+    )
     controls = {"matched": control, "random": control}
     return FeatureEffect(
         layer=feature[0],
         feature_id=feature[1],
         matched=3,
         effect=effect(change),
-        q=0.4,
         controls=controls,  # type: ignore[arg-type]
+        q=0.002 if beyond else 0.3,
+        flips_q=0.3125,
         beyond_controls=beyond,
+        flips_beyond_controls=False,
     )
 
 
 def summary(*features: FeatureEffect) -> AblationSummary:
-    agreement = [
-        LayerAgreement(layer=1, pairs=40, rank_correlation=0.91),
-        LayerAgreement(layer=2, pairs=2, rank_correlation=None),
-    ]
     return AblationSummary(
         run="run.jsonl",
         chosen_by="attribution",
@@ -95,11 +109,17 @@ def summary(*features: FeatureEffect) -> AblationSummary:
         tested="validation",
         groups=58,
         features=list(features),
-        agreement=agreement,
     )
 
 
-SUMMARY = summary(ablated(MATTERS, -0.75, True), ablated(SEPARATES, 0.002, False))
+AGREEMENT = [
+    LayerAgreement(layer=1, pairs=40, rank_correlation=0.91),
+    LayerAgreement(layer=2, pairs=2, rank_correlation=None),
+]
+CHECK = replace_struct(
+    summary(ablated((1, 3), 0.1, False)), chosen_by="check", agreement=AGREEMENT, rule="relp", against_means=True
+)
+BESIDE = Beside(summary(ablated(MATTERS, -0.75, True), ablated(SEPARATES, 0.002, False)), CHECK)
 
 
 def chosen(by_attribution: str, confirmed: str = "", separates: str = "", untested: bool = False) -> Chosen:
@@ -164,7 +184,7 @@ def test_the_sentence_says_what_holds(analysis: Analysis, case: str) -> None:
     assert analysis.causes is not None
     changed, said = CASES[case]
     nothing = Causes("gradient", False, "", analysis.causes.depth)
-    told = causes_verdict(replace(analysis, causes=replace(nothing, **changed)), None)
+    told = causes_verdict(replace(analysis, causes=replace(nothing, **changed)), Beside())
     for words in said:
         assert words in told
     assert (UNTRIED in told) == (LARGEST in told)
@@ -172,9 +192,11 @@ def test_the_sentence_says_what_holds(analysis: Analysis, case: str) -> None:
 
 
 def test_nothing_asked_and_nothing_scored_are_told_apart(analysis: Analysis) -> None:
-    assert causes_verdict(replace(analysis, causes=None), None).startswith("Not asked: this run has no attributions.")
+    assert causes_verdict(replace(analysis, causes=None), Beside()).startswith(
+        "Not asked: this run has no attributions."
+    )
     none = replace(analysis, header=replace(analysis.header, questions=0))
-    assert causes_verdict(none, None) == "Not known yet: no question is scored."
+    assert causes_verdict(none, Beside()) == "Not known yet: no question is scored."
 
 
 @pytest.mark.parametrize(
@@ -200,9 +222,22 @@ def test_nothing_asked_and_nothing_scored_are_told_apart(analysis: Analysis) -> 
     ],
 )
 def test_the_sentence_says_what_taking_out_does(analysis: Analysis, features: list[FeatureEffect], said: str) -> None:
-    told = causes_verdict(analysis, summary(*features))
+    told = causes_verdict(analysis, Beside(summary(*features)))
     assert said in told
     assert UNTRIED not in told
+
+
+def test_the_sentence_says_how_far_attributions_agree(analysis: Analysis) -> None:
+    checked = [replace_struct(AGREEMENT[0], rank_correlation=of) for of in (0.91, 0.838)]
+    for agreement, said in (
+        (AGREEMENT, "Attributions agree with exact ablation by a rank correlation of 0.91."),
+        (checked, "Attributions agree with exact ablation by a rank correlation between 0.84 and 0.91, by layer."),
+        ([], "How far attributions agree with exact ablation is not known: too few features were tried."),
+    ):
+        told = causes_verdict(analysis, Beside(check=replace_struct(CHECK, agreement=agreement)))
+        assert told.endswith(said)
+        assert "Taken out exactly" not in told
+        assert UNTRIED not in told
 
 
 def most_of(run: Path, feature: tuple[int, int]) -> Record:
@@ -251,7 +286,7 @@ def rows(tab: Any, name: str) -> Iterator[dict[str, str]]:
 
 def test_both_faces_stand_side_by_side(chromium: Any, page: Path, analysis: Analysis) -> None:
     with opened(chromium, page) as tab:
-        assert tab.locator("#causes .said").inner_text() == causes_verdict(analysis, SUMMARY)
+        assert tab.locator("#causes .said").inner_text() == causes_verdict(analysis, BESIDE)
         found = {(int(row["layer"]), int(row["feature_id"])): row for row in rows(tab, "causes")}
         assert next(iter(found)) == MATTERS, "the table does not begin with what matters most"
         matters, separates = found[MATTERS], found[SEPARATES]
@@ -264,7 +299,11 @@ def test_both_faces_stand_side_by_side(chromium: Any, page: Path, analysis: Anal
         other = next(row for feature, row in found.items() if feature not in (MATTERS, SEPARATES))
         assert (other["change"], other["beyond"]) == ("–", "–")
         assert [row["separates"] for row in rows(tab, "ablations")] == ["no", "yes"]
-        assert "layer 1 0.91 (40 pairs), layer 2 not known (2 pairs)" in tab.locator("#causes").inner_text()
+        by_rank = [(row["layer"], row["rank_correlation"], row["pairs"]) for row in rows(tab, "agreement")]
+        assert by_rank == [("1", "0.91", "40"), ("2", "not known", "2")]
+        said = tab.locator("#causes").inner_text()
+        assert "its attribution (by RelP’s rules)" in said
+        assert "they are no estimates of it" in said
         tab.locator('#causes table[data-name="causes"] th[data-csv="auroc"] button').click()
         assert float(next(rows(tab, "causes"))["auroc"]) == max(float(row["auroc"]) for row in found.values())
 
@@ -288,7 +327,7 @@ def test_of_a_run_without_tokens_the_token_is_told(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     write_attributions(path, SPEC, {MATTERS: 0.8}, tokens=False)
     analysis = analyse(path, Options(permutations=0))
-    shown = shown_causes(Run.open(path), analysis, None, lambda _: None)
+    shown = shown_causes(Run.open(path), analysis, Beside(), lambda _: None)
     (right, _) = shown.cases[0][1][0].sides
     assert [piece.kind for piece in right.pieces] == [""]
     assert "most at token" in right.told

@@ -200,10 +200,17 @@ def test_what_taking_a_feature_out_did_is_told_in_numbers() -> None:
             mean_magnitude=change,
             right_to_wrong=3,
             wrong_to_right=1,
-            p=None,
         )
 
-    control = ControlEffect(effect=effect(0.02), excess=0.2, excess_interval=Interval(0.1, 0.3))
+    control = ControlEffect(
+        effect=effect(0.02),
+        excess=0.2,
+        excess_interval=Interval(0.1, 0.3),
+        excess_p=0.001,
+        feature_alone=3,
+        control_alone=1,
+        flips_p=0.3125,
+    )
     made = FeatureEffect(
         layer=1,
         feature_id=7,
@@ -211,7 +218,9 @@ def test_what_taking_a_feature_out_did_is_told_in_numbers() -> None:
         effect=effect(-0.25),
         q=None,
         controls={"matched": control},
+        flips_q=0.3125,
         beyond_controls=True,
+        flips_beyond_controls=False,
     )
     told = ablation_sentence(made)
     assert "in 12 of 40 questions: the margin changes by −0.250 nats (95 %: −0.350 to −0.150)" in told

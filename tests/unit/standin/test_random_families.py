@@ -40,9 +40,13 @@ def config_of(folder: Path, site: Site, **more: Any) -> Config:
 
 @pytest.mark.parametrize("site", get_args(Site))
 def test_a_run_reads_a_gemma_3_at_the_site_of_its_saes(site: Site, tmp_path: Path) -> None:
-    """Their thresholds were set at that site to let 60 features fire: at another tensor other numbers would."""
+    """Their thresholds were set at that site to let 60 features fire: at another tensor other numbers would.
+
+    And what a margin is attributed to there is complete.
+    """
     folder = made("gemma3", site, tmp_path / "standin")
-    records = [json.loads(line) for line in plain_run(config_of(folder, site)).splitlines()]
+    attribution: Any = "off" if site == "transcoder" else "gradient"
+    records = [json.loads(line) for line in plain_run(config_of(folder, site, attribution=attribution)).splitlines()]
     counts = [
         record[f"{side}_solution_details"]["active_feature_count_by_layer"][layer]
         for record in records
@@ -51,6 +55,20 @@ def test_a_run_reads_a_gemma_3_at_the_site_of_its_saes(site: Site, tmp_path: Pat
     ]
     assert len(records) == 4
     assert 25 < sum(counts) / len(counts) < 150
+    terms = [
+        of_layer
+        for record in records
+        if attribution != "off"
+        for of in (record, record["positive_solution_details"], record["negative_solution_details"])
+        for name, by_layer in of.items()
+        if name.endswith("attribution_terms_by_layer")
+        for of_layer in by_layer.values()
+    ]
+    assert len(terms) == (0 if attribution == "off" else 4 * 4 * 2)
+    for each in terms:
+        parts = [each[name] for name in ("features", "bias", "error")]
+        assert sum(parts) == pytest.approx(each["total"], abs=1e-4 * sum(map(abs, parts)))
+    assert attribution == "off" or any(each["features"] for each in terms)
 
 
 def test_saes_of_another_width_or_site_are_refused(tmp_path: Path) -> None:
