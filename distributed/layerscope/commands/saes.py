@@ -71,6 +71,11 @@ def as_text(found: Sequence[Shelf]) -> str:
             f"{shelf.repository.name} {shelf.repository.commit or '(folder)'}: {shelf.suite}, "
             f"{count_of(len(held), 'SAE')} {known}, {here} of them on this machine",
             f"  canonical takes {shelf.rule}",
+            *(
+                []
+                if shelf.site_said
+                else ["  where they read no name says: --site does, and without it resid_post is meant"]
+            ),
             *(line for key in _keys(held) for line in _lines(*key, held)),
             *(f"  passed over: {told}" for told in shelf.passed_over),
         ]

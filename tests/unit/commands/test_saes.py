@@ -17,6 +17,7 @@ def test_a_folder_of_gemma_scope_s_layout() -> None:
     told = saes.as_text(found)
     assert "Gemma Scope, 18 SAEs held, 18 of them on this machine" in told
     assert "resid_post, width 512: layers 0-5, L0 " in told
+    assert "where they read no name says: --site does" in told
     (listed,) = orjson.loads(saes.as_json(found))
     assert len(listed["saes"]) == 18
     canonical = [sae["layer"] for sae in listed["saes"] if sae["canonical"]]
@@ -45,6 +46,7 @@ def test_a_model_of_the_hub_has_its_suites_by_name_alone(monkeypatch: pytest.Mon
     told = saes.as_text(saes.shelves("google/gemma-2-2b"))
     assert [name.split("-")[-1] for name in opened] == ["res", "att", "mlp", "transcoders"]
     assert "canonical 0: 105 (5 bytes)" in told
+    assert "--site does" not in told
     assert "Neuronpedia has pages for 1, such as gemma-2-2b/0-gemmascope-res-16k" in told
     opened.clear()
     told = saes.as_text(saes.shelves("google/gemma-3-1b-pt"))
