@@ -8,10 +8,15 @@ import re
 
 # What may stand between :// and the host of an address: a user, or a user and a password, in which some write / and #
 # as they are. A path has one slash of the two left. Without a scheme, as proxies are named: user:password@host.
-_CREDENTIALS = re.compile(r"(:/{1,3})(?:[^/?#\s:]*:(?!\d+[/?#])\S*@|[^/?#\s]*@)")
+_CREDENTIALS = re.compile(r"(:/{1,3}|(?<![\w:/.])//)(?:[^/?#\s:]*:(?!\d+[/?#])\S*@|[^/?#\s]*@)")
 _BARE_CREDENTIALS = re.compile(r"(?<![\w/.@])[^\s:/'\"@=(,]{1,100}:[^\s/'\"@]{1,200}@(?=[\w\[])")
-# And the query behind it, which signs an address of a download.
-_QUERY = re.compile(r"(:/{1,3}[^?\s'\"]*)\?[^\s'\"]*")
+# And the query behind it, which signs an address of a download, or what follows # and has a value.
+_QUERY = re.compile(r"((?::/{1,3}|(?<![\w:/.])//)[^?\s'\"]*?)(?:\?[^\s'\"]*|#[^\s'\"=]*=[^\s'\"]*)")
+# What a request of a client shows that repeats its headers, and a token of the hub wherever it stands.
+_TOKENS = re.compile(
+    r"(\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?|\bbearer\s+)[^\s'\",]{6,}|\bhf_[a-z0-9]{20,}",
+    re.IGNORECASE,
+)
 
 
 class LayerscopeError(Exception):
@@ -41,5 +46,6 @@ def remedy(error: OSError, otherwise: str) -> str:
 
 
 def without_credentials(text: str) -> str:
-    """A text whose addresses have neither user nor password, nor a query, in which tokens and signatures stand."""
-    return _QUERY.sub(r"\1", _BARE_CREDENTIALS.sub("", _CREDENTIALS.sub(r"\1", text)))
+    """A text without tokens, whose addresses have neither user nor password, nor a query, in which signatures stand."""
+    addresses = _QUERY.sub(r"\1", _BARE_CREDENTIALS.sub("", _CREDENTIALS.sub(r"\1", text)))
+    return _TOKENS.sub(r"\1...", addresses)

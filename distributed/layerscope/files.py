@@ -9,7 +9,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -37,10 +37,22 @@ def user_path(text: str | os.PathLike[str]) -> Path:
             path.lstat()
     except PermissionError as error:
         raise UsageError(f"{path} cannot be looked at: {error.strerror}.\n{remedy(error, '')}") from error
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
         reason = str(getattr(error, "strerror", None) or error).rstrip(".")
-        raise UsageError(f"{os.fspath(text)[:80]!r} cannot be a path: {reason}.") from error
+        named = text[:80] if isinstance(text, str | bytes) else text
+        raise UsageError(f"{repr(named)[:90]} cannot be a path: {reason}.") from error
     return path
+
+
+def user_paths(named: object) -> list[Path]:
+    """Of a Python function that takes one path or several: those.
+
+    Raises:
+        UsageError: it was given something else.
+    """
+    if isinstance(named, Iterable) and not isinstance(named, str | bytes | os.PathLike):
+        return [user_path(each) for each in named]
+    return [user_path(named)]  # type: ignore[arg-type]  # which says what it is
 
 
 def existing_records(text: str | os.PathLike[str]) -> Path:

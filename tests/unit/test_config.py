@@ -93,6 +93,8 @@ def test_a_count_below_one_is_refused(name: str, value: int) -> None:
     ("settings", "told"),
     [
         ({"batch_tokens": MAX_BATCH_TOKENS + 1}, "--batch-tokens"),
+        ({"top_k": 10**30}, "--top-k"),
+        ({"token_activations": 10**30, "readings": "max"}, "--token-activations"),
         ({"sae_l0": "0"}, "--sae-l0"),
         ({"sae_l0": "nearest"}, "--sae-l0"),
         ({"sae_l0": "-71"}, "--sae-l0"),

@@ -13,10 +13,12 @@ import pyarrow as pa
 
 from layerscope.config import FIRST
 from layerscope.errors import LayerscopeError, UsageError
+from layerscope.files import user_paths
 from layerscope.formatting import listed
 from layerscope.records.manifest import manifest_path
 from layerscope.records.residuals import read_residuals
 from layerscope.records.run import Run
+from layerscope.records.seen import check_dictionary
 from layerscope.records.shards import as_seen_by, read_run
 from layerscope.tables.ablations import read_ablations
 from layerscope.tables.means import write_means
@@ -164,6 +166,7 @@ class LoadedRun(Generic[T]):
         """Takes seconds at its first use, of a large file minutes."""
         from layerscope.report.analysed import Analysed
 
+        check_dictionary(self._run, dictionary)
         if dictionary not in self._of:
             self._of[dictionary] = Analysed(as_seen_by(self._run, dictionary), dictionary)
         return self._of[dictionary]
@@ -186,10 +189,9 @@ def load(files: Name | Sequence[Name], frames: str = "pandas") -> LoadedRun[Any]
         UsageError: there is no such file, several are not shards of one job, or there are no such
             frames.
     """
-    if frames not in _FRAMES:
+    if frames not in list(_FRAMES):
         raise UsageError(f"There are no frames {frames!r}. There are {', '.join(_FRAMES)}.")
-    named = [files] if isinstance(files, str | PathLike) else list(files)
-    paths = [path for name in named for path in _records_in(Path(name).expanduser())]
+    paths = [path for named in user_paths(files) for path in _records_in(named)]
     return LoadedRun(read_run(paths), _FRAMES[frames])
 
 

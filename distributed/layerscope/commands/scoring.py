@@ -137,7 +137,7 @@ def _config(settings: dict[str, Any]) -> Config:
     for name, value in texts.items():
         try:
             msgspec.convert(value, _KINDS[name])
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, UnicodeError) as error:
             raise UsageError(f"score was given {name}={value!r}: {str(error).partition(' - at')[0]}.") from error
     return Config(**texts)
 

@@ -29,6 +29,7 @@ Site = Literal["resid_post", "attn_out", "mlp_out", "transcoder"]
 """The tensor of a decoder layer that an SAE reads."""
 
 MAX_BATCH_TOKENS = 1_000_000
+_MOST = (1 << 31) - 1  # of anything counted: what computes takes numbers of 64 bits, and no one means these
 _COUNTS = (
     "num_samples",
     "top_k",
@@ -180,6 +181,10 @@ class Config:
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise UsageError(f"{option(name)} is {value}; it must be at least 1.")
+        for name in (*_COUNTS, "shots", "token_activations", "encoder_gpus"):
+            value = getattr(self, name)
+            if isinstance(value, int) and value > _MOST:
+                raise UsageError(f"{option(name)} is {value}; it must be at most {_MOST}.")
         if isinstance(self.batch_tokens, int) and self.batch_tokens > MAX_BATCH_TOKENS:
             raise UsageError(f"--batch-tokens is {self.batch_tokens}; at most {MAX_BATCH_TOKENS} make one batch.")
         if isinstance(self.encoder_gpus, int) and self.encoder_gpus < 0:

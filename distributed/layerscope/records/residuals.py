@@ -10,6 +10,7 @@ import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from layerscope.config import READINGS, ResidualFormat
 from layerscope.errors import LayerscopeError, UsageError, remedy
-from layerscope.files import open_plain
+from layerscope.files import open_plain, user_paths
 from layerscope.formatting import count_of, ranges
 from layerscope.questions.reading import MAX
 from layerscope.records.manifest import READING, Advice, Manifest, Progress
@@ -78,7 +79,8 @@ class Layout:
 
     @classmethod
     def of(cls, path: Path, manifest: Manifest) -> "Layout":
-        kept, about = manifest.identity.settings.residuals, manifest.about
+        of_records = manifest.identity.ablation is UNSET  # ablations of a run that kept some are beside none
+        kept, about = manifest.identity.settings.residuals if of_records else None, manifest.about
         return cls(
             path,
             tuple(about.layers) if kept else (),
@@ -217,8 +219,8 @@ def read_residuals(
     """
     run, number = _kept(path, reading)
     layers = Layout.of(run.path, run.manifest).layers
-    if layer not in layers:
-        raise UsageError(f"{run.path} has no layer {layer}.\nIt has {ranges(layers)}.")
+    if not isinstance(layer, Integral) or layer not in layers:
+        raise UsageError(f"{run.path} has no layer {layer!r}.\nIt has {ranges(layers)}.")
     arrays = [_mapped(part, layer)[:, number] for part in run.parts if isinstance(part, Run)]
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
@@ -238,7 +240,7 @@ def expect_residuals(path: str | PathLike[str] | Sequence[str | PathLike[str]], 
 
 def _kept(path: str | PathLike[str] | Sequence[str | PathLike[str]], reading: str) -> tuple[Run, int]:
     """The run, and the place of a reading among those of its residuals."""
-    run = open_run([Path(path)] if isinstance(path, str | PathLike) else [Path(each) for each in path])
+    run = open_run(user_paths(path))
     layout = Layout.of(run.path, run.manifest)
     if not layout.layers:
         raise UsageError(

@@ -166,12 +166,14 @@ def open_records(files: Files, dictionary: str = FIRST) -> RecordsFile:
     if len(paths) != 1:
         return open_run(paths)
     file = RecordsFile.open(paths[0])
-    if not isinstance(file, Run) and _begins_array(file.path):  # else taken for a torn line, of none
+    if isinstance(file, Run):
+        return file
+    if _begins_array(file.path):  # else taken for a torn line, of none
         raise UsageError(
             f"{file.path} is a JSON array, and a record is a line.\n"
             "Name the .jsonl file of a run; jq -c '.[]' makes lines of an array."
         )
-    return file
+    return file if file.first is None else Unnoted(file.path, file.first)
 
 
 def _begins_array(path: Path) -> bool:

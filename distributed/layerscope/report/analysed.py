@@ -38,9 +38,11 @@ class Analysed:
         return figure(name, [self._of(each) for each in (reading, *others)], contrast)
 
     def report(self, contrast: str, reading: str) -> RunReport:
-        return RunReport(self._files, self._of(reading), contrast, self._descriptions)
+        analysis = self._of(reading)
+        return RunReport(self._files, analysis, contrast_of(analysis, contrast).first, self._descriptions)
 
     def _of(self, reading: str) -> Analysis:
+        self._run.check_reading(reading)
         if reading not in self._found:
             self._found[reading] = analyse(self._files, Options(reading=reading, dictionary=self._dictionary))
         return self._found[reading]

@@ -75,7 +75,7 @@ def figure(name: str, analyses: Sequence[Analysis], contrast: str = "right") -> 
     Raises:
         UsageError: there is no such chart, or not of this run.
     """
-    if name not in FIGURES:
+    if name not in list(FIGURES):
         raise UsageError(f"There is no figure {name!r}. There are {', '.join(FIGURES)}.")
     shown = contrast_of(analyses[0], contrast)
     drawn = FIGURES[name](analyses, shown)

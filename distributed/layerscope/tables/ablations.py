@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from os import PathLike
-from pathlib import Path
 
 import pyarrow as pa
 
+from layerscope.files import user_path
 from layerscope.records.ablations import Ablation, AblationFile
 
 ABLATIONS = pa.schema(
@@ -38,7 +38,7 @@ def read_ablations(file: str | PathLike[str]) -> pa.Table:
         UsageError: there is no such file, or it is none of ablations.
         LayerscopeError: a line is not the one that was written there.
     """
-    lines = (found for _, found in AblationFile.open(Path(file)).entries())
+    lines = (found for _, found in AblationFile.open(user_path(file)).entries())
     return pa.Table.from_batches(map(ablation_rows, several(lines)), ABLATIONS)
 
 

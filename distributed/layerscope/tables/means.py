@@ -31,8 +31,8 @@ def write_means(path: str | PathLike[str], to: str | PathLike[str], overwrite: b
         UsageError: there is no such file, it has not every activation, holds no scored question, or `to` is there.
         LayerscopeError: a line is not a record.
     """
-    run = Run.open(Path(path))
-    target = check_target("to", user_path(str(to)), inputs=[run.path], overwrite=overwrite)
+    run = Run.open(user_path(path))
+    target = check_target("to", user_path(to), inputs=[run.path], overwrite=overwrite)
     settings, layers, d_sae = run.manifest.identity.settings, run.manifest.about.layers, run.manifest.about.d_sae
     if "max" not in run.readings or settings.top_k != "all":
         raise UsageError(

@@ -4,12 +4,14 @@ Reads an output file, finished or growing, once and as a stream. Writes nothing;
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from numbers import Integral
+from operator import index
 from os import PathLike
-from pathlib import Path
 
 import pyarrow as pa
 
 from layerscope.errors import UsageError
+from layerscope.files import user_paths
 from layerscope.records.dictionaries import FIRST
 from layerscope.records.progress import shown
 from layerscope.records.record import Record, Unscored
@@ -106,9 +108,12 @@ def read_attribution_terms(files: Files, layers: Collection[int] | None = None) 
 
 
 def _wanted(layers: Collection[int] | None, top_k: int | None) -> frozenset[int] | None:
-    if top_k is not None and top_k < 1:
-        raise UsageError(f"top_k is {top_k}; it is the number of features to read of each list, from 1.")
-    return None if layers is None else frozenset(layers)
+    if top_k is not None and not (isinstance(top_k, Integral) and top_k >= 1):
+        raise UsageError(f"top_k is {top_k!r}; it is the number of features to read of each list, from 1.")
+    try:
+        return None if layers is None else frozenset(map(index, layers))
+    except TypeError as error:
+        raise UsageError(f"layers is {repr(layers)[:80]}; name them in a list, such as [0, 8].") from error
 
 
 def _opened(files: Files, dictionary: str = FIRST) -> RecordsFile:
@@ -116,8 +121,7 @@ def _opened(files: Files, dictionary: str = FIRST) -> RecordsFile:
         return files
     if isinstance(files, RecordsFile):
         files = [part.path for part in files.parts]
-    paths = [files] if isinstance(files, str | PathLike) else files
-    return open_records([Path(path) for path in paths], dictionary)
+    return open_records(user_paths(files), dictionary)
 
 
 def _exported(files: Files) -> list[Path]:

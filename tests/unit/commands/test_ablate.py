@@ -44,7 +44,9 @@ def layerscope_run(folder: Path, tiny: Path, *more: str) -> Path:
 
 @pytest.fixture(scope="module")
 def run_file(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return layerscope_run(tmp_path_factory.mktemp("run"), tiny, "--attribution", "gradient", "--top-k", "20")
+    return layerscope_run(
+        tmp_path_factory.mktemp("run"), tiny, "--attribution", "gradient", "--top-k", "20", "--residuals", "float16"
+    )
 
 
 @pytest.fixture
@@ -76,6 +78,7 @@ def test_the_first_by_attribution_are_ablated_in_every_question_beside_three_con
     done = ablate("--top", "3")
     assert done.returncode == 0, done.stderr
     file = AblationFile.open(tmp_path / "a.jsonl")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "a.jsonl.manifest.json"}, "no residuals of its own"
     found = [one for _, one in file.entries()]
     assert len(found) == 3 * 4 * 12
     assert sum(bool(one.error) for one in found) == 3 * 4

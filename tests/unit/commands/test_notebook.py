@@ -3,7 +3,9 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -85,6 +87,45 @@ def test_tables_are_frames_of_the_kind_that_was_asked_for(file: Path) -> None:
     assert frame["example_id"].to_list() == list(range(SPEC.questions))
     with pytest.raises(UsageError, match=r"'excel'. There are pandas, polars, arrow"):
         layerscope.load(file, frames="excel")  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("named", [None, 5, b"x", True, [None], [["a.jsonl"]], {3}, "\0"], ids=repr)
+@pytest.mark.parametrize(
+    "of_files", ["load", "features", "questions", "attributions", "attribution_terms", "ablations"]
+)
+def test_what_names_no_file_is_shown(of_files: str, named: Any) -> None:
+    """A traceback of Python's own says nothing of what it was given."""
+    function = layerscope.load if of_files == "load" else getattr(layerscope, f"read_{of_files}")
+    with pytest.raises(UsageError, match="cannot be a path: "):
+        function(named)
+    with pytest.raises(UsageError, match="cannot be a path: "):
+        layerscope.write_means(named, "means.npz")
+    with pytest.raises(UsageError, match="cannot be a path: "):
+        layerscope.read_residuals(named, 0)
+
+
+@pytest.mark.parametrize(
+    ("ask", "told"),
+    [
+        (lambda run: run.features(layers=0), "layers is 0; name them in a list"),
+        (lambda run: run.features(layers="0,2"), "layers is '0,2'; name them in a list"),
+        (lambda run: run.features(layers=[[0]]), "name them in a list"),
+        (lambda run: run.features(top_k="3"), "top_k is '3'"),
+        (lambda run: run.features(top_k=2.5), "top_k is 2.5"),
+        (lambda run: run.features(dictionary=[]), "--dictionary"),
+        (lambda run: run.findings(dictionary=[]), "--dictionary"),
+        (lambda run: run.findings(reading=[]), "--reading"),
+        (lambda run: run.findings(contrast=None), "no contrast None"),
+        (lambda run: run.figure([]), "no figure"),
+        (lambda run: run.report(contrast="nope"), "no contrast 'nope'"),
+        (lambda run: layerscope.load(run.files, frames=[]), "no frames"),
+    ],
+)
+def test_what_is_none_of_a_run_s_parts_is_told(
+    ask: Callable[[Any], object], told: str, run: "layerscope.LoadedRun[pa.Table]"
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(told)):
+        ask(run)
 
 
 def test_a_folder_is_the_run_in_it(file: Path, tmp_path: Path) -> None:

@@ -232,6 +232,18 @@ SECRET = "s3cr3t%21"
         (f"https_proxy=alice:{SECRET}@proxy:3128", "https_proxy=proxy:3128"),
         ("https://x:8080/y@z, 10:30@home 3:4", "https://x:8080/y@z, home 3:4"),
         ("mail me@example.org: https://x/y@z", "mail me@example.org: https://x/y@z"),
+        (f"http://127.0.0.1:8888/tree#token={SECRET}&x", "http://127.0.0.1:8888/tree"),
+        (f"//alice:{SECRET}@mirror/x, '//bob@mirror/y'", "//mirror/x, '//mirror/y'"),
+        (f"{{'Authorization': 'Bearer {SECRET}', 'a': 1}}", "{'Authorization': 'Bearer ...', 'a': 1}"),
+        (
+            f"authorization: Basic {SECRET}; proxy-authorization={SECRET}",
+            "authorization: Basic ... proxy-authorization=...",
+        ),
+        (f"a bearer {SECRET}: HF_TOKEN=hf_{'x' * 30}.", "a bearer ... HF_TOKEN=...."),
+        (
+            "a // b@c, x.jsonl#3, https://x/y#part, the bearer of it",
+            "a // b@c, x.jsonl#3, https://x/y#part, the bearer of it",
+        ),
     ],
 )
 def test_an_address_is_shown_without_what_opens_it(address: str, shown: str) -> None:

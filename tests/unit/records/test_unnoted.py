@@ -150,7 +150,13 @@ DAMAGE: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
 def test_damage_that_the_records_show_is_told(name: str, whole: Path, tmp_path: Path) -> None:
     change, told = DAMAGE[name]
     path = moved(whole, tmp_path / "run.jsonl", change)
-    for command in (report, lambda path: compare(path, whole), analyse, lambda path: layerscope.load(path).questions()):
+    for command in (
+        report,
+        lambda path: compare(path, whole),
+        analyse,
+        lambda path: layerscope.load(path).questions(),
+        layerscope.read_features,
+    ):
         with pytest.raises(LayerscopeError, match=told):
             command(path)
 

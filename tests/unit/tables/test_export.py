@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import subprocess
 import sys
 import threading
@@ -59,11 +60,11 @@ def runs(draw: st.DrawFn) -> tuple[list[int], list[bytes]]:
     """The layers and the lines of a run."""
     layers = sorted(draw(st.sets(st.integers(0, 80), min_size=1, max_size=3)))
     lines = []
-    for _ in range(draw(st.integers(0, 5))):
+    for example_id in draw(st.lists(EXAMPLE_ID, max_size=5, unique=True)):
         if draw(st.integers(0, 3)) == 0:
-            lines.append(error_line(draw(EXAMPLE_ID), draw(SOLUTION)).line)
+            lines.append(error_line(example_id, draw(SOLUTION)).line)
             continue
-        question = Question(draw(EXAMPLE_ID), draw(TEXT), draw(SOLUTION), draw(SOLUTION), draw(st.integers(0, 1)))
+        question = Question(example_id, draw(TEXT), draw(SOLUTION), draw(SOLUTION), draw(st.integers(0, 1)))
         features: dict[int, tuple[Features, Features]] = {
             layer: (draw(FEATURE_LIST), draw(FEATURE_LIST)) for layer in layers
         }
@@ -137,6 +138,11 @@ CLEAR = record_line(
 )
 SCORES = (SolutionScore(-3.0, 7, "a"), SolutionScore(-4.0, 7, "b"))
 LINES = [CLEAR, error_line(40, "sol1 is empty").line, TIE]
+
+
+def renumbered(lines: list[bytes]) -> bytes:
+    """Each of another question."""
+    return b"".join(re.sub(rb'"example_id":\d+', b'"example_id":%d' % each, line) for each, line in enumerate(lines))
 
 
 @pytest.fixture
@@ -285,7 +291,7 @@ def test_an_empty_file_gives_empty_tables(path: Path) -> None:
 def test_a_file_that_grows_is_read_in_whole_lines(tmp_path: Path) -> None:
     """Half a line at the end, and then its other half: neither is a line, nor are both a broken one."""
     path = tmp_path / "growing.jsonl"
-    lines = [TIE.replace(b'"example_id":3', b'"example_id":%d' % number) for number in range(100)]
+    lines = renumbered([TIE] * 100).splitlines(keepends=True)
     content, done = b"".join(lines), threading.Event()
     path.touch()
 
@@ -329,7 +335,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, suffix: str, monkeyp
     peaks = []
     for number in (30, 300):
         path = tmp_path / f"{number}.jsonl"
-        path.write_bytes(line * number)
+        path.write_bytes(renumbered([line] * number))
         export(path, path.with_suffix(suffix), overwrite=False)  # what is imported and cached is not counted
         peaks.append(peak_bytes(lambda path=path: export(path, path.with_suffix(suffix), overwrite=True)))
     assert peaks[1] < 1.5 * peaks[0]
@@ -338,7 +344,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, suffix: str, monkeyp
 def test_row_groups_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Readers hold a row group at a time, and skip one by its statistics."""
     monkeypatch.setattr(export_module, "FEATURE_ROWS", 4)
-    path.write_bytes(b"".join([CLEAR, TIE] * 20))
+    path.write_bytes(renumbered([CLEAR, TIE] * 20))
     export(path, path.with_suffix(".parquet"), overwrite=False)
     metadata = parquet.ParquetFile(path.with_suffix(".parquet")).metadata
     assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [6] * 20
@@ -471,7 +477,10 @@ def test_a_full_disk_is_two_lines_and_leaves_what_was_there(tmp_path: Path) -> N
 def test_the_commands(layerscope: Command, path: Path) -> None:
     done = layerscope("export", path.name, "--to", "tables.parquet", cwd=path.parent)
     assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["tables.parquet", "tables.questions.parquet"]
+    told = [line.split()[0] for line in done.stdout.splitlines()]
+    assert told == ["tables.parquet", "tables.questions.parquet", "run.jsonl:"], (
+        "the last says that there is no manifest"
+    )
     assert not done.stderr
     done = layerscope("export", path.name, "--to", "x" * 300 + ".csv", cwd=path.parent)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
