@@ -5,9 +5,8 @@ the questions.
 """
 
 import csv
-import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -19,9 +18,11 @@ from layerscope.analysis.findings import analyse
 from layerscope.analysis.halves import Halves
 from layerscope.analysis.result import Options
 from layerscope.errors import UsageError
+from layerscope.files import read_plain
 from layerscope.records.identity import ChosenFeature
 from layerscope.records.record import Record, SolutionDetails
 from layerscope.records.run import Run
+from layerscope.strict_json import parse_object
 
 Key = tuple[int, int]
 """Layer and feature_id."""
@@ -220,15 +221,21 @@ def read_features(path: Path) -> list[Key]:
         UsageError: it cannot be read, or a row has no layer and feature_id that are whole numbers.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_plain(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--features: {path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+        raise UsageError(
+            f"--features: {path} cannot be read: {getattr(error, 'strerror', None) or error}.\n"
+            "Name a plain file of UTF-8 text."
+        ) from error
     rows: list[object]
     try:
         if path.suffix.lower() == ".csv":
-            rows = list(csv.DictReader(text.splitlines()))
+            table = csv.DictReader(text.splitlines())
+            if twice := [name for name, count in Counter(table.fieldnames or ()).items() if count > 1]:
+                raise ValueError(f"it has the column {twice[0]!r} twice")
+            rows = list(table)
         else:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [parse_object(line.encode()) for line in text.splitlines() if line.strip()]
         keys = [(_number(row, "layer"), _number(row, "feature_id")) for row in rows]
     except (ValueError, csv.Error) as error:
         raise UsageError(

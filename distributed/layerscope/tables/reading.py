@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from numbers import Integral
 from operator import index
 from os import PathLike
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -128,7 +129,7 @@ def _exported(files: Files) -> list[Path]:
     """The files, where all are Parquet."""
     if isinstance(files, RecordsFile):
         return []
-    paths = [Path(path) for path in ([files] if isinstance(files, str | PathLike) else files)]
+    paths = user_paths(files)
     return paths if all(path.suffix == SUFFIX for path in paths) else []
 
 
