@@ -9,7 +9,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -42,17 +42,6 @@ def user_path(text: str | os.PathLike[str]) -> Path:
         named = text[:80] if isinstance(text, str | bytes) else text
         raise UsageError(f"{repr(named)[:90]} cannot be a path: {reason}.") from error
     return path
-
-
-def user_paths(named: object) -> list[Path]:
-    """Of a Python function that takes one path or several: those.
-
-    Raises:
-        UsageError: it was given something else.
-    """
-    if isinstance(named, Iterable) and not isinstance(named, str | bytes | os.PathLike):
-        return [user_path(each) for each in named]
-    return [user_path(named)]  # type: ignore[arg-type]  # which says what it is
 
 
 def existing_records(text: str | os.PathLike[str]) -> Path:

@@ -5,8 +5,10 @@ the questions.
 """
 
 import csv
+import errno
+import json
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -18,11 +20,9 @@ from layerscope.analysis.findings import analyse
 from layerscope.analysis.halves import Halves
 from layerscope.analysis.result import Options
 from layerscope.errors import UsageError
-from layerscope.files import read_plain
 from layerscope.records.identity import ChosenFeature
 from layerscope.records.record import Record, SolutionDetails
 from layerscope.records.run import Run
-from layerscope.strict_json import parse_object
 
 Key = tuple[int, int]
 """Layer and feature_id."""
@@ -221,7 +221,9 @@ def read_features(path: Path) -> list[Key]:
         UsageError: it cannot be read, or a row has no layer and feature_id that are whole numbers.
     """
     try:
-        text = read_plain(path).decode("utf-8-sig")
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError(errno.EINVAL, "not a plain file")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"--features: {path} cannot be read: {getattr(error, 'strerror', None) or error}.\n"
@@ -231,11 +233,10 @@ def read_features(path: Path) -> list[Key]:
     try:
         if path.suffix.lower() == ".csv":
             table = csv.DictReader(text.splitlines())
-            if twice := [name for name, count in Counter(table.fieldnames or ()).items() if count > 1]:
-                raise ValueError(f"it has the column {twice[0]!r} twice")
+            _object([(name, None) for name in table.fieldnames or ()])
             rows = list(table)
         else:
-            rows = [parse_object(line.encode()) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line, object_pairs_hook=_object) for line in text.splitlines() if line.strip()]
         keys = [(_number(row, "layer"), _number(row, "feature_id")) for row in rows]
     except (ValueError, csv.Error) as error:
         raise UsageError(
@@ -245,6 +246,13 @@ def read_features(path: Path) -> list[Key]:
     if not keys:
         raise UsageError(f"--features: {path} names no feature.")
     return list(dict.fromkeys(keys))
+
+
+def _object(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError(f"of {', '.join(name for name, _ in pairs)} one is there twice")
+    return row
 
 
 def _number(row: object, name: str) -> int:

@@ -13,13 +13,12 @@ import pyarrow as pa
 
 from layerscope.config import FIRST
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.files import user_paths
 from layerscope.formatting import listed
 from layerscope.records.manifest import manifest_path
 from layerscope.records.residuals import read_residuals
 from layerscope.records.run import Run
 from layerscope.records.seen import check_dictionary
-from layerscope.records.shards import as_seen_by, read_run
+from layerscope.records.shards import as_seen_by, read_run, user_paths
 from layerscope.tables.ablations import read_ablations
 from layerscope.tables.means import write_means
 from layerscope.tables.random_dictionary import write_random_dictionary

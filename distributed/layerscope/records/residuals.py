@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from layerscope.config import READINGS, ResidualFormat
 from layerscope.errors import LayerscopeError, UsageError, remedy
-from layerscope.files import open_plain, user_paths
+from layerscope.files import open_plain
 from layerscope.formatting import count_of, ranges
 from layerscope.questions.reading import MAX
 from layerscope.records.manifest import READING, Advice, Manifest, Progress
 from layerscope.records.record import Unscored
 from layerscope.records.run import Run
-from layerscope.records.shards import open_run
+from layerscope.records.shards import open_run, user_paths
 from layerscope.records.stretches import read_stretches
 
 Array = NDArray[np.floating[Any]]

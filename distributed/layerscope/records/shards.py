@@ -4,7 +4,8 @@ Their files may be named in any order. Together they are read in the order of th
 what would be made of the file of a run without shards.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,17 @@ def without_batches(manifest: Manifest) -> str:
     if manifest.identity.plan.questions or shard is None:
         return ""
     return f"shard {shard} has none of the job's batches, of which there are fewer"
+
+
+def user_paths(named: object) -> list[Path]:
+    """Of a Python function that takes one path or several: those.
+
+    Raises:
+        UsageError: it was given something else.
+    """
+    if isinstance(named, Iterable) and not isinstance(named, str | bytes | os.PathLike):
+        return [user_path(each) for each in named]
+    return [user_path(named)]  # type: ignore[arg-type]  # which says what it is
 
 
 def open_run(files: Files) -> Run:

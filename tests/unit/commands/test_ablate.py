@@ -192,9 +192,9 @@ def test_features_are_named_in_files_and_steered(ablate: Ablate, tmp_path: Path)
         (tmp_path / "others.jsonl").write_text(text)
         assert reason in ablate("--features", "others.jsonl").stderr
     (tmp_path / "others.jsonl").write_text('{"layer": 1, "layer": 2, "feature_id": 1}')
-    assert "the key 'layer' twice" in ablate("--features", "others.jsonl").stderr
+    assert "of layer, layer, feature_id one is there twice" in ablate("--features", "others.jsonl").stderr
     (tmp_path / "these.csv").write_text("layer,layer,feature_id\n2,1,5\n")
-    assert "the column 'layer' twice" in ablate("--features", "these.csv").stderr
+    assert "of layer, layer, feature_id one is there twice" in ablate("--features", "these.csv").stderr
     os.mkfifo(tmp_path / "pipe")
     assert "cannot be read: not a plain file" in ablate("--features", "pipe").stderr
 
