@@ -61,12 +61,12 @@ def _told_to_wait(error: Exception) -> float:
 
 
 @contextmanager
-def known_errors(name: str, revision: str) -> Iterator[None]:
+def known_errors(name: str, revision: str, kind: str = "model") -> Iterator[None]:
     """Turns what the hub's client raises for a repository into known errors."""
     try:
         yield
     except GatedRepoError as error:  # before RepositoryNotFoundError, which it derives from
-        raise LayerscopeError(_gated_message(name)) from error
+        raise LayerscopeError(_gated_message(name, kind)) from error
     except RepositoryNotFoundError as error:
         raise UsageError(
             f"The hub has no repository {name}, or it is private and your token cannot read it.\n"
@@ -93,8 +93,8 @@ def _disk_message(name: str, error: OSError) -> str:
     )
 
 
-def _gated_message(name: str) -> str:
-    page = f"{constants.ENDPOINT}/{name}"
+def _gated_message(name: str, kind: str) -> str:
+    page = f"{constants.ENDPOINT}/{'' if kind == 'model' else f'{kind}s/'}{name}"
     if huggingface_hub.get_token() is None:
         return (
             f"{name} is gated, and there is no hub token on this machine.\n"

@@ -81,7 +81,7 @@ def open_repository(name: str, revision: str = "main", kind: Kind = "model") -> 
         listed = os.path.isfile(listing)  # noqa: PTH113 - Path raises where the cache is somebody else's
         return _read_listing(listing, name, kind) if listed else _cached_repository(name, revision, kind)
     path = f"/api/{kind}s/{name}/revision/{quote(revision, safe='')}"
-    with known_errors(name, revision):
+    with known_errors(name, revision, kind):
         answer = patiently(lambda: get_json(path, {"blobs": "true"}))
         repository = check_listing(answer, name, kind)
         # The listing of a gated repository is public, its files are not.
@@ -104,7 +104,7 @@ def fetch(repository: Repository, path: str) -> Path:
                 "A folder must lie on every node, on a shared file system say; a repository on the hub need not."
             )
         return _readable(local)
-    with known_errors(repository.name, repository.commit):
+    with known_errors(repository.name, repository.commit, repository.kind):
         downloaded = patiently(
             lambda: huggingface_hub.hf_hub_download(
                 repository.name, path, revision=repository.commit, repo_type=repository.kind
@@ -155,7 +155,7 @@ def read_parts(repository: Repository, path: str, read: Callable[[IO[bytes]], _T
     if repository.commit is not None and _in_cache(repository, path) is None:
         remote = RemoteFile(repository.name, path, repository.commit, repository.kind, repository.files[path].size)
         try:
-            with known_errors(repository.name, repository.commit), remote.buffered() as stream:
+            with known_errors(repository.name, repository.commit, repository.kind), remote.buffered() as stream:
                 return read(stream)
         except RangesIgnoredError:
             pass  # the whole file will be needed anyway

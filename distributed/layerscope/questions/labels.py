@@ -30,6 +30,8 @@ class Labels:
         """Where another one stands first."""
         self._otherwise: dict[int, tuple[str, str]] = {}
         """Where a number stands first that is the text of another solution than the one it counts to, from 0 or 1."""
+        self.base = 0
+        """What number the first solution has, known when all are."""
         self._texts_are_numbers = False
         """Some label is a number that can only be the text of a solution."""
 
@@ -70,7 +72,7 @@ class Labels:
         else:
             if by_name is not None:
                 _within(by_name, value, where, len(texts))
-            hint = " (-1 stands in PIQA's test split, which has no labels)" if text in ("-1", "-1.0") else ""
+            hint = " (-1 stands in test splits, which have no labels)" if text in ("-1", "-1.0") else ""
             raise UsageError(f"{where} has the label {shown(value)}{hint}; {_expected(len(texts))}.")
 
     def _note(self, number: int, solutions: int, said: tuple[str, str]) -> None:
@@ -114,6 +116,7 @@ class Labels:
                 f"{where} has the label {label}, which is the text of another solution than the one of that number. "
                 f"Nobody can say which counts.\n{_BY_PLACE if self._texts_are_numbers else advice}"
             )
+        self.base = base
         return array("h", (code - _NAMED if code >= _NAMED else code - base for code in self._found))
 
 

@@ -56,9 +56,10 @@ class Layout:
         return goal, tuple(choices)
 
     def _check_differ(self, texts: Sequence[str], columns: str, where: str) -> None:
-        repeated = [text for text, count in Counter(texts).items() if count > 1 and text.strip()]
-        if repeated and not self.repeated:
-            raise UsageError(f"{where} has {shown(repeated[0])} twice in {columns}; solutions must differ.")
+        if self.repeated or len(set(texts)) == len(texts):
+            return
+        if twice := next((text for text, count in Counter(texts).items() if count > 1 and text.strip()), ""):
+            raise UsageError(f"{where} has {shown(twice)} twice in {columns}; solutions must differ.")
 
     def label_of(self, row: Mapping[str, Any], where: str) -> tuple[object, Sequence[str]]:
         """The label as it stands there, and by what names it may call the solutions."""
@@ -145,8 +146,8 @@ def find_layout(row: Mapping[str, Any], named: Mapping[str, str], where: str) ->
         )
     raise UsageError(
         f"{where} has {wrong}. Its columns: {there}.\n"
-        "Say which is which: --columns goal=COLUMN,sol1=COLUMN,sol2=COLUMN,label=COLUMN (choices=COLUMN for one with "
-        "all solutions; label=sol1 where the first is always right)."
+        "Say which is which: --columns goal=COLUMN,sol1=COLUMN,sol2=COLUMN,label=COLUMN (sol3=COLUMN and so on "
+        "where there are more; choices=COLUMN for one with all solutions; label=sol1 where the first is always right)."
     )
 
 
@@ -209,6 +210,12 @@ class Understanding:
             self.problem(error)
             return None
         return texts
+
+    def told(self) -> str:
+        """What was understood, for people; empty for two solutions in layerscope's own columns."""
+        of_labels = f"numbers count from {self._labels.base}" if self._labels.base else ""
+        more = f"up to {self.solutions} solutions a question" if self.solutions > 2 else ""
+        return "; ".join(filter(None, (self.layout.told() if self.layout else "", of_labels, more)))
 
     def _take_label(self, layout: Layout, row: Mapping[str, Any], texts: Sequence[str], where: str) -> None:
         if self._beside is not None:

@@ -178,8 +178,11 @@ def _data_files(repository: Repository, name: str, wanted: Wanted) -> list[str]:
         configs = {config: found for config, found in configs.items() if config == wanted.config}
     if not configs:
         told = f"no data file of a {wanted.split} split" + (f" of {wanted.config}" if wanted.config else "")
-        there = listed(data) or "none (a script, perhaps, which is not run)"
-        raise UsageError(f"{at} has {told}.\nIts data files: {there}. Name one: --split.")
+        if not data:
+            script = any(path.endswith(".py") for path in repository.files)
+            why = "It is a script, and no code of a data set is run" if script else "Its files are of other formats"
+            raise UsageError(f"{at} has {told}.\n{why}. Download its questions as a file, and name that as --dataset.")
+        raise UsageError(f"{at} has {told}.\nIts data files: {listed(data)}. Name one: --split.")
     if len(configs) > 1:
         raise UsageError(f"{at} has several configurations: {listed(configs, 20)}.\nName one: --config.")
     (paths,) = configs.values()

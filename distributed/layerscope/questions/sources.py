@@ -121,7 +121,7 @@ class QuestionFile:
         if rows.layout is None:
             raise UsageError(f"{path} holds no questions.")
         self._layout, self.solutions = rows.layout, rows.solutions
-        self.told = self._layout.told()
+        self.told = rows.told()
         if len(self._labels) != len(self):
             raise UsageError(
                 f"{labels_path(path)} has {len(self._labels)} labels for the {len(self)} questions of {path.name}; "
@@ -196,7 +196,7 @@ class QuestionTable:
         self._labels = understanding.finish()
         if understanding.layout is None:
             raise UsageError(f"{name} holds no questions.")
-        self.told, self.solutions = understanding.layout.told(), understanding.solutions
+        self.told, self.solutions = understanding.told(), understanding.solutions
         self._columns = pa.concat_tables(parts).combine_chunks().columns
 
     def __len__(self) -> int:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from hub_server import HubServer, Repository, point_to
 from layerscope.config import parse_columns
-from layerscope.errors import UsageError
+from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.opening import Wanted, open_source
 from layerscope.questions.sources import Question
 
@@ -261,6 +261,8 @@ def test_many_solutions_may_have_columns_of_their_own(tmp_path: Path) -> None:
         (("x", "y", "z"), 2),
         (("x", "y", "z"), 1),
     ]
+    told = open_source(Wanted(str(tmp_path / "q.csv"), columns=named)).told
+    assert told.endswith("label from right; numbers count from 1; up to 3 solutions a question")
 
 
 @pytest.mark.parametrize(
@@ -424,6 +426,14 @@ def test_a_data_set_of_the_hub_is_found_by_split_and_configuration(monkeypatch: 
         assert "other/train.jsonl" in told
         hub.add(Repository("dataset", "some/odd", {"validation.jsonl": lines([{"bad": 1}]).encode()}))
         assert "some/odd, validation.jsonl, line 1" in refusal("some/odd")
+        for file, words in (("script.py", "no code of a data set is run"), ("a.arrow", "files are of other formats")):
+            hub.add(Repository("dataset", "some/none", {file: b""}))
+            assert words in refusal("some/none")
+        hub.add(Repository("dataset", "some/gated", {"validation.jsonl": b""}, gated=True))
+        with pytest.raises(
+            LayerscopeError, match=f"licence on {hub.endpoint}/datasets/some/gated, then `hf auth login`"
+        ):
+            read("some/gated")
 
 
 HOSTILE: dict[str, tuple[bytes, list[str]]] = {
