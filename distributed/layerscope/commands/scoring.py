@@ -22,7 +22,7 @@ from layerscope.planning.job import Job
 from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
 from layerscope.records.record import Record, Unscored, parse
-from layerscope.tables.columns import FEATURES
+from layerscope.tables.columns import FEATURES, OF_SOLUTIONS
 from layerscope.tables.rows import feature_rows
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _SETTINGS = frozenset(
     (
         *("model", "revision", "sae_repo", "sae_revision", "sae_repo_id", "site", "sae_width", "sae_l0", "layers"),
-        *("top_k", "dtype", "sae_dtype", "threads", "device", "standin"),
+        *("top_k", "dtype", "sae_dtype", "threads", "device", "standin", "all_solutions"),
         *("prompt", "solution_separator", "system_prompt", "strip_solutions"),
     )
 )
@@ -65,7 +65,9 @@ class Scored:
     @cached_property
     def features(self) -> "pandas.DataFrame":
         """A row for every feature listed, as `LoadedRun.features` gives them."""
-        return pa.Table.from_batches([feature_rows(self.record)], FEATURES).to_pandas()
+        of_all = len(self.record.recorded) > len(self.record.solutions)
+        schema = pa.unify_schemas([FEATURES, OF_SOLUTIONS]) if of_all else FEATURES
+        return pa.Table.from_batches([feature_rows(self.record, schema=schema)], schema).to_pandas()
 
     def __str__(self) -> str:
         told = [f"{self.record.question}"]
@@ -81,16 +83,20 @@ class Scored:
             )
             for index, solution in enumerate(self.record.in_order)
         ]
-        right, wrong = (solution.active_features_by_layer for solution in self.record.solutions)
-        lists = [
-            Markup("<tr><td>{}</td><td>{}</td><td>{}</td></tr>").format(
-                layer, *map(_strongest, (right[layer], wrong[layer]))
-            )
-            for layer in right
-        ]
-        head = Markup("<tr><th>layer</th><th>strongest features: right</th><th>wrong</th></tr>")
+        columns = [solution.active_features_by_layer for solution in self.record.recorded]
+        lists = [_cells("td", [layer, *(_strongest(column[layer]) for column in columns)]) for layer in columns[0]]
+        head = _cells("th", ["layer", *self._names()])
         goal = Markup("<p><b>{}</b></p>").format(self.record.question)
         return str(Markup("{}<table>{}</table><table>{}{}</table>").format(goal, _join(rows), head, _join(lists)))
+
+    def _names(self) -> list[str]:
+        """Of the solutions whose features there are, the right one first; of more than two, which each is."""
+        if not self.record.more:
+            return ["strongest features: right", "wrong"]
+        of_two = self.record.label, self.record.negative_index
+        others = [other.index for other in self.record.more]
+        told = [f"strongest features: right (sol{of_two[0] + 1})", f"strongest wrong (sol{of_two[1] + 1})"]
+        return [*told, *(f"sol{index + 1}" for index in others)][: len(self.record.recorded)]
 
 
 def score(question: str, solutions: Sequence[str], label: int = 0, **settings: Any) -> Scored:
@@ -102,7 +108,8 @@ def score(question: str, solutions: Sequence[str], label: int = 0, **settings: A
         solutions: two or more.
         label: which is the right one, from 0; `positive` in the record.
         settings: as the options of `layerscope run`: `model="google/gemma-2-2b"`, `layers="8,20"`, `top_k=20`,
-            `standin=True` …
+            `standin=True` …; `all_solutions=True` lists the features of every wrong solution, not of the strongest
+            alone.
 
     Raises:
         UsageError: there is no such setting, or the question cannot be scored; it says why.
@@ -157,6 +164,8 @@ def _row(question: str, solutions: Sequence[str], label: int) -> dict[str, str |
     for name, text in texts.items():
         if not isinstance(text, str) or re.search("[\ud800-\udfff]", text):
             raise UsageError(f"{name} is {visible(repr(text)[:80])}; goal and solutions must be UTF-8 texts.")
+    if twice := next((text for text in solutions if solutions.count(text) > 1 and text.strip()), ""):
+        raise UsageError(f"{visible(repr(twice)[:80])} is there twice; solutions must differ.")
     return {**texts, "label": int(label)}
 
 
@@ -174,6 +183,11 @@ def _in_process(config: Config, job: Job) -> "InProcess":
 
 def _strongest(features: Sequence[Any]) -> str:
     return ", ".join(f"{each.feature_id} ({each.activation:.1f})" for each in features[:_SHOWN]) or "–"
+
+
+def _cells(tag: str, cells: Iterable[object]) -> Markup:
+    of_row = (Markup("<{0}>{1}</{0}>").format(Markup(tag), cell) for cell in cells)
+    return Markup("<tr>{}</tr>").format(_join(list(of_row)))
 
 
 def _join(rows: Sequence[Markup]) -> Markup:

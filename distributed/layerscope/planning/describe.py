@@ -81,6 +81,7 @@ def _describe_residuals(job: Job) -> list[str]:
     return [
         f"residuals  {residuals_path(job.output.records)}: {size_text(job.residual_bytes())}, "
         f"{job.reading.residuals} of {readings} after {count_of(len(job.layers), 'layer')}"
+        + (", of the right solution and the strongest wrong one" if job.reading.more else "")
     ]
 
 

@@ -37,6 +37,10 @@ def test_a_question_is_scored_as_a_run_scores_it(tiny: Path, tmp_path: Path) -> 
     more = layerscope.score(GOAL, [*SOLUTIONS, "eat it"], label=2, layers="0,2", **sources)
     assert more.record.positive.text == "eat it"
     assert more.log_likelihoods[:2] == pytest.approx(scored.log_likelihoods, rel=1e-5)
+    assert "right (sol3)</th><th>strongest wrong (sol" in more._repr_html_()
+    every = layerscope.score(GOAL, [*SOLUTIONS, "eat it"], label=2, layers="0,2", all_solutions=True, **sources)
+    assert set(every.features["solution_index"]) == {0, 1, 2}
+    assert len(re.findall("<th>", every._repr_html_())) == 4
 
 
 def test_what_cannot_be_scored_is_told(tiny: Path) -> None:
@@ -49,6 +53,8 @@ def test_what_cannot_be_scored_is_told(tiny: Path) -> None:
         layerscope.score(GOAL, SOLUTIONS, label=2)
     with pytest.raises(UsageError, match="cannot be scored: sol2 is empty"):
         layerscope.score(GOAL, ["x", ""], **sources)
+    with pytest.raises(UsageError, match="'x' is there twice"):
+        layerscope.score(GOAL, ["x", "x"], **sources)
     with pytest.raises(UsageError, match="--top-k is 0"):
         layerscope.score(GOAL, SOLUTIONS, top_k=0)
 
