@@ -15,10 +15,10 @@ def many_solutions(questions: int, many: ManySolutions) -> str:
     )
     return (
         f"{whom} have more than two solutions, up to {many.most}. “The wrong solution” is the strongest wrong one "
-        f"everywhere on this page but in the section Mean of wrong, which the model itself chose: margins, features, "
-        f"lengths and baselines are of right against that one. Accuracy counts all solutions, and guessing would be "
-        f"right in {percent(many.chance)}. "
-        f"Another contrast, which is in no other number here: against the mean of the wrong ones the right solution "
+        f"everywhere on this page but in the section Mean of wrong; which one that is the model itself chose. Margins, "
+        f"features, lengths and baselines are of right against that one. Accuracy counts all solutions, and guessing "
+        f"would be right in {percent(many.chance)}. Another contrast, of which nothing is in these numbers: "
+        f"against the mean of the wrong ones the right solution "
         f"has the higher log-likelihood in {percent(many.above_mean.share)} of the questions "
         f"(95 %: {interval(many.above_mean)}), by {many.median_margin_to_mean:.1f} nats in the median."
     )

@@ -28,6 +28,8 @@ _FEATURES = 320_000  # strongest features, over all cells of a page, about
 _TRACKED = 400_000  # entries of features whose every firing is kept, at most
 _CHARACTERS = 2_500_000  # of text
 _LONGEST = (6000, 2000, 600, 200)  # characters of one text: the most that fits; the last one always does
+_OTHERS = 9  # further solutions of a question
+_OF_OTHERS = 160  # characters of each
 _SHOWN_PLAINLY = 40  # questions in the table that needs no JavaScript
 _EXAMPLE_ID = re.compile(rb'\{"example_id":(\d+),')
 
@@ -47,6 +49,8 @@ class Question:
     token_counts: tuple[int, int]
     final_tokens: tuple[str, str]
     pieces: tuple[list[int], list[int]] | None
+    others: tuple[tuple[str, float], ...]
+    """Text and log-likelihood of the other wrong solutions, the next strongest first; not all of many."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,14 @@ def _question(analysis: Analysis, index: int, record: Record) -> Question:
         (positive.token_count, negative.token_count),
         (visible(positive.final_token), visible(negative.final_token)),
         pieces(record),
+        tuple(_others(record)),
     )
+
+
+def _others(record: Record) -> Iterator[tuple[str, float]]:
+    for other in sorted(record.more, key=lambda other: -other.score)[:_OTHERS]:
+        text = visible(other.text)
+        yield text if len(text) <= _OF_OTHERS else text[:_OF_OTHERS] + "…", other.log_likelihood
 
 
 def _shortened(questions: list[Question]) -> tuple[list[Question], int, int]:

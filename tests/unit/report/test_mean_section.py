@@ -1,7 +1,9 @@
 """Right against the mean of the wrong ones, from a file to the page, the notebook and the comparison."""
 
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -9,6 +11,7 @@ import orjson
 import pytest
 
 import layerscope
+from browsing import opened
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis
 from layerscope.errors import UsageError
@@ -101,6 +104,21 @@ def test_the_page_has_the_section_or_says_what_is_missing(run: Path, of_two: Pat
     page = (tmp_path / "two.html").read_text("utf-8")
     assert "A run with --all-solutions records all." in page
     assert 'data-name="mean"' not in page
+
+
+def test_the_browser_of_questions_has_every_solution(run: Path, tmp_path: Path, chromium: Any) -> None:
+    report([run], tmp_path / "four.html")
+    record = layerscope.read_questions(run).to_pandas().dropna(subset="question").iloc[0]
+    with opened(chromium, tmp_path / "four.html", f"#q={record.example_id}") as tab:
+        tab.wait_for_selector(".others li")
+        told = tab.locator(".others li").all_inner_texts()
+        assert sorted(other["text"] in text for other, text in product(orjson.loads(record.others), told)) == [
+            0,
+            0,
+            1,
+            1,
+        ]
+        assert "strongest wrong solution" in tab.locator(".solution.wrong").inner_text()
 
 
 def test_pairs_have_no_such_section(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ function browser(data, main) {
     matches = questions.filter((question) =>
       inGroup.every((value, index) => value < 0 || data.groups[index].of[question.index] === value)
       && (!wrongOnly.checked || !question.correct)
-      && (wanted === "" || `${question.goal}\n${question.positive}\n${question.negative}`.toLowerCase().includes(wanted))
+      && (wanted === "" || [question.goal, question.positive, question.negative, ...question.others.map(([text]) => text)].join("\n").toLowerCase().includes(wanted))
       && (id === null || firesOn(question, Number(layer.value), id)));
     matches.sort(orders[order.value]);
     const whole = id === null || data.tracked[layers[layer.value]]?.includes(id);
@@ -210,9 +210,16 @@ function browser(data, main) {
   function solution(question, side) {
     const chosen = question.correct === (side === 0);
     return make("div", { className: `solution ${SIDES[side]}` },
-      make("small", {}, `${SIDES[side]} solution`, ...(chosen ? [make("span", { className: "tag" }, "chosen by the model")] : [])),
+      make("small", {}, `${side === 1 && question.others.length ? "strongest " : ""}${SIDES[side]} solution`, ...(chosen ? [make("span", { className: "tag" }, "chosen by the model")] : [])),
       make("p", { dir: "auto", className: "text" }, ...marked(...(side === 0 ? [question.positive, question.negative] : [question.negative, question.positive]))),
       make("small", {}, `log-likelihood ${signed(question.log_likelihoods[side], 2)} nats over ${question.token_counts[side]} token${question.token_counts[side] === 1 ? "" : "s"}, the last “${question.final_tokens[side]}”`));
+  }
+
+  /** The wrong solutions but for the strongest, which are compared with in nothing but the section Mean of wrong. */
+  function others(question) {
+    if (!question.others.length) return [];
+    return [make("ul", { className: "others", aria: { "aria-label": "Other wrong solutions" } }, ...question.others.map(([text, score]) =>
+      make("li", {}, make("small", {}, "wrong, too"), " ", make("span", { dir: "auto" }, text), " ", make("small", {}, `${signed(score, 2)} nats`))))];
   }
 
   function chip(layerValue, found, kind) {
@@ -254,6 +261,7 @@ function browser(data, main) {
       make("p", { className: "eyebrow" }, `question ${question.example_id} · margin ${signed(question.margin, 2)} nats · ${question.correct ? "answered right" : "answered wrong"} · ${question.discovery ? "discovery" : "validation"} half${data.groups.map(({ name, values, of }) => ` · ${name}: ${values[of[question.index]]}`).join("")}`),
       make("p", { className: "goal", dir: "auto" }, question.goal),
       make("div", { className: "solutions" }, solution(question, 0), solution(question, 1)),
+      ...others(question),
       ...(data.placed && question.pieces ? shading(question, data, detail) : []),
       make("div", { className: "lanes" },
         make("div", { className: "lane head" }, make("b", {}, "layer"), make("div", { className: "only-right" }, "only right"), make("div", { className: "both" }, "both"), make("div", { className: "only-wrong" }, "only wrong")),
