@@ -31,7 +31,7 @@ def tricky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Questions of every kind: ordinary ones of many lengths, and ones that cannot be scored."""
     bundled = (ROOT / "distributed/layerscope/standin/questions.jsonl").read_text(encoding="utf-8").splitlines()[:24]
     odd = [
-        {"goal": "same", "sol1": "the same", "sol2": "the same", "label": 1},
+        {"goal": "same", "sol1": "the same", "sol2": "the same ", "label": 1},
         {"goal": "prefix", "sol1": "cut it", "sol2": "cut it twice", "label": 0},
         {"goal": "empty", "sol1": "", "sol2": "x", "label": 0},
         {"goal": "blank", "sol1": "x", "sol2": "  ", "label": 1},
