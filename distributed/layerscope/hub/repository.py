@@ -74,6 +74,10 @@ def open_repository(name: str, revision: str = "main", kind: Kind = "model") -> 
     like_an_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name)
     if (not like_an_id or os.path.isdir(name)) and (folder := user_path(name)).is_dir():  # noqa: PTH112
         return Repository(str(folder.resolve()), None, _list_folder(folder.resolve()), kind)
+    if os.path.isfile(name):  # noqa: PTH113
+        raise UsageError(
+            f"{name!r} is a file. Name the folder that it lies in, or the id of a repository (owner/name)."
+        )
     if not like_an_id:
         raise UsageError(f"{name!r} is neither a folder here nor the id of a repository on the hub (owner/name).")
     listing = _listing_path(name, revision, kind)

@@ -216,6 +216,14 @@ def test_what_the_cache_holds_of_a_listing_is_checked_as_well(tmp_path: Path, mo
         assert str(kept) in refused(lambda: hub.open_repository(NAME))
 
 
+def test_a_file_whose_path_looks_like_an_id_is_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub was asked for `saes/params.npz`, for half a minute."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saes").mkdir()
+    (tmp_path / "saes/params.npz").write_bytes(b"")
+    assert "'saes/params.npz' is a file. Name the folder" in refused(lambda: hub.open_repository("saes/params.npz"))
+
+
 SECRET = "s3cr3t%21"
 
 
