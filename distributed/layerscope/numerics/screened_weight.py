@@ -26,6 +26,7 @@ from layerscope.numerics.matrix_products import PackedLinear, can_pack
 _U = 2.0**-24
 _FEWEST = 1 << 22  # elements of a weight; with a smaller one there is little to win
 _COLUMNS_AT_ONCE = 32  # of which a product in bfloat16 is made
+_LEAST = 2.0**-40  # norm that is reckoned with: the squares of smaller numbers may be nothing in float32
 _UP = 1 + 2.0**-7  # times a positive number, then rounded to bfloat16, is no less
 
 
@@ -81,7 +82,7 @@ def _products(weight: Tensor, rows: Tensor, starts: Tensor, row: Tensor) -> Tens
 def _with_limits(weight: Tensor, limits: Tensor) -> Tensor:
     """[F, D + 4, padded] bfloat16: the weight, its parts of the bound, and the limit with the sign of what it takes."""
     rounded = weight.bfloat16()
-    norms = torch.linalg.vector_norm(weight, dim=1)
+    norms = torch.linalg.vector_norm(weight, dim=1).clamp(min=_LEAST)
     off = torch.linalg.vector_norm(weight - rounded.float(), dim=1)
     sums = 6 * (weight.shape[1] + 8) * _U  # both sums' errors, and those of the norms
     limits = limits - limits.abs() * 2.0**-10  # what its own sum, and its being in two parts, may be off
@@ -98,6 +99,7 @@ def _with_norms(wide: Tensor, rounded: Tensor, width: int) -> Tensor:
     """[R, width] bfloat16: rows, how far they are from what they were rounded to, how long they are, and 1 twice."""
     off = torch.linalg.vector_norm(wide - rounded.float(), dim=1)
     norms = torch.maximum(torch.linalg.vector_norm(wide, dim=1), torch.linalg.vector_norm(rounded.float(), dim=1))
+    norms = norms.clamp(min=_LEAST)
     one = torch.ones_like(norms)
     padded = torch.zeros(len(wide), width, dtype=torch.bfloat16)
     padded[:, : wide.shape[1]] = rounded

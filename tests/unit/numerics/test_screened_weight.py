@@ -74,6 +74,15 @@ def test_numbers_a_hair_from_their_limit_are_not_lost() -> None:
     assert torch.equal(product, least)
 
 
+def test_numbers_whose_squares_are_nothing_are_not_lost() -> None:
+    sae, plain = an_encoder(numbers(F, D, seed=6) * D**-0.5, torch.zeros(F), torch.zeros(F))
+    rows = 1e-25 * ROWS["float32"]
+    fires = [set(zip(*(part.tolist() for part in active(rows, each)[:2]), strict=True)) for each in (sae, plain)]
+    off = rows.double() @ plain.w_enc.double()  # type: ignore[union-attr]
+    assert all(abs(float(off[place])) < 1e-30 for place in fires[0] ^ fires[1])
+    assert len(fires[0]) > R * F / 3
+
+
 def test_a_product_does_not_depend_on_what_else_is_multiplied() -> None:
     weight, bias = numbers(F, D, seed=7) * D**-0.5, torch.zeros(F)
     few, _ = an_encoder(weight, bias, torch.full((F,), 2.5))
