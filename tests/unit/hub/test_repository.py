@@ -164,7 +164,7 @@ def name_of(case: str) -> str:
 
 
 class Hurry:
-    """In place of `time` where a server is waited for: a second takes a fifth of one, which leaves a busy machine room."""
+    """In place of `time` where a server is waited for: it takes a fifth, which leaves a busy machine room."""
 
     @staticmethod
     def monotonic() -> float:
