@@ -71,8 +71,8 @@ class Cluster:
             return
         if self._looked_at:
             tell(f"No running Ray was found ({self._looked_at}): this run starts its own.")
-        with own_ray(math.ceil(cpus)):
-            yield RayEngine(self._known)
+        with own_ray(math.ceil(cpus)) as deaths:
+            yield RayEngine(self._known, lambda: deaths.lost)
 
     def _first_nodes(self, config: Config, add_nodes: bool) -> list[Node]:
         """Usable nodes, asking a cluster that scales itself for the first one."""

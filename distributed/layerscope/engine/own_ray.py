@@ -11,13 +11,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 
 import ray
 from ray._common.utils import get_default_system_temp_dir
-from ray._private import ray_constants
+from ray._private import ray_constants, worker
 
 from layerscope.engine.connecting import connect
+from layerscope.engine.deaths import Deaths
+from layerscope.engine.interface import EngineLost
 from layerscope.errors import LayerscopeError, first_line
 from layerscope.planning.machine import probe
 
@@ -30,46 +31,73 @@ _LEAST_STORE_BYTES = 80 << 20  # Ray's own least is a little below
 _LEAST_ADDRESS_SPACE = 4 << 30  # of each process: the object store is mapped whole, and torch's libraries
 _LEAST_DISK_BYTES = 64 << 20
 _LEAST_PROCESSES = 150  # threads count; a Ray with two actors has some 300
-_CORE = ("raylet", "gcs_server")  # without which there is no Ray; Ray itself waits half a minute for a dead one
 
 
 @contextmanager
-def own_ray(cpus: int) -> Iterator[None]:
+def own_ray(cpus: int) -> Iterator[Deaths]:
     """A Ray of this process, which is told that it has so many CPUs; gone at the end with all that it wrote.
 
     Raises:
         LayerscopeError: it cannot start.
+        EngineLost: within seconds, wherever this process is: it has died.
     """
     base = Path(get_default_system_temp_dir())
     store = _store_bytes(base)
-    with _folder(base) as folder:
-        _start(cpus, store, folder)
+
+    def no_start(name: str) -> LayerscopeError:
+        return _cannot_start(base, _reason(folder) or f"its {name} died at once")
+
+    with _folder(base) as folder, Deaths(no_start, lambda: _remove(folder)) as deaths:
+        _start(cpus, store, folder, deaths)
+        deaths.told = _lost
         try:
-            yield
+            yield deaths
         finally:
-            ray.shutdown()
+            if not deaths.lost:
+                deaths.close()
+                ray.shutdown()
+        if deaths.lost:  # and whoever was told of it went on
+            raise deaths.error()
 
 
-def _start(cpus: int, store: int, folder: Path) -> None:
+def _lost(name: str) -> EngineLost:
+    return EngineLost(
+        f"Ray's own {name} on this machine has died: somebody ended it, or the memory was too small.\n"
+        "What is in the file is whole; run again to go on."
+    )
+
+
+def _start(cpus: int, store: int, folder: Path, deaths: Deaths) -> None:
     # Ray listens on every interface of a Linux machine. What it does on a Mac is right for a run of one machine:
     # the loopback alone. Its own processes read the variable; this one has read it already.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
+    ray_log = logging.getLogger("ray")
+    told, ray_log.disabled = ray_log.disabled, True  # it prints tracebacks of what is raised too
+    worker.print_to_stdstream = _unprinted  # a raylet's death, with twenty lines of its log, among what a run says
     try:
-        with _deaths_seen():
-            connect(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                # Ray would start a Python for every CPU, and none of them for our actors: these have an environment.
-                _system_config={"prestart_worker_first_driver": False},
-                object_store_memory=store,
-                _temp_dir=str(folder),
-            )
+        connect(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            # Ray would start a Python for every CPU, and none of them for our actors: these have an environment.
+            _system_config={"prestart_worker_first_driver": False},
+            object_store_memory=store,
+            _temp_dir=str(folder),
+        )
     except Exception as error:  # Ray raises whatever it met: all of it means that there is no Ray
+        if deaths.lost:
+            raise deaths.error() from error
+        deaths.close()
         with suppress(Exception):
             ray.shutdown()
         raise _cannot_start(folder.parent, _reason(folder) or first_line(error)) from error
+    finally:
+        ray_log.disabled = told
+
+
+def _unprinted(*_: object, **_named: object) -> None:
+    pass
 
 
 def _cannot_start(base: Path, reason: str) -> LayerscopeError:
@@ -160,14 +188,19 @@ def _remove_if_dead(folder: Path) -> None:
         return  # no folder of ours, or gone
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for process in _named_on_command_lines(folder):
-            with suppress(OSError):
-                os.kill(process, signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
     except OSError:
         pass  # its run is alive
     finally:
         os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Ends what lives of the Ray of a folder, and removes it."""
+    for process in _named_on_command_lines(folder):
+        with suppress(OSError):
+            os.kill(process, signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _named_on_command_lines(folder: Path) -> list[int]:
@@ -178,28 +211,6 @@ def _named_on_command_lines(folder: Path) -> list[int]:
             if process.stat().st_uid == os.getuid() and f"{folder}/".encode() in (process / "cmdline").read_bytes():
                 found.append(int(process.name))
     return found
-
-
-@contextmanager
-def _deaths_seen() -> Iterator[None]:
-    """Ends what is inside as soon as a child is dead that Ray cannot do without. In the main thread."""
-
-    def look(_number: int, _frame: FrameType | None) -> None:
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with suppress(OSError):
-                _, _, rest = stat.read_text(errors="replace").partition("(")
-                name, _, fields = rest.rpartition(")")
-                if name in _CORE and fields.split()[:2] == ["Z", str(os.getpid())]:
-                    raise RuntimeError(f"its {name} died at once")
-
-    ray_log = logging.getLogger("ray")
-    before, told = signal.signal(signal.SIGCHLD, look), ray_log.disabled
-    ray_log.disabled = True  # it prints tracebacks of what is raised too
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, before)
-        ray_log.disabled = told
 
 
 def _reason(folder: Path) -> str:

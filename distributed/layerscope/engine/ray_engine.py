@@ -1,7 +1,7 @@
 """The engine that a run uses: Ray's actors and references behind `interface.py`."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -22,10 +22,11 @@ class RayEngine:
 
     Args:
         known: what its nodes said so far.
+        lost: whether Ray has died, and nothing may be asked of it any more.
     """
 
-    def __init__(self, known: Nodes) -> None:
-        self._nodes = known
+    def __init__(self, known: Nodes, lost: Callable[[], bool] = lambda: False) -> None:
+        self._nodes, self._lost = known, lost
         self._metrics = Metrics()
 
     def now(self) -> float:
@@ -47,7 +48,8 @@ class RayEngine:
         return actor_class.options(**options).remote()
 
     def end(self, handle: Handle) -> None:
-        ray.kill(handle)
+        if not self._lost():
+            ray.kill(handle)
 
     def submit(self, handle: Handle, method: str, arguments: Sequence[Any], returns: int = 1) -> list[Reference]:
         answer = getattr(handle, method).options(num_returns=returns).remote(*arguments)
