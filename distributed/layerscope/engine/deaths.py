@@ -61,16 +61,18 @@ class Deaths:
         return self
 
     def __exit__(self, *_: object) -> None:
+        signal.signal(_SIGNAL, self._before)
+        if self.lost:
+            self._remove()
+            # What Ray does when a process ends waits for the dead too, or aborts; and what is left of its handles and
+            # references waits for them when it is given up. So the process is watched until its end.
+            atexit.register(_end_at_once)
+            return
         self._left.set()
         os.write(self._wake, b"\0")
         self._thread.join()
-        signal.signal(_SIGNAL, self._before)
         for descriptor in (self._woken, self._wake):
             os.close(descriptor)
-        if self.lost:
-            self._remove()
-            # What Ray does when a process ends waits for the dead too, or aborts.
-            atexit.register(_end_at_once)
 
     def _raise(self, _number: int, _frame: FrameType | None) -> None:
         if self._name and not self._raised:

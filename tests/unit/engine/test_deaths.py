@@ -23,6 +23,7 @@ Start = Callable[[str], "subprocess.Popen[bytes]"]
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts children that do nothing, under any name."""
     monkeypatch.setattr(deaths, "_end_at_once", lambda: None)  # which is for the end of this process
+    monkeypatch.setattr(deaths, "_SECONDS", 0.5)
     started = []
 
     def starting(name: str) -> "subprocess.Popen[bytes]":
@@ -59,6 +60,8 @@ def test_a_death_is_raised_where_the_run_is_and_what_is_left_is_removed(name: st
     assert time.monotonic() - begun < 5
     assert seen.lost
     assert removed == [name]
+    seen._thread.join()  # which would end this process, wherever it hangs
+    assert removed == [name, name]
 
 
 def test_what_is_ended_on_purpose_is_no_death(start: Start) -> None:
