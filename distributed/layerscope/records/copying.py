@@ -27,6 +27,7 @@ from layerscope.records.progress import shown
 from layerscope.records.residuals import Layout, changed, chunks, noted_digests, open_layer, residuals_path
 from layerscope.records.run import RecordsFile, Run
 from layerscope.records.stretches import read_stretches
+from layerscope.records.unnoted import Unnoted
 
 
 def copy_run(file: RecordsFile, target: Path) -> tuple[str, ...]:
@@ -66,7 +67,7 @@ def copy_run(file: RecordsFile, target: Path) -> tuple[str, ...]:
 
 
 def _one_run(file: RecordsFile) -> Run:
-    if not isinstance(file, Run):
+    if not isinstance(file, Run) or isinstance(file, Unnoted):
         raise UsageError(
             f"{file.path} has no manifest beside it, which says where a batch ends.\n"
             "Put its run's manifest back; or compress it with zstd or gzip, as any file of lines."

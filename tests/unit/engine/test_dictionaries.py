@@ -238,7 +238,7 @@ def test_what_cannot_be_meant_is_refused_in_two_lines(dictionaries: list[str], s
         ("{sources}/model", "holds no SAEs"),
         ("{sources}/nowhere", "neither a folder here nor"),
         ("{sources}/short,width=1k", "no SAE of width 1k for layer 1, 2"),
-        ("auto,width=1k,site=mlp_out", "no SAEs of --site mlp_out"),
+        ("auto,width=1k,site=mlp_out", "its SAEs are those of --sae-repo"),
         ("auto,width=65k", "no SAEs of width 65k"),
         ("{sources}/gemma-scope-tiny-transcoders,width=1k", "vectors of 48"),
     ],
