@@ -22,7 +22,7 @@ from layerscope.formatting import say
 CORE = ("raylet", "gcs_server")
 """The children that Ray cannot do without; their agents take the raylet with them."""
 _SIGNAL = signal.SIGURG  # which nobody else uses: SIGCHLD is taken back by Ray when it connects
-_LOOK_SECONDS = 0.25  # until both are there
+_LOOK_SECONDS = 0.1  # until both are there
 _SECONDS = 5.0  # for what is raised to come out of the work, and what was computed to its file
 _CLOSING_SECONDS = 30.0  # for Ray to end, which ends its processes itself
 
@@ -94,21 +94,21 @@ class Deaths:
     def _first_death(self) -> str:
         """The name of what died, when it has; empty when the block is left before."""
         there: dict[str, int] = {}
+        waiting = select.poll()
+        waiting.register(self._woken, select.POLLIN)
         try:
-            while len(there) < len(CORE):
-                for name, process, ended in _core_children():
+            while True:
+                for name, process, ended in _core_children() if len(there) < len(CORE) else ():
                     if ended:
                         return name
                     if name not in there:
                         with suppress(OSError):  # ended in this moment, or a system without these
                             there[name] = os.pidfd_open(process)
-                if self._left.wait(_LOOK_SECONDS):
-                    return ""
-            waiting = select.poll()
-            for descriptor in (self._woken, *there.values()):
-                waiting.register(descriptor, select.POLLIN)
-            ready = {descriptor for descriptor, _ in waiting.poll()}
-            return next((name for name, descriptor in there.items() if descriptor in ready), "")
+                            waiting.register(there[name], select.POLLIN)
+                look_again = None if len(there) == len(CORE) else _LOOK_SECONDS * 1000
+                ready = {descriptor for descriptor, _ in waiting.poll(look_again)}
+                if ready:
+                    return next((name for name, descriptor in there.items() if descriptor in ready), "")
         finally:
             for descriptor in there.values():
                 os.close(descriptor)
