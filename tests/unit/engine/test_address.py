@@ -85,8 +85,11 @@ def test_a_ray_under_another_folder_is_found_by_its_process_unless_a_program_has
     raylet.parent.mkdir()
     raylet.symlink_to(sys.executable)
     session = f"session_2026-01-01_00-00-00_000000_{os.getpid() if begun_by == 'a program' else 2**22 + 1}"
-    words = [str(raylet), "-c", "input()", f"--gcs-address={listening}", f"--session-name={session}"]
-    process = subprocess.Popen(words, stdin=subprocess.PIPE)
+    waits = "print(flush=True); input()"
+    words = [str(raylet), "-c", waits, f"--gcs-address={listening}", f"--session-name={session}"]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()  # a process that is only just being started has no command line yet
     try:
         found = set(_started())  # others may run on this machine, those of tests side by side among them
     finally:
