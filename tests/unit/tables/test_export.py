@@ -44,7 +44,7 @@ Json = dict[str, Any]
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('\x00\r\n",🧼\u2028'), max_size=8)
 SOLUTION = TEXT.filter(bool)
-FLOAT = st.floats(-3000, 0, width=32) | st.sampled_from([-1.5, float(np.float32(-0.1)), -1e-45])
+FLOAT = st.floats(-3000, 0, width=32) | st.sampled_from([-1.5, *map(float, np.float32([-0.1, -1e-45]))])
 SCORE = st.builds(SolutionScore, FLOAT, st.integers(1, 2000), TEXT, st.none(), st.just(0))
 FEATURE = st.tuples(
     st.integers(0, 2**20 - 1), st.floats(0, width=32, exclude_min=True, allow_nan=False, allow_infinity=False)
