@@ -4,7 +4,6 @@ A chart is drawn for a width, so that its type keeps its size; the page shows th
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -20,34 +19,39 @@ WIDE, NARROW = 1120, 348  # pixels of a chart on a screen and on a telephone
 LEFT, RIGHT = 50, 12  # beside the layers
 
 
-@dataclass(frozen=True)
-class DepthAxis:
+class LayerAxis:
+    """Layers laid out on a line for a width."""
+
+    def __init__(self, layers: Sequence[int], available: int) -> None:
+        self.layers, self._available = layers, available
+        self.step = min((available - LEFT - RIGHT) / len(layers), 90)
+        self.end = LEFT + self.step * len(layers)
+        self.width = min(available, max(self.end + RIGHT, 640))
+        """Of the drawing: what the layers need, and never less than the titles do."""
+        self.bar = min(self.step * 0.72, 44)
+
+    def x(self, index: int) -> float:
+        """The middle of the layer with this index."""
+        return LEFT + self.step * (index + 0.5)
+
+    def labels(self, y: float) -> Iterator[Markup]:
+        shown = spread(self.layers, int((self.end - LEFT) / 24))
+        yield text((0, y), "layer", "tick")
+        for index, layer in enumerate(self.layers):
+            if layer in shown:
+                yield text((self.x(index), y), layer, "tick", "middle")
+
+    def drawing(self, height: float, content: Sequence[Markup], label: str, columns: str | None = None) -> Markup:
+        kind = "chart wide" if self._available == WIDE else "chart narrow"
+        return drawing(self.width, height, *content, kind=kind, label=label, columns=columns)
+
+
+class DepthAxis(LayerAxis):
     """A contrast with its layers laid out on a line."""
 
-    analysis: Analysis
-    contrast: Contrast
-    available: int
-
-    @property
-    def layers(self) -> list[int]:
-        return [int(layer) for layer in self.analysis.layers.layer]
-
-    @property
-    def step(self) -> float:
-        return min((self.available - LEFT - RIGHT) / len(self.layers), 90)
-
-    @property
-    def end(self) -> float:
-        return LEFT + self.step * len(self.layers)
-
-    @property
-    def width(self) -> float:
-        """Of the drawing: what the layers need, and never less than the titles do."""
-        return min(self.available, max(self.end + RIGHT, 640))
-
-    @property
-    def bar(self) -> float:
-        return min(self.step * 0.72, 44)
+    def __init__(self, analysis: Analysis, contrast: Contrast, available: int) -> None:
+        super().__init__([int(layer) for layer in analysis.layers.layer], available)
+        self.analysis, self.contrast = analysis, contrast
 
     @cached_property
     def rows(self) -> list[Ints]:
@@ -56,20 +60,9 @@ class DepthAxis:
         starts = np.searchsorted(layer, [*self.layers, np.iinfo(np.int64).max])
         return [np.arange(start, end) for start, end in pairwise(starts)]
 
-    def x(self, index: int) -> float:
-        """The middle of the layer with this index."""
-        return LEFT + self.step * (index + 0.5)
-
     def count(self, marked: Bools) -> Ints:
         """Marked features per layer."""
         return np.array([int(marked[rows].sum()) for rows in self.rows])
-
-    def labels(self, y: float) -> Iterator[Markup]:
-        shown = spread(self.layers, int((self.end - LEFT) / 24))
-        yield text((0, y), "layer", "tick")
-        for index, layer in enumerate(self.layers):
-            if layer in shown:
-                yield text((self.x(index), y), layer, "tick", "middle")
 
     def columns(self, top: float, bottom: float, told: Sequence[str] | None = None) -> Iterator[Markup]:
         """What is pointed at, clicked and reached by the keyboard: a link over each layer, to its table.
@@ -82,10 +75,6 @@ class DepthAxis:
             area = rectangle(LEFT + self.step * index, top, self.step, bottom - top, "column")
             href = f"#contrast={self.contrast.first}&layer={layer}"
             yield element("a", element("title", said), area, href=href, data_layer=layer, aria_label=said)
-
-    def drawing(self, height: float, content: Sequence[Markup], label: str, columns: str | None = None) -> Markup:
-        kind = "chart wide" if self.available == WIDE else "chart narrow"
-        return drawing(self.width, height, *content, kind=kind, label=label, columns=columns)
 
 
 def strongest_first(tested: Tested[Any], rows: Ints) -> Ints:

@@ -6,37 +6,17 @@ from markupsafe import Markup
 
 from layerscope.analysis.dictionaries import Dictionary
 from layerscope.analysis.result import Floats
-from layerscope.report.depth_axis import LEFT, RIGHT, WIDE
-from layerscope.report.svg import Scale, curve, dot, drawing, element, line, rectangle, spread, text, ticks
+from layerscope.report.depth_axis import LEFT, LayerAxis
+from layerscope.report.svg import Scale, curve, dot, element, line, rectangle, text, ticks
 from layerscope.report.untested import confirmed_in, is_untested, nothing_selected
 
 _HEAD, _AUROC, _NOTE, _OVERLAP, _GAP = 40, 84, 22, 34, 16
 """Heights: of a lane its title, its panel, the second one's note, the second one; what follows the lane."""
 
 
-class _Axis:
-    """Layers laid out on a line for a width."""
-
-    def __init__(self, layers: Sequence[int], available: int) -> None:
-        self.layers = layers
-        self.step = min((available - LEFT - RIGHT) / len(layers), 90)
-        self.end = LEFT + self.step * len(layers)
-        self.width = min(available, max(self.end + RIGHT, 640))
-
-    def x(self, index: int) -> float:
-        return LEFT + self.step * (index + 0.5)
-
-    def labels(self, y: float) -> Iterator[Markup]:
-        shown = spread(self.layers, int((self.end - LEFT) / 24))
-        yield text((0, y), "layer", "tick")
-        for index, layer in enumerate(self.layers):
-            if layer in shown:
-                yield text((self.x(index), y), layer, "tick", "middle")
-
-
 def dictionaries_strip(layers: Sequence[int], dictionaries: Sequence[Dictionary], available: int) -> Markup:
     """How well each one's selected features tell right from wrong, held out; below, the overlap with the first."""
-    axis, top = _Axis(layers, available), 26.0
+    axis, top = LayerAxis(layers, available), 26.0
     values = [float(value) for each in dictionaries for value in each.found.held_out.auroc if value == value]
     ends = min([0.45, *values]), max([0.65, *values])
     content = [*axis.labels(11)]
@@ -49,12 +29,13 @@ def dictionaries_strip(layers: Sequence[int], dictionaries: Sequence[Dictionary]
         content += _pointed_at(axis, top, height, each)
         top += height + _GAP
     content += [*axis.labels(top + 2)]
-    kind = "chart wide" if available == WIDE else "chart narrow"
     label = "What each dictionary finds, layer by layer; the numbers are in the table below"
-    return drawing(axis.width, top + 8, *content, kind=kind, label=label)
+    return axis.drawing(top + 8, content, label)
 
 
-def _auroc(axis: _Axis, top: float, ends: tuple[float, float], each: Dictionary, first: Dictionary) -> Iterator[Markup]:
+def _auroc(
+    axis: LayerAxis, top: float, ends: tuple[float, float], each: Dictionary, first: Dictionary
+) -> Iterator[Markup]:
     auroc = each.found.held_out.auroc
     scale = Scale(*ends, top + _HEAD + _AUROC, top + _HEAD)
     confirmed = int(each.found.firing_by_layer.confirmed.sum())
@@ -76,22 +57,21 @@ def _auroc(axis: _Axis, top: float, ends: tuple[float, float], each: Dictionary,
         yield text(((LEFT + axis.end) / 2, scale(0.5) - 6), nothing_selected(each.found), "note", "middle")
 
 
-def _overlap(axis: _Axis, top: float, each: Dictionary, first: str) -> Iterator[Markup]:
+def _overlap(axis: LayerAxis, top: float, each: Dictionary, first: str) -> Iterator[Markup]:
     assert each.overlap is not None
     scale = Scale(0, 1, top + _NOTE + _OVERLAP, top + _NOTE)
-    bar = min(axis.step * 0.72, 44)
     yield text((LEFT, top + 15), f"overlap with {first} · line: by chance", "note")
     for value in (0, 1):
         yield text((LEFT - 8, scale(value) + 4), f"{value}", "tick", "end")
     yield line((LEFT, scale(0)), (axis.end, scale(0)), "zero")
     for index, (value, chance) in enumerate(zip(each.overlap.jaccard, each.overlap.by_chance, strict=True)):
         if value == value:
-            left, height = axis.x(index) - bar / 2, scale(0) - scale(float(value))
-            yield rectangle(left, scale(float(value)), bar, height, "ink pale")
-            yield line((left, scale(float(chance))), (left + bar, scale(float(chance))), "zero")
+            left, height = axis.x(index) - axis.bar / 2, scale(0) - scale(float(value))
+            yield rectangle(left, scale(float(value)), axis.bar, height, "ink pale")
+            yield line((left, scale(float(chance))), (left + axis.bar, scale(float(chance))), "zero")
 
 
-def _pointed_at(axis: _Axis, top: float, height: float, each: Dictionary) -> Iterator[Markup]:
+def _pointed_at(axis: LayerAxis, top: float, height: float, each: Dictionary) -> Iterator[Markup]:
     """What a pointer over a layer is told."""
     for index, layer in enumerate(axis.layers):
         told = f"{each.name}, layer {layer}: {confirmed_in(each.found.firing_by_layer, index)} confirmed"
@@ -102,5 +82,5 @@ def _pointed_at(axis: _Axis, top: float, height: float, each: Dictionary) -> Ite
         yield rectangle(LEFT + axis.step * index, top, axis.step, height, "column", element("title", told))
 
 
-def _points(axis: _Axis, scale: Scale, values: Floats) -> list[tuple[float, float]]:
+def _points(axis: LayerAxis, scale: Scale, values: Floats) -> list[tuple[float, float]]:
     return [(axis.x(index), scale(float(value))) for index, value in enumerate(values)]

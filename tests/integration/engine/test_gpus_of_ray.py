@@ -7,20 +7,12 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
+from gemma_needs import GEMMA_2B, GIB
 from layerscope.config import Config
-from layerscope.planning.needs import Needs
 from layerscope.planning.node import Gpu, Node
 from layerscope.planning.placing import place
 from layerscope.planning.settings import settle_crew
 
-GIB = 1 << 30
-NEEDS = Needs(
-    model=5 * GIB,
-    sae_by_layer=dict.fromkeys(range(26), 151_000_000),
-    d_model=2304,
-    gemma_work=2 * GIB,
-    encoder_work=GIB // 2,
-)
 CARDS = {"small": 24 * GIB, "large": 80 * GIB}
 
 
@@ -42,7 +34,7 @@ def test_ray_has_room_for_every_actor(n_gpus: int, memory: str, mixed: bool) -> 
         cards[: n_gpus // 2] = [Gpu("L4", CARDS["small"])] * (n_gpus // 2)
     node = Node("here", 64, 256 * GIB, tuple(cards), identity="here")
     config = replace(Config(), gpu_type="H100") if mixed and n_gpus == 1 else Config()
-    placement = place(settle_crew(config, [node], NEEDS.d_model), [node], NEEDS)
+    placement = place(settle_crew(config, [node], GEMMA_2B.d_model), [node], GEMMA_2B)
     others = [{"GPU": 1.0}] * (8 - n_gpus)  # taken, so that what is left is as many as there are to be
     shares = [{"GPU": seat.share.num_gpus} for seat in placement.seats]
     assert all(share["GPU"] > 0 for share in shares)

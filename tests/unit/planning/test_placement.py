@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gemma_needs import GEMMA_2B, GIB
 from layerscope.config import Config
 from layerscope.errors import LayerscopeError
 from layerscope.planning.needs import Needs
@@ -18,14 +19,6 @@ from layerscope.planning.placement import Placement, Share, split
 from layerscope.planning.placing import place as place_crew
 from layerscope.planning.settings import settle_crew
 
-GIB = 1 << 30
-GEMMA_2B = Needs(
-    model=5 * GIB,
-    sae_by_layer=dict.fromkeys(range(26), 151_000_000),
-    d_model=2304,
-    gemma_work=2 * GIB,
-    encoder_work=GIB // 2,
-)
 UNITS = 10_000  # in which Ray counts a GPU or a CPU
 
 
