@@ -293,12 +293,13 @@ class JournalMachine(RuleBasedStateMachine):
     def killed_while_appending(self, data: st.DataObject, count: int, garbage: bytes) -> None:
         assert self.journal
         pending = self.stretches[self.whole : self.whole + count]
-        torn = b"".join(pending)
-        torn = torn[: data.draw(st.integers(0, len(torn)), label="bytes")]
-        ends = [0, *accumulate(map(len, pending))]
-        more = max(number for number, end in enumerate(ends) if end <= len(torn))
+        joined = b"".join(pending)
+        torn = joined[: data.draw(st.integers(0, len(joined)), label="bytes")]
         # A power failure leaves a file its length, of zeros: anything else would not be a frame that was cut off.
         torn += bytes(600) * bool(garbage) if self.method else garbage.replace(b"\n", b"\0")
+        ends = [0, *accumulate(map(len, pending))]
+        # Compared, not counted: the last bytes of a gzip member are zeros, so these zeros may have made it whole.
+        more = max(number for number, end in enumerate(ends) if torn[:end] == joined[:end])
         crash(self.journal, torn)
         self.journal = None
         self.whole, self.tail = self.whole + more, torn[ends[more] :]
