@@ -66,13 +66,56 @@ def hellaswag_row(dice: random.Random, number: int) -> dict[str, Any]:
     return {"ind": number, "activity_label": "Work", "ctx": start, "endings": endings, "label": str(dice.randrange(4))}
 
 
-def main() -> None:
+def ask(name: str, shots: int, model: Path, tasks: Path, folder: Path) -> dict[str, Any]:
+    """What the harness says of a task; its log of samples comes to lie in `folder`."""
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
     from lm_eval.tasks import TaskManager
 
+    tracker = EvaluationTracker(output_path=str(folder / name))
+    found = simple_evaluate(
+        "hf",
+        model_args=f"pretrained={model},dtype=float32,attn_implementation=eager",
+        tasks=[name],
+        num_fewshot=shots,
+        device="cpu",
+        batch_size=1,
+        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
+        evaluation_tracker=tracker,
+    )
+    assert found is not None
+    of_task, samples = found["results"][name], found["samples"][name]
+    tracker.date_id = "now"  # which it has once it saved its figures
+    tracker.save_results_samples(task_name=name, samples=samples)
+    ordered = sorted(samples, key=lambda sample: sample["doc_id"])
+    return {
+        "acc": of_task["acc,none"],
+        "acc_norm": of_task["acc_norm,none"],
+        "log_likelihoods": [[round(float(answer[0][0]), 5) for answer in sample["resps"]] for sample in ordered],
+    }
+
+
+def yaml_of(name: str, file: str, prompt: str, shots: int) -> str:
+    examples = f"    train: {DATA / 'arc_shots.jsonl'}\n" if shots else ""
+    sampling = "training_split: train\nfewshot_config:\n  sampler: first_n\n" if shots else ""
+    return (
+        f"task: {name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {DATA / file}.jsonl\n"
+        f"{examples}output_type: multiple_choice\ntest_split: test\n{sampling}{prompt}"
+        "metric_list:\n  - metric: acc\n  - metric: acc_norm\n"
+    )
+
+
+def make_standin(folder: Path) -> Path:
     from layerscope.standin.build import StandinSpec, _texts, make_model, make_tokenizer, save_model
 
+    sizes = {"n_layers": 3, "d_model": 32, "vocabulary": 900, "sliding_window": 12, "width": "1k", "d_sae": 1024}
+    spec = StandinSpec(**sizes, l0s=((8, 60), (20, 110), (40,)))  # type: ignore[arg-type]
+    tokenizer = make_tokenizer(_texts(), spec.vocabulary)
+    save_model(make_model(spec, tokenizer.get_vocab_size()), tokenizer, folder / "model")
+    return folder / "model"
+
+
+def main() -> None:
     DATA.mkdir(parents=True, exist_ok=True)
     dice, figures = random.Random(0), dict[str, Any]()
     rows = {
@@ -82,53 +125,18 @@ def main() -> None:
     }
     for name, of_file in rows.items():
         (DATA / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of_file), encoding="utf-8")
-    with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "standin"
-        sizes = {"n_layers": 3, "d_model": 32, "vocabulary": 900, "sliding_window": 12, "width": "1k", "d_sae": 1024}
-        spec = StandinSpec(**sizes, l0s=((8, 60), (20, 110), (40,)))  # type: ignore[arg-type]
-        tokenizer = make_tokenizer(_texts(), spec.vocabulary)
-        save_model(make_model(spec, tokenizer.get_vocab_size()), tokenizer, model / "model")
-        tasks = Path(folder) / "tasks"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        model, tasks = make_standin(folder / "standin"), folder / "tasks"
         tasks.mkdir()
         for task, (file, prompt) in TASKS.items():
             for shots in (0, SHOTS) if task == "arc" else (0,):
                 name = f"local_{task}_{shots}"
-                examples = f"    train: {DATA / 'arc_shots.jsonl'}\n" if shots else ""
-                sampling = "training_split: train\nfewshot_config:\n  sampler: first_n\n" if shots else ""
-                (tasks / f"{name}.yaml").write_text(
-                    f"task: {name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {DATA / file}.jsonl\n"
-                    f"{examples}output_type: multiple_choice\ntest_split: test\n{sampling}{prompt}"
-                    "metric_list:\n  - metric: acc\n  - metric: acc_norm\n",
-                    encoding="utf-8",
-                )
-                tracker = EvaluationTracker(output_path=str(Path(folder) / name))
-                found = simple_evaluate(
-                    "hf",
-                    model_args=f"pretrained={model / 'model'},dtype=float32,attn_implementation=eager",
-                    tasks=[name],
-                    num_fewshot=shots,
-                    device="cpu",
-                    batch_size=1,
-                    task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
-                    evaluation_tracker=tracker,
-                )
-                assert found is not None
-                of_task = found["results"][name]
-                samples = found["samples"][name]
-                figures[f"{task}, {shots} shots" if shots else task] = {
-                    "acc": of_task["acc,none"],
-                    "acc_norm": of_task["acc_norm,none"],
-                    "log_likelihoods": [
-                        [round(float(answer[0][0]), 5) for answer in sample["resps"]]
-                        for sample in sorted(samples, key=lambda sample: sample["doc_id"])
-                    ],
-                }
-                tracker.date_id = "now"  # which it has once it saved its figures
-                tracker.save_results_samples(task_name=name, samples=samples)
-                if name == "local_arc_0":
-                    (log,) = Path(folder).glob(f"{name}/**/samples_*.jsonl")
-                    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-                    (DATA / "samples_arc.jsonl").write_text("".join(lines[:5]), encoding="utf-8")
+                (tasks / f"{name}.yaml").write_text(yaml_of(name, file, prompt, shots), encoding="utf-8")
+                figures[f"{task}, {shots} shots" if shots else task] = ask(name, shots, model, tasks, folder)
+        (log,) = folder.glob("local_arc_0/**/samples_*.jsonl")
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        (DATA / "samples_arc.jsonl").write_text("".join(lines[:5]), encoding="utf-8")
     (DATA / "figures.json").write_text(json.dumps(figures) + "\n", encoding="utf-8")
 
 

@@ -18,8 +18,8 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from scipy import special, stats
 
+from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.choosing import Key, attributions_of_solutions
-from layerscope.analysis.result import Bools, Floats, Ints
 from layerscope.analysis.statistics import false_discovery_rates
 from layerscope.errors import UsageError
 from layerscope.records.ablations import AblationFile, digest_of

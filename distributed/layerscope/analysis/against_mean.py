@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from layerscope.analysis import contrast, statistics
+from layerscope.analysis.arrays import Floats, Ints
 from layerscope.analysis.held_out import HeldOut
 from layerscope.analysis.layer_tests import EVERYTHING, HALVES
 from layerscope.analysis.lists import Others
 from layerscope.analysis.reading import Columns
-from layerscope.analysis.result import AgainstMean, Features, Floats, Ints, Options, SetTest, Tested
+from layerscope.analysis.result import AgainstMean, Features, Options, SetTest, Tested
 from layerscope.analysis.set_tests import firing_test, ranges_of, strength_test
 from layerscope.analysis.solution_sets import LayerSets, gather
 

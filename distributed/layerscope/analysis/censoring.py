@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.lists import FeatureLists
-from layerscope.analysis.result import Bools, Floats, Ints
 
 
 @dataclass(frozen=True)

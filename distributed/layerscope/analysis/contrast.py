@@ -8,22 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.analysis import statistics
+from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.held_out import HeldOut
 from layerscope.analysis.layer_tests import EVERYTHING, HALVES, ContrastTests
-from layerscope.analysis.result import (
-    Bools,
-    ByLayer,
-    Contrast,
-    Features,
-    Firing,
-    Floats,
-    Ints,
-    Layers,
-    Magnitude,
-    Options,
-    T,
-    Tested,
-)
+from layerscope.analysis.result import ByLayer, Contrast, Features, Firing, Layers, Magnitude, Options, T, Tested
 from layerscope.analysis.statistics import Outcome
 from layerscope.analysis.stratum import Stratum, Survival
 

@@ -7,8 +7,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from layerscope.analysis.arrays import Floats
 from layerscope.analysis.findings import Progress, analyse_firing
-from layerscope.analysis.result import Analysis, Contrast, Floats, Questions
+from layerscope.analysis.result import Analysis, Contrast, Questions
 from layerscope.analysis.statistics import group_weights
 from layerscope.records.run import Run
 from layerscope.records.shards import as_seen_by

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from layerscope.analysis import contrast, overview, statistics
 from layerscope.analysis.against_mean import against_mean
+from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.baselines.comparison import compare
 from layerscope.analysis.baselines.features import FeatureScores
 from layerscope.analysis.baselines.residuals import lacking, residual_differences
@@ -29,12 +30,9 @@ from layerscope.analysis.random_dictionary import random_features, recorded_feat
 from layerscope.analysis.reading import Columns, reading
 from layerscope.analysis.result import (
     Analysis,
-    Bools,
     Contrast,
     Features,
     Firing,
-    Floats,
-    Ints,
     Layers,
     Magnitude,
     Options,

@@ -6,11 +6,8 @@ Shapes: `Q` scored questions, `L` layers, as in `result`.
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+from layerscope.analysis.arrays import Bools, Floats, Ints
 
 
 @dataclass(frozen=True)

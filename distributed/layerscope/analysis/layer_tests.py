@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.analysis import statistics
+from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.censoring import LayerPairs
-from layerscope.analysis.result import Bools, Firing, Floats, Ints, Magnitude
+from layerscope.analysis.result import Firing, Magnitude
 from layerscope.analysis.votes import Cells, leading_signs
 
 Flips = NDArray[np.float32]  # [G, P]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from layerscope.analysis.result import Ints
+from layerscope.analysis.arrays import Ints
 
 
 @dataclass(frozen=True)

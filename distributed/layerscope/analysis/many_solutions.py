@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from layerscope.analysis.arrays import Ints
 from layerscope.analysis.lists import FeatureLists, Others
 from layerscope.analysis.proportion import ManySolutions
-from layerscope.analysis.result import Ints
 from layerscope.analysis.statistics import proportion
 from layerscope.records.record import Record
 

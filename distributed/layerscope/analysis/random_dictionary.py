@@ -18,11 +18,11 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from layerscope.analysis.arrays import Ints
 from layerscope.analysis.baselines.residuals import scored_residuals
 from layerscope.analysis.censoring import LayerPairs, pair_up
 from layerscope.analysis.lists import FeatureLists
 from layerscope.analysis.reading import Columns, reading
-from layerscope.analysis.result import Ints
 from layerscope.errors import LayerscopeError
 from layerscope.records.dictionaries import RANDOM
 from layerscope.records.shards import Files

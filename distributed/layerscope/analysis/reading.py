@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from layerscope.analysis.arrays import Floats
 from layerscope.analysis.baselines.residuals import Scored
 from layerscope.analysis.baselines.texts import TextColumns, Texts
 from layerscope.analysis.causes.columns import AttributionColumns
@@ -21,7 +22,7 @@ from layerscope.analysis.halves import Halves
 from layerscope.analysis.lists import FeatureLists, Others
 from layerscope.analysis.many_solutions import SolutionColumns
 from layerscope.analysis.proportion import ManySolutions
-from layerscope.analysis.result import Floats, Questions
+from layerscope.analysis.result import Questions
 from layerscope.analysis.spilling import Column
 from layerscope.errors import LayerscopeError
 from layerscope.records.checking import check_prompt

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.baselines.result import Comparison
 from layerscope.analysis.causes.result import Causes
 from layerscope.analysis.header import Header
@@ -18,10 +18,6 @@ from layerscope.analysis.proportion import Proportion
 from layerscope.analysis.stratum import Stratum
 from layerscope.errors import UsageError
 from layerscope.records.dictionaries import FIRST
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

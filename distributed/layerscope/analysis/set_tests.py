@@ -15,7 +15,8 @@ import numpy as np
 from scipy import stats
 
 from layerscope.analysis import statistics
-from layerscope.analysis.result import Bools, Floats, Ints, SetTest
+from layerscope.analysis.arrays import Bools, Floats, Ints
+from layerscope.analysis.result import SetTest
 from layerscope.analysis.solution_sets import LayerSets
 
 _HELD = 1 << 22  # numbers of the distributions that are held at once

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.censoring import list_limits
 from layerscope.analysis.lists import FeatureLists
-from layerscope.analysis.result import Bools, Floats, Ints
 
 
 @dataclass(frozen=True)

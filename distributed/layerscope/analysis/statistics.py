@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, special, stats
 
+from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.proportion import Proportion
-from layerscope.analysis.result import Bools, Firing, Floats, Ints, Magnitude
+from layerscope.analysis.result import Firing, Magnitude
 
 _PRODUCT_ROWS = 4096  # features whose permuted statistics are held at once
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layerscope.analysis.result import Bools, Floats, Ints
+from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.statistics import sums
 
 

@@ -21,6 +21,7 @@ from layerscope.numerics.transfers import Transfers
 from layerscope.questions.pairs import Pair, common_tokens
 
 ATTENTION = "layerscope_pairs"
+_Ints = NDArray[np.int64]
 _PADDING = -1  # for a segment
 _MAX_SCORES = 1 << 25  # attention scores held at once: 128 MiB in float32
 
@@ -65,24 +66,16 @@ def lay_out(
     gather = np.zeros((len(pairs), width), dtype=np.int64)
     row_positions = np.zeros_like(gather)
     row_segments = np.full_like(gather, _PADDING)
-    predictors: list[int] = []
-    targets: list[int] = []
-    target_starts = [0]
     for row, pair in enumerate(pairs):
         offset, length = int(offsets[row]), widths[row]
         gather[row, :length] = np.arange(offset, offset + length)
         gather[row, :common] = np.arange(common)
         row_positions[row, :length] = pair.positions()
         row_segments[row, :length] = pair.segments()
-        for solution in pair.solutions:
-            before = range(pair.prompt - 1, pair.lengths[solution] - 1)
-            at = (pair.row_index(solution, position) for position in before)
-            predictors += [place if place < common else offset + place for place in at]
-            targets += pair.solution_tokens(solution)
-            target_starts.append(len(targets))
+    predictors, targets, target_starts = _predictions(pairs, offsets, common)
     real = row_segments != _PADDING
     own = real[:, common:]
-    unique_predictors, target_predictors = np.unique(np.array(predictors), return_inverse=True)
+    unique_predictors, target_predictors = np.unique(predictors, return_inverse=True)
     tensor = transfers.upload
 
     return PairLayout(
@@ -106,9 +99,24 @@ def lay_out(
         predictors=tensor(unique_predictors),
         targets=tensor(targets),
         target_predictors=tensor(target_predictors),
-        target_starts=np.array(target_starts),
+        target_starts=target_starts,
         solution_starts=np.concatenate([[0], np.cumsum([len(pair.solutions) for pair in pairs])]),
     )
+
+
+def _predictions(pairs: Sequence[Pair], offsets: _Ints, common: int) -> tuple[_Ints, list[int], _Ints]:
+    """Where each token of each solution is predicted, these tokens, and where among them each solution begins."""
+    predictors: list[int] = []
+    targets: list[int] = []
+    starts = [0]
+    for pair, offset in zip(pairs, offsets.tolist(), strict=False):  # the last one is where they end
+        for solution in pair.solutions:
+            before = range(pair.prompt - 1, pair.lengths[solution] - 1)
+            at = (pair.row_index(solution, position) for position in before)
+            predictors += [place if place < common else offset + place for place in at]
+            targets += pair.solution_tokens(solution)
+            starts.append(len(targets))
+    return np.array(predictors), targets, np.array(starts)
 
 
 class PairMask(NamedTuple):

@@ -102,6 +102,25 @@ def _turned(projected, cosines, sines, token, width, head, lane, mask, HALF: tl.
 
 
 @triton.jit
+def _keys(block, blocks_before, before, first, end, KEYS: tl.constexpr):
+    """The tokens of a block of keys, of the common ones first, and which of them are any."""
+    in_common = block < blocks_before
+    start = tl.where(in_common, block * KEYS, first + (block - blocks_before) * KEYS)
+    key = start + tl.arange(0, KEYS)
+    return key, key < tl.where(in_common, before, end)
+
+
+@triton.jit
+def _scores(query_left, query_right, key_left, key_right, scaling, softcap, CAPPED: tl.constexpr):
+    """Of each query with each key, in float32."""
+    scores = tl.dot(query_left, tl.trans(key_left), input_precision="ieee")
+    scores = tl.dot(query_right, tl.trans(key_right), scores, input_precision="ieee") * scaling
+    if CAPPED:
+        scores = capped(scores, softcap)
+    return scores
+
+
+@triton.jit
 def _seen(segments, positions, query, key, known, row_start, common, segment, position, window, WINDOWED: tl.constexpr):
     """Which keys each query sees: those before it in its row, shared or of its own branch, and in its window."""
     key_segment = tl.load(segments + key, mask=known, other=0)
@@ -169,16 +188,10 @@ def _attention(
     before = tl.minimum(common, first)  # what is every row's, where these queries' rows begin further back
     blocks_before = tl.cdiv(before, KEYS)
     for block in range(0, blocks_before + tl.cdiv(tl.maximum(end - first, 0), KEYS)):
-        in_common = block < blocks_before
-        start = tl.where(in_common, block * KEYS, first + (block - blocks_before) * KEYS)
-        key = start + tl.arange(0, KEYS)
-        known = key < tl.where(in_common, before, end)
+        key, known = _keys(block, blocks_before, before, first, end, KEYS)
         key_mask = known[:, None] & inside[None, :]
         key_left, key_right = _turned(projected, cosines, sines, key, width, HEADS + kv_head, lane, key_mask, HALF)
-        scores = tl.dot(query_left, tl.trans(key_left), input_precision="ieee")
-        scores = tl.dot(query_right, tl.trans(key_right), scores, input_precision="ieee") * scaling
-        if CAPPED:
-            scores = capped(scores, softcap)
+        scores = _scores(query_left, query_right, key_left, key_right, scaling, softcap, CAPPED)
         seen = _seen(segments, positions, query, key, known, row_start, common, segment, position, window, WINDOWED)
         scores = tl.where(seen, scores, float("-inf"))
         weights, shrunk, peak = _weighed(scores, peak)

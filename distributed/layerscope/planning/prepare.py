@@ -19,7 +19,7 @@ from layerscope.planning.needs import estimate
 from layerscope.planning.node import Node, gpu_types
 from layerscope.planning.placement import Placement
 from layerscope.planning.placing import place
-from layerscope.planning.saes import take_dictionaries
+from layerscope.planning.saes import Dictionary, take_dictionaries
 from layerscope.planning.settings import (
     numeric,
     output_file,
@@ -71,25 +71,12 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     first = dictionaries[0]
     crew = settle_crew(config, nodes, spec.d_model)
     numerics = settle_numerics(config, nodes, crew)
-    reading = replace(
-        settle_reading(config, model, selection.source.solutions),
-        sites=tuple(dict.fromkeys(each.site for each in dictionaries)),
-        dictionaries=tuple(each.name for each in dictionaries[1:]),
-    )
-    if config.shots:
-        reading = replace(reading, prompt=replace(reading.prompt, shots=_shots(config)))
+    reading = _reading(config, settle_reading(config, model, selection.source.solutions), dictionaries)
     tokenizer = _tokenizer(model, spec, reading.prompt)
     plan = make_plan(selection, tokenizer, numerics.batch_tokens, share=reading.attribution is None)
     shard = parse_shard(config.shard)
     rows = reading.rows(int(np.diff(plan.starts).max(initial=0)), numerics.batch_tokens)
     of_question, attributed = _rows_per_question(plan, reading), reading.attribution is not None
-    if attributed and any(sae.recipe.transcodes or sae.recipe.scaling != "none" for sae in first.saes):
-        raise UsageError(
-            "--attribution needs SAEs that give back what they read, as a sum of their features and a bias.\n"
-            "These decode to another place, or scale what they read first: leave it out, or take others."
-        )
-    if baseline := parse_baseline(config.attribution_baseline):
-        reading = replace(reading, means=find_means(baseline, first.layers, first.d_sae))
     sizes = [(each.site, each.d_sae) for each in dictionaries]
     needs = estimate(spec, first.layers, sizes, numerics, rows, of_question, attributed)
     placement = place(crew, nodes, needs)
@@ -113,6 +100,26 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
         output=output,
         software=dict(nodes[0].software),
         warnings=(*warnings, *_warnings_of_nodes(nodes, placement)),
+    )
+
+
+def _reading(config: Config, settled: Reading, dictionaries: Sequence[Dictionary]) -> Reading:
+    """With what the dictionaries read and decode to, and the files that the settings name."""
+    first = dictionaries[0]
+    if settled.attribution is not None and any(
+        sae.recipe.transcodes or sae.recipe.scaling != "none" for sae in first.saes
+    ):
+        raise UsageError(
+            "--attribution needs SAEs that give back what they read, as a sum of their features and a bias.\n"
+            "These decode to another place, or scale what they read first: leave it out, or take others."
+        )
+    baseline = parse_baseline(config.attribution_baseline)
+    return replace(
+        settled,
+        sites=tuple(dict.fromkeys(each.site for each in dictionaries)),
+        dictionaries=tuple(each.name for each in dictionaries[1:]),
+        prompt=replace(settled.prompt, shots=_shots(config)) if config.shots else settled.prompt,
+        means=find_means(baseline, first.layers, first.d_sae) if baseline else settled.means,
     )
 
 

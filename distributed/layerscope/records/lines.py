@@ -116,8 +116,7 @@ def frame_record(
     negative = strongest_wrong(log_likelihoods, label)
     recorded = [label, negative]
     correct = choice(*log_likelihoods) == label
-    start = {"example_id": question.example_id, "question": question.goal, "model_is_correct": correct}
-    pieces, slots = Pieces(dumps(start)[:-1]), list[Slot]()
+    pieces, slots = Pieces(_beginning(question, correct)), list[Slot]()
     for key, solution in zip((POSITIVE, NEGATIVE), recorded, strict=True):
         pieces.add(as_key(key), around(texts[solution], scores[solution], others[solution], dictionaries))
         slots += _slots_of(solution, rows, others, dictionaries)
@@ -149,6 +148,10 @@ def frame_record(
         question.metadata,
         tuple(slots) if attributions is not None or dictionaries else (),
     )
+
+
+def _beginning(question: Question, correct: bool) -> bytes:
+    return dumps({"example_id": question.example_id, "question": question.goal, "model_is_correct": correct})[:-1]
 
 
 def _rows_of(solution: int, rows: Sequence[int | None], others: Sequence[Mapping[str, int]]) -> list[int]:

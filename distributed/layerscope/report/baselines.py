@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
+from layerscope.analysis.arrays import Floats
 from layerscope.analysis.baselines.result import NAMES, Baseline, Comparison
-from layerscope.analysis.result import Analysis, Floats
+from layerscope.analysis.result import Analysis
 from layerscope.report import baselines_said as say
 from layerscope.report.depth_axis import LEFT, NARROW, WIDE, DepthAxis
 from layerscope.report.sentences import number, percent

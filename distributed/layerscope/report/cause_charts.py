@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from layerscope.analysis.causes.result import Causes, Floats, Ints
+from layerscope.analysis.arrays import Floats, Ints
+from layerscope.analysis.causes.result import Causes
 from layerscope.analysis.result import Analysis
 from layerscope.report.causes_said import said_of_layer_of_causes
 from layerscope.report.depth_axis import LEFT, DepthAxis

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from layerscope.analysis.arrays import Ints
 from layerscope.analysis.causes.result import Causes, Chosen
-from layerscope.analysis.result import Analysis, Ints
+from layerscope.analysis.result import Analysis
 from layerscope.records.attributions import GROUPS, TERMS
 from layerscope.records.effects import AblationSummary, Beside, Effect, FeatureEffect
 from layerscope.records.run import Run

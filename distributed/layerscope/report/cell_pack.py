@@ -5,7 +5,7 @@ from array import array
 import numpy as np
 from numpy.typing import NDArray
 
-from layerscope.analysis.result import Ints
+from layerscope.analysis.arrays import Ints
 from layerscope.records.record import Record
 from layerscope.report.kept import Tracked
 from layerscope.report.token_pack import Places

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from layerscope.analysis.result import Analysis, Bools, Contrast, Floats, Ints, Tested
+from layerscope.analysis.arrays import Bools, Floats, Ints
+from layerscope.analysis.result import Analysis, Contrast, Tested
 from layerscope.report.sentences import said_of_layer
 from layerscope.report.svg import drawing, element, rectangle, spread, text
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
+from layerscope.analysis.arrays import Floats
 from layerscope.analysis.dictionaries import Dictionary
-from layerscope.analysis.result import Floats
 from layerscope.report.depth_axis import LEFT, LayerAxis
 from layerscope.report.svg import Scale, curve, dot, element, line, rectangle, text, ticks
 from layerscope.report.untested import confirmed_in, is_untested, nothing_selected

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import orjson
 
+from layerscope.analysis.arrays import Ints
 from layerscope.analysis.causes.result import Chosen
-from layerscope.analysis.result import Analysis, Contrast, Ints
+from layerscope.analysis.result import Analysis, Contrast
 from layerscope.formatting import count_of
 from layerscope.records.effects import AblationSummary, FeatureEffect
 from layerscope.report.feature_tables import Descriptions, columns, described, row_of, shown_q, table_rows

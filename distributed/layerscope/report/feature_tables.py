@@ -10,7 +10,8 @@ from urllib.parse import quote
 import numpy as np
 import orjson
 
-from layerscope.analysis.result import Analysis, Contrast, Ints, Tested
+from layerscope.analysis.arrays import Ints
+from layerscope.analysis.result import Analysis, Contrast, Tested
 from layerscope.formatting import ranges, visible
 from layerscope.neuronpedia.explanations import Explanation
 from layerscope.report.sentences import number, percent

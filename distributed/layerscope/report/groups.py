@@ -9,8 +9,9 @@ import numpy as np
 from markupsafe import Markup
 from msgspec import UNSET, UnsetType
 
+from layerscope.analysis.arrays import Ints
 from layerscope.analysis.proportion import Proportion
-from layerscope.analysis.result import Analysis, Ints
+from layerscope.analysis.result import Analysis
 from layerscope.analysis.statistics import proportion
 from layerscope.formatting import count_of, visible
 from layerscope.records.run import RecordsFile

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layerscope.analysis.result import Analysis, Ints
+from layerscope.analysis.arrays import Ints
+from layerscope.analysis.result import Analysis
 from layerscope.report.feature_tables import selected_rows, table_rows
 
 QUESTIONS = 2000  # at most, in a page

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from layerscope.analysis.result import AgainstMean, Analysis, Ints, SetTest, Tested
+from layerscope.analysis.arrays import Ints
+from layerscope.analysis.result import AgainstMean, Analysis, SetTest, Tested
 from layerscope.errors import UsageError
 from layerscope.report.feature_tables import Cell, Column, Descriptions, Row, described, neuronpedia_url, shown_q
 from layerscope.report.many_said import mean_title, without_features

@@ -101,13 +101,7 @@ def report(
         of_all = Options(baseline_dictionary=baseline_dictionary, dictionary=dictionary)
         shown = _read_all(run, readings, of_all, effects, stages)
         page = render(shown, descriptions, title, dictionaries_by_depth(run, shown[0].analysis, stages.tell))
-    try:
-        with replacing(to) as temporary, temporary.open("wb") as stream:
-            stream.write(page)
-    except OSError as error:
-        raise LayerscopeError(
-            f"{to} cannot be written: {error.strerror or error}. Name another one with --to."
-        ) from error
+    _write(to, page)
     told = [f"report      {to} ({size_text(len(page))})", *run.notes]
     if beside is not None:
         write_all_features(beside, [each.analysis for each in shown], descriptions)
@@ -115,6 +109,16 @@ def report(
     if show:
         webbrowser.open(to.resolve().as_uri())
     return "\n".join(told)
+
+
+def _write(to: Path, page: bytes) -> None:
+    try:
+        with replacing(to) as temporary, temporary.open("wb") as stream:
+            stream.write(page)
+    except OSError as error:
+        raise LayerscopeError(
+            f"{to} cannot be written: {error.strerror or error}. Name another one with --to."
+        ) from error
 
 
 def _read_all(run: Run, readings: Sequence[str], options: Options, effects: Beside, stages: Stages) -> list[Shown]:

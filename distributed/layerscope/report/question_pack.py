@@ -12,7 +12,8 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import orjson
 
-from layerscope.analysis.result import Analysis, Ints
+from layerscope.analysis.arrays import Ints
+from layerscope.analysis.result import Analysis
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import count_of, visible
 from layerscope.records.dictionaries import seen_by

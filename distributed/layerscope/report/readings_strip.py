@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
-from layerscope.analysis.result import Ints
+from layerscope.analysis.arrays import Ints
 from layerscope.report.depth_axis import LEFT, DepthAxis
 from layerscope.report.readings_said import Read, control_passed, lane_title, said_of_cell
 from layerscope.report.svg import Point, Scale, curve, dot, element, line, rectangle, text, ticks

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from layerscope.analysis.result import Ints
+from layerscope.analysis.arrays import Ints
 from layerscope.formatting import visible
 from layerscope.records.identity import Settings
 from layerscope.records.readings import Feature, PlacedFeature

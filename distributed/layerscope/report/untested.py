@@ -5,7 +5,8 @@ Firing is meant throughout. A feature is tested where enough pairs can tell, on 
 
 import numpy as np
 
-from layerscope.analysis.result import Analysis, Bools, ByLayer, Contrast
+from layerscope.analysis.arrays import Bools
+from layerscope.analysis.result import Analysis, ByLayer, Contrast
 from layerscope.formatting import count_of
 
 

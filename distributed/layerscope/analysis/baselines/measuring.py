@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from layerscope.analysis.arrays import Floats, Ints
 from layerscope.analysis.baselines.split import Split
-from layerscope.analysis.result import Floats, Ints
 from layerscope.analysis.statistics import auroc
 
 _HELD = 1 << 16  # numbers of a table of weights at once: what a core has at hand

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from layerscope.analysis.arrays import Bools
 from layerscope.analysis.baselines.ridge import Probe, Scores, mean_difference, ridge
 from layerscope.analysis.baselines.split import Split
-from layerscope.analysis.result import Bools
 from layerscope.errors import LayerscopeError
 from layerscope.records.residuals import expect_residuals, read_residuals, residual_readings, residuals_path
 from layerscope.records.shards import Files, read_run

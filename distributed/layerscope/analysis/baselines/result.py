@@ -6,11 +6,7 @@ knows of no layers. NaN is "not defined": a layer without a selected feature.
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from layerscope.analysis.arrays import Floats, Ints
 
 NAMES = {
     "likelihood": "log-likelihood",

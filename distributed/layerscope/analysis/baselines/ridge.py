@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from layerscope.analysis.arrays import Floats
 from layerscope.analysis.baselines.measuring import discovery_auroc
 from layerscope.analysis.baselines.split import FOLDS, Split
-from layerscope.analysis.result import Floats
 
 PENALTIES = 10.0 ** np.arange(-2, 4)
 """Times the mean of the eigenvalues of the smaller Gram matrix. Of equal AUROCs by folds the largest is taken."""

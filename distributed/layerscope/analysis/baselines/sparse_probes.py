@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.baselines.measuring import discovery_auroc
 from layerscope.analysis.baselines.ridge import PENALTIES, Probe
 from layerscope.analysis.baselines.split import FOLDS, Split
 from layerscope.analysis.censoring import LayerPairs
-from layerscope.analysis.result import Bools, Floats, Ints
 from layerscope.analysis.statistics import sums
 
 SIZES = (1, 5, 20)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from layerscope.analysis.result import Bools, Floats, Ints, Questions
+from layerscope.analysis.arrays import Bools, Floats, Ints
+from layerscope.analysis.result import Questions
 from layerscope.analysis.statistics import group_weights
 
 FOLDS = 5

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from msgspec import UNSET
 
+from layerscope.analysis.arrays import Floats, Ints
 from layerscope.analysis.baselines.split import Split
-from layerscope.analysis.result import Floats, Ints
 from layerscope.records.record import Record, SolutionDetails
 
 COLUMNS = 1000

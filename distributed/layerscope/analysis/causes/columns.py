@@ -10,14 +10,11 @@ from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from layerscope.analysis.arrays import Floats, Ints
 from layerscope.analysis.spilling import Column
 from layerscope.records.attributions import GROUPS, TERMS, Attributions
 from layerscope.records.record import Record
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 OF_SOLUTIONS = ("positive", "negative", "common")
 """Groups of tokens over which a feature's attributions are added up: the solutions', at which it can be ablated."""

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.baselines.split import LEAST_GROUPS, Split
 from layerscope.analysis.causes.columns import Entries
-from layerscope.analysis.causes.result import Bools, Causes, Chosen, Depth, Faces, Floats, Ints
+from layerscope.analysis.causes.result import Causes, Chosen, Depth, Faces
 from layerscope.analysis.censoring import LayerPairs, pair_up
 from layerscope.analysis.reading import Columns
 from layerscope.analysis.result import Features, Firing, Magnitude, Options, Tested

@@ -8,12 +8,7 @@ right one.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+from layerscope.analysis.arrays import Bools, Floats, Ints
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ import pytest
 
 from halves import made_up_questions
 from layerscope.analysis import statistics
+from layerscope.analysis.arrays import Floats
 from layerscope.analysis.baselines.measuring import discovery_auroc, drawn
 from layerscope.analysis.baselines.split import DRAWS, FOLDS, Split
-from layerscope.analysis.result import Floats
 
 
 def split_of(n: int, seed: int = 0, groups: int | None = None) -> Split:
