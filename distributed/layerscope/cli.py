@@ -3,57 +3,51 @@
 Imports nothing heavy before it knows what to do.
 """
 
-import difflib
-import os
-import shutil
 import sys
-from dataclasses import fields
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Literal, Union, get_args, get_origin
-
-import tyro
+from typing import Annotated, Literal
 
 from layerscope import __version__
-from layerscope.config import FIRST, Config, option
+from layerscope.config import FIRST, Config
 from layerscope.config.ablation import AblationOptions
+from layerscope.config.command_line import call, did_you_mean
+from layerscope.config.options import HELP, Shown
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.formatting import say, shell_word, visible, visible_json
+from layerscope.formatting import say, shell_word, visible_json
 from layerscope.streams import lost_output, outlive_readers
 
-_FEWEST_COLUMNS = 20  # below, tyro looks for room for minutes
-_app = tyro.extras.SubcommandApp()
-_Several = tyro.conf.arg(metavar="FILE [FILE ...]", help_behavior_hint="(required)")
-_Files = Annotated[tuple[Path, ...], tyro.conf.Positional, _Several]
-_Options = Annotated[Config, tyro.conf.arg(name="")]
-_AblationOptions = Annotated[AblationOptions, tyro.conf.arg(name="")]
-_RunFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-_Where = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WHERE")]
-_FlagPath = tyro.conf.arg(metavar="PATH")
-_OneReading = tyro.conf.arg(metavar="READING", help_behavior_hint="(default: all on one page)")
-
-_OneDictionary = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: that of --sae-repo)")]
+COMMANDS: dict[str, Callable[..., int]] = {}
+"""By their names, in the order of the help."""
+_Files = Annotated[tuple[Path, ...], Shown(positional=True, takes="FILE")]
+_RunFile = Annotated[Path, Shown(positional=True, takes="FILE")]
+_Where = Annotated[str, Shown(positional=True, takes="WHERE")]
+_OneDictionary = Annotated[str, Shown(takes="NAME", default="default: that of --sae-repo")]
 
 
-@_app.command
-def run(config: _Options) -> int:
+def _command(function: Callable[..., int]) -> Callable[..., int]:
+    COMMANDS[function.__name__] = function
+    return function
+
+
+@_command
+def run(config: Config) -> int:
     """Run the job, or go on with it where its output file ends."""
     from layerscope.commands.run import run_job
 
     return run_job(config)
 
 
-@_app.command
-def plan(config: _Options) -> int:
+@_command
+def plan(config: Config) -> int:
     """Print what a run with the same options would do; loads no weights."""
     from layerscope.commands.run import print_plan
 
     return print_plan(config)
 
 
-@_app.command
-def ablate(file: _RunFile, options: _AblationOptions) -> int:
+@_command
+def ablate(file: _RunFile, options: AblationOptions) -> int:
     """Take features out of a run's questions, exactly, and say how far each moves the margin beside its controls.
 
     Args:
@@ -64,7 +58,7 @@ def ablate(file: _RunFile, options: _AblationOptions) -> int:
     return ablate(file, options)
 
 
-@_app.command
+@_command
 def saes(where: _Where = "google/gemma-2-2b", json: bool = False) -> int:
     """List the SAEs of a model, a repository or a folder: sites, layers, widths, L0s, which are canonical; no weights.
 
@@ -79,7 +73,7 @@ def saes(where: _Where = "google/gemma-2-2b", json: bool = False) -> int:
     return 0
 
 
-@_app.command
+@_command
 def status(file: _RunFile, json: bool = False) -> int:
     """Say how far the run of an output file is, whether it is alive, and how to go on.
 
@@ -93,7 +87,7 @@ def status(file: _RunFile, json: bool = False) -> int:
     return 0
 
 
-@_app.command
+@_command
 def verify(files: _Files) -> int:
     """Read every line of an output file and check schema, order, ids and digest.
 
@@ -106,10 +100,10 @@ def verify(files: _Files) -> int:
     return 0
 
 
-@_app.command
+@_command
 def export(
     files: _Files,
-    to: Annotated[Path, _FlagPath],
+    to: Annotated[Path, Shown(takes="PATH")],
     overwrite: bool = False,
     dictionary: _OneDictionary = FIRST,
     layout: Literal["rows", "lists"] = "rows",
@@ -132,7 +126,7 @@ def export(
     return 0
 
 
-@_app.command
+@_command
 def compare(files: _Files, json: bool = False, reading: str = "final", dictionary: _OneDictionary = FIRST) -> int:
     """Compare two runs over the same questions: accuracy, log-likelihoods, features, attributions; or two ablations.
 
@@ -158,11 +152,11 @@ def compare(files: _Files, json: bool = False, reading: str = "final", dictionar
     return 0
 
 
-@_app.command
+@_command
 def explain(
     file: _RunFile,
     density: bool = False,
-    to: Annotated[Path | None, _FlagPath, tyro.conf.arg(help_behavior_hint="(default: no file)")] = None,
+    to: Annotated[Path | None, Shown(takes="PATH", default="default: no file")] = None,
     overwrite: bool = False,
     dictionary: _OneDictionary = FIRST,
 ) -> int:
@@ -181,16 +175,16 @@ def explain(
     return 0
 
 
-@_app.command
+@_command
 def report(
     files: _Files,
-    to: Annotated[Path | None, _FlagPath, tyro.conf.arg(help_behavior_hint="(default: beside the first FILE)")] = None,
-    show: Annotated[bool, tyro.conf.arg(name="open")] = False,
-    reading: Annotated[str | None, _OneReading] = None,
+    to: Annotated[Path | None, Shown(takes="PATH", default="default: beside the first FILE")] = None,
+    show: Annotated[bool, Shown(name="open")] = False,
+    reading: Annotated[str | None, Shown(takes="READING", default="default: all on one page")] = None,
     baseline_dictionary: bool = False,
     dictionary: _OneDictionary = FIRST,
     title: str = "",
-    ablations: Annotated[tuple[Path, ...], _FlagPath, tyro.conf.arg(help_behavior_hint="(repeatable)")] = (),
+    ablations: Annotated[tuple[Path, ...], Shown(takes="PATH")] = (),
     all_features: bool = False,
 ) -> int:
     """Make one web page of what a file says so far: which features tell the solutions apart, and at which depth.
@@ -213,47 +207,24 @@ def report(
     return 0
 
 
-def _check_command(words: list[str]) -> None:
+def _do(words: list[str]) -> int:
     """
     Raises:
-        UsageError: the first word is no command; which was meant, perhaps.
+        UsageError: the words are no command of ours; which was meant, perhaps.
     """
-    known = list(_app._subcommands)
-    if words and not words[0].startswith("-") and words[0] not in known:
-        meant = difflib.get_close_matches(words[0].lower(), known, n=1)
-        hint = f" Did you mean {meant[0]}?" if meant else ""
-        raise UsageError(
-            f"{visible(words[0])[:80]!r} is no command.{hint}\n"
-            f"There are {', '.join(known)}; `layerscope --help` says what each does."
-        )
+    name, *others = words or [""]
+    if name == "--version":
+        say(f"layerscope {__version__}")
+    elif name in COMMANDS and not {*HELP} & {*others}:
+        return call(COMMANDS[name], others, name, COMMANDS)
+    elif name in COMMANDS or name in HELP:
+        from layerscope.config.help import help_of, help_of_all
 
-
-def _check_choices(words: list[str]) -> None:
-    """
-    Raises:
-        UsageError: an option of `run` that takes one of a few words has another; which was meant, perhaps.
-    """
-    if words[:1] not in (["run"], ["plan"]):
-        return
-    choices = {option(field.name): _choices(field.type) for field in fields(Config)}
-    pairs = [word.partition("=")[::2] for word in words if "=" in word] + list(pairwise(words))
-    for name, value in pairs:
-        known = choices.get(name.replace("_", "-"), [])
-        if known and value not in known and not value.startswith("-"):
-            meant = difflib.get_close_matches(value.lower(), known, n=1, cutoff=0.5)
-            hint = f" Did you mean {meant[0]}?" if meant else ""
-            raise UsageError(
-                f"{name} is {visible(value)[:80]!r}.{hint}\n"
-                f"It is one of {', '.join(known)}. For the full help, run layerscope {words[0]} --help."
-            )
-
-
-def _choices(kind: object) -> list[str]:
-    """The words that a type is of; none where it takes others too."""
-    if get_origin(kind) is Literal:
-        return list(get_args(kind))
-    parts = [_choices(part) for part in get_args(kind)] if get_origin(kind) in (Union, UnionType) else []
-    return [word for part in parts for word in part] if all(parts) else []
+        say(help_of(name, COMMANDS[name]) if name in COMMANDS else help_of_all(COMMANDS))
+    else:
+        told = f"{name[:80]!r} is no command.{did_you_mean(name, list(COMMANDS))}" if name else "Which command?"
+        raise UsageError(f"{told}\nThere are {', '.join(COMMANDS)}; `layerscope --help` says what each does.")
+    return 0
 
 
 def _interrupted(words: list[str]) -> str:
@@ -268,18 +239,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process with its exit code: 0 done, 1 failed, 2 usage, 128 + n for signal n."""
     outlive_readers()
     words = sys.argv[1:] if arguments is None else arguments
-    if shutil.get_terminal_size().columns < _FEWEST_COLUMNS:
-        os.environ["COLUMNS"] = str(_FEWEST_COLUMNS)
     try:
-        if words == ["--version"]:
-            say(f"layerscope {__version__}")
-            code = 0
-        else:
-            _check_command(words)
-            _check_choices(words)
-            code = _app.cli(
-                args=words, prog="layerscope", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction)
-            )
+        code = _do(words)
     except LayerscopeError as error:
         say(f"layerscope: {error}", sys.stderr)
         code = error.exit_code

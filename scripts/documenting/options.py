@@ -1,25 +1,10 @@
 """The page of commands and options, from the command line's own docstrings."""
 
-import ast
-import inspect
-import itertools
-import textwrap
-from dataclasses import MISSING, Field, fields
-from typing import Literal, get_args, get_origin
-
 from layerscope import cli
-from layerscope.config import Config, option
+from layerscope.config import Config
 from layerscope.config.ablation import AblationOptions
-
-GROUPS = {
-    "model": "Which model, SAEs and layers",
-    "dataset": "Which questions",
-    "top_k": "What is computed",
-    "output_file": "Where the records go",
-    "device": "On what, and how the work is spread",
-    "standin": "To try it",
-}
-"""Headings, each above the option that begins its table."""
+from layerscope.config.help import explanations, summary_of
+from layerscope.config.options import Option, by_groups, options_of
 
 HEAD = """\
 # Commands and options
@@ -40,61 +25,29 @@ _COLUMNS = ("| option | default | what it decides |", "|---|---|---|")
 
 def options_page() -> str:
     """The page, in Markdown."""
-    commands = [
-        f"| `layerscope {name}` | {_first_paragraph(function.__doc__)} |"
-        for name, function in vars(cli).items()
-        if inspect.isfunction(function) and function.__module__ == cli.__name__ and _is_command(name)
-    ]
-    parts = [HEAD + "\n".join(commands), "## Options of `run` and `plan`"]
-    explained = _explanations(Config)
-    rows: list[str] = []
-    for field in fields(Config):
-        if field.name in GROUPS:
-            parts.append(f"### {GROUPS[field.name]}")
-            rows = list(_COLUMNS)
-            parts.append("")
-        rows.append(f"| {_spelling(field)} | {_default(field)} | {explained[field.name]} |")
-        parts[-1] = "\n".join(rows)
-    explained = _explanations(AblationOptions)
-    of_ablate = [
-        f"| {_spelling(each)} | {_default(each)} | {explained[each.name]} |" for each in fields(AblationOptions)
-    ]
-    parts += ["## Options of `ablate`", "\n".join([*_COLUMNS, *of_ablate])]
+    commands = [f"| `layerscope {name}` | {summary_of(function)} |" for name, function in cli.COMMANDS.items()]
+    parts = [HEAD + "\n".join(commands)]
+    for title, settings in (("`run` and `plan`", Config), ("`ablate`", AblationOptions)):
+        parts.append(f"## Options of {title}")
+        said = explanations(settings)
+        for group, options in by_groups(options_of(settings)).items():
+            rows = [f"| {_spelt(one)} | {_default(one)} | {_cell(said[one.target])} |" for one in options]
+            parts += [f"### {group[0].upper()}{group[1:]}", "\n".join([*_COLUMNS, *rows])]
     return "\n\n".join(parts) + "\n"
 
 
-def _is_command(name: str) -> bool:
-    return not name.startswith("_") and name != "main"
-
-
-def _first_paragraph(text: str | None) -> str:
-    return inspect.cleandoc(text or "").split("\n\n")[0].replace("\n", " ")
-
-
-def _explanations(settings: type) -> dict[str, str]:
-    """The docstring under each setting, which only the source has."""
-    (body,) = (
-        node.body
-        for node in ast.parse(textwrap.dedent(inspect.getsource(settings))).body
-        if isinstance(node, ast.ClassDef)
-    )
-    explained = {}
-    for field, said in itertools.pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(said, ast.Expr):
-            assert isinstance(said.value, ast.Constant)
-            explained[field.target.id] = inspect.cleandoc(str(said.value.value)).replace("\n", " ").replace("|", "\\|")
-    return explained
-
-
-def _spelling(field: "Field[object]") -> str:
+def _spelt(one: Option) -> str:
     """The option, and the words it takes where there are no others."""
-    words = get_args(field.type) if get_origin(field.type) is Literal else ()
-    return f"`{option(field.name)}`" + (f" {' / '.join(map(str, words))}" if words else "")
+    words = f" {' / '.join(one.words)}" if one.words and one.takes == "|".join(one.words) else ""
+    return f"`{one.name}`{words}"
 
 
-def _default(field: "Field[object]") -> str:
-    if field.default is False:
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _default(one: Option) -> str:
+    if one.is_flag:
         return "off"
-    if field.default is MISSING:
-        return "must be given"
-    return f"`{field.default}`" if field.default not in ("", ()) else "none"
+    told = one.default_told.removeprefix("default: ")
+    return f"`{told}`" if told != one.default_told else told or "none"

@@ -5,12 +5,17 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from layerscope import cli
+from layerscope.config import Config, option
+from layerscope.config.ablation import AblationOptions
+from layerscope.config.command_line import call
 from layerscope.formatting import shell_word, utf8
 from layerscope.records.status import as_text, status
 from layerscope.records.verify import verify
@@ -20,7 +25,7 @@ from synthetic_run import Spec, write_run
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 PACKAGE = ROOT / "distributed" / "layerscope"
-COMMANDS = list(cli._app._subcommands)
+COMMANDS = list(cli.COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -53,19 +58,66 @@ def test_a_mistyped_command_is_told_with_the_one_that_was_meant(word: str, meant
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["run", "--site", "residpost"], "--site is 'residpost'. Did you mean resid_post?"),
-        (["plan", "--dtype=bfloat"], "--dtype is 'bfloat'. Did you mean bfloat16?"),
-        (["run", "--sae_dtype", "fp64"], "It is one of float32, bfloat16."),
+        (["run", "--site", "residpost"], "transcoder or auto. Did you mean resid_post?"),
+        (["plan", "--dtype=bfloat"], "--dtype is 'bfloat'; it is auto, float32 or bfloat16. Did you mean bfloat16?"),
+        (["run", "--sae_dtype", "fp64"], "it is float32 or bfloat16."),
         (["run", "--num-sampels", "3"], "--num-samples"),
         (["run", "--readings", "lastword"], "Did you mean last-word?"),
+        (["run", "--num-samples", "al"], "--num-samples is 'al'; it is a whole number or all. Did you mean all?"),
+        (["run", "--top-k", "1.5"], "--top-k is '1.5'; it is a whole number or all."),
+        (["plan", "--seed", "one"], "--seed is 'one'; it is a whole number."),
+        (["ablate", "x", "--steer", "up", "--output-file", "y"], "--steer is 'up'; it is a number."),
+        (["ablate", "x", "--by", "atribution"], "--by is 'atribution'; it is auto, attribution or contrast. Did you"),
+        (
+            ["export", "x", "--to", "y.parquet", "--layout", "row"],
+            "--layout is 'row'; it is rows or lists. Did you mean",
+        ),
+        (["run", "--features", "x.csv"], "no option of `layerscope run`. It is one of `layerscope ablate`."),
+        (["run", "--standin=yes"], "--standin takes no value"),
+        (["run", "--dtype"], "--dtype lacks its value, auto|float32|bfloat16."),
+        (["run", "--model", "--standin"], "--model lacks its value"),
+        (["status", "a", "b"], "'b' is a word too many: `layerscope status` takes one FILE."),
+        (["run", "-n", "3"], "'-n' is no option of `layerscope run`."),
+        (["export", "x"], "--to is missing. The file to write"),
+        (["report"], "FILE is missing. The .jsonl file of a run"),
+        (["run", "pyproject.toml"], "Did you mean --dataset pyproject.toml?"),
     ],
 )
 def test_a_mistyped_option_or_value_is_told_with_the_one_that_was_meant(
     words: list[str], told: str, command: Command
 ) -> None:
-    done = command(*words)
-    assert done.returncode == 2
+    done = command(*words, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (2, "")
     assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_options_may_stand_anywhere_and_be_spelled_as_in_python() -> None:
+    def told(a: cli._Files, b: int | None = None, c: tuple[str, ...] = (), d: bool = False) -> object:
+        return a, b, c, d
+
+    words = ["x", "--c", "1", "-", "--b=-3", "--c", "--2", "--d", "--", "--b"]
+    assert call(told, words, "told", {}) == ((Path("x"), Path("-"), Path("--b")), -3, ("1", "--2"), True)
+    assert call(Config, ["--batch_tokens", "7", "--batch-tokens", "8"], "run", {}) == Config(batch_tokens=8)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("run", Config), ("ablate", AblationOptions)])
+def test_help_has_the_ten_that_are_most_used_first_and_the_others_in_groups(
+    name: str, settings: type[Any], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    told = command(name, "-h").stdout
+    groups = re.findall(r"^([a-z][^\n]+):\n((?:  .*\n)+)", told, re.MULTILINE)
+    options = {title: re.findall(r"^  (--[\w-]+)", lines, re.MULTILINE) for title, lines in groups}
+    options.pop("arguments", None)
+    assert next(iter(options)) == "most used"
+    assert len(options["most used"]) == 10
+    assert sorted(each for those in options.values() for each in those) == sorted(
+        option(field.name) for field in fields(settings)
+    )
+    assert len(options) > 2
+    assert "options" not in options, "one has no group"
+    assert max(map(len, told.splitlines())) < 100
 
 
 def test_a_file_of_another_command_is_told_with_the_command_that_reads_it(tmp_path: Path, command: Command) -> None:
@@ -141,7 +193,7 @@ def test_one_of_a_thing_is_not_several(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("columns", ["1", "3", "9", "19"])
+@pytest.mark.parametrize("columns", ["0", "1", "3", "9", "19"])
 def test_help_comes_at_once_however_narrow_the_terminal(
     columns: str, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any
 
 import pytest
-import tyro
 
 from layerscope.config import MAX_BATCH_TOKENS, Config, option, parse_layers, parse_prompt, parse_readings
+from layerscope.config.command_line import call
 from layerscope.errors import UsageError
 
 COUNTS = (
@@ -21,7 +21,7 @@ COUNTS = (
 
 
 def from_command_line(*arguments: str) -> Config:
-    return tyro.cli(Config, args=arguments, config=(tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction))
+    return call(Config, arguments, "run", {})
 
 
 def test_the_command_line_knows_every_field_under_the_name_that_messages_use() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from paths import ROOT
 
-LIBRARIES = ("tyro", "transformers", "numpy", "ray", "orjson", "filelock", "msgspec", "layerscope_addon")
+LIBRARIES = ("transformers", "numpy", "ray", "orjson", "filelock", "msgspec", "layerscope_addon")
 
 OF_PYTHON = ("typing", "pathlib", "tempfile", "random", "stat", "logging")  # which the first import would bring
 PROGRAMS = (["layerscope", "--version"], ["layerscope.standin.build", "--help"])

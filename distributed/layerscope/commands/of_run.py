@@ -1,16 +1,14 @@
 """The settings that a run was made with, from its own manifest: so that its questions can be run once more."""
 
-import contextlib
-import io
 import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import tyro
 from msgspec import UNSET
 
 from layerscope.config import Config
+from layerscope.config.command_line import call
 from layerscope.config.values import parse_baseline
 from layerscope.errors import UsageError
 from layerscope.questions.standard_input import STANDARD_INPUT
@@ -35,9 +33,8 @@ def config_of(run: Run) -> Config:
         begin = next(number for number, word in enumerate(words) if word == "run" or word.endswith(".py"))
         if words[begin + 1 : begin + 2] == ["run"]:
             begin += 1
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            config = tyro.cli(Config, args=words[begin + 1 :], config=(tyro.conf.FlagCreatePairsOff,))
-    except (ValueError, StopIteration, SystemExit) as error:
+        config = call(Config, words[begin + 1 :], "run", {})
+    except (ValueError, StopIteration, UsageError) as error:
         raise UsageError(
             f"{run.path} was made by another kind of command than `layerscope run`: {about.command[:120]!r}.\n"
             "Its questions are run again by that command's options, which are not understood."

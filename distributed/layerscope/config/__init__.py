@@ -1,6 +1,7 @@
 """The settings of a run, and what their texts mean."""
 
 from layerscope.config.dictionaries import DICTIONARY_NAME, FIRST, DictionaryAsked, parse_dictionaries
+from layerscope.config.options import option
 from layerscope.config.settings import (
     MAX_BATCH_TOKENS,
     AttributionRule,
@@ -9,7 +10,6 @@ from layerscope.config.settings import (
     Count,
     ResidualFormat,
     Site,
-    option,
 )
 from layerscope.config.values import (
     CHAT,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from layerscope.config.options import Common, OfPlaces, OfWork
 from layerscope.config.settings import AutoCount
 from layerscope.config.values import parse_layers
 from layerscope.errors import UsageError
@@ -14,39 +15,39 @@ _MOST = 1e6  # of --steer
 class AblationOptions:
     """What is ablated, and where the lines go."""
 
-    output_file: str
+    output_file: Common[str]
     """Where the lines go: one a question, feature and control."""
-    features: str = ""
+    features: Common[str] = ""
     """The features: a CSV file or JSON lines, with the columns layer and feature_id."""
-    top: int = 0
+    top: Common[int] = 0
     """So many features instead, over all layers: the first by --by, on the half of the questions that discovers."""
-    by: Literal["auto", "attribution", "contrast"] = "auto"
+    by: Common[Literal["auto", "attribution", "contrast"]] = "auto"
     """By what --top takes them: attribution is the mean size over the solutions' tokens, contrast how surely right
     solutions and wrong ones differ. auto is attribution, where the run has any."""
-    check: int = 0
+    check: Common[int] = 0
     """So many of every layer's features with an attribution instead, drawn at random and without controls: says how far
     attributions agree with exact ablation."""
-    layers: str = "all"
+    layers: Common[str] = "all"
     """Of these layers alone: all, or numbers and ranges such as 0-25 or 8,20."""
-    steer: float = 0.0
+    steer: Common[float] = 0.0
     """Add so many times what an ablation takes out, in its place; 0 for the ablation."""
-    plan: bool = False
+    plan: Common[bool] = False
     """Only say which features, and how much work they are."""
-    overwrite: bool = False
+    overwrite: Common[bool] = False
     """Start anew where the output file holds ablations already."""
-    model: str = ""
+    model: OfPlaces[str] = ""
     """Where the model is now, if it is no longer where the run had it; and so on. The files must be the same."""
-    sae_repo: str = ""
+    sae_repo: OfPlaces[str] = ""
     """The same of the SAEs."""
-    dataset: str = ""
+    dataset: OfPlaces[str] = ""
     """The same of the questions."""
-    device: Literal["auto", "cuda", "cpu"] = "auto"
+    device: OfWork[Literal["auto", "cuda", "cpu"]] = "auto"
     """What the actors compute on. auto is cuda where a node has a GPU."""
-    gemma_actors: AutoCount = "auto"
+    gemma_actors: OfWork[AutoCount] = "auto"
     """How many copies of the model work side by side, at most. auto is one per GPU, or one per node without GPUs."""
-    address: str = "auto"
+    address: Common[str] = "auto"
     """Ray cluster: local starts one on this machine, auto joins a running one if there is one, or its address."""
-    patience: int = 120
+    patience: OfWork[int] = 120
     """Seconds to go on without a single actor ready or starting, where the cluster adds no nodes by itself."""
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from layerscope.config.dictionaries import L0, WIDTH, parse_dictionaries
+from layerscope.config.options import Common, OfModel, OfNumbers, OfOutput, OfQuestions, OfWork, option
 from layerscope.config.values import (
     CHAT,
     parse_baseline,
@@ -47,133 +48,133 @@ _COUNTS = (
 class Config:
     """Score both solutions of every question with Gemma and record the strongest SAE features of every layer."""
 
-    model: str = "google/gemma-2-2b"
+    model: Common[str] = "google/gemma-2-2b"
     """Gemma 2 model: a repository on the hub, or a folder in the same format (safetensors only)."""
-    revision: str = "main"
+    revision: OfModel[str] = "main"
     """Revision of the model on the hub: a branch, a tag or a commit. The manifest keeps the commit."""
-    sae_repo: str = "auto"
+    sae_repo: OfModel[str] = "auto"
     """SAEs: a repository on the hub, or a folder, in the layout of Gemma Scope, Gemma Scope 2 or SAELens. auto is the
     suite that belongs to the model: google/gemma-scope-2b-pt-res for google/gemma-2-2b."""
-    sae_revision: str = "main"
+    sae_revision: OfModel[str] = "main"
     """Revision of the SAEs on the hub, in the same way."""
-    sae_repo_id: str = ""
+    sae_repo_id: OfModel[str] = ""
     """The repository on the hub that --sae-repo is a copy of (google/gemma-scope-2b-pt-res), so that its features keep
     their pages on Neuronpedia. A snapshot folder of the hub's cache says so itself."""
-    site: Site | Literal["auto"] = "auto"
+    site: OfModel[Site | Literal["auto"]] = "auto"
     """Where in a layer the SAEs read: resid_post (its output), attn_out, mlp_out or transcoder (what one of the MLP
     reads). auto is resid_post, or the only site that --sae-repo has."""
-    sae_width: str = "auto"
+    sae_width: OfModel[str] = "auto"
     """Width of the SAEs, as their folders name it (16k, 65k, 1m). auto is 16k, or the only one there is."""
-    sae_l0: str = "canonical"
+    sae_l0: OfModel[str] = "canonical"
     """Average L0 of the SAE of each layer: canonical (nearest to 100; of Gemma Scope 2 medium), a number, min, max,
     nearest:60, or a name (small, medium, big, medium_affine; of SAELens the folder's). layerscope saes shows them."""
-    dictionary: tuple[str, ...] = ()
+    dictionary: OfModel[tuple[str, ...]] = ()
     """Further SAEs in the same pass, once for each set: NAME=REPO, and behind that what is wanted of site=, width=, l0=
     (as --sae-l0 has it), revision= and id= (as --sae-repo-id). REPO auto is where the first SAEs lie, or those of this
     site do: wide=auto,width=65k. They take the same layers, and stand in the records under other_dictionaries."""
-    layers: str = "all"
+    layers: Common[str] = "all"
     """Decoder layers: all, or numbers and ranges such as 0-25 or 8,20."""
-    dataset: str = "auto"
+    dataset: Common[str] = "auto"
     """Questions: piqa, arc_easy, arc_challenge, hellaswag, winogrande, copa, mmlu or mmlu:SUBJECT, boolq or blimp:NAME
     (from the hub), bundled or bundled-middle (with layerscope; in the latter the deciding word is in the middle), a
     file (JSON lines, a JSON array, CSV, TSV, Parquet; text also as .gz or .zst), - for standard input, a folder from
     save_to_disk, or a data set of the hub (owner/name). auto is piqa, and bundled for --standin."""
-    split: str = "auto"
+    split: OfQuestions[str] = "auto"
     """Split of a data set on the hub or from save_to_disk. auto is validation, and of a known benchmark the one that it
     is measured on."""
-    config: str = ""
+    config: OfQuestions[str] = ""
     """Configuration of a data set on the hub, if it has several."""
-    columns: str = ""
+    columns: OfQuestions[str] = ""
     """Which columns hold what: goal=question,sol1=good,sol2=bad,label=answer (choices=options for one with all
     solutions, sol3=… for more; label=sol1 where the first is always right). Common layouts are known without."""
-    first_label: Literal["auto", "0", "1"] = "auto"
+    first_label: OfQuestions[Literal["auto", "0", "1"]] = "auto"
     """What number the first solution has in labels that are numbers. auto sees it by all of them."""
-    dataset_revision: str = "main"
+    dataset_revision: OfQuestions[str] = "main"
     """Revision of the questions on the hub, in the same way."""
-    metadata: str = "none"
+    metadata: OfQuestions[str] = "none"
     """Other columns that go into the records and exports as metadata: none, all, or names such as id,category."""
-    num_samples: Count = 50
+    num_samples: Common[Count] = 50
     """How many questions, drawn by --seed; all takes every one."""
-    seed: int = 0
+    seed: OfQuestions[int] = 0
     """Which questions are drawn, and which examples; the draw does not depend on versions of anything."""
-    shots: int = 0
+    shots: OfQuestions[int] = 0
     """How many examples with their right solutions stand before each question; 0 for none."""
-    shots_from: str = ""
+    shots_from: OfQuestions[str] = ""
     """Where --shots come from: a file in any of the layouts that --dataset takes, or a data set (its train split)."""
-    top_k: Count = 100
+    top_k: Common[Count] = 100
     """How many of the strongest features to record per layer and solution; all records every active one."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: OfNumbers[Literal["auto", "float32", "bfloat16"]] = "auto"
     """Number format of the model. auto is bfloat16 on a GPU and float32 on a CPU."""
-    sae_dtype: Literal["float32", "bfloat16"] = "float32"
+    sae_dtype: OfNumbers[Literal["float32", "bfloat16"]] = "float32"
     """Number format of the SAE encoders."""
-    batch_tokens: AutoCount = "auto"
+    batch_tokens: OfNumbers[AutoCount] = "auto"
     """Tokens per batch, shared ones counted once. auto is 8192 on a GPU (2048 where it attributes) and 1024
     on a CPU."""
-    threads: AutoCount = "auto"
+    threads: OfNumbers[AutoCount] = "auto"
     """Torch threads of each actor on a CPU; they change rounding. auto is every core, or one for a tiny model."""
-    readings: str = "final"
+    readings: Common[str] = "final"
     """Which of a solution's tokens are encoded, with commas between: final (its last token, always in the record),
     last-word (the last with a letter or digit), max (each feature's strongest activation over all of them) and prompt
     (the last token before the solution, a control)."""
-    tokens: bool = False
+    tokens: OfNumbers[bool] = False
     """Record each solution's tokens too: texts that joined are the solution."""
-    token_activations: int = 0
+    token_activations: OfNumbers[int] = 0
     """Of max, record the activation at every token too, for so many of the strongest features of each layer and
     solution; 0 for none."""
-    residuals: ResidualFormat | Literal["off"] = "off"
+    residuals: OfNumbers[ResidualFormat | Literal["off"]] = "off"
     """Keep the residual stream too, in this number format, where each reading but max takes it: beside the output file,
     in the folder NAME.residuals with one .npy file for every layer."""
-    all_solutions: bool = False
+    all_solutions: OfNumbers[bool] = False
     """Of questions with more than two solutions, record the features of every wrong one, not of the strongest alone."""
-    attribution: AttributionRule | Literal["off"] = "off"
+    attribution: OfNumbers[AttributionRule | Literal["off"]] = "off"
     """Attribute each question's margin to features, over all tokens of its solutions and its prompt: gradient takes the
     margin's gradient by the residual stream, relp the relevance by RelP's rules. It takes more than twice as long."""
-    attribution_baseline: str = "zero"
+    attribution_baseline: OfNumbers[str] = "zero"
     """What a feature's attribution is against: zero (that it is silent), or mean:FILE (what it is on average, by a file
     of layerscope.write_means)."""
-    prompt: str = r"Question: {goal}\nSolution:"
+    prompt: OfNumbers[str] = r"Question: {goal}\nSolution:"
     """What stands before a solution, with {goal} for the question and \\n for a new line; chat is the chat template of
     the model's tokeniser, with the question as the user's message and the solution as the answer."""
-    solution_separator: str = "auto"
+    solution_separator: OfNumbers[str] = "auto"
     """What stands between the prompt and the solution. auto is one space, and nothing for --prompt chat."""
-    system_prompt: str = ""
+    system_prompt: OfNumbers[str] = ""
     """System text of --prompt chat, where the template has a place for one."""
-    strip_solutions: bool = False
+    strip_solutions: OfNumbers[bool] = False
     """Score and record the solutions without surrounding white space."""
-    output_file: str = "auto"
+    output_file: Common[str] = "auto"
     """Where the records go, a line each; compressed with a name that ends in .zst or .gz. With a name that ends in
     .json the lines go to .jsonl beside it, and the finished run writes the array too. auto is a name in the working
     folder that says what is asked for: piqa_sae_top100_all_layers.jsonl."""
-    overwrite: bool = False
+    overwrite: OfOutput[bool] = False
     """Start anew where the output file holds a run already."""
-    retry_errors: bool = False
+    retry_errors: OfOutput[bool] = False
     """Compute the questions with an error line once more before going on; their lines change in one atomic step."""
-    shard: str = "1/1"
+    shard: OfOutput[str] = "1/1"
     """Part of the job: 3/16 is the third of sixteen. The shards' files, one after the other, are the whole run's."""
-    timeline: str = ""
+    timeline: OfOutput[str] = ""
     """File for a timeline of the run (a Chrome trace): who computes what when, and who waits."""
-    device: Literal["auto", "cuda", "cpu"] = "auto"
+    device: Common[Literal["auto", "cuda", "cpu"]] = "auto"
     """What the actors compute on. auto is cuda where a node has a GPU."""
-    gpu_type: str = ""
+    gpu_type: OfWork[str] = ""
     """Use GPUs of this type alone (H100, A100-80G, …): mixed types give other last digits."""
-    gemma_actors: AutoCount = "auto"
+    gemma_actors: OfWork[AutoCount] = "auto"
     """How many copies of the model work side by side, at most: those without room yet wait for nodes that join.
     auto is one per GPU that Gemma gets, or one per node without GPUs, and more as nodes join."""
-    gemma_gpus: AutoCount = "auto"
+    gemma_gpus: OfWork[AutoCount] = "auto"
     """How many GPUs Gemma gets. auto is all but those of the encoders."""
-    encoder_gpus: AutoCount = "auto"
+    encoder_gpus: OfWork[AutoCount] = "auto"
     """How many GPUs the encoders get for themselves; 0 lets them share Gemma's. auto is one for about eight of Gemma's,
     more for wider SAEs, and 0 where there is a single GPU."""
-    layer_blocks: AutoCount = "auto"
+    layer_blocks: OfWork[AutoCount] = "auto"
     """Into how many blocks the layers are split, each with its own encoder group. auto is 4 on GPUs
     (fewer beside few CPUs or on a small GPU), and 1 without."""
-    encoders_per_block: AutoCount = "auto"
+    encoders_per_block: OfWork[AutoCount] = "auto"
     """SAE-encoder actors in the group of a layer block. auto is 1."""
-    address: str = "auto"
+    address: Common[str] = "auto"
     """Ray cluster: local starts one on this machine, auto joins a running one if there is one, or its address."""
-    patience: int = 120
+    patience: OfWork[int] = 120
     """Seconds to go on without a single actor ready or starting, where the cluster adds no nodes by itself."""
-    standin: bool = False
+    standin: Common[bool] = False
     """Use the built-in stand-in model, SAEs and questions: no token, no GPU, no download, nothing about Gemma."""
 
     def __post_init__(self) -> None:
@@ -249,8 +250,3 @@ class Config:
                 "--shots are texts before the prompt, and --prompt chat has turns.\nWrite the prompt out, or leave "
                 "them out."
             )
-
-
-def option(name: str) -> str:
-    """The command line's spelling of a field's name."""
-    return "--" + name.replace("_", "-")

@@ -157,7 +157,9 @@ def test_help_lists_every_option(name: str, command: Command, monkeypatch: pytes
     result = command(name, "--help")
     assert (result.returncode, result.stderr) == (0, "")
     listed = re.findall(r"^\W*(--[a-z][a-z0-9-]+)", result.stdout, re.MULTILINE)
-    assert listed == [option(field.name) for field in fields(Config)]
+    names = {option(field.name) for field in fields(Config)}
+    assert listed[0] in names
+    assert sorted(listed) == sorted(names)
 
 
 def test_help_lists_the_commands(command: Command) -> None:
