@@ -14,7 +14,7 @@ import pyarrow as pa
 from layerscope.config import FIRST
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import listed
-from layerscope.records.manifest import manifest_path
+from layerscope.records.parts import files_named
 from layerscope.records.residuals import read_residuals
 from layerscope.records.run import Run
 from layerscope.records.seen import check_dictionary
@@ -196,15 +196,12 @@ def load(files: Name | Sequence[Name], frames: str = "pandas") -> LoadedRun[Any]
 
 def _records_in(path: Path) -> list[Path]:
     """The output files in a folder; anything else as it is."""
-    if not path.is_dir():
-        return [path]
-    found = sorted(each for each in path.iterdir() if manifest_path(each).is_file())
-    if not found:
-        raise UsageError(
-            f"{path} has no output file of a run with its manifest beside it.\nName the .jsonl file itself."
-        )
+    run, found = files_named(path)
+    if run is not None:
+        return [run]
     try:
-        read_run(found)
+        if len(found) > 1:
+            read_run(found)
     except UsageError as error:
         raise UsageError(
             f"{path} has the files of several runs: {listed(each.name for each in found)}.\nName those of one."

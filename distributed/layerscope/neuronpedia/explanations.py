@@ -22,8 +22,7 @@ from layerscope.neuronpedia.annotating import annotate
 from layerscope.neuronpedia.bulk_export import Export, Written
 from layerscope.records.dictionaries import FIRST
 from layerscope.records.manifest import Manifest
-from layerscope.records.run import Run
-from layerscope.records.shards import as_seen_by
+from layerscope.records.shards import as_seen_by, open_run
 from layerscope.records.targets import check_target
 
 _Kind = Literal["explanations", "densities"]
@@ -66,7 +65,7 @@ def explain(
         LayerscopeError: there are no explanations for any layer, or `to` cannot be written.
         UsageError: `file` is not the output file of a run, has no such dictionary, or `to` may not be written.
     """
-    run = Run.open(file)
+    run = open_run(file)
     manifest = as_seen_by(run, dictionary).manifest
     if to is not None:
         to = check_target("--to", to, (run.path,), overwrite=overwrite)

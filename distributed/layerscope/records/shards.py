@@ -16,17 +16,19 @@ from layerscope.config import FIRST
 from layerscope.errors import UsageError
 from layerscope.files import user_path
 from layerscope.formatting import ranges
+from layerscope.records import locking
 from layerscope.records.differences import differences
 from layerscope.records.extent import Extent
 from layerscope.records.fingerprints import computed_otherwise
 from layerscope.records.manifest import Manifest, manifest_path
+from layerscope.records.parts import files_named
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import RecordsFile, Run
 from layerscope.records.seen import Seen, check_dictionary
 from layerscope.records.unnoted import Unnoted
 
 Files = Path | Sequence[Path]
-"""The file of a run, or those of the shards of one job."""
+"""What names a run: its file, a run of parts or its folder; or the files of the shards of one job."""
 
 _DECIDES = ("settings", "model", "saes", "questions", "plan", "other_dictionaries")
 """Parts of the identity that make a job. The rest says on what it was computed, which only last digits depend on."""
@@ -35,18 +37,24 @@ _DECIDES = ("settings", "model", "saes", "questions", "plan", "other_dictionarie
 class Shards(Run):
     """Several files of one job."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Run], named: Path | None = None) -> None:
         """
         Args:
             runs: of one job, in the order of their shards, each once.
+            named: the run of parts that they are; None where they are named one by one.
         """
         super().__init__(runs[0].path, _whole(runs))
         self._runs, self._count = tuple(runs), _shard(runs[0])[1]
+        self.named, self.path = named, named or self.path
         self.size = sum(run.size for run in runs)
 
     @property
     def parts(self) -> tuple[Run, ...]:
         return self._runs
+
+    @property
+    def others(self) -> str:
+        return super().others if self.named is None else f" ({len(self._runs)} parts)"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -62,7 +70,8 @@ class Shards(Run):
         )
 
     def alive(self) -> bool:
-        return any(run.alive() for run in self._runs)
+        of_all = self.named is not None and locking.is_locked(manifest_path(self.named))
+        return of_all or any(run.alive() for run in self._runs)
 
     def records(
         self,
@@ -105,13 +114,24 @@ def user_paths(named: object) -> list[Path]:
     return [user_path(named)]  # type: ignore[arg-type]  # which says what it is
 
 
+def named_files(files: Files) -> tuple[Path | None, list[Path]]:
+    """The run of parts that is meant, if it is one, and all files that are.
+
+    Raises:
+        UsageError: a part is missing, or a folder holds several runs, or none.
+    """
+    named = [files_named(each) for each in ([files] if isinstance(files, Path) else files)]
+    run = named[0][0] if len(named) == 1 else None
+    return run, [path for _, paths in named for path in paths]
+
+
 def open_run(files: Files) -> Run:
-    """The run of one file, or of the shards of one job, named in any order.
+    """The run of one file, of parts, or of the shards of one job, named in any order.
 
     Raises:
         UsageError: there is no such file, it has no manifest, or the files are not shards of one job, each once.
     """
-    paths = [files] if isinstance(files, Path) else list(files)
+    named, paths = named_files(files)
     runs = [Run.open(path) for path in paths]
     if len(runs) == 1:
         return runs[0]
@@ -130,7 +150,7 @@ def open_run(files: Files) -> Run:
                 f"{twin.path} and {run.path} are both {which}, which would count twice.\nName each shard once."
             )
         by_shard[_shard(run)] = run
-    return Shards([by_shard[shard] for shard in sorted(by_shard)])
+    return Shards([by_shard[shard] for shard in sorted(by_shard)], named)
 
 
 def read_run(files: Files, dictionary: str = FIRST) -> Run:
@@ -143,9 +163,9 @@ def read_run(files: Files, dictionary: str = FIRST) -> Run:
         UsageError: there is no such file, one of several has no manifest, they are not shards of one job, each once, or
             the run has no such dictionary.
     """
-    paths = [user_path(path) for path in ([files] if isinstance(files, Path) else files)]
+    _, paths = named_files(files)
     alone = len(paths) == 1 and paths[0].is_file() and not manifest_path(paths[0]).exists()
-    return as_seen_by(Unnoted.open(paths[0]) if alone else open_run(paths), dictionary)
+    return as_seen_by(Unnoted.open(paths[0]) if alone else open_run(files), dictionary)
 
 
 def as_seen_by(run: Run, dictionary: str) -> Run:
@@ -158,7 +178,7 @@ def as_seen_by(run: Run, dictionary: str) -> Run:
     if dictionary == FIRST:
         return run
     if isinstance(run, Shards):
-        return Shards([Seen(part, dictionary) for part in run.parts])
+        return Shards([Seen(part, dictionary) for part in run.parts], run.named)
     return Seen(run, dictionary)
 
 
@@ -174,9 +194,9 @@ def open_records(files: Files, dictionary: str = FIRST) -> RecordsFile:
     """
     if dictionary != FIRST:
         return read_run(files, dictionary)
-    paths = [files] if isinstance(files, Path) else list(files)
+    _, paths = named_files(files)
     if len(paths) != 1:
-        return open_run(paths)
+        return open_run(files)
     file = RecordsFile.open(paths[0])
     if isinstance(file, Run):
         return file
@@ -202,7 +222,7 @@ def two_runs(files: Sequence[Path]) -> tuple[Files, Files]:
     if len(files) == 2:
         return files[0], files[1]
     jobs: dict[bytes, list[Path]] = {}
-    for path in files:
+    for path in named_files(files)[1]:
         jobs.setdefault(orjson.dumps(_job(Run.open(path))), []).append(path)
     if len(jobs) != 2:
         named = ", ".join(str(paths[0]) for paths in jobs.values())

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from layerscope.records.goals import GoalGroups
 from layerscope.records.record import Unscored
 from layerscope.records.residuals import Layout, expect_rows, residuals_path
 from layerscope.records.run import Run
-from layerscope.records.shards import without_batches
+from layerscope.records.shards import named_files, open_run, without_batches
 from layerscope.records.totals import Totals
 
 _ERRORS_NAMED = 10
@@ -67,28 +68,32 @@ class AblationStatus:
 
 
 def status(path: Path) -> Status | AblationStatus:
-    """Reads every line of a file, finished or growing.
+    """Reads every line of a run, finished or growing.
 
     Raises:
-        UsageError: there is no such file, or it has no manifest.
+        UsageError: there is no such file, or it has no manifest, or a folder holds several runs.
         LayerscopeError: a line is not the record that was written there.
     """
-    run = open_written(path)
+    _, paths = named_files(path)
+    run = open_written(paths[0]) if len(paths) == 1 else open_run(path)
     if isinstance(run, AblationFile):
         return _of_ablations(run)
-    totals, errors, goals = Totals(), list[int](), GoalGroups()
-    for _, record in run.records():
-        totals.add_record(record)
-        if isinstance(record, Unscored):
-            errors.append(record.example_id)
-        else:
-            goals.add(record.question)
+    totals, errors, goals, lines = Totals(), list[int](), GoalGroups(), list[int]()
+    for part in run.parts:
+        before = totals.questions
+        for _, record in part.records():
+            totals.add_record(record)
+            if isinstance(record, Unscored):
+                errors.append(record.example_id)
+            else:
+                goals.add(record.question)
+        lines.append(totals.questions - before)
     alive, identity = run.alive(), run.manifest.identity
     complete = totals.questions == run.planned
     empty = without_batches(run.manifest)
     return Status(
-        file=utf8(str(run.path)),
-        bytes=run.path.stat().st_size,
+        file=utf8(f"{run.path}{run.others}"),
+        bytes=sum(part.path.stat().st_size for part in run.parts),
         state="a run is writing it"
         if alive
         else f"empty for good: its {empty}"
@@ -101,7 +106,7 @@ def status(path: Path) -> Status | AblationStatus:
         errors=tuple(errors),
         accuracy=totals.accuracy(),
         accuracy_per_character=totals.accuracy_per_character(),
-        residuals=_residuals(run, totals.questions),
+        residuals=_residuals(run, lines),
         goals=goals.result(),
         to_go_on=None if alive or complete else _to_go_on(run),
         software=identity.software,
@@ -160,17 +165,22 @@ def as_json(found: Status | AblationStatus) -> str:
     return orjson.dumps(asdict(found), option=orjson.OPT_INDENT_2).decode()
 
 
-def _residuals(run: Run, lines: int) -> dict[str, Any] | None:
-    layout = Layout.of(run.path, run.manifest)
-    if not layout.layers:
+def _residuals(run: Run, lines: Sequence[int]) -> dict[str, Any] | None:
+    """
+    Args:
+        lines: of each part.
+    """
+    layouts = [Layout.of(part.path, part.manifest) for part in run.parts if isinstance(part, Run)]
+    if not layouts[0].layers:
         return None
-    expect_rows(layout, lines)
+    for layout, rows in zip(layouts, lines, strict=True):
+        expect_rows(layout, rows)
     return {
-        "folder": utf8(str(residuals_path(run.path))),
-        "format": layout.dtype.name,
-        "readings": layout.readings,
-        "rows": lines,
-        "bytes": layout.size(lines),
+        "folder": utf8(f"{residuals_path(run.parts[0].path)}{run.others}"),
+        "format": layouts[0].dtype.name,
+        "readings": layouts[0].readings,
+        "rows": sum(lines),
+        "bytes": sum(layout.size(rows) for layout, rows in zip(layouts, lines, strict=True)),
         "clamped_batches": run.manifest.clamped_batches,
     }
 

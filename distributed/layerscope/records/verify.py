@@ -1,7 +1,5 @@
 """Whether a file is sound: every line of it, against the manifest and in itself."""
 
-from pathlib import Path
-
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import count_of
 from layerscope.records import locking
@@ -10,7 +8,7 @@ from layerscope.records.checking import check
 from layerscope.records.record import Record
 from layerscope.records.residuals import check_residuals
 from layerscope.records.run import RecordsFile, Run
-from layerscope.records.shards import Files, open_run, without_batches
+from layerscope.records.shards import Files, named_files, open_run, without_batches
 from layerscope.records.stretches import read_stretches
 
 
@@ -21,7 +19,7 @@ def verify(files: Files) -> str:
         LayerscopeError: the first line that is off, and what is.
         UsageError: there is no such file, it has no manifest, or several are not shards of one job.
     """
-    paths = [files] if isinstance(files, Path) else list(files)
+    _, paths = named_files(files)
     if len(paths) == 1 and isinstance(file := open_written(paths[0]), AblationFile):
         return _verify_ablations(file)
     run = open_run(files)

@@ -11,7 +11,7 @@ from layerscope.files import user_path
 from layerscope.records.means import save_means
 from layerscope.records.readings import PlacedFeature
 from layerscope.records.record import Record
-from layerscope.records.run import Run
+from layerscope.records.shards import open_run
 from layerscope.records.targets import check_target
 from layerscope.tables.reading import read_records
 
@@ -31,7 +31,7 @@ def write_means(path: str | PathLike[str], to: str | PathLike[str], overwrite: b
         UsageError: there is no such file, it has not every activation, holds no scored question, or `to` is there.
         LayerscopeError: a line is not a record.
     """
-    run = Run.open(user_path(path))
+    run = open_run(user_path(path))
     target = check_target("to", user_path(to), inputs=[run.path], overwrite=overwrite)
     settings, layers, d_sae = run.manifest.identity.settings, run.manifest.about.layers, run.manifest.about.d_sae
     if "max" not in run.readings or settings.top_k != "all":

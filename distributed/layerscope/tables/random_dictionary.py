@@ -21,6 +21,7 @@ from layerscope.files import replacing, user_path
 from layerscope.records.record import Record
 from layerscope.records.residuals import read_residuals
 from layerscope.records.run import Run
+from layerscope.records.shards import open_run
 from layerscope.tables.reading import read_records
 
 _FEATURES = 512  # drawn at once; a direction depends on where its block of so many begins, so never change it
@@ -56,7 +57,7 @@ def write_random_dictionary(
             another site than the residual stream after a layer, it holds no scored question, or `to` holds something.
         LayerscopeError: a line is not a record, or residuals are missing or not those that were written.
     """
-    run = Run.open(Path(path))
+    run = open_run(user_path(str(path)))
     folder = user_path(str(to))
     settings, about = run.manifest.identity.settings, run.manifest.about
     if settings.top_k != "all" or settings.residuals is None or settings.site != "resid_post":

@@ -1,6 +1,6 @@
 """The shards of one job, named in any order, are read as the one run that they are parts of."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,42 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 
 import layerscope
+from in_parts import ORDER, PARTS, run
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Options
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.questions.sources import Question
-from layerscope.records.journal import open_journal
-from layerscope.records.lines import error_line
 from layerscope.records.manifest import manifest_path
-from layerscope.records.pieces import SolutionScore
 from layerscope.records.shards import open_run, two_runs
 from layerscope.records.verify import verify
 from layerscope.report.page import report
 from layerscope.tables.compare import as_text, compare
 from layerscope.tables.export import export
-from made_up import about, edit_manifest, identity, record_line, typed
-
-LAYERS = (0, 8)
-ORDER = (4, 2, 7, 0, 5, 1, 3)
-PARTS = (ORDER[:3], ORDER[3:5], ORDER[5:])
-
-
-def line_of(number: int, score: float = -2.5) -> bytes:
-    if number == ORDER[2]:
-        return error_line(number, "sol1 is empty").line
-    question = Question(number, f"goal {number}", f"do {number}", "leave it", number % 2)
-    scores = (SolutionScore(score, 2, "a"), SolutionScore(-3.0, 2, "b"))
-    return record_line(question, scores, dict.fromkeys(LAYERS, ([(7, 4.0), (9, 1.5 + number / 10)], [(9, 0.25)])))
-
-
-def run(path: Path, order: Sequence[int], shard: str | None = None, written: int = 99, **settings: Any) -> Path:
-    """The file of a run or of a shard, as its run leaves it."""
-    score = settings.pop("score", -2.5)
-    made = identity(LAYERS, questions=len(order), shard=shard, **{"num_samples": len(ORDER), **settings})
-    with open_journal(path, *typed(made, about(LAYERS, order)), overwrite=False) as journal:
-        journal.recover(lambda _: None)
-        journal.append([line_of(number, score) for number in order[:written]])
-    return path
+from made_up import edit_manifest
 
 
 @pytest.fixture

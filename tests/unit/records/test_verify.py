@@ -242,7 +242,7 @@ def test_looking_changes_nothing(path: Path) -> None:
 def test_a_file_or_a_manifest_that_is_missing_is_named(path: Path, look: Callable[[Path], str]) -> None:
     with pytest.raises(UsageError, match=r"There is no file .*my run\.jsonl"):
         look(path)
-    with pytest.raises(UsageError, match="There is no file"):
+    with pytest.raises(UsageError, match="has no output file of a run"):
         look(path.parent)
     path.write_bytes(b"".join(LINES))
     with pytest.raises(UsageError, match=r"my run\.jsonl\.manifest\.json"):

@@ -1,0 +1,127 @@
+"""A run of several parts: every part a file with a manifest and a lock of its own, and one small manifest for all.
+
+That of `x.jsonl` is `x.jsonl.manifest.json`, as of any run; it names the parts `x-00001-of-00016.jsonl` and so on,
+which lie beside it, and `x.jsonl` itself is not there. Whoever names the run, its manifest or its folder means all.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import orjson
+from msgspec import Meta, Struct
+
+from layerscope.errors import UsageError, remedy
+from layerscope.files import read_plain, user_path
+from layerscope.formatting import listed, ranges, utf8
+from layerscope.records.manifest import READING, manifest_path
+from layerscope.records.packing import packing_suffix
+from layerscope.strict_json import parse_object
+
+_MANIFEST = manifest_path(Path("x")).name.removeprefix("x")
+_ASIDE = ".overwritten"  # behind the name of what --overwrite keeps until there is a record
+_BEGINNING = re.compile(rb'\s*\{\s*"parts"')
+_LOOKED_AT = 200  # bytes that tell a manifest of parts from another, which may be a large one
+_PartName = Annotated[str, Meta(pattern=r"\A[^/\0]+\Z")]
+
+
+class PartsManifest(Struct, frozen=True, kw_only=True):
+    """All that lies beside the manifests of the parts."""
+
+    parts: Annotated[list[_PartName], Meta(min_length=2)]
+    """The names of their files, in the order of the plan."""
+    command: str
+    folder: str
+    """Where `command` was given."""
+
+
+def part_paths(run: Path, count: int) -> list[Path]:
+    """The files of a run of so many parts."""
+    inner, suffix = run, ""
+    if packing_suffix(run) is not None:
+        inner, suffix = run.with_suffix(""), run.suffix
+    return [
+        run.with_name(f"{inner.stem}-{part:05}-of-{count:05}{inner.suffix}{suffix}") for part in range(1, count + 1)
+    ]
+
+
+def names_parts(run: Path) -> bool:
+    """Whether what lies where a run's manifest does is that of a run of parts."""
+    try:
+        with manifest_path(run).open("rb") as stream:
+            return _BEGINNING.match(stream.read(_LOOKED_AT)) is not None
+    except OSError:
+        return False
+
+
+def read_parts(run: Path) -> PartsManifest:
+    """The manifest of a run of parts.
+
+    Raises:
+        UsageError: it is not a whole one, or cannot be read.
+    """
+    beside = manifest_path(run)
+    try:
+        return msgspec.convert(parse_object(read_plain(beside)), PartsManifest)
+    except OSError as error:
+        raise UsageError(f"{beside} cannot be read: {error.strerror}.\n{remedy(error, READING.broken)}") from error
+    except (ValueError, RecursionError) as error:
+        told = str(error).replace("`$.", "`")[:200]
+        raise UsageError(
+            f"{beside} is not a whole manifest of parts: {told}.\nRestore it, or name the files of the parts."
+        ) from error
+
+
+def dump_parts(run: Path, count: int, command: str) -> bytes:
+    """The manifest of a run of so many parts, as it lies on the disk."""
+    names = [path.name for path in part_paths(run, count)]
+    manifest = PartsManifest(parts=names, command=command, folder=utf8(str(Path.cwd())))
+    return orjson.dumps(msgspec.to_builtins(manifest), option=orjson.OPT_INDENT_2) + b"\n"
+
+
+def files_named(named: Path) -> tuple[Path | None, list[Path]]:
+    """The run of parts that a person means, if it is one, and the files: its parts, a folder's, or the one named.
+
+    A run of parts is named by its own name, by its manifest, or by its folder where it is alone there.
+
+    Raises:
+        UsageError: a part is missing, or a folder holds several runs, or none.
+    """
+    named = user_path(named)
+    if named.is_dir():
+        return _files_in(named)
+    run = named.with_name(named.name.removesuffix(_MANIFEST))
+    return (run, _there(run)) if names_parts(run) else (None, [named])
+
+
+def _files_in(folder: Path) -> tuple[Path | None, list[Path]]:
+    names = sorted(each.name.removesuffix(_MANIFEST) for each in folder.iterdir() if each.name.endswith(_MANIFEST))
+    beside = [folder / name for name in names if not name.endswith(_ASIDE)]
+    runs, files = [run for run in beside if names_parts(run)], [file for file in beside if file.is_file()]
+    if not runs and not files:
+        raise UsageError(
+            f"{folder} has no output file of a run with its manifest beside it.\nName the .jsonl file itself."
+        )
+    if not runs:
+        return None, files
+    of_runs = {run.with_name(name) for run in runs for name in read_parts(run).parts}
+    several = [path.name for path in (*runs, *files) if path not in of_runs]
+    if len(several) > 1:
+        raise UsageError(f"{folder} has several runs: {listed(sorted(several))}.\nName one of them.")
+    return runs[0], _there(runs[0])
+
+
+def _there(run: Path) -> list[Path]:
+    """The files of a run's parts."""
+    paths = [run.with_name(name) for name in read_parts(run).parts]
+    missing = [number for number, path in enumerate(paths, start=1) if not path.is_file()]
+    if missing:
+        several = len(missing) > 1
+        raise UsageError(
+            f"{run} has {len(paths)} parts, and part{'s' if several else ''} {ranges(missing)} (such as "
+            f"{paths[missing[0] - 1].name}) {'are' if several else 'is'} not there.\n"
+            "Put back what was moved, or name the other files to read them alone; the run's own command computes anew "
+            "what is gone."
+        )
+    return paths
