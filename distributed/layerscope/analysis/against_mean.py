@@ -10,7 +10,9 @@ import numpy as np
 
 from layerscope.analysis import contrast, statistics
 from layerscope.analysis.arrays import Floats, Ints
+from layerscope.analysis.baselines.split import Split
 from layerscope.analysis.held_out import HeldOut
+from layerscope.analysis.judging import NOTHING, Judged, held_out_of, judged
 from layerscope.analysis.layer_tests import EVERYTHING, HALVES
 from layerscope.analysis.lists import Others
 from layerscope.analysis.reading import Columns
@@ -32,7 +34,9 @@ class _Layer(NamedTuple):
     strength: dict[str, SetTest]
 
 
-def against_mean(run: Columns, options: Options, progress: Callable[[str, float], None]) -> AgainstMean | None:
+def against_mean(
+    run: Columns, split: Split | None, options: Options, progress: Callable[[str, float], None]
+) -> AgainstMean | None:
     """None where no question has more than two solutions, or the run has not the features of all."""
     if run.others is None:
         return None
@@ -52,7 +56,7 @@ def against_mean(run: Columns, options: Options, progress: Callable[[str, float]
     of_layer = np.searchsorted(run.layers, features.layer)
     depths = (contrast.by_layer(each, of_layer, len(run.layers), options.level) for each in (firing, strength))
     firing_by_layer, strength_by_layer = depths
-    held_out = _held_out(run, run.others, features, firing)
+    held_out = _held_out(run, run.others, features, firing, split)
     right, wrong = (np.concatenate([getattr(layer, side) for layer in layers]) for side in ("right", "wrong"))
     return AgainstMean(features, right, wrong, firing, strength, firing_by_layer, strength_by_layer, held_out)
 
@@ -93,24 +97,24 @@ def _features(run: Columns, others: Others, layers: Sequence[_Layer]) -> Feature
     )
 
 
-def _held_out(run: Columns, others: Others, features: Features, firing: Tested[SetTest]) -> HeldOut:
+def _held_out(
+    run: Columns, others: Others, features: Features, firing: Tested[SetTest], split: Split | None
+) -> HeldOut:
     """Scores the validation half: the right solution against every wrong one of its question, all of these together."""
     n_questions = len(run.questions.group)
     question = np.concatenate([np.arange(n_questions), others.question])  # of every wrong solution
     held = ~run.questions.discovery[question]
     group = run.questions.group[question[held]]
-    weights, rows = statistics.group_weights(group), []
+    rows = list[Judged]()
     for index, layer in enumerate(run.layers):
         chosen = firing.selected & (features.layer == layer)
         if not chosen.any():
-            rows.append((0, np.nan, np.nan, np.nan))
+            rows.append(NOTHING)
             continue
         sets = _sets(run, others, index)
         weight = np.zeros(len(sets.feature_id))
         weight[np.searchsorted(sets.feature_id, features.feature_id[chosen])] = firing.discovery.effect[chosen]
         score = statistics.sums(sets.solution, weight[sets.feature[sets.cell]], n_questions + len(question))
         first, second = score[question[held]], score[n_questions:][held]
-        paired = statistics.paired_superiority(first, second, group)
-        rows.append((int(chosen.sum()), *paired, statistics.auroc(first, second, weights)))
-    counts, *columns = np.array(rows).T
-    return HeldOut(counts.astype(np.int64), *columns)
+        rows.append(judged(int(chosen.sum()), first, second, group, split))
+    return held_out_of(rows)

@@ -23,6 +23,7 @@ from layerscope.analysis.causes.measuring import Separating, find_causes
 from layerscope.analysis.censoring import LayerPairs, pair_up
 from layerscope.analysis.contrast import joined
 from layerscope.analysis.held_out import HeldOut
+from layerscope.analysis.judging import NOTHING, Judged, held_out_of, judged
 from layerscope.analysis.layer_tests import ContrastTests, LayerTests, layer_tests
 from layerscope.analysis.lists import FeatureLists
 from layerscope.analysis.method import method
@@ -67,7 +68,7 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
         questions = run.questions
         signs = np.ones(len(questions.correct)), np.where(questions.correct, 1.0, -1.0)  # as in _CONTRASTS
         scores = FeatureScores(Split.of(questions, options.seed))
-        found = _both_passes(run, signs, options, scores, progress)
+        found = _both_passes(run, signs, options, scores, scores.split, progress)
         residuals = need or residual_differences(run.scored, options.reading)
         of_random, missing = FeatureScores(scores.split), dict[str, str]()
         if recorded or options.baseline_dictionary:
@@ -80,7 +81,7 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
         comparison = compare(questions, scores.split, run.layers, run.texts, features, residuals, missing, progress)
         separating = Separating(found.features, found.firing[0], found.magnitude[0])
         causes = find_causes(run, scores.split, separating, options, progress)
-        of_all = against_mean(run, options, progress)
+        of_all = against_mean(run, scores.split, options, progress)
     right_wrong, chosen_rejected = (
         contrast.assemble(*parts, found.layers, found.features, found.stratum_shares, options)
         for parts in zip(_CONTRASTS, found.contrasts, found.firing, found.magnitude, found.held_out, strict=True)
@@ -112,7 +113,8 @@ def analyse_firing(files: Files, options: Options, progress: Progress = lambda *
     """
     with reading(files, options.reading, lambda share: progress("reading", share), options.dictionary) as run:
         signs = (np.ones(len(run.questions.correct)),)
-        found = _both_passes(run, signs, options, FeatureScores(None), progress)
+        split = Split.of(run.questions, options.seed)
+        found = _both_passes(run, signs, options, FeatureScores(None), split, progress)
         parts = found.contrasts[0], found.firing[0], found.magnitude[0], found.held_out[0]
         whole = contrast.assemble(_CONTRASTS[0], *parts, found.layers, found.features, found.stratum_shares, options)
         return run.questions, whole
@@ -131,7 +133,12 @@ class _Found(NamedTuple):
 
 
 def _both_passes(
-    run: Columns, signs: Sequence[Floats], options: Options, scores: FeatureScores, progress: Progress
+    run: Columns,
+    signs: Sequence[Floats],
+    options: Options,
+    scores: FeatureScores,
+    split: Split | None,
+    progress: Progress,
 ) -> _Found:
     layers, tests, stratum_shares = _first_pass(run, signs, options, scores, progress)
     features = _features(run.layers, tests, len(run.questions.correct))
@@ -147,7 +154,7 @@ def _both_passes(
         contrast.settle(found.magnitude, largest, options)
         for found, largest in zip(contrasts, largest_magnitude, strict=True)
     ]
-    held_out = _second_pass(run, signs, features, firing, scores, progress)
+    held_out = _second_pass(run, signs, features, firing, scores, split, progress)
     return _Found(layers, features, stratum_shares, contrasts, firing, magnitude, held_out)
 
 
@@ -164,7 +171,7 @@ def _pass_random_features(
         progress(f"{stage} random features", share)
 
     with of_random as random:
-        _both_passes(random, signs, replace(options, permutations=0), scores, tell)
+        _both_passes(random, signs, replace(options, permutations=0), scores, None, tell)
 
 
 def _first_pass(
@@ -221,24 +228,25 @@ def _second_pass(
     features: Features,
     tested: Sequence[Tested[Firing]],
     scores: FeatureScores,
+    split: Split | None,
     progress: Progress,
 ) -> list[HeldOut]:
     """Scores the validation half of every contrast with what was selected for it on the discovery half.
 
     Args:
+        split: whose draws make the intervals; NaN without one.
         scores: get what is selected by label, the first of the contrasts.
     """
-    rows: list[list[tuple[float, ...]]] = [[] for _ in tested]
+    rows: list[list[Judged]] = [[] for _ in tested]
     higher: list[list[Bools]] = [[] for _ in tested]
     held_out = ~run.questions.discovery
     group = run.questions.group[held_out]
-    weight = statistics.group_weights(group)
     for index, layer in enumerate(run.layers):
         chosen = [firing.selected & (features.layer == layer) for firing in tested]
         pairs = pair_up(run.feature_lists(index)) if any(map(np.any, chosen)) else None
         for number, (sign, firing, mask, found) in enumerate(zip(signs, tested, chosen, rows, strict=True)):
             if pairs is None or not mask.any():
-                found.append((0, np.nan, np.nan, np.nan))
+                found.append(NOTHING)
                 higher[number].append(np.zeros(len(sign), dtype=bool))
                 if number == 0:
                     scores.add_selected(None)
@@ -249,19 +257,9 @@ def _second_pass(
             higher[number].append((positive - negative) * sign > 0)
             first = np.where(sign > 0, positive, negative)[held_out]
             second = np.where(sign > 0, negative, positive)[held_out]
-            found.append(
-                (
-                    int(mask.sum()),
-                    *statistics.paired_superiority(first, second, group),
-                    statistics.auroc(first, second, weight),
-                )
-            )
+            found.append(judged(int(mask.sum()), first, second, group, split))
         progress("scoring", (index + 1) / len(run.layers))
-    columns = [np.array(found).T for found in rows]
-    return [
-        HeldOut(counts.astype(np.int64), paired, error, auroc, np.array(first_higher))
-        for (counts, paired, error, auroc), first_higher in zip(columns, higher, strict=True)
-    ]
+    return [held_out_of(found, first_higher) for found, first_higher in zip(rows, higher, strict=True)]
 
 
 def _scores(pairs: LayerPairs, feature_ids: Ints, weights: Floats) -> tuple[Floats, Floats]:

@@ -22,5 +22,7 @@ class HeldOut:
     paired: Floats  # [L] P(score first > score second) + P(=)/2 within a question; every goal group counts once
     paired_error: Floats  # [L] its standard error
     auroc: Floats  # [L] the same over any first and any second, whatever the question
+    auroc_low: Floats  # [L] its 95 % interval, by a bootstrap of goal groups; NaN where there are too few of these
+    auroc_high: Floats  # [L]
     first_higher: Bools = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
     """[L, Q] score first > score second, of the discovery half too, which chose; not kept of a contrast with a mean."""

@@ -16,6 +16,7 @@ from layerscope.analysis.proportion import Proportion
 from layerscope.analysis.result import Firing, Magnitude
 
 _PRODUCT_ROWS = 4096  # features whose permuted statistics are held at once
+_DRAWN = 1 << 16  # numbers of a table of drawn weights at once: what a core has at hand
 
 
 def sums(index: Ints, values: Floats | Ints, size: int) -> Floats:
@@ -171,6 +172,38 @@ def auroc(first: Floats, second: Floats, weight: Floats) -> float:
     of_first, of_second = (sums(part, weight, len(scores)) for part in np.split(place, 2))
     below = np.cumsum(of_second) - of_second
     return float((of_first * (below + of_second / 2)).sum() / weight.sum() ** 2)
+
+
+def auroc_interval(
+    first: Floats, second: Floats, weight: Floats, group: Ints, draws: NDArray[np.uint8]
+) -> tuple[float, float]:
+    """Between which 95 % of the `auroc`s of draws of whole goal groups lie.
+
+    Args:
+        group: [H] the row of `draws` that every pair's goal group has.
+        draws: [G, B] how often each draw has each group.
+    """
+    order = np.argsort(second, kind="stable")
+    below, up_to = (np.searchsorted(second[order], first, side) for side in ("left", "right"))
+    found, step = [], max(_DRAWN // max(len(weight), 1), 1)
+    for start in range(0, draws.shape[1], step):
+        drawn = draws[group, start : start + step] * weight[:, None]
+        found.append(wins(drawn, drawn[order], below, up_to) / drawn.sum(axis=0) ** 2)
+    low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def wins(weight: Floats, beside: Floats, below: Ints, up_to: Ints) -> Floats:
+    """Of every column of weights the sum, over all rows of `weight`, of what of `beside` they are above; ties half.
+
+    Args:
+        weight, beside: [H, B].
+        below, up_to: [H] how many rows of `beside` each row of `weight` is above, and is not below.
+    """
+    sums_up_to = np.zeros((len(beside) + 1, beside.shape[1]))
+    np.cumsum(beside, axis=0, out=sums_up_to[1:])
+    total: Floats = np.einsum("hb,hb->b", weight, sums_up_to[below] + sums_up_to[up_to]) / 2
+    return total
 
 
 def group_weights(group: Ints) -> Floats:

@@ -12,9 +12,10 @@ import numpy as np
 from markupsafe import Markup
 
 from layerscope.analysis.arrays import Bools, Floats, Ints
+from layerscope.analysis.held_out import HeldOut
 from layerscope.analysis.result import Analysis, Contrast, Tested
 from layerscope.report.sentences import said_of_layer
-from layerscope.report.svg import drawing, element, rectangle, spread, text
+from layerscope.report.svg import Scale, drawing, element, line, rectangle, spread, text
 
 WIDE, NARROW = 1120, 348  # pixels of a chart on a screen and on a telephone
 LEFT, RIGHT = 50, 12  # beside the layers
@@ -76,6 +77,20 @@ class DepthAxis(LayerAxis):
             area = rectangle(LEFT + self.step * index, top, self.step, bottom - top, "column")
             href = f"#contrast={self.contrast.first}&layer={layer}"
             yield element("a", element("title", said), area, href=href, data_layer=layer, aria_label=said)
+
+
+def auroc_scale(of: Sequence[HeldOut]) -> tuple[float, float]:
+    """The ends of an axis for held-out AUROCs with their intervals; chance is never at its edge."""
+    columns = [values for each in of for values in (each.auroc, each.auroc_low, each.auroc_high)]
+    known = [float(value) for values in columns for value in values if value == value]
+    return min([0.45, *known]), max([0.65, *known])
+
+
+def whisker(x: float, scale: Scale, of: HeldOut, index: int) -> Iterator[Markup]:
+    """The interval of a layer's AUROC; nothing where there are too few goal groups for one."""
+    low, high = float(of.auroc_low[index]), float(of.auroc_high[index])
+    if low == low:
+        yield line((x, scale(low)), (x, scale(high)), "whisker")
 
 
 def strongest_first(tested: Tested[Any], rows: Ints) -> Ints:

@@ -3,8 +3,9 @@
 import numpy as np
 from scipy import stats
 
+from layerscope.analysis.held_out import HeldOut
 from layerscope.analysis.result import Analysis, Contrast
-from layerscope.formatting import listed
+from layerscope.formatting import count_of, listed
 from layerscope.report.untested import tested_layers
 
 _FEWEST = 5  # layers with an AUROC, to speak of a course
@@ -39,6 +40,30 @@ def with_depth(analysis: Analysis, contrast: Contrast) -> str:
         return f"; how well they do so follows no steady course with depth, and is {peak}"
     course = "the deeper the layer, the better" if trend > 0 else "the deeper the layer, the less"
     return f"; {course} they do so, {peak}"
+
+
+def explained(analysis: Analysis, contrast: Contrast) -> str:
+    """What the best layer's AUROC means, and how sure it is; empty where no layer's is known."""
+    held_out = contrast.held_out
+    if np.isnan(held_out.auroc).all():
+        return ""
+    best = int(np.nanargmax(np.round(held_out.auroc, 2)))  # the first of those that print alike, as above
+    layer, validation = analysis.layers.layer[best], int((~analysis.questions.discovery).sum())
+    selected, one = count_of(int(held_out.features[best]), "feature"), held_out.features[best] == 1
+    bounds = auroc_interval(held_out, best)
+    sure = f"95 %: {bounds}, from 1,000 draws of the goals" if bounds else "too few goals for an interval"
+    return (
+        f"AUROC {held_out.auroc[best]:.2f} ({sure}) means: layer {layer} selected {selected} on one half of the "
+        f"questions. Shown any {contrast.first} solution and any {contrast.second} one of the other "
+        f"{count_of(validation, 'question')}, {'it speaks' if one else 'they speak'} for the {contrast.first} one in "
+        f"{100 * held_out.auroc[best]:.0f} % of cases, a tie counting half; chance gives 50 %."
+    )
+
+
+def auroc_interval(held_out: HeldOut, index: int) -> str:
+    """Of a layer's AUROC; empty where there is none."""
+    low, high = held_out.auroc_low[index], held_out.auroc_high[index]
+    return "" if np.isnan(low) else f"{low:.2f} to {high:.2f}"
 
 
 def depth_correlation(analysis: Analysis, contrast: Contrast) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from layerscope.analysis.result import Analysis, Contrast, Tested
-from layerscope.report.depth_axis import LEFT, DepthAxis, strongest_first
+from layerscope.report.depth_axis import LEFT, DepthAxis, auroc_scale, strongest_first, whisker
 from layerscope.report.sentences import odds
 from layerscope.report.svg import Scale, area, curve, dot, element, line, rectangle, text, ticks
 from layerscope.report.untested import nothing_selected
@@ -156,14 +156,10 @@ def _strongest(depth: DepthAxis, top: float) -> _Drawn:
 
 def _held_out(depth: DepthAxis, top: float) -> _Drawn:
     held_out = depth.contrast.held_out
-    error = 1.96 * np.nan_to_num(held_out.paired_error)
-    values = [
-        value for value in (*(held_out.paired - error), *(held_out.paired + error), *held_out.auroc) if value == value
-    ]
-    low, high = min([0.45, *values]), max([0.65, *values])
+    low, high = auroc_scale([held_out])
     panel = _Panel(
         "How well they tell the two apart, held out",
-        ["● AUROC, validation half · bar: within a question, 95 %"],
+        ["● AUROC, validation half · bar: its 95 % interval"],
         124,
         low,
         high,
@@ -174,16 +170,14 @@ def _held_out(depth: DepthAxis, top: float) -> _Drawn:
     points = [(depth.x(index), scale(float(value))) for index, value in enumerate(held_out.auroc)]
     marks = [area(points, chance, "lifted"), line((LEFT, chance), (depth.end, chance), "limit")]
     marks += [text((depth.end, chance + 14), "0.5: chance", "note", "end"), curve(points, "thread first")]
-    for index, (auroc, paired) in enumerate(zip(held_out.auroc, held_out.paired, strict=True)):
-        if auroc == auroc:
-            x = depth.x(index)
-            bounds = scale(float(paired - error[index])), scale(float(paired + error[index]))
-            marks.append(line((x, bounds[0]), (x, bounds[1]), "whisker"))
-            marks.append(dot((x, scale(float(auroc))), min(3.8, depth.step * 0.27), "first solid"))
+    for index, point in enumerate(points):
+        if point[1] == point[1]:
+            marks += whisker(point[0], scale, held_out, index)
+            marks.append(dot(point, min(3.8, depth.step * 0.27), "first solid"))
     known = np.flatnonzero(~np.isnan(held_out.auroc))
     if len(known):
         best = int(known[np.argmax(held_out.auroc[known])])
-        y = scale(float(max(held_out.auroc[best], held_out.paired[best] + error[best]))) - 6
+        y = scale(float(np.fmax(held_out.auroc[best], held_out.auroc_high[best]))) - 6
         marks.append(text((depth.x(best), y), f"{held_out.auroc[best]:.2f}", "value", _anchor(depth, best)))
     else:
         marks.append(_nothing(depth, chance - 8, nothing_selected(depth.contrast)))

@@ -8,6 +8,7 @@ import numpy as np
 from layerscope.analysis.dictionaries import Dictionary
 from layerscope.analysis.result import Analysis
 from layerscope.report.depth_axis import NARROW, WIDE
+from layerscope.report.depth_said import auroc_interval
 from layerscope.report.dictionaries_strip import dictionaries_strip
 from layerscope.report.sentences import number, percent
 from layerscope.report.untested import confirmed_in, is_untested, selected_in
@@ -86,6 +87,7 @@ def _rows(dictionaries: Sequence[Dictionary], layers: Sequence[int]) -> Iterator
                 selected_in(by_layer, index),
                 confirmed_in(by_layer, index),
                 number(found.held_out.auroc[index]),
+                auroc_interval(found.held_out, index) or "–",
                 number(beside.jaccard[index] if beside else nan),
                 number(beside.by_chance[index] if beside else nan),
             )

@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from layerscope.analysis.arrays import Floats
 from layerscope.analysis.dictionaries import Dictionary
-from layerscope.report.depth_axis import LEFT, LayerAxis
+from layerscope.report.depth_axis import LEFT, LayerAxis, auroc_scale, whisker
 from layerscope.report.svg import Scale, curve, dot, element, line, rectangle, text, ticks
 from layerscope.report.untested import confirmed_in, is_untested, nothing_selected
 
@@ -17,8 +17,7 @@ _HEAD, _AUROC, _NOTE, _OVERLAP, _GAP = 40, 84, 22, 34, 16
 def dictionaries_strip(layers: Sequence[int], dictionaries: Sequence[Dictionary], available: int) -> Markup:
     """How well each one's selected features tell right from wrong, held out; below, the overlap with the first."""
     axis, top = LayerAxis(layers, available), 26.0
-    values = [float(value) for each in dictionaries for value in each.found.held_out.auroc if value == value]
-    ends = min([0.45, *values]), max([0.65, *values])
+    ends = auroc_scale([each.found.held_out for each in dictionaries])
     content = [*axis.labels(11)]
     for each in dictionaries:
         content += _auroc(axis, top, ends, each, dictionaries[0])
@@ -42,7 +41,7 @@ def _auroc(
     found = "not known, too few pairs" if is_untested(each.found) else f"{confirmed:,} confirmed"
     beside = "" if each is first else f" · dotted: {first.name}"
     yield text((0, top + 13), f"{each.name}: {found}", "title")
-    yield text((0, top + 29), f"AUROC, held out{beside}", "note")
+    yield text((0, top + 29), f"AUROC, held out · bar: its 95 % interval{beside}", "note")
     for value in ticks(*ends, 4):
         yield line((LEFT, scale(value)), (axis.end, scale(value)), "grid")
         yield text((LEFT - 8, scale(value) + 4), f"{value:g}", "tick", "end")
@@ -51,6 +50,8 @@ def _auroc(
         of_first = first.found.held_out.auroc
         yield curve(_points(axis, scale, of_first), "thread of-last-word")
     points = _points(axis, scale, auroc)
+    for index, (x, _) in enumerate(points):
+        yield from whisker(x, scale, each.found.held_out, index)
     yield curve(points, "thread first")
     yield from (dot(point, 3.8, "first solid") for point in points if point[1] == point[1])
     if not any(value == value for value in auroc):

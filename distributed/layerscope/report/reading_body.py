@@ -14,6 +14,7 @@ from layerscope.report import (
     baselines_said,
     causes,
     confound_charts,
+    depth_said,
     feature_tables,
     groups,
     mean_section,
@@ -66,6 +67,7 @@ def body_of(
         many_solutions=many_solutions,
         read_at=READ_AT[analysis.options.reading],
         say=sentences,
+        say_depth=depth_said,
         untested=untested,
         contrasts=[
             _contrast(analysis, contrast, descriptions) for contrast in (analysis.right_wrong, analysis.chosen_rejected)

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from markupsafe import Markup
 
 from layerscope.analysis.arrays import Ints
-from layerscope.report.depth_axis import LEFT, DepthAxis
+from layerscope.report.depth_axis import LEFT, DepthAxis, auroc_scale, whisker
 from layerscope.report.readings_said import Read, control_passed, lane_title, said_of_cell
 from layerscope.report.svg import Point, Scale, curve, dot, element, line, rectangle, text, ticks
 from layerscope.report.untested import nothing_selected
@@ -85,22 +86,29 @@ def _control(depth: DepthAxis, top: float) -> Iterator[Markup]:
 
 
 def _held_out(depth: DepthAxis, reads: Sequence[Read], top: float) -> Iterator[Markup]:
-    known = [read[1].held_out.auroc for read in reads]
-    values = [value for auroc in known for value in auroc if value == value]
-    low, high = min([0.45, *values]), max([0.65, *values])
+    known = [read[1].held_out for read in reads]
+    low, high = auroc_scale(known)
     scale = Scale(low, high, top + 2 * _HEAD + _AUROC, top + 2 * _HEAD)
     names = [read[0].options.reading for read in reads]
     yield text((0, top + 13), "How well the selected features tell the two apart", "title")
-    yield text((0, top + 29), f"AUROC, held out · {'  '.join(f'{_MARKS[name]} {name}' for name in names)}", "note")
+    yield text(
+        (0, top + 29),
+        f"AUROC, held out, bar: its 95 % · {'  '.join(f'{_MARKS[name]} {name}' for name in names)}",
+        "note",
+    )
     for value in ticks(low, high, 4):
         yield line((LEFT, scale(value)), (depth.end, scale(value)), "grid")
         yield text((LEFT - 8, scale(value) + 4), f"{value:g}", "tick", "end")
     yield line((LEFT, scale(0.5)), (depth.end, scale(0.5)), "limit")
-    for name, auroc in zip(names, known, strict=True):
-        points = [(depth.x(index), scale(float(value))) for index, value in enumerate(auroc)]
+    apart = min(depth.step / (len(reads) + 1), 9)  # so that no reading's bar lies on another's
+    for number, (name, found) in enumerate(zip(names, known, strict=True)):
+        beside = apart * (number - (len(reads) - 1) / 2)
+        points = [(depth.x(index) + beside, scale(float(value))) for index, value in enumerate(found.auroc)]
         yield curve(points, f"thread of-{name}")
+        for index, point in enumerate(points):
+            yield from whisker(point[0], scale, found, index)
         yield from (_mark(name, point) for point in points if point[1] == point[1])
-    if not any(value == value for auroc in known for value in auroc):
+    if all(np.isnan(found.auroc).all() for found in known):
         middle = (LEFT + depth.end) / 2
         yield text((middle, scale(0.5) - 8), nothing_selected(depth.contrast), "note", "middle")
 

@@ -10,7 +10,7 @@ from layerscope.analysis.proportion import Proportion
 from layerscope.analysis.result import Analysis, Contrast, LengthBin
 from layerscope.analysis.stratum import Stratum
 from layerscope.formatting import count_of, ranges
-from layerscope.report.depth_said import with_depth
+from layerscope.report.depth_said import auroc_interval, with_depth
 from layerscope.report.readings_said import control_verdict
 from layerscope.report.untested import (
     confirmed_in,
@@ -124,7 +124,8 @@ def said_of_layer(analysis: Analysis, contrast: Contrast, index: int) -> str:
         f"strength {differs}"
     ]
     if not math.isnan(held_out.auroc[index]):
-        parts.append(f"held-out AUROC {held_out.auroc[index]:.2f}")
+        bounds = auroc_interval(held_out, index)
+        parts.append(f"held-out AUROC {held_out.auroc[index]:.2f}{f' (95 %: {bounds})' if bounds else ''}")
     return ", ".join([*parts, f"Jaccard {number(analysis.layers.jaccard[index])}"])
 
 
@@ -209,6 +210,15 @@ def accuracy_title(header: Header) -> str:
     # Chance is inside the interval, which says that there are too few questions, and not that there is no difference.
     versus = versus or f"too few questions ({header.questions:,}) to tell that from chance"
     return f"The model prefers the right solution in {percent(header.accuracy.share)} of questions: {versus}"
+
+
+def accuracy_explained(header: Header) -> str:
+    """What the first numbers of the page are shares of."""
+    against = "every wrong one" if header.many else "the wrong one"
+    return (
+        f"Accuracy: the share of questions whose right solution has a higher log-likelihood than {against}, summed "
+        f"over its tokens, or divided by its characters; whoever guesses has {percent(header.chance, 0)}."
+    )
 
 
 def margin_title(analysis: Analysis) -> str:

@@ -169,6 +169,7 @@ def test_held_out_scores_are_those_of_a_plain_loop(planted: Analysis, planted_fi
     grid = np.round(first[:, None] - second[None, :], 9)
     counted = np.average((np.sign(grid) + 1) / 2, weights=weight[:, None] * weight[None, :])
     assert contrast.held_out.auroc[index] == pytest.approx(counted, abs=1e-6)
+    assert counted - 0.2 < contrast.held_out.auroc_low[index] < counted < contrast.held_out.auroc_high[index]
     assert contrast.held_out.paired[index] > 0.6
 
 

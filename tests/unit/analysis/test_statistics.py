@@ -231,3 +231,19 @@ def test_a_layer_is_tested_as_each_feature_alone() -> None:
                 assert magnitude.p[row] == pytest.approx(stats.wilcoxon(difference, method="asymptotic").pvalue)
             else:
                 assert np.isnan(magnitude.p[row])
+
+
+def test_the_interval_of_an_auroc_is_that_of_plain_draws_of_goal_groups() -> None:
+    """With ties, groups of several pairs, and weights that let each group count once."""
+    rng = np.random.default_rng(1)
+    group = np.array([0, 0, 0, 1, 1, *range(2, 30)])
+    first, second = rng.integers(0, 5, (2, len(group))).astype(float)
+    weight = statistics.group_weights(group)
+    draws = np.stack([np.bincount(rng.integers(0, 30, 30), minlength=30) for _ in range(200)], axis=1).astype(np.uint8)
+    plain = []
+    for draw in draws.T:
+        pairs = [pair for goal, times in enumerate(draw) for pair in np.flatnonzero(group == goal).tolist() * times]
+        plain.append(statistics.auroc(first[pairs], second[pairs], weight[pairs]))
+    found = statistics.auroc_interval(first, second, weight, group, draws)
+    assert found == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=1e-12)
+    assert found[0] < statistics.auroc(first, second, weight) < found[1]

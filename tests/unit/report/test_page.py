@@ -673,3 +673,41 @@ def test_a_browser_that_cannot_unpack_says_so(chromium: Any, page: Path) -> None
     assert "lacks DecompressionStream" in tab.locator("#plain-questions").inner_text()
     assert tab.locator("#plain-questions table:visible").count() == 1
     context.close()
+
+
+# Its intervals
+
+
+def test_the_chart_of_auroc_has_the_interval_of_auroc(page: Path, analysis: Analysis) -> None:
+    """Read off the chart's own axis: where each bar begins and ends, and where its dot is."""
+    held_out = analysis.right_wrong.held_out
+    chart = next(iter(re.findall(r'<svg class="chart wide".*?</svg>', page.read_text("utf-8"), re.S)))
+    panel = chart[chart.index("How well they tell the two apart") : chart.index("Features that fire on both")]
+    assert "AUROC, validation half · bar: its 95 % interval" in panel
+    marked = [(float(y) - 4, float(said)) for y, said in re.findall(r'y="([\d.]+)" class="tick"[^>]*>(0\.\d+)<', panel)]
+    (y, value), (other_y, other) = marked[0], marked[-1]
+
+    def of(place: str) -> float:
+        return value + (float(place) - y) * (other - value) / (other_y - y)
+
+    bars = re.findall(r'd="M[\d.]+ ([\d.]+)L[\d.]+ ([\d.]+)" class="whisker"', panel)
+    dots = re.findall(r'cy="([\d.]+)" r="[\d.]+" class="first solid"', panel)
+    known = np.flatnonzero(~np.isnan(held_out.auroc))
+    assert len(bars) == len(dots) == len(known) >= 1
+    for index, (low, high), dot in zip(known, bars, dots, strict=True):
+        drawn = of(low), of(dot), of(high)
+        assert drawn == pytest.approx(
+            (held_out.auroc_low[index], held_out.auroc[index], held_out.auroc_high[index]), abs=1e-3
+        )
+        assert drawn[0] < drawn[1] < drawn[2]
+
+
+def test_the_headline_number_is_explained_where_it_stands(page: Path, analysis: Analysis) -> None:
+    held_out = analysis.right_wrong.held_out
+    best = int(np.nanargmax(held_out.auroc))
+    text = text_of(page.read_bytes())
+    assert text.count(f"AUROC {held_out.auroc[best]:.2f} (95 %: {held_out.auroc_low[best]:.2f} to ") >= 1
+    after = text[text.index("with a held-out AUROC" if "with a held-out AUROC" in text else "their held-out AUROC") :]
+    assert "means: layer" in after[:120]
+    assert f"for the right one in {100 * held_out.auroc[best]:.0f} % of cases, a tie counting half" in after[:500]
+    assert "whoever guesses has 50 %" in text

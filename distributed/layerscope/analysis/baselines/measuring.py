@@ -12,7 +12,7 @@ import numpy as np
 
 from layerscope.analysis.arrays import Floats, Ints
 from layerscope.analysis.baselines.split import Split
-from layerscope.analysis.statistics import auroc
+from layerscope.analysis.statistics import auroc, wins
 
 _HELD = 1 << 16  # numbers of a table of weights at once: what a core has at hand
 
@@ -61,8 +61,5 @@ def drawn(difference: Floats, split: Split) -> Drawn:
 
 def _of_draws(weight: Floats, below: Ints, up_to: Ints, right: Floats) -> tuple[Floats, Floats]:
     """AUROC and share of pairs that are ordered by d, [H, b] weighted."""
-    sums = np.zeros((len(weight) + 1, weight.shape[1]))
-    np.cumsum(weight, axis=0, out=sums[1:])
-    total = sums[-1]
-    lost = np.einsum("hb,hb->b", weight, sums[below] + sums[up_to]) / 2
-    return 1 - lost / total**2, right @ weight / total
+    total = weight.sum(axis=0)
+    return 1 - wins(weight, weight, below, up_to) / total**2, right @ weight / total

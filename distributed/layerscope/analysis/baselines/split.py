@@ -25,7 +25,8 @@ class Split:
     discovery: Bools  # [Q]
     fold: Ints  # [Q] from 0 to FOLDS in the discovery half, -1 in the other; a goal group is in one
     weight: Floats  # [Q] so that every goal group counts once
-    group: Ints  # [H] of every held-out question, from 0
+    judging: Ints  # [G] the goal groups held out, by their numbers in the analysis, ascending
+    group: Ints  # [H] of every held-out question, from 0: its place among these
     draws: NDArray[np.uint8]  # [G, B] how often each draw of as many groups has a group
 
     @classmethod
@@ -43,7 +44,7 @@ class Split:
         draws = np.empty((size, DRAWS), dtype=np.uint8)
         for number in range(DRAWS):  # a group is drawn 255 times in no draw that anybody will see
             draws[:, number] = np.bincount(rng.integers(0, size, size), minlength=size)
-        return cls(discovery, of_group[group], group_weights(group), of_held_out, draws)
+        return cls(discovery, of_group[group], group_weights(group), judging, of_held_out, draws)
 
     @property
     def held_out(self) -> Bools:
