@@ -29,7 +29,7 @@ from layerscope.records.fingerprints import Fingerprints
 from layerscope.records.manifest import RUNNING
 from layerscope.records.marks import marks_path
 from layerscope.records.progress import Progress
-from layerscope.records.record import Record, Unscored
+from layerscope.records.record import Unscored
 from layerscope.records.replacing import Replacement
 from layerscope.records.run import Run
 from layerscope.records.totals import Totals
@@ -45,8 +45,7 @@ def run_job(config: Config) -> int:
     with journal.open_journal(
         job.output.records, job.identity(), job.about(command_line()), job.output.overwrite
     ) as file:
-        totals, error_lines = _recover(file)
-        retried = error_lines if job.output.retry_errors else []
+        totals, retried = _recover(file, job.output.retry_errors)
         if file.lines < job.n_questions or retried:
             try:
                 totals, rate, stopped_by, left = _work(job, cluster, file, totals, retried)
@@ -87,22 +86,17 @@ def warn(job: Job) -> None:
         say(f"Warning: {warning}", sys.stderr)
 
 
-def _recover(file: journal.Journal) -> tuple[Totals, list[int]]:
-    """Reads what the file holds: its totals, and which of its lines are error lines."""
-    totals, error_lines = Totals(), list[int]()
-
-    def count(record: Record | Unscored) -> None:
-        if isinstance(record, Unscored):
-            error_lines.append(totals.questions)
-        totals.add_record(record)
-
-    recover(file, count)
-    return totals, error_lines
+def _recover(file: journal.Journal, retry_errors: bool) -> tuple[Totals, list[int]]:
+    """Reads what the file holds: its totals, and which of its lines are error lines, if they are to be known."""
+    kinds = list[bool]()
+    recover(file, lambda record: kinds.append(isinstance(record, Unscored)), every=retry_errors)
+    return file.totals or Totals(), [number for number, is_error in enumerate(kinds) if is_error and retry_errors]
 
 
-def recover(file: journal.Journal, count: Callable[[Any], None]) -> None:
-    """Reads what the file holds; `count` gets every record, or whatever it is. Says what nothing notes of it."""
-    if unnoted := file.recover(count):
+def recover(file: journal.Journal, count: Callable[[Any], None], every: bool = True) -> None:
+    """Reads what the file holds; `count` gets every record, or whatever it is: see `Journal.recover`. Says what nothing
+    notes of it."""
+    if unnoted := file.recover(count, every):
         marks = marks_path(file.path).name
         say(
             f"Warning: Nothing notes the last {count_of(unnoted, 'line')} of {file.path}: {marks} is gone, or damaged."
@@ -174,7 +168,8 @@ class Work:
                 # A run that was killed within a batch left some of its lines: they are the same, and are passed over.
                 known = max(0, there - int(self.plan.starts[of_batch.batch]))
                 self._note(of_batch, writer.flush)
-                writer.append(of_batch.to_append(known), of_batch.residuals.behind(known))
+                new = [line.counts for line in of_batch.lines[known:]]
+                writer.append(of_batch.to_append(known), of_batch.residuals.behind(known), new)
                 for line in of_batch.lines[known:]:
                     self.count(line)
                 self.progress.update()

@@ -9,6 +9,8 @@ from layerscope.planning.saes import Dictionary
 from layerscope.records.differences import settings_that_differ
 from layerscope.records.goals import GoalGroups, told_goals
 from layerscope.records.manifest import RUNNING, manifest_path
+from layerscope.records.marks import marks_path
+from layerscope.records.order import order_path
 from layerscope.records.residuals import residual_readings, residuals_path
 from layerscope.records.run import Run
 from layerscope.records.totals import Totals
@@ -118,7 +120,8 @@ def summarise(job: Job, totals: Totals, rate: float) -> str:
     Args:
         rate: questions per second of this run; 0 where it had nothing to do.
     """
-    files = [str(job.output.records), str(manifest_path(job.output.records))]
+    beside = [each(job.output.records) for each in (manifest_path, order_path, marks_path)]
+    files = [str(job.output.records), *(str(each) for each in beside if each.exists())]
     if job.reading.residuals:
         files.append(str(residuals_path(job.output.records)))
     if job.output.array:

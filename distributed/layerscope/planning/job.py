@@ -37,6 +37,7 @@ from layerscope.records.identity import (
     ShotsDrawn,
 )
 from layerscope.records.manifest import About, AboutDictionary, Tokens
+from layerscope.records.order import digest_of_many, listed
 from layerscope.records.packing import TIMES_SMALLER, packing_of
 from layerscope.records.residuals import RESIDUAL_DTYPES, residual_readings, residuals_path
 from layerscope.saes.choice import SaeChoice
@@ -234,7 +235,8 @@ class Job:
         return About(
             command=command,
             folder=utf8(str(Path.cwd())),
-            order=" ".join(map(str, self.plan.order.tolist())),
+            order=listed(self.plan.order),
+            order_xxh3=digest_of_many(self.plan.order),
             batches=" ".join(map(str, np.diff(self.plan.starts).tolist())),
             standin=self.standin,
             **self._of_dictionary(self.dictionaries[0]),
@@ -244,7 +246,7 @@ class Job:
                 each.name: AboutDictionary(**self._of_dictionary(each)) for each in self.dictionaries[1:]
             },
             shots_from="" if self.reading.prompt.shots is None else self.reading.prompt.shots.told,
-        )
+        ).with_order(self.plan.order)
 
     def _of_dictionary(self, dictionary: Dictionary) -> dict[str, Any]:
         return {

@@ -6,7 +6,6 @@ from functools import partial
 from layerscope.files import Piece, begin_sync, write_pieces
 from layerscope.records.extent import Extent
 from layerscope.records.lines import in_first_form
-from layerscope.records.manifest import FORMAT
 from layerscope.records.marks import Marks
 from layerscope.records.packing import Packed
 
@@ -21,7 +20,7 @@ _SYNC_BYTES = 4 << 20  # after which the disk begins on what was written
 
 def former(format: int) -> Formed:
     """How a file of a format has its lines: one that was begun in the first form goes on in it."""
-    return partial(_formed, first=format != FORMAT)
+    return partial(_formed, first=format == 1)
 
 
 def _formed(line: Line, first: bool) -> Sequence[Piece]:

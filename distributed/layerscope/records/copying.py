@@ -20,8 +20,10 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import Piece, replacing, sync_folder
 from layerscope.formatting import count_of, shell_word
 from layerscope.records.extent import Extent
-from layerscope.records.manifest import READING, Manifest, Progress, write_manifest
-from layerscope.records.marks import marks_path
+from layerscope.records.manifest import READING, Manifest, write_manifest
+from layerscope.records.marks import Marks, marks_path
+from layerscope.records.noted import Progress
+from layerscope.records.order import order_path, write_order
 from layerscope.records.packing import pack, packing_of
 from layerscope.records.progress import shown
 from layerscope.records.residuals import Layout, changed, chunks, noted_digests, open_layer, residuals_path
@@ -47,13 +49,19 @@ def copy_run(file: RecordsFile, target: Path) -> tuple[str, ...]:
     _expect_nothing_beside(target)
     try:
         with replacing(target) as temporary:
+            if not manifest.lists_lines:
+                write_order(target, manifest.about.example_ids)
             extent, digest, left_out = _copy_lines(run, manifest, temporary)
             extent.residuals = _copy_residuals(run, target, manifest, extent.lines)
             _expect_the_same(temporary, digest, target)
-        write_manifest(target, replace(manifest, progress=extent.note()))
+            if not manifest.lists_lines and extent.lines:
+                Marks(target).begin(extent)
+        write_manifest(target, replace(manifest, progress=extent.note(manifest.lists_lines)))
         sync_folder(target.parent)
     except BaseException as error:
         shutil.rmtree(residuals_path(target), ignore_errors=True)
+        for beside in (order_path(target), marks_path(target)):
+            beside.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise LayerscopeError(
                 f"{target} cannot be written: {error.strerror or error}. The run that was to be copied is as it was.\n"
@@ -93,7 +101,7 @@ def _of_copy(known: Manifest, target: Path) -> Manifest:
     return replace(
         known,
         identity=replace(known.identity, packing=UNSET if how is None else how),
-        about=replace(known.about, command=_to_go_on(known.about.command, target)),
+        about=replace(known.about, command=_to_go_on(known.about.command, target)).with_order(known.about.example_ids),
         progress=UNSET,
         as_read=read,
     )
@@ -110,7 +118,7 @@ def _to_go_on(command: str, target: Path) -> str:
 
 
 def _expect_nothing_beside(target: Path) -> None:
-    for beside in (marks_path(target), residuals_path(target)):
+    for beside in (marks_path(target), order_path(target), residuals_path(target)):
         if os.path.lexists(beside):
             raise UsageError(
                 f"--to: {beside} would belong to the copy, and is there already.\nMove it away, or name another file."

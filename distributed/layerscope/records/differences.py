@@ -22,7 +22,7 @@ def manifest_to_go_on_with(path: Path, identity: Identity, about: About) -> Mani
     """
     manifest = kind_of_file(identity).open(path, RUNNING).manifest
     differing = settings_that_differ(manifest, identity)
-    if about.order != manifest.about.order:
+    if (about.order, about.order_xxh3) != (manifest.about.order, manifest.about.order_xxh3):
         differing.append("the order of the questions was another")
     if differing:
         raise UsageError(

@@ -1,14 +1,16 @@
 """How far a file goes, and a mark after every line, or batch of compressed lines: it tells which was changed later."""
 
 import hashlib
+from pathlib import Path
 from typing import Final, Protocol, Self
 
 import xxhash
 from msgspec import UNSET, UnsetType
 
-from layerscope.records.manifest import Progress
+from layerscope.records.noted import Progress
 
 MARK_BYTES: Final = 4
+_READ_BYTES: Final = 1 << 20
 
 
 class _Digest(Protocol):
@@ -79,15 +81,35 @@ class Extent:
         self._digest = more._digest
         self._marks += more._marks
 
-    def note(self) -> Progress:
-        """What the manifest keeps."""
+    def note(self, listed: bool = True) -> Progress:
+        """What the manifest keeps.
+
+        Args:
+            listed: the marks too.
+        """
+        first_kind = self._digest.name == "sha256"
         return Progress(
             lines=self.lines,
             bytes=self.size,
-            running=self._marks.hex(" ", -MARK_BYTES),
+            running=self._marks.hex(" ", -MARK_BYTES) if listed else "",
             residuals=self.residuals,
-            **{self._digest.name.lower(): self._digest.hexdigest()},
+            xxh3_128=UNSET if first_kind else self._digest.hexdigest(),
+            sha256=self._digest.hexdigest() if first_kind else UNSET,
         )
+
+    def pass_over(self, path: Path, noted: Progress, marks: bytes) -> bool:
+        """Goes to the end of what is noted of a file, without a look at its lines; whether these bytes are those noted.
+
+        Args:
+            marks: of these stretches, end to end.
+        """
+        with path.open("rb", buffering=0) as stream:
+            left, buffer = noted.bytes, memoryview(bytearray(_READ_BYTES))
+            while left and (count := stream.readinto(buffer[: min(left, _READ_BYTES)])):
+                self._digest.update(buffer[:count])
+                left -= count
+        self.lines, self.size, self._marks = noted.lines, noted.bytes, bytearray(marks)
+        return not left and self._digest.hexdigest() == noted.digest
 
     def agrees(self, noted: Progress | UnsetType, marks: bytes) -> bool:
         """Whether the last stretch is the one that was written there; true behind all that is known.
@@ -99,5 +121,15 @@ class Extent:
         number = self.stretches
         if noted is not UNSET and number <= noted.marks:
             return noted.running[9 * (number - 1) : 9 * number - 1] == self.last_mark.hex()
+        if noted is not UNSET and self.lines == noted.lines and self._digest.hexdigest() != noted.digest:
+            return False
         mark = marks[MARK_BYTES * (number - 1) : MARK_BYTES * number]
         return mark in (b"", self.last_mark)
+
+    def differs(self, first: int, noted: Progress | UnsetType, marks: bytes) -> str:
+        """What it says of the lines of the last stretch, which begins with line `first`, that it does not agree."""
+        if self.stretches > max(0 if noted is UNSET else noted.marks, len(marks) // MARK_BYTES):
+            return "it or one before it is not the line that was"
+        if first == self.lines:
+            return "it is not the line that was"
+        return f"lines {first} to {self.lines} are not those that were"

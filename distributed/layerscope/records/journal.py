@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,20 @@ from layerscope.records.appending import Line, append_lines, former
 from layerscope.records.differences import manifest_to_go_on_with
 from layerscope.records.extent import Extent
 from layerscope.records.fingerprints import Fingerprint
+from layerscope.records.going_on import begun, passed_over
 from layerscope.records.identity import Identity
 from layerscope.records.locking import open_locked
-from layerscope.records.manifest import (
-    FORMAT,
-    RUNNING,
-    About,
-    Manifest,
-    manifest_path,
-    write_manifest,
-)
+from layerscope.records.manifest import RUNNING, About, Manifest, manifest_path, write_manifest
 from layerscope.records.marks import Marks, marks_path
+from layerscope.records.noted import Progress
+from layerscope.records.order import order_path
 from layerscope.records.overwriting import forget_aside, has_records, put_aside
 from layerscope.records.record import Unscored
 from layerscope.records.replacing import Replacement, copy_replaced
 from layerscope.records.residual_files import NO_ROWS, ResidualFiles, ResidualRows
 from layerscope.records.residuals import Layout
 from layerscope.records.taken_away import Watch
+from layerscope.records.totals import Counts, Totals
 
 _CHECKPOINT_SECONDS = 5.0
 
@@ -56,6 +54,12 @@ class Journal:
         self._marks = Marks(path)
         self._residuals = ResidualFiles(Layout.of(path, manifest))
         self._formed = former(manifest.format)
+        self._totals = None if kind_of_file(manifest.identity).of_ablations else Totals()
+
+    @property
+    def totals(self) -> Totals | None:
+        """What the records of these lines come to; None where that was not counted."""
+        return None if self._totals is None else copy(self._totals)
 
     @property
     def lines(self) -> int:
@@ -68,8 +72,16 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def append(self, lines: Iterable[Line], residuals: ResidualRows = NO_ROWS) -> None:
+    def append(
+        self,
+        lines: Iterable[Line],
+        residuals: ResidualRows = NO_ROWS,
+        counts: Iterable[Counts | None] | None = None,
+    ) -> None:
         """Writes whole lines and waits until they are on the disk; before them their residuals, if the run keeps any.
+
+        Args:
+            counts: of every line, None for an error; what the lines come to is noted where it is told of all of them.
 
         Raises:
             LayerscopeError: they cannot be written or synced; the file then ends where it ended before.
@@ -96,6 +108,10 @@ class Journal:
             forget_aside(self.path)
         self._residuals.join()
         self._extent.join(more)
+        self._totals = None if counts is None else self._totals
+        if self._totals is not None:
+            for of_line in counts or ():
+                self._totals.add_counts(of_line)
         if time.monotonic() - self._checkpointed > _CHECKPOINT_SECONDS:
             self.checkpoint()
 
@@ -123,14 +139,14 @@ class Journal:
             replacements: in ascending order.
         """
         self._expect_untouched()
-        packing = self._manifest.identity.packing
+        how = self._manifest.identity.packing, self._manifest.lists_lines
         if self._residuals.begin_replacing():
             self.checkpoint()
         try:
             with replacing(self.path, locked=False) as temporary:
                 descriptor = open_locked(temporary)
                 try:
-                    made = copy_replaced(self.path, descriptor, replacements, self._formed, self._residuals, packing)
+                    made = copy_replaced(self.path, descriptor, replacements, self._formed, self._residuals, *how)
                     extent, unchanged = made
                     os.fsync(descriptor)
                     # Until the new file's extent is noted, only what both have in common may be held against either.
@@ -143,7 +159,7 @@ class Journal:
         except OSError as error:
             raise LayerscopeError(f"{self.path} cannot be replaced: {error.strerror}. It is as it was.") from error
         os.close(self._descriptor)
-        self._descriptor, self._extent = descriptor, extent
+        self._descriptor, self._extent, self._totals = descriptor, extent, None
         self._watch = Watch(self.path, descriptor)
         try:
             self._residuals.end_replacing()
@@ -180,11 +196,15 @@ class Journal:
         """Notes in the manifest how far the file goes and what its bytes hash to."""
         self._extent.residuals = self._residuals.digests
         try:
-            self._note(replace(self._manifest, progress=self._extent.note()))
+            self._note(replace(self._manifest, progress=self._progress()))
         except LayerscopeError:
             self._expect_untouched()  # a folder that is gone is another fault than a full disk
             raise
         self._checkpointed = time.monotonic()
+
+    def _progress(self) -> Progress:
+        noted = self._extent.note(self._manifest.lists_lines)
+        return noted if self._totals is None else replace(noted, totals=self._totals.note(noted))
 
     def _note(self, manifest: Manifest) -> None:
         write_manifest(self.path, manifest)
@@ -197,28 +217,36 @@ class Journal:
                 if self._known:
                     self._expect_untouched(at_the_end=True)
                     self.checkpoint()
-                    self._marks.remove()
+                    if self._manifest.lists_lines:
+                        self._marks.remove()
+                    elif self.lines:
+                        self._marks.begin(self._extent)
             finally:
                 self._residuals.close()
                 self._marks.close()
                 os.close(self._descriptor)
                 self._descriptor = -1
 
-    def recover(self, on_record: Callable[[Any], None]) -> int:
+    def recover(self, on_record: Callable[[Any], None], every: bool = True) -> int:
         """Reads what is there, and removes a torn last line; gives how many lines fit the plan and nothing notes them.
 
         Args:
-            on_record: gets every record.
+            on_record: gets every record that is looked at.
+            every: all of them are. Else the bytes of those that the manifest notes, and what they come to, are held
+                against its digest and no more, if it notes what is needed.
 
         Raises:
             LayerscopeError: a line is not the record that belongs there, or was changed after it was written.
         """
-        self._extent, errors = Extent(self._manifest.progress), list[int]()
-        run = kind_of_file(self._manifest.identity)(self.path, self._manifest, RUNNING)
-        for number, (_, record) in enumerate(run.entries(to_go_on=True, extent=self._extent)):
+        run, errors = kind_of_file(self._manifest.identity)(self.path, self._manifest, RUNNING), list[int]()
+        self._extent, totals = (Extent(run.manifest.progress), Totals()) if every else passed_over(run)
+        self._totals = None if run.of_ablations else totals
+        for number, (_, record) in enumerate(run.entries(to_go_on=True, extent=self._extent), self.lines):
             if isinstance(record, Unscored):
                 errors.append(number)
             on_record(record)
+            if self._totals is not None:
+                self._totals.add_record(record)
         try:
             self._residuals.recover(self._extent.lines, errors, self._manifest.progress)
             self._cut()
@@ -257,15 +285,10 @@ def open_journal(path: Path, identity: Identity, about: About, overwrite: bool) 
         if os.fstat(descriptor).st_size and overwrite:
             descriptor = put_aside(path, descriptor)
         fresh = not os.fstat(descriptor).st_size
-        if fresh:
-            manifest = Manifest(format=FORMAT, identity=identity, about=about)
-            write_manifest(path, manifest)
-            sync_folder(path.parent)
-        else:
-            manifest = manifest_to_go_on_with(path, identity, about)
-            if has_records(path):
-                forget_aside(path)
-        for file in (path, manifest_path(path), marks_path(path)):
+        manifest = begun(path, identity, about) if fresh else manifest_to_go_on_with(path, identity, about)
+        if not fresh and has_records(path):
+            forget_aside(path)
+        for file in (path, manifest_path(path), marks_path(path), order_path(path)):
             remove_leftovers(file)
     except OSError as error:
         os.close(descriptor)

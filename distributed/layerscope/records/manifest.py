@@ -7,24 +7,31 @@ when the manifest is written anew.
 
 import os
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, cast
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, cast
 
 import msgspec
+import numpy as np
 import orjson
 from msgspec import UNSET, Meta, Struct, UnsetType
+from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError, UsageError, remedy
 from layerscope.files import read_plain, replacing
 from layerscope.records.fingerprints import Fingerprint
 from layerscope.records.identity import Count, DictionaryName, Identity
+from layerscope.records.noted import Progress
+from layerscope.records.order import read_order
 from layerscope.records.strangers import reader_of
 from layerscope.strict_json import parse_object
 
 FORMAT: Final = 2
 """Of new files. In those of format 1 a line has `error` only where there is one, and then nothing else."""
+FORMAT_OF_MANY: Final = 3
+"""The same where the order and the marks of the lines lie beside the manifest, because there are many."""
 
 
 NeuronpediaId = Annotated[  # it becomes a path in the cache, and a part of an address
@@ -84,7 +91,9 @@ class About(Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
     folder: str
     """Where `command` was given."""
     order: str
-    """`example_id` of every line of the finished file."""
+    """`example_id` of every line of the finished file; empty where these lie in `NAME.order.npy`."""
+    order_xxh3: str = ""
+    """Of the `example_id`s there; empty where `order` lists them."""
     batches: str = ""
     """Lines of every batch; files of 0.1.0 do not say it."""
     standin: bool
@@ -103,9 +112,15 @@ class About(Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
     """Where the examples come from that stand before the questions; empty without."""
 
     @cached_property
-    def example_ids(self) -> list[int]:
+    def example_ids(self) -> Sequence[int]:
         """`order` as numbers."""
+        assert not self.order_xxh3, "these come with `with_order`"
         return [int(word) for word in self.order.split(" ")] if self.order else []
+
+    def with_order(self, example_ids: Sequence[int] | NDArray[np.int64]) -> Self:
+        """The same, knowing the `example_id`s that it does not list."""
+        self.__dict__["example_ids"] = example_ids
+        return self
 
     @cached_property
     def batch_ends(self) -> list[int]:
@@ -117,30 +132,10 @@ class About(Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
         return list(self.average_l0)
 
 
-class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How far the file was written when this was noted."""
-
-    lines: Count
-    bytes: Count
-    xxh3_128: str | UnsetType = UNSET
-    """Of these bytes."""
-    sha256: str | UnsetType = UNSET
-    """In its stead, in the first files; they stay with it."""
-    running: str
-    """Eight digits of that digest after every line; after every batch, where the lines are compressed."""
-    residuals: dict[int, str] | UnsetType | None = UNSET
-    """By layer, XXH3 (128 bits) of the rows of these lines. None where it is not known; not there without residuals."""
-
-    @property
-    def marks(self) -> int:
-        """How many there are in `running`."""
-        return (len(self.running) + 1) // 9
-
-
 class Manifest(Struct, kw_only=True, omit_defaults=True):
     """All that lies beside an output file."""
 
-    format: Literal[1, 2]
+    format: Literal[1, 2, 3]
     identity: Identity
     about: About
     progress: Progress | UnsetType = UNSET
@@ -167,6 +162,11 @@ class Manifest(Struct, kw_only=True, omit_defaults=True):
     def lines_noted(self) -> int:
         """How many lines are known to have been written."""
         return 0 if self.progress is UNSET else self.progress.lines
+
+    @property
+    def lists_lines(self) -> bool:
+        """Whether the order and the marks of the lines are in it, and not beside it."""
+        return not self.about.order_xxh3
 
     @property
     def packed(self) -> bool:
@@ -199,6 +199,9 @@ def read_manifest(path: Path, advice: Advice = READING) -> Manifest:
         content = cast(dict[str, Any], parse_object(read_plain(beside)))
         _check_format(content)
         manifest = msgspec.convert(content, Manifest, str_keys=True)
+        if not manifest.lists_lines:
+            lines = manifest.identity.plan.questions
+            manifest.about.with_order(read_order(path, lines, manifest.about.order_xxh3, advice.broken))
         _check(manifest)
     except FileNotFoundError:
         raise UsageError(
@@ -233,8 +236,9 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 
 def _check_format(content: object) -> None:
     found = content.get("format") if isinstance(content, dict) else None
-    if type(found) is int and found > FORMAT:
-        raise ValueError(f"it has format {found}, of a later version of layerscope than this one, which reads {FORMAT}")
+    if type(found) is int and found > FORMAT_OF_MANY:
+        later = f"it has format {found}, of a later version of layerscope than this one"
+        raise ValueError(f"{later}, which reads {FORMAT_OF_MANY}")
 
 
 def _check(manifest: Manifest) -> None:
@@ -272,9 +276,8 @@ def _check(manifest: Manifest) -> None:
         if list(other.average_l0) != about.layers:
             raise ValueError(f"`about.other_dictionaries.{name}` has other layers than `about.average_l0`")
     if progress is not UNSET:
-        if len(progress.running) != max(0, 9 * progress.marks - 1) or progress.lines != manifest.lines_of(
-            progress.marks
-        ):
+        noted = progress.lines if not manifest.lists_lines else manifest.lines_of(progress.marks)
+        if len(progress.running) != max(0, 9 * progress.marks - 1) or progress.lines != noted:
             raise ValueError("`progress.running` has not as many marks as there are `progress.lines`")
         if (progress.xxh3_128 is UNSET) == (progress.sha256 is UNSET):
             raise ValueError("`progress` has no digest, or two")

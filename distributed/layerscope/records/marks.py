@@ -18,7 +18,7 @@ from msgspec import UNSET, UnsetType
 from layerscope.errors import LayerscopeError, remedy
 from layerscope.files import read_plain, replacing, sync_data, write_pieces
 from layerscope.records.extent import MARK_BYTES, Extent
-from layerscope.records.manifest import Progress
+from layerscope.records.noted import Progress
 
 HEADER: Final = b"layerscope marks 1\n"
 _ENTRY_BYTES = 2 * MARK_BYTES

@@ -2,11 +2,14 @@
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from layerscope.files import replacing
 from layerscope.records.locking import open_locked
 from layerscope.records.manifest import manifest_path
+from layerscope.records.marks import marks_path
+from layerscope.records.order import order_path
 from layerscope.records.residuals import residuals_path
 from layerscope.records.stretches import NotAFrameError, read_stretches
 
@@ -34,6 +37,9 @@ def put_aside(path: Path, descriptor: int) -> int:
             if not aside.exists():
                 if manifest_path(path).exists():
                     manifest_path(path).replace(manifest_aside)  # first: without it nobody goes on with the records
+                for beside in (order_path, marks_path):
+                    with suppress(FileNotFoundError):
+                        beside(path).replace(beside(aside))
                 if residuals_path(path).is_dir():
                     shutil.rmtree(residuals_aside, ignore_errors=True)
                     residuals_path(path).replace(residuals_aside)
@@ -48,7 +54,7 @@ def put_aside(path: Path, descriptor: int) -> int:
 def forget_aside(path: Path) -> None:
     """Removes what stands aside."""
     aside = aside_path(path)
-    for each in (aside, manifest_path(aside)):
+    for each in (aside, manifest_path(aside), order_path(aside), marks_path(aside)):
         each.unlink(missing_ok=True)
     shutil.rmtree(residuals_path(aside), ignore_errors=True)
 

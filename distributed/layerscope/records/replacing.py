@@ -10,7 +10,7 @@ from layerscope.files import Piece, write_pieces
 from layerscope.records.appending import Formed
 from layerscope.records.extent import Extent
 from layerscope.records.identity import Packing
-from layerscope.records.manifest import Progress
+from layerscope.records.noted import Progress
 from layerscope.records.packing import pack
 from layerscope.records.residual_files import NO_ROWS, ResidualFiles, ResidualRows
 from layerscope.records.stretches import read_stretches
@@ -32,6 +32,7 @@ def copy_replaced(
     formed: Formed,
     residuals: ResidualFiles,
     packing: Packing | UnsetType,
+    listed: bool,
 ) -> tuple[Extent, Progress]:
     """Copies an output file, and replaces the rows of the lines that are replaced: first, because the copy is not the
     file yet.
@@ -41,6 +42,7 @@ def copy_replaced(
         replacements: in ascending order.
         formed: a line as the file has them.
         packing: how the file has those of a batch, if it does.
+        listed: whether the manifest has the marks of lines.
 
     Returns:
         the copy's extent, and the note of what comes before the first line that is replaced.
@@ -52,7 +54,7 @@ def copy_replaced(
     for stretch in read_stretches(path):
         raw: Sequence[Piece] = stretch.raw
         if extent.lines <= replacement.number < extent.lines + stretch.n_lines:
-            unchanged = unchanged or extent.note()
+            unchanged = unchanged or extent.note(listed)
             lines = list(stretch.lines)
             while extent.lines <= replacement.number < extent.lines + stretch.n_lines:
                 residuals.replace(replacement.number, replacement.residuals)
@@ -62,4 +64,4 @@ def copy_replaced(
         write_pieces(descriptor, raw)
         extent.add(*raw, lines=stretch.n_lines)
     residuals.sync()
-    return extent, unchanged or extent.note()
+    return extent, unchanged or extent.note(listed)

@@ -177,8 +177,8 @@ class RecordsFile:
         return Extent(self._known.progress) if self._known else Extent()
 
     def _stretches(self, extent: Extent) -> Iterator[tuple[int, Iterable[bytes]]]:
-        """The number of the first line of every whole stretch, from 1, and its lines; the extent goes to its end."""
-        self.bytes_read = 0
+        """The number of the first line, from 1, and the lines of every whole stretch behind the extent, which grows."""
+        self.bytes_read = extent.size
         try:
             if self._known is None:
                 for placed in read_placed(self.path):
@@ -186,7 +186,7 @@ class RecordsFile:
                     self.stretch_begins, self.bytes_read = placed.begins, placed.read
                     yield extent.lines, [placed.line]
                 return
-            for stretch in read_stretches(self.path):
+            for stretch in read_stretches(self.path, extent.size):
                 self.stretch_begins = extent.size
                 extent.add(*stretch.raw, lines=stretch.n_lines)
                 self.bytes_read = extent.size
@@ -216,9 +216,9 @@ class RecordsFile:
         if self._known is None:
             return
         if not extent.agrees(self._known.progress, self._marks):
-            one, many = "it is not the line that was", f"lines {first} to {extent.lines} are not those that were"
+            differs = extent.differs(first, self._known.progress, self._marks)
             other = other_form(self.path, self._known.identity.packing)
-            raise NotARecordError(other or f"{many if self._known.packed else one} written there")
+            raise NotARecordError(other or f"{differs} written there")
         if self._known.packed and extent.lines != self._known.lines_of(extent.stretches):
             raise NotARecordError(f"a frame ends after line {extent.lines}, where no batch of the plan does")
 

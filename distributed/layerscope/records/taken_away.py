@@ -49,7 +49,7 @@ class Watch:
         what = _trouble(path, self._descriptor, extent.size, extent.size)
         if not what and not self._is_edited(extent, at_the_end):
             return
-        noted = replace(manifest, progress=extent.note())
+        noted = replace(manifest, progress=extent.note(manifest.lists_lines))
         if not what:
             write_manifest(path, noted)  # so that whoever reads or goes on finds the line
             raise LayerscopeError(
@@ -71,14 +71,14 @@ class Watch:
         changed_ns, begun = os.fstat(self._descriptor).st_ctime_ns, time.monotonic()
         if changed_ns == self._changed_ns or (begun < self._reread_at and not at_the_end):
             return False
-        noted = extent.note()
+        noted = extent.note(listed=False)
         found = Extent(noted)
         with suppress(NotAFrameError):  # whose place is then an end
             for stretch in read_stretches(self._path):
                 found.add(*stretch.raw, lines=stretch.n_lines)
         self._changed_ns = changed_ns
         self._reread_at = time.monotonic() + (time.monotonic() - begun) / _REREAD_SHARE
-        return found.note() != noted
+        return found.note(listed=False) != noted
 
 
 def _trouble(path: Path, descriptor: int, least: int, most: int | None = None) -> str:

@@ -13,12 +13,13 @@ from layerscope.files import COMPRESSED, user_path
 from layerscope.questions.standard_input import records_of_copy
 from layerscope.records.manifest import manifest_path
 from layerscope.records.marks import is_marks, marks_path
+from layerscope.records.order import is_order, order_path
 from layerscope.records.overwriting import aside_path
 from layerscope.records.packing import packing_suffix
 from layerscope.records.residuals import is_residuals, residuals_path
 from layerscope.records.stretches import NotAFrameError, read_lines
 
-_BESIDE = (manifest_path, marks_path, residuals_path, aside_path)
+_BESIDE = (manifest_path, marks_path, order_path, residuals_path, aside_path)
 """Where the other files of a run lie, by its output file."""
 _MANIFEST, *_ENDINGS = (beside(Path("x")).name.removeprefix("x") for beside in _BESIDE)
 _FIRST_RECORD = b'{"example_id":'
@@ -88,12 +89,12 @@ def check_output(records: Path, array: Path | None, inputs: Iterable[Path], over
             f"{option}: the name {records.name[:40]}… has {len(os.fsencode(records.name))} bytes; with those that its "
             f"manifest's has besides, {LONGEST_NAME} are possible. Take a shorter one."
         )
-    marks = marks_path(records)
-    if _is_there(option, marks) and not _readable(option, marks, is_marks):
-        raise UsageError(
-            f"{option}: {marks} would be written beside {records.name}, and was not made by a run.\n"
-            "Move it away, or name another file."
-        )
+    for beside, own in ((marks_path(records), is_marks), (order_path(records), is_order)):
+        if _is_there(option, beside) and not _readable(option, beside, own):
+            raise UsageError(
+                f"{option}: {beside} would be written beside {records.name}, and was not made by a run.\n"
+                "Move it away, or name another file."
+            )
     aside = aside_path(records)
     for residuals in map(residuals_path, (records, aside)):
         if os.path.lexists(residuals) and not _readable(option, residuals, is_residuals):

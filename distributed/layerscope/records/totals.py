@@ -4,6 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from msgspec import UnsetType
+from msgspec.structs import asdict
+
+from layerscope.records.noted import NotedTotals, Progress
 from layerscope.records.record import Record, Unscored
 
 
@@ -29,6 +33,20 @@ class Totals:
     cells: int = 0
     """Solution x layer cells that `active_features` is summed over."""
 
+    @classmethod
+    def noted(cls, of: Progress) -> "Totals | None":
+        """Of the lines that a manifest notes; None where it does not say what these come to."""
+        if isinstance(of.totals, UnsetType) or of.totals.of != of.digest:
+            return None
+        counts = asdict(of.totals)
+        del counts["of"]
+        return cls(of.lines, **counts)
+
+    def note(self, of: Progress) -> NotedTotals:
+        """What a manifest keeps of those lines."""
+        counts = {name: getattr(self, name) for name in NotedTotals.__struct_fields__ if name != "of"}
+        return NotedTotals(of=of.digest, **counts)
+
     @property
     def scored(self) -> int:
         return self.questions - self.errors
@@ -37,8 +55,11 @@ class Totals:
         self.questions += 1
         self.errors += 1
 
-    def add_counts(self, counts: Counts) -> None:
-        """Counts a record as it is made."""
+    def add_counts(self, counts: Counts | None) -> None:
+        """Counts a record as it is made, or an error line."""
+        if counts is None:
+            self.add_error()
+            return
         self.questions += 1
         self.correct += counts.correct
         self.correct_per_character += counts.correct_per_character

@@ -7,6 +7,7 @@ from types import TracebackType
 from layerscope.records.appending import Line
 from layerscope.records.journal import Journal
 from layerscope.records.residual_files import NO_ROWS, ResidualRows
+from layerscope.records.totals import Counts
 
 
 class WriteBehind:
@@ -17,14 +18,22 @@ class WriteBehind:
         self._thread = ThreadPoolExecutor(1, "writer")
         self._on_its_way: Future[None] | None = None
 
-    def append(self, lines: Sequence[Line], residuals: ResidualRows = NO_ROWS) -> None:
+    def append(
+        self,
+        lines: Sequence[Line],
+        residuals: ResidualRows = NO_ROWS,
+        counts: Sequence[Counts | None] | None = None,
+    ) -> None:
         """Begins to write whole lines and their residuals once those before them are on the disk.
+
+        Args:
+            counts: see `Journal.append`.
 
         Raises:
             LayerscopeError: those before them cannot be written; the file ends before these.
         """
         self.flush()
-        self._on_its_way = self._thread.submit(self._file.append, lines, residuals)
+        self._on_its_way = self._thread.submit(self._file.append, lines, residuals, counts)
 
     def flush(self) -> None:
         """Waits until everything is on the disk.

@@ -34,8 +34,9 @@ from layerscope.records.identity import Identity, PackingName
 from layerscope.records.journal import Journal, open_journal
 from layerscope.records.lines import error_line
 from layerscope.records.locking import is_locked
-from layerscope.records.manifest import About, Progress, manifest_path, read_manifest
+from layerscope.records.manifest import About, manifest_path, read_manifest
 from layerscope.records.marks import marks_path
+from layerscope.records.noted import Progress
 from layerscope.records.packing import Packed, pack, packing
 from layerscope.records.record import Record, Unscored
 from layerscope.records.replacing import Replacement

@@ -128,7 +128,7 @@ def test_a_run_that_goes_on_says_which_lines_nothing_notes(tmp_path: Path, capsy
             marks_path(path).write_bytes(marks)
         journal = open_journal(path, *PARTS, False)
         before = [(file, file.read_bytes()) for file in path.parent.iterdir() if file.is_file()]
-        totals, _ = _recover(journal)
+        totals, _ = _recover(journal, False)
         journal.close()
         assert totals.questions == 6
         said = capsys.readouterr().err
