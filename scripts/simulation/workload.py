@@ -17,10 +17,11 @@ from layerscope.engine.lines import BatchLines, batch_lines, packed
 from layerscope.engine.logs import Span
 from layerscope.hub.repository import Repository
 from layerscope.models.spec import ModelSpec
-from layerscope.planning.job import Job, Output
+from layerscope.planning.job import Job
 from layerscope.planning.machine import probe
 from layerscope.planning.needs import Needs
 from layerscope.planning.node import Node
+from layerscope.planning.output import Output
 from layerscope.planning.placing import place
 from layerscope.planning.saes import Dictionary
 from layerscope.planning.settings import Numerics, settle_crew

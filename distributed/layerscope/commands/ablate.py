@@ -12,7 +12,7 @@ from layerscope.analysis import choosing
 from layerscope.analysis.ablations import summarise
 from layerscope.commands.effects_told import as_text
 from layerscope.commands.of_run import config_of, expect_the_same
-from layerscope.commands.run import Work, command_line, recover, stop_signals, tell_place, warn
+from layerscope.commands.run import command_line, stop_signals, tell_place, warn, warning
 from layerscope.config import Config, parse_layers
 from layerscope.config.ablation import AblationOptions
 from layerscope.engine.budget import Budget
@@ -20,6 +20,7 @@ from layerscope.engine.cluster import Cluster
 from layerscope.engine.crew import Crew
 from layerscope.engine.driver import Driver
 from layerscope.engine.lines import BatchLines, Line
+from layerscope.engine.work import Work, recover
 from layerscope.errors import UsageError
 from layerscope.formatting import count_of, ranges, say, utf8
 from layerscope.planning.ablation import (
@@ -78,7 +79,7 @@ def ablate(file: Path, options: AblationOptions) -> int:
     total = ablation_plan(prepared.whole, prepared.settings).lines
     with journal.open_journal(job.output.records, identity, about, options.overwrite) as output:
         totals = AblationTotals()
-        recover(output, totals.add)
+        recover(output, totals.add, warning)
         stopped_by = _work(prepared, cluster, output, totals, total) if output.lines < total else None
     if stopped_by:
         say(f"Stopped by {stopped_by.name} after {output.lines} of {count_of(total, 'line')}.")

@@ -2,38 +2,31 @@
 
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from layerscope.config import Config
 from layerscope.engine.budget import Budget
 from layerscope.engine.cluster import Cluster
 from layerscope.engine.crew import Crew
 from layerscope.engine.driver import Driver
-from layerscope.engine.lines import BatchLines, Line
+from layerscope.engine.lines import BatchLines
 from layerscope.engine.timeline import Timeline
+from layerscope.engine.work import Work, recovered
 from layerscope.formatting import count_of, say, shell_word, size_text
 from layerscope.planning.describe import describe, summarise
 from layerscope.planning.job import Job, check_space, download_bytes
-from layerscope.planning.prepare import in_ray_job, prepare, ray_job_environment
+from layerscope.planning.output import in_ray_job, ray_job_environment
+from layerscope.planning.prepare import prepare
 from layerscope.planning.surroundings import surroundings
-from layerscope.questions.plan import Plan
 from layerscope.records import journal
 from layerscope.records.array import write_array
 from layerscope.records.fingerprints import Fingerprints
-from layerscope.records.manifest import RUNNING
-from layerscope.records.marks import marks_path
 from layerscope.records.progress import Progress
-from layerscope.records.record import Unscored
-from layerscope.records.replacing import Replacement
 from layerscope.records.run import Run
 from layerscope.records.totals import Totals
-from layerscope.records.write_behind import WriteBehind
 
 
 def run_job(config: Config) -> int:
@@ -45,7 +38,7 @@ def run_job(config: Config) -> int:
     with journal.open_journal(
         job.output.records, job.identity(), job.about(command_line()), job.output.overwrite
     ) as file:
-        totals, retried = _recover(file, job.output.retry_errors)
+        totals, retried = recovered(file, warning, job.output.retry_errors)
         if file.lines < job.n_questions or retried:
             try:
                 totals, rate, stopped_by, left = _work(job, cluster, file, totals, retried)
@@ -82,27 +75,12 @@ def print_plan(config: Config) -> int:
 
 
 def warn(job: Job) -> None:
-    for warning in job.warnings:
-        say(f"Warning: {warning}", sys.stderr)
+    for each in job.warnings:
+        warning(each)
 
 
-def _recover(file: journal.Journal, retry_errors: bool) -> tuple[Totals, list[int]]:
-    """Reads what the file holds: its totals, and which of its lines are error lines, if they are to be known."""
-    kinds = list[bool]()
-    recover(file, lambda record: kinds.append(isinstance(record, Unscored)), every=retry_errors)
-    return file.totals or Totals(), [number for number, is_error in enumerate(kinds) if is_error and retry_errors]
-
-
-def recover(file: journal.Journal, count: Callable[[Any], None], every: bool = True) -> None:
-    """Reads what the file holds; `count` gets every record, or whatever it is: see `Journal.recover`. Says what nothing
-    notes of it."""
-    if unnoted := file.recover(count, every):
-        marks = marks_path(file.path).name
-        say(
-            f"Warning: Nothing notes the last {count_of(unnoted, 'line')} of {file.path}: {marks} is gone, or damaged."
-            "\nThey fit the plan and are taken as they are; --overwrite computes them anew.",
-            sys.stderr,
-        )
+def warning(text: str) -> None:
+    say(f"Warning: {text}", sys.stderr)
 
 
 def _work(
@@ -146,82 +124,6 @@ def tell_place(job: Job, progress: Progress) -> None:
         progress.note(line)
     if missing := download_bytes(job):
         progress.note(f"Up to {size_text(missing)} come from the hub first, to every node that lacks them.")
-
-
-@dataclass(frozen=True)
-class Work:
-    """Computing what a file lacks, and what is to be computed once more."""
-
-    plan: Plan
-    file: journal.Journal
-    progress: Progress
-    fingerprints: Fingerprints
-    results: Callable[[Sequence[int]], Generator[BatchLines]]
-    """From the batches that are wanted to their lines. Closed while Ray is there: it ends the actors."""
-
-    def go_on(self) -> None:
-        """Computes and writes what the file lacks."""
-        there = self.file.lines
-        batches = range(self.plan.batch_of(there), len(self.plan))
-        with closing(self.results(batches)) as computed, WriteBehind(self.file) as writer:
-            for of_batch in computed:
-                # A run that was killed within a batch left some of its lines: they are the same, and are passed over.
-                known = max(0, there - int(self.plan.starts[of_batch.batch]))
-                self._note(of_batch, writer.flush)
-                new = [line.counts for line in of_batch.lines[known:]]
-                writer.append(of_batch.to_append(known), of_batch.residuals.behind(known), new)
-                for line in of_batch.lines[known:]:
-                    self.count(line)
-                self.progress.update()
-
-    def count(self, line: Line) -> None:
-        """Adds a line to what a person sees."""
-        if line.counts is None:
-            self.progress.totals.add_error()
-        else:
-            self.progress.totals.add_counts(line.counts)
-
-    def retry(self, error_lines: list[int]) -> int:
-        """Computes the batches of some lines again and replaces these lines; gives how many were not come to.
-
-        Whole batches, because a question's last digits depend on what it shares a batch with.
-        """
-        self.progress.note(f"Retrying {count_of(len(error_lines), 'question')} with an error line.")
-        wanted = set(error_lines)
-
-        def replacements(computed: Iterable[BatchLines]) -> Iterator[Replacement]:
-            for of_batch in computed:
-                self._note(of_batch)
-                first = int(self.plan.starts[of_batch.batch])
-                for place, line in enumerate(of_batch.texts()):
-                    if first + place in wanted:
-                        wanted.remove(first + place)
-                        yield Replacement(first + place, line, of_batch.residuals.line(place))
-
-        with closing(self.results(sorted({self.plan.batch_of(line) for line in error_lines}))) as computed:
-            found = replacements(computed)
-            if (first := next(found, None)) is None:
-                return len(wanted)
-            self.file.rewrite(chain([first], found))
-        self.progress.totals = Totals()
-        for _, record in Run.open(self.file.path, RUNNING).records():
-            self.progress.totals.add_record(record)
-        return len(wanted)
-
-    def _note(self, of: BatchLines, before: Callable[[], None] = lambda: None) -> None:
-        """Notes in the manifest how a batch was computed, if there is news; `before` waits for whoever writes there."""
-        clamped = of.residuals.clamped
-        if of.halved:
-            self.progress.note(f"Batch {of.batch} did not fit the memory and was halved; the manifest names it.")
-        if clamped:
-            self.progress.note(
-                f"Batch {of.batch} has residuals beyond --residuals float16, kept as its largest number, 65504; the "
-                "manifest names it."
-            )
-        if of.halved or clamped or self.file.fingerprints != self.fingerprints.noted:
-            before()
-            batch = [of.batch]
-            self.file.note_computed(batch * of.halved, self.fingerprints.noted, batch * clamped)
 
 
 @contextmanager

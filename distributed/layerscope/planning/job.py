@@ -15,6 +15,7 @@ from layerscope.hub import repository as hub
 from layerscope.hub.repository import Repository
 from layerscope.models.spec import ModelSpec
 from layerscope.planning.needs import Needs
+from layerscope.planning.output import Output
 from layerscope.planning.placement import Placement
 from layerscope.planning.saes import Dictionary
 from layerscope.planning.settings import (
@@ -48,20 +49,6 @@ _BYTES_OF_A_TOKEN = 27  # of a feature's JSON: where it is strongest, and at how
 _BYTES_PER_ATTRIBUTION = 84  # of JSON
 _BYTES_PER_ABLATION = 150
 _BYTES_PER_FEATURE = 52  # of JSON: names, punctuation, an id of five digits, an activation of eight
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a run writes."""
-
-    records: Path
-    """The file of records, a line each."""
-    array: Path | None
-    """Where the finished run writes the JSON array, if it is asked for."""
-    timeline: str
-    """Empty for none."""
-    overwrite: bool
-    retry_errors: bool
 
 
 @dataclass(frozen=True)

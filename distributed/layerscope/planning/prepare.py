@@ -1,7 +1,5 @@
 """From the settings and the machines there are to a job: the one step in which everything is settled."""
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,26 +8,25 @@ import numpy as np
 
 from layerscope.config import Config, parse_baseline, parse_shard
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.files import user_path
 from layerscope.formatting import count_of
 from layerscope.hub.repository import Repository, open_repository
 from layerscope.models.spec import ModelSpec, read_spec, tokenizer_path
-from layerscope.planning.job import Job, Output
+from layerscope.planning.job import Job
 from layerscope.planning.needs import estimate
 from layerscope.planning.node import Node, gpu_types
+from layerscope.planning.output import settle_output
 from layerscope.planning.placement import Placement
 from layerscope.planning.placing import place
 from layerscope.planning.saes import Dictionary, take_dictionaries
 from layerscope.planning.settings import (
     numeric,
-    output_file,
     questions_wanted,
     settle_crew,
     settle_numerics,
     settle_reading,
     shots_wanted,
 )
-from layerscope.questions.opening import open_source, question_files
+from layerscope.questions.opening import open_source
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.plan import Plan, make_plan
 from layerscope.questions.prompts import Prompt
@@ -39,17 +36,7 @@ from layerscope.questions.shots import Shots, draw_shots
 from layerscope.questions.standard_input import STANDARD_INPUT, keep_standard_input, records_of_copy
 from layerscope.records.manifest import read_manifest
 from layerscope.records.means import find_means
-from layerscope.records.targets import (
-    TIMELINE,
-    begins_with,
-    beside_records,
-    check_output,
-    check_target,
-    records_path,
-)
 from layerscope.standin import standin_folder
-
-_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts; the name is meant
 
 
 def prepare(config: Config, nodes: Sequence[Node]) -> Job:
@@ -58,7 +45,7 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     Raises:
         LayerscopeError: whatever would keep the run from starting, or from ending well.
     """
-    output = _settle_output(config)
+    output = settle_output(config)
     if config.dataset == STANDARD_INPUT:
         kept = keep_standard_input(output.records, _began_with(output.records), config.overwrite)
         config = replace(config, dataset=str(kept))
@@ -145,20 +132,6 @@ def _rows_per_question(plan: Plan, reading: Reading) -> float:
     return reading.rows(1, round(plan.solution_tokens / max(1, len(plan.order))))
 
 
-def in_ray_job() -> bool:
-    """Whether `ray job submit` started this process: in a folder that Ray made for it, and deletes."""
-    return _RAY_JOB in os.environ
-
-
-def ray_job_environment() -> set[str]:
-    """What `ray job submit` brought to the nodes, by the names that a runtime environment has for its parts."""
-    try:
-        brought = json.loads(os.environ.get(_RAY_JOB, "{}"))["runtime_env"]
-        return {name for name, value in brought.items() if value and not name.startswith("_")}
-    except (ValueError, KeyError, TypeError, AttributeError):  # another Ray's form; the command is only printed
-        return set()
-
-
 def _model(config: Config) -> Repository:
     if config.standin:
         return open_repository(str(standin_folder() / "model"))
@@ -186,27 +159,3 @@ def _warnings_of_nodes(nodes: Sequence[Node], placement: Placement) -> Iterator[
     if placement.device == "cuda" and len(placement.kinds) > 1:
         types = ", ".join(f"{count} x {name}" for name, count in sorted(gpu_types(nodes).items()))
         yield f"GPUs of several types ({types}) give other last digits; --gpu-type keeps to one."
-
-
-def _settle_output(config: Config) -> Output:
-    """Where the run writes.
-
-    Raises:
-        UsageError: it could not, or must not.
-    """
-    named_file = output_file(config)
-    for name, named in (("output-file", named_file), ("timeline", config.timeline)):
-        if in_ray_job() and named and not user_path(named).is_absolute():
-            raise UsageError(
-                f"--{name}: {named} would lie in this Ray job's own folder, which Ray deletes after it.\n"
-                f"Name it by an absolute path that outlives the job, such as /shared/{Path(named).name}."
-            )
-    records, array = records_path(named_file), user_path(named_file).absolute()
-    inputs = [*question_files(config.dataset), *(question_files(config.shots_from) if config.shots else [])]
-    if named_file.endswith("/"):
-        raise UsageError(f"--output-file: {named_file} is a folder's name. Name a file.")
-    check_output(records, array if array != records else None, inputs, config.overwrite)
-    if config.timeline:
-        written = (records, array, *beside_records(records))
-        check_target("--timeline", config.timeline, (*inputs, *written), begins_with(TIMELINE, b"[]"))
-    return Output(records, array if array != records else None, config.timeline, config.overwrite, config.retry_errors)

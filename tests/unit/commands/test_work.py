@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from layerscope.commands.run import Work, command_line
+from layerscope.commands.run import command_line
 from layerscope.engine.lines import BatchLines, Line
+from layerscope.engine.work import Work
 from layerscope.errors import LayerscopeError
 from layerscope.questions.plan import Plan
 from layerscope.records.fingerprints import Fingerprint, Fingerprints

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from killing import before_every_step
-from layerscope.commands.run import _recover
+from layerscope.commands.run import warning
+from layerscope.engine.work import recovered
 from layerscope.errors import LayerscopeError
 from layerscope.records.journal import Journal, open_journal
 from layerscope.records.lines import error_line
@@ -128,7 +129,7 @@ def test_a_run_that_goes_on_says_which_lines_nothing_notes(tmp_path: Path, capsy
             marks_path(path).write_bytes(marks)
         journal = open_journal(path, *PARTS, False)
         before = [(file, file.read_bytes()) for file in path.parent.iterdir() if file.is_file()]
-        totals, _ = _recover(journal, False)
+        totals, _ = recovered(journal, warning, False)
         journal.close()
         assert totals.questions == 6
         said = capsys.readouterr().err
