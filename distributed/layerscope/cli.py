@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from layerscope import __version__
 from layerscope.config import FIRST, Config
 from layerscope.config.ablation import AblationOptions
-from layerscope.config.command_line import call, did_you_mean
+from layerscope.config.command_line import call, did_you_mean, parser_of
 from layerscope.config.options import HELP, Shown
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import say, shell_word, visible_json
@@ -218,9 +218,9 @@ def _do(words: list[str]) -> int:
     elif name in COMMANDS and not {*HELP} & {*others}:
         return call(COMMANDS[name], others, name, COMMANDS)
     elif name in COMMANDS or name in HELP:
-        from layerscope.config.help import help_of, help_of_all
+        from layerscope.config.help import help_of_all
 
-        say(help_of(name, COMMANDS[name]) if name in COMMANDS else help_of_all(COMMANDS))
+        say(parser_of(name, COMMANDS[name]).format_help() if name in COMMANDS else help_of_all(COMMANDS))
     else:
         told = f"{name[:80]!r} is no command.{did_you_mean(name, list(COMMANDS))}" if name else "Which command?"
         raise UsageError(f"{told}\nThere are {', '.join(COMMANDS)}; `layerscope --help` says what each does.")

@@ -96,7 +96,7 @@ def test_options_may_stand_anywhere_and_be_spelled_as_in_python() -> None:
     def told(a: cli._Files, b: int | None = None, c: tuple[str, ...] = (), d: bool = False) -> object:
         return a, b, c, d
 
-    words = ["x", "--c", "1", "-", "--b=-3", "--c", "--2", "--d", "--", "--b"]
+    words = ["x", "--c", "1", "-", "--b=-3", "--c=--2", "--d", "--", "--b"]
     assert call(told, words, "told", {}) == ((Path("x"), Path("-"), Path("--b")), -3, ("1", "--2"), True)
     assert call(Config, ["--batch_tokens", "7", "--batch-tokens", "8"], "run", {}) == Config(batch_tokens=8)
 

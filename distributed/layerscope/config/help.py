@@ -1,4 +1,4 @@
-"""The help of a command: what it does, and its options in groups, the most used first."""
+"""What the help of a command says: what it does, and what each of its options is, from docstrings."""
 
 import ast
 import inspect
@@ -6,26 +6,29 @@ import itertools
 import re
 import shutil
 import textwrap
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
-from layerscope.config.options import HELP, Option, are_settings, by_groups, options_of
+from layerscope.config.options import HELP, are_settings
 
 _NAMES_WIDTH, _LEAST_WIDTH = 22, 24
 
 
-def help_of(command: str, function: Callable[..., Any]) -> str:
-    """What `layerscope COMMAND --help` prints, in the terminal's width."""
-    options = options_of(function)
-    said = explanations(function)
-    places = [f"{one.name} [{one.name} ...]" if one.repeated else one.name for one in options if one.positional]
-    text = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:")[0]
-    parts = [" ".join(["usage: layerscope", command, *places, "[options]"]), *map(_wrapped, text.strip().split("\n\n"))]
-    for group, those in by_groups(options).items():
-        lines = [line for one in those for line in _lines(_spelt(one), f"{said[one.target]}{_default(one)}")]
-        parts.append("\n".join([f"{group}:", *lines]))
-    parts.append("\n".join(_lines(", ".join(HELP), "Print this help and end.")))
-    return "\n\n".join(parts)
+class Columns(RawDescriptionHelpFormatter):
+    """argparse's help in the terminal's width, in which no option is broken at its hyphens."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=_NAMES_WIDTH + 2, width=_width())
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
+def description_of(function: Callable[..., Any]) -> str:
+    """Its docstring, without what is said of arguments, in the terminal's width."""
+    text = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:")[0].strip()
+    return "\n\n".join(map(_wrapped, text.split("\n\n"))).replace("%", "%%")
 
 
 def help_of_all(commands: Mapping[str, Callable[..., Any]]) -> str:
@@ -69,14 +72,6 @@ def _under_fields(settings: Any) -> dict[str, str]:
             assert isinstance(said.value, ast.Constant)
             found[field.target.id] = re.sub(r"\s+", " ", str(said.value.value))
     return found
-
-
-def _spelt(one: Option) -> str:
-    return one.name if one.positional or one.is_flag else f"{one.name} {one.takes}"
-
-
-def _default(one: Option) -> str:
-    return f" ({one.default_told})" if one.default_told else ""
 
 
 def _width() -> int:
