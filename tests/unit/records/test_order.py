@@ -14,7 +14,8 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
-from layerscope.commands.run import _recover
+from layerscope.commands.run import warning
+from layerscope.engine.work import recovered
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
 from layerscope.records import order
@@ -163,7 +164,7 @@ def test_a_changed_byte_is_found_by_a_run_that_parses_nothing(tmp_path: Path, na
 
 def gone_on_with(path: Path) -> None:
     with open_journal(path, *parts(path), overwrite=False) as journal:
-        _recover(journal, False)
+        recovered(journal, warning, False)
 
 
 def test_without_marks_a_changed_line_is_found_and_no_line_is_blamed(tmp_path: Path) -> None:
@@ -222,7 +223,7 @@ def test_a_copy_has_all_that_lies_beside(tmp_path: Path, name: str, target: str)
     copy_run(Run.open(stopped(tmp_path / name, 2)), copy)
     assert f"9 of {N} lines, all whole, in order and as they were written." in verify(copy)
     with open_journal(copy, *parts(copy), overwrite=False) as journal:
-        _recover(journal, False)
+        recovered(journal, warning, False)
         write(journal, 2, 3)
     assert copy.read_bytes() == stopped(tmp_path / f"whole.{target}", 3).read_bytes()
 
@@ -246,13 +247,13 @@ def test_what_overwrite_replaces_keeps_its_order_until_there_is_a_line(tmp_path:
 def test_a_replaced_line_changes_marks_and_totals(tmp_path: Path) -> None:
     path = stopped(tmp_path / "out.jsonl", 3)
     with open_journal(path, *parts(path), overwrite=False) as journal:
-        _, errors = _recover(journal, True)
+        _, errors = recovered(journal, warning, True)
         assert errors == [N - 1]
         better = line_of(0).replace(str(ORDER[0]).encode(), str(ORDER[-1]).encode(), 1)
         journal.rewrite([Replacement(errors[0], better)])
     assert f"{N} of {N} lines, all whole" in verify(path)
     with open_journal(path, *parts(path), overwrite=False) as journal:
-        totals, _ = _recover(journal, False)
+        totals, _ = recovered(journal, warning, False)
         assert (totals.questions, totals.errors) == (N, 0)
 
 
@@ -261,13 +262,13 @@ def test_totals_of_other_lines_count_nothing(tmp_path: Path) -> None:
     path = stopped(tmp_path / "out.jsonl", 1)
     before = orjson.loads(manifest_path(path).read_bytes())["progress"]["totals"]
     with open_journal(path, *parts(path), overwrite=False) as journal:
-        _recover(journal, False)
+        recovered(journal, warning, False)
         write(journal, 1, 2)
     content = orjson.loads(manifest_path(path).read_bytes())
     content["progress"]["totals"] = before
     manifest_path(path).write_bytes(orjson.dumps(content))
     with open_journal(path, *parts(path), overwrite=False) as journal:
-        totals, _ = _recover(journal, False)
+        totals, _ = recovered(journal, warning, False)
         assert totals.questions == 9
 
 
@@ -285,6 +286,6 @@ def test_a_manifest_of_an_earlier_version_has_no_totals_and_goes_on(tmp_path: Pa
     noted = content["progress"].pop("totals")
     manifest_path(path).write_bytes(orjson.dumps(content))
     with open_journal(path, *parts(path), overwrite=False) as journal:
-        totals, _ = _recover(journal, False)
+        totals, _ = recovered(journal, warning, False)
         assert totals.questions == 9
     assert orjson.loads(manifest_path(path).read_bytes())["progress"]["totals"] == noted
