@@ -1,6 +1,7 @@
 """Numbers and untrusted text as people read them."""
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -82,6 +83,11 @@ def say(text: str, stream: TextIO | None = None) -> None:
     """
     shown = _BYTES.sub(lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", text)
     print(visible(shown), file=stream or sys.stdout, flush=stream is not None)
+
+
+def takes_back(stream: TextIO) -> bool:
+    """A line can be taken back there, as a bar's is: it is a terminal, and none that calls itself dumb."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def told(value: float | None, form: str, undefined: str) -> str:

@@ -76,7 +76,11 @@ def _folder_in(temporary: str) -> str:
     return tempfile.mkdtemp(prefix="layerscope-home-", dir=temporary)
 
 
-_FIRST_SECONDS, _EVERY_SECONDS, _LOOK_SECONDS = 0.15, 0.5, 0.05
+_LOOK_SECONDS = 0.05
+_TOLD_BYTES, _RATE_SECONDS = 500_000, 10.0
+_ON_TERMINAL, _IN_LOG = (0.1, 0.5), (0.1, 1.5)  # seconds of silence before the first line, and before the others
+# Scripts read what these say, and keep what they log: there a line comes only when it is late.
+_QUIET_COMMANDS = ("status", "verify", "export", "compare", "saes")
 _WAITED_FOR = (
     ("layerscope.engine.own_ray", "Ray to start"),
     ("layerscope.engine.address", "the Rays of this machine to answer"),
@@ -97,13 +101,14 @@ _WAITED_FOR = (
 
 
 def speak_while_waiting() -> None:
-    """From now on a terminal shows what is waited for, on a line that the next words take the place of.
+    """From now on standard error says what is waited for, while nothing else is said and no work is seen to go on.
 
-    Until the work itself is seen to go on: a bar that moves, or the end.
+    On a terminal that is a line which the next words take the place of; in a log, and on a terminal that cannot take a
+    line back, a line every two seconds.
     """
     import threading
 
-    if sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+    if sys.stderr is not None:
         threading.Thread(target=_speak, args=(threading.get_ident(),), daemon=True).start()
 
 
@@ -116,31 +121,51 @@ def _speak(watched: int) -> None:
     import time
     from contextlib import suppress
 
+    try:
+        in_place = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        number = sys.stderr.fileno()
+    except (OSError, ValueError):
+        return
+    first, every = _ON_TERMINAL if in_place else _IN_LOG
+    if not in_place and sys.argv[1:2] and sys.argv[1] in _QUIET_COMMANDS:
+        first = every
     begun = told = time.monotonic()
-    since = time.time()
-    while not _bar_moves():
+    since, worked, seen = time.time(), False, [(begun, 0)]
+    while True:
         time.sleep(_LOOK_SECONDS)
         now, streams = time.monotonic(), (sys.stdout, sys.stderr)
         raws: list[Any] = [getattr(getattr(stream, "buffer", None), "raw", None) for stream in streams]
         outlets = [raw for raw in raws if hasattr(raw, "written_at")]
         if any(outlet.ended for outlet in outlets):
             return
-        quiet = now - max([told, *(outlet.written_at for outlet in outlets)])
-        if quiet < (_FIRST_SECONDS if told == begun else _EVERY_SECONDS):
+        if at_work():
+            worked, told = True, now
             continue
-        what = waited_for(sys._current_frames().get(watched))
-        text = f"layerscope waits for {what}, {now - begun:.0f} s{downloads(since)}"
+        quiet = now - max([told, *(outlet.written_at for outlet in outlets)])
+        if quiet < (first if told == begun else every):
+            continue
+        what = waited_for(sys._current_frames().get(watched), worked)
+        seen.append((now, downloaded(since)))
+        text = f"layerscope waits for {what}, {now - begun:.0f} s{told_of_downloads(seen)}"
         with suppress(OSError, ValueError):  # a terminal that is gone, a stream that is closed
-            for outlet in outlets:
-                type(outlet).unfinished = True  # so that what is printed next begins by wiping this
-            os.write(sys.stderr.fileno(), f"\r{text[: max(shutil.get_terminal_size().columns - 1, 0)]}\x1b[K".encode())
+            if in_place:
+                for outlet in outlets:
+                    type(outlet).unfinished = True  # so that what is printed next begins by wiping this
+                text = f"\r{text[: max(shutil.get_terminal_size().columns - 1, 0)]}\x1b[K"
+            os.write(number, text.encode() if in_place else f"{text}\n".encode())
         told = now
 
 
-def waited_for(frame: "FrameType | None") -> str:
-    """What a thread waits for, by the innermost of our modules that it is in."""
+def waited_for(frame: "FrameType | None", worked: bool = False) -> str:
+    """What a thread waits for, by the innermost of our modules that it is in.
+
+    Args:
+        worked: actors have been at work, and are waited for to end.
+    """
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
+        if worked and name.startswith("layerscope.engine"):
+            return "Ray and its actors to end"
         for beginning, what in _WAITED_FOR:
             if name.startswith(beginning):
                 return what
@@ -150,14 +175,13 @@ def waited_for(frame: "FrameType | None") -> str:
     return "Python to load what it needs"
 
 
-def downloads(since: float) -> str:
-    """What came from the hub into its cache on this machine since a time; empty where nothing did."""
-    import time
+def downloaded(since: float) -> int:
+    """How many bytes came from the hub into its cache on this machine since a time."""
     from glob import iglob
 
     constants = sys.modules.get("huggingface_hub.constants")
     if constants is None:
-        return ""
+        return 0
     found = 0
     for path in iglob(os.path.join(constants.HF_HUB_CACHE, "*--*", "blobs", "*")):  # noqa: PTH118, PTH207
         try:
@@ -166,13 +190,31 @@ def downloads(since: float) -> str:
             continue
         if file.st_mtime >= since:
             found += min(file.st_size, 512 * file.st_blocks)  # room may be taken before the bytes come
-    rate = found / max(time.time() - since, 1e-9)
-    return f"; {found / 1e6:,.0f} MB downloaded, {rate / 1e6:,.1f} MB/s" if found else ""
+    return found
 
 
-def _bar_moves() -> bool:
+def told_of_downloads(seen: list[tuple[float, int]]) -> str:
+    """What came, and how fast of late; empty for less than a file of settings.
+
+    Args:
+        seen: when, in seconds, how many bytes had come, the latest last; what is older than it needs goes.
+    """
+    (now, found) = seen[-1]
+    while len(seen) > 2 and seen[1][0] <= now - _RATE_SECONDS:
+        del seen[0]
+    (then, before) = seen[0]
+    if found < _TOLD_BYTES:
+        return ""
+    rate = f", {(found - before) / (now - then) / 1e6:,.1f} MB/s" if found > before else ""
+    return f"; {found / 1e6:,.0f} MB downloaded{rate}"
+
+
+def at_work() -> bool:
+    """Work is seen to go on: a bar moves, or a run counts its questions."""
+    if getattr(getattr(sys.modules.get("layerscope.records.progress"), "Progress", None), "at_work", False):
+        return True
     bars = getattr(sys.modules.get("tqdm.std"), "tqdm", None)
     try:
         return any(bar.n != bar.initial for bar in list(getattr(bars, "_instances", ())))
-    except RuntimeError:  # one more while they are gone through; they are looked at again soon
+    except (RuntimeError, AttributeError):  # one more while they are gone through, or half made; they come again soon
         return False

@@ -64,6 +64,7 @@ class Fault:
     delay: float = 0.0  # seconds before the answer
     # Bytes of the body after which the connection drops, its full length announced; a HEAD gets no answer at all.
     cut_after: int | None = None
+    pace: int | None = None  # bytes of the body a second
     replace: bytes | None = None  # served in place of the content of the file, with its own ETag and size
     body: bytes | None = None  # of the answer, whatever it would be; with `status`, of an error
 
@@ -325,7 +326,12 @@ class _Handler(BaseHTTPRequestHandler):
         # One request per connection: a cut body ends with its connection, and nothing outlives the server.
         self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(body)
+        step = max(fault.pace // 4, 1) if fault.pace else max(len(body), 1)
+        for begin in range(0, len(body), step):
+            self.wfile.write(body[begin : begin + step])
+            if fault.pace:
+                self.wfile.flush()
+                self.server.hub.closing.wait(0.25)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keep the output of the tests clean; `HubServer.requests` is the log."""

@@ -1,5 +1,6 @@
-"""On a terminal a command says at once what it waits for, in place, and leaves nothing of that behind."""
+"""A command says at once what it waits for: on a terminal in place, leaving nothing behind; in a log by lines."""
 
+import io
 import os
 import pty
 import re
@@ -10,8 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tqdm import tqdm
 
-from layerscope.process import downloads, waited_for
+from layerscope.process import at_work, downloaded, told_of_downloads, waited_for
+from layerscope.records.progress import Progress
+from layerscope.records.totals import Totals
 from synthetic_run import Spec, write_run
 
 
@@ -52,11 +56,6 @@ def test_a_terminal_is_told_at_once_what_is_waited_for(tmp_path: Path) -> None:
     assert "done" in shown(written)
 
 
-def test_a_terminal_that_cannot_take_a_line_back_gets_none(tmp_path: Path) -> None:
-    write_run(tmp_path / "run.jsonl", Spec(questions=3))
-    assert "waits for" not in on_a_terminal("status", str(tmp_path / "run.jsonl"), term="dumb")
-
-
 def test_the_innermost_place_says_what_is_waited_for() -> None:
     def frame_in(*names: str) -> object:
         frame = None
@@ -72,15 +71,73 @@ def test_the_innermost_place_says_what_is_waited_for() -> None:
 
 
 def test_downloads_are_told_with_their_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was in the cache before is none of them, nor room that was only taken."""
+    """What was in the cache before is none of them, nor room that was only taken; the rate is that of late."""
     blobs = tmp_path / "models--google--gemma-2-2b" / "blobs"
     blobs.mkdir(parents=True)
     monkeypatch.setitem(sys.modules, "huggingface_hub.constants", SimpleNamespace(HF_HUB_CACHE=str(tmp_path)))
     (blobs / "old").write_bytes(bytes(5_000_000))
     os.utime(blobs / "old", (1, 1))
     since = time.time() - 2
-    assert downloads(since) == ""
+    assert downloaded(since) == 0
     (blobs / "new.incomplete").write_bytes(os.urandom(3_000_000))
     with (blobs / "taken.incomplete").open("wb") as file:
         file.truncate(1 << 30)
-    assert re.fullmatch(r"; 3 MB downloaded, 1\.[0-5] MB/s", downloads(since))
+    assert downloaded(since) == pytest.approx(3_000_000, abs=10_000)
+    assert told_of_downloads([(0.0, 0), (2.0, 40_000)]) == ""
+    assert told_of_downloads([(0.0, 0), (2.0, 3_000_000)]) == "; 3 MB downloaded, 1.5 MB/s"
+    late = [(0.0, 0), (100.0, 0), (105.0, 10_000_000), (115.0, 60_000_000)]
+    assert told_of_downloads(late) == "; 60 MB downloaded, 5.0 MB/s"
+    assert told_of_downloads([(0.0, 7_000_000), (9.0, 7_000_000)]) == "; 7 MB downloaded", "they came, and are there"
+
+
+LOG_LINE = re.compile(rb"layerscope waits for [^\r\n\x1b]+, \d+ s\n")
+
+
+def test_a_log_gets_lines_and_nothing_that_steers_a_terminal(tmp_path: Path) -> None:
+    """As of a job of a cluster. What scripts read gets a line only when it is late."""
+    write_run(tmp_path / "run.jsonl", Spec(questions=3))
+    for words, early in ((["report", "run.jsonl"], True), (["status", "run.jsonl"], False)):
+        command = [sys.executable, "-m", "layerscope", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+        lines = done.stderr.splitlines(keepends=True)
+        assert all(LOG_LINE.fullmatch(line) for line in lines), lines
+        assert not re.search(rb"[\r\x1b]|%\|", done.stdout + done.stderr), "a bar, or a sequence"
+        if early:
+            assert lines[0] == b"layerscope waits for Python to load what it needs, 0 s\n"
+
+
+@pytest.mark.parametrize(("name", "value"), [("TERM", "dumb"), ("NO_COLOR", "1")])
+def test_a_terminal_without_colours_gets_none(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dumb one gets no bar and no line that is taken back either, but lines as a log does."""
+    write_run(tmp_path / "run.jsonl", Spec(questions=3))
+    monkeypatch.setenv(name, value)
+    written = on_a_terminal("report", str(tmp_path / "run.jsonl"), term=value if name == "TERM" else "xterm")
+    assert not re.search(r"\x1b\[[\d;]*m", written)
+    assert "report" in shown(written)
+    if name == "TERM":
+        plain = written.replace("\r\n", "\n")
+        assert not re.search(r"[\r\x1b]|%\s*\|", plain)
+        assert plain.startswith("layerscope waits for Python to load what it needs, 0 s\n")
+
+
+def test_the_line_comes_back_when_a_bar_is_done_and_says_that_actors_end() -> None:
+    frame = SimpleNamespace(f_globals={"__name__": "layerscope.engine.own_ray"}, f_back=None)
+    assert waited_for(frame, worked=True) == "Ray and its actors to end"  # type: ignore[arg-type]
+    bar = tqdm(total=10, file=io.StringIO())
+    assert not at_work()
+    bar.update(1)
+    assert at_work()
+    bar.close()
+    assert not at_work()
+    half_made = tqdm.__new__(tqdm)
+    try:
+        assert not at_work(), "another thread is making one"
+    finally:
+        tqdm._instances.discard(half_made)
+    with Progress(3, Totals(), io.StringIO()) as progress:
+        assert not at_work()
+        progress.update()
+        assert at_work()
+    assert not at_work()

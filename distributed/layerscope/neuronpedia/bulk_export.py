@@ -24,7 +24,7 @@ import httpx2
 from tqdm import tqdm
 
 from layerscope.errors import LayerscopeError, UsageError, first_line
-from layerscope.formatting import count_of, say, size_text
+from layerscope.formatting import count_of, say, size_text, takes_back
 from layerscope.hub.errors import patiently
 
 _T = TypeVar("_T")
@@ -114,7 +114,8 @@ class Export:
         rows, passed_over, size = list[_T](), 0, 0
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
             batches = pool.map(lambda key: self._patiently(partial(self._read_batch, key, parse)), keys)
-            for batch in tqdm(batches, desc=prefix, total=len(keys), unit="file", leave=False, disable=None):
+            quiet = not takes_back(sys.stderr)
+            for batch in tqdm(batches, desc=prefix, total=len(keys), unit="file", leave=False, disable=quiet):
                 rows += batch.rows
                 passed_over += batch.passed_over
                 size += batch.size

@@ -7,7 +7,7 @@ from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
-from layerscope.formatting import count_of, say, size_text, visible
+from layerscope.formatting import count_of, say, size_text, takes_back, visible
 from layerscope.records.run import RecordsFile
 from layerscope.records.totals import Totals
 
@@ -18,6 +18,9 @@ _LINE_SECONDS = 10.0
 
 class Progress:
     """Shows how far a run is, on standard error; closed by leaving its `with` block."""
+
+    at_work = False
+    """One in this process counts: what is said while something is waited for would only disturb it."""
 
     def __init__(self, total: int, totals: Totals, stream: TextIO | None = None, noun: str = "question") -> None:
         """
@@ -33,7 +36,7 @@ class Progress:
         self._told = time.monotonic()
         self._bar = (
             tqdm(total=total, initial=totals.questions, unit=noun, file=self._stream, dynamic_ncols=True)
-            if self._stream.isatty()
+            if takes_back(self._stream)
             else None
         )
 
@@ -41,6 +44,7 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        Progress.at_work = False
         if self._bar is not None:
             self._bar.close()
 
@@ -51,6 +55,7 @@ class Progress:
 
     def update(self) -> None:
         """Shows the totals as they are now."""
+        Progress.at_work = True
         if self._bar is not None:
             self._bar.set_postfix_str(self.totals.standing(self._total), refresh=False)
             self._bar.update(self.totals.questions - self._bar.n)
@@ -84,7 +89,7 @@ def shown(
     stream = stream or sys.stderr
     name, size, done, told = visible(file.path.name) + file.others, file.size, 0, time.monotonic()
     bar = {"unit": "B", "unit_scale": True, "dynamic_ncols": True, "leave": False}
-    with tqdm(total=size, desc=name, file=stream, disable=not stream.isatty(), **bar) as progress:
+    with tqdm(total=size, desc=name, file=stream, disable=not takes_back(stream), **bar) as progress:
         for line, what in lines:
             yield line, what
             progress.update(file.bytes_read - done)

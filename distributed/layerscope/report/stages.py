@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from layerscope.formatting import say
+from layerscope.formatting import say, takes_back
 
 
 class Stages:
@@ -27,7 +27,7 @@ class Stages:
         self._close()
 
     def tell(self, name: str, share: float) -> None:
-        if sys.stderr.isatty():
+        if takes_back(sys.stderr):
             if name != self._name:
                 self._close()
                 self._bar = tqdm(total=100, desc=name, bar_format="{desc:<18} {percentage:3.0f} % |{bar}| {elapsed}")
