@@ -190,7 +190,8 @@ def report(
     """Make one web page of what a file says so far: which features tell the solutions apart, and at which depth.
 
     Args:
-        files: The .jsonl file of a run, finished or growing, or those of the shards of one job.
+        files: The .jsonl file of a run, finished or growing, or those of the shards of one job; two runs are put side
+            by side.
         to: The page; the (first) FILE with .html by default. A report that is there is replaced, anything else is not.
         show: Open the page in the browser.
         reading: The one it is about: final, last-word, max or prompt, of those that the run has.
@@ -201,9 +202,10 @@ def report(
             chosen, one of a --check, or both.
         all_features: Write every feature that was tested, not the surest alone, to a CSV beside the page.
     """
-    from layerscope.report.page import report
+    from layerscope.commands.reporting import PageOptions, write_report
 
-    say(report(files, to, show, reading, baseline_dictionary, dictionary, title, ablations, all_features))
+    options = PageOptions(to, show, reading, baseline_dictionary, dictionary, title, ablations, all_features)
+    say(write_report(files, options))
     return 0
 
 

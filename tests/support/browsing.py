@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,14 @@ def chromium_running() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(chromium: Any, page: Path, fragment: str = "", width: int = 1400, **options: Any) -> Iterator[Any]:
-    """The page in a browser; whatever it complains about, asks for or pops up fails the test."""
+def opened(
+    chromium: Any, page: Path, fragment: str = "", width: int = 1400, ready: str = "#browser .lane", **options: Any
+) -> Iterator[Any]:
+    """The page in a browser; whatever it complains about, asks for or pops up fails the test.
+
+    Args:
+        ready: what is there once the page is.
+    """
     complaints: list[str] = []
     context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
     tab = context.new_page()
@@ -44,7 +51,7 @@ def opened(chromium: Any, page: Path, fragment: str = "", width: int = 1400, **o
     tab.on("request", lambda request: complaints.append(request.url) if request.url.startswith("http") else None)
     tab.goto(page.as_uri() + fragment)
     if options.get("java_script_enabled", True):
-        tab.wait_for_selector("#browser .lane")
+        tab.wait_for_selector(ready)
     yield tab
     context.close()
     assert complaints == []
@@ -58,3 +65,24 @@ def overlapping_texts(tab: Any, within: str = "") -> list[list[str]]:
     """
     found: list[list[str]] = tab.evaluate(_OVERLAPS, within)
     return found
+
+
+def axe_script() -> str:
+    """axe-core's script, as a Python package brings it; the test is skipped without."""
+    try:
+        return files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
+    except ModuleNotFoundError:
+        pytest.skip("NO ACCESSIBILITY CHECK: axe-playwright-python is not installed (pip install 'layerscope[dev]')")
+
+
+def violations(tab: Any, axe: str, within: str = "html") -> list[str]:
+    """What breaks axe-core's rules for WCAG 2.2 AA and good practice, and where."""
+    tab.evaluate(axe + "; undefined")
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    options = {"runOnly": tags, "resultTypes": ["violations"]}
+    found = tab.evaluate("([within, options]) => axe.run(within, options)", [within, options])
+    return [
+        f"{each['id']}: {node['target']} {node.get('failureSummary', '')}"
+        for each in found["violations"]
+        for node in each["nodes"][:3]
+    ]

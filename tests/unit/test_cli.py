@@ -219,7 +219,11 @@ def test_a_word_is_printed_as_a_shell_reads_it(word: bytes) -> None:
             "layerscope.commands.run.Cluster",
             "To go on: layerscope run --standin --overwrite",
         ),
-        (("report", "a b.jsonl"), "layerscope.report.page.report", "To do it again: layerscope report 'a b.jsonl'"),
+        (
+            ("report", "a b.jsonl"),
+            "layerscope.commands.reporting.write_report",
+            "To do it again: layerscope report 'a b.jsonl'",
+        ),
     ],
 )
 def test_ctrl_c_is_answered_with_the_command_that_goes_on(

@@ -53,9 +53,9 @@ def dictionaries_by_depth(run: Run, first: Analysis, progress: Progress) -> tupl
     found = [_named(run, first.options.dictionary, first.right_wrong, None)]
     for name in run.manifest.dictionaries:
         options = replace(first.options, dictionary=name, permutations=0, baseline_dictionary=False)
-        questions, contrast = analyse_firing(files, options, partial(_tell, progress, name))
-        sets = [(first.questions, first.right_wrong), (questions, contrast)]
-        found.append(_named(run, name, contrast, overlap(sets)))
+        other = analyse_firing(files, options, partial(_tell, progress, name))
+        sets = [(first.questions, first.right_wrong), (other.questions, other.contrast)]
+        found.append(_named(run, name, other.contrast, overlap(sets)))
     return tuple(found)
 
 

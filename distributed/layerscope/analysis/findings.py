@@ -102,8 +102,17 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
     )
 
 
-def analyse_firing(files: Files, options: Options, progress: Progress = lambda *_: None) -> tuple[Questions, Contrast]:
-    """Of what `analyse` finds, right vs wrong alone, to stand beside another dictionary's: no baselines, no causes.
+class FoundFiring(NamedTuple):
+    """What a run's or a dictionary's features say of right and wrong."""
+
+    questions: Questions
+    layers: Layers
+    features: Features
+    contrast: Contrast
+
+
+def analyse_firing(files: Files, options: Options, progress: Progress = lambda *_: None) -> FoundFiring:
+    """Of what `analyse` finds, right vs wrong alone, to stand beside another's: no baselines, no causes.
 
     Args:
         options: whose `permutations` take the time that they take.
@@ -117,7 +126,7 @@ def analyse_firing(files: Files, options: Options, progress: Progress = lambda *
         found = _both_passes(run, signs, options, FeatureScores(None), split, progress)
         parts = found.contrasts[0], found.firing[0], found.magnitude[0], found.held_out[0]
         whole = contrast.assemble(_CONTRASTS[0], *parts, found.layers, found.features, found.stratum_shares, options)
-        return run.questions, whole
+        return FoundFiring(run.questions, found.layers, found.features, whole)
 
 
 class _Found(NamedTuple):

@@ -220,7 +220,13 @@ def proportion(outcomes: Bools, group: Ints) -> Proportion:
     count, total = int(outcomes.sum()), len(outcomes)
     if not total:
         return Proportion(0, 0, float("nan"), float("nan"))
-    effective = total**2 / int((np.bincount(group) ** 2).sum())
+    return wilson(count, total, total**2 / int((np.bincount(group) ** 2).sum()))
+
+
+def wilson(count: int, total: int, effective: float) -> Proportion:
+    """A share with the 95 % Wilson interval of so many independent outcomes; NaN of nothing."""
+    if not total:
+        return Proportion(0, 0, float("nan"), float("nan"))
     share, z = count / total, special.ndtri(0.975)
     denominator = 2 * (effective + z**2)
     middle = (2 * effective * share + z**2) / denominator

@@ -56,6 +56,11 @@ class GoalGroups:
         """Questions in these."""
         return sum(size for size in self.sizes if size > 1)
 
+    @property
+    def effective(self) -> float:
+        """As many independent questions say as much, if those of a group are always alike (Kish's n² / Σ size²)."""
+        return sum(self.sizes) ** 2 / max(sum(size**2 for size in self.sizes), 1)
+
     def result(self) -> dict[str, int]:
         """For programs."""
         return {"groups": len(self.sizes), "shared": self.shared, "questions_sharing": self.questions_sharing}

@@ -213,6 +213,20 @@ def _begins_array(path: Path) -> bool:
         return stream.read(1) == b"["
 
 
+def jobs_of(files: Sequence[Path]) -> list[list[Path]]:
+    """What is named of each job together, in any order; a file without a manifest is by itself.
+
+    Raises:
+        UsageError: there is no such file, or a folder that holds several runs, or none.
+    """
+    jobs: dict[bytes, list[Path]] = {}
+    for named in files:
+        _, paths = files_named(named)
+        alone = paths[0].is_file() and not manifest_path(paths[0]).exists()
+        jobs.setdefault(bytes(paths[0]) if alone else orjson.dumps(_job(Run.open(paths[0]))), []).append(named)
+    return list(jobs.values())
+
+
 def two_runs(files: Sequence[Path]) -> tuple[Files, Files]:
     """The files of two runs apart: two files, or the shards of two jobs, named in any order.
 
@@ -221,17 +235,14 @@ def two_runs(files: Sequence[Path]) -> tuple[Files, Files]:
     """
     if len(files) == 2:
         return files[0], files[1]
-    jobs: dict[bytes, list[Path]] = {}
-    for path in named_files(files)[1]:
-        jobs.setdefault(orjson.dumps(_job(Run.open(path))), []).append(path)
+    jobs = jobs_of(files)
     if len(jobs) != 2:
-        named = ", ".join(str(paths[0]) for paths in jobs.values())
+        named = ", ".join(str(paths[0]) for paths in jobs)
         raise UsageError(
             f"Two runs are compared; these files are of {len(jobs)} ({named or 'none is named'}).\n"
             "Name two files, or the shards of two jobs; a shard has the settings of its job."
         )
-    a, b = jobs.values()
-    return a, b
+    return jobs[0], jobs[1]
 
 
 def whose_lists(runs: Sequence[Run], dictionary: str) -> list[str]:

@@ -35,6 +35,7 @@ TERM_NAMES = {
 _HEAD, _GAP, _TERMS, _MASS = 34, 26, 180, 70
 _DOTS = 600
 _FACES, _TOP = 300, 26
+_FACE_COLUMNS = "layer,feature_id,auroc,attribution,chosen_by_the_other_half"
 
 
 def causes_chart(analysis: Analysis, available: int) -> Markup:
@@ -124,13 +125,15 @@ def faces_chart(causes: Causes, width: int, kind: str) -> Markup:
             f"{number(mean, 3)}"
         )
         place = (x(float(faces.auroc[row])), y(float(np.sign(mean)) * abs(mean) ** 0.5))
-        marks.append(dot(place, 4.5 if known else 2.6, "ink solid" if known else "ink hollow", element("title", said)))
+        numbers = f"{faces.layer[row]},{faces.feature_id[row]},{faces.auroc[row]:.4f},{mean:.6g},{known:d}"
+        size_and_kind = (4.5, "ink solid") if known else (2.6, "ink hollow")
+        marks.append(dot(place, *size_and_kind, element("title", said), row=numbers))
     marks += [
         text((0, 12), "attribution, nats a question (square-root scale)", "note"),
         text(((LEFT + width - 14) / 2, _TOP + _FACES + 38), "AUROC of right against wrong", "note", "middle"),
     ]
     label = "What separates beside what matters; the numbers of the largest are in the table below"
-    return drawing(width, _TOP + _FACES + 48, *marks, kind=f"chart {kind}", label=label)
+    return drawing(width, _TOP + _FACES + 48, *marks, kind=f"chart {kind}", label=label, columns=_FACE_COLUMNS)
 
 
 def _values(size: float) -> list[float]:

@@ -109,7 +109,7 @@ def groups_of(analysis: Analysis, column: Column) -> list[Group]:
         inside = column.of == number
         _, goal = np.unique(questions.group[inside], return_inverse=True)
         accuracy = proportion(questions.correct[inside], goal)
-        groups.append(Group(value, accuracy, _picture(accuracy, analysis.header.accuracy.share)))
+        groups.append(Group(value, accuracy, share_picture(accuracy, analysis.header.accuracy.share)))
     return groups
 
 
@@ -134,7 +134,7 @@ def interval_of(group: Group) -> str:
     return interval(group.accuracy)
 
 
-def _picture(accuracy: Proportion, whole: float) -> Markup:
+def share_picture(accuracy: Proportion, whole: float) -> Markup:
     """A share with its interval between 0 and 1; a line where that of all questions lies."""
     at = Scale(0, 1, 6, _WIDTH - 6)
     marks = [line((at(0), 9), (at(1), 9), "grid"), line((at(whole), 1), (at(whole), 17), "limit")]

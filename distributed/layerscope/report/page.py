@@ -1,40 +1,27 @@
 """`layerscope report`: a file in, one self-contained HTML page out.
 
 Puts together what the other modules of the package say and draw; the page's looks and behaviour are in `templates/`.
-The page makes no request: its styles and its script are inside it, and a Content-Security-Policy allows these alone.
 """
 
-import webbrowser
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from hashlib import sha256
-from importlib.resources import files
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from layerscope.analysis.ablations import summaries_beside
 from layerscope.analysis.dictionaries import Dictionary, dictionaries_by_depth
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Options
-from layerscope.errors import LayerscopeError
-from layerscope.files import remove_leftovers, replacing
-from layerscope.formatting import size_text, visible
+from layerscope.formatting import size_text
 from layerscope.neuronpedia.explanations import load_explanations
 from layerscope.records.dictionaries import FIRST
 from layerscope.records.effects import Beside
 from layerscope.records.run import Run
 from layerscope.records.shards import Files, read_run
-from layerscope.records.targets import begins_with, check_target
-from layerscope.report import (
-    dictionaries,
-    sentences,
-)
+from layerscope.report import dictionaries
 from layerscope.report.all_features import features_beside, write_all_features
 from layerscope.report.causes import shown_causes
+from layerscope.report.document import document, page_environment, page_target, write_page
 from layerscope.report.feature_pack import feature_pack
 from layerscope.report.feature_tables import Descriptions
 from layerscope.report.question_pack import pack_questions, packed
@@ -50,8 +37,17 @@ _STYLE = (
     "panel.css",
     "screens.css",
 )  # the last after all that it changes
-_SCRIPT = ("page.js", "saving.js", "questions.js", "tokens.js", "panel.js", "addresses.js")
-_BEGINNING = b"<!doctype html>\n<!-- layerscope report -->\n"
+_SCRIPT = (
+    "base.js",
+    "state.js",
+    "tables.js",
+    "page.js",
+    "saving.js",
+    "questions.js",
+    "tokens.js",
+    "panel.js",
+    "addresses.js",
+)
 
 
 def report(
@@ -93,32 +89,19 @@ def report(
         readings = (reading,)
     several = reading is not None and len(run.manifest.readings) > 1
     suffix = ("" if dictionary == FIRST else f".{dictionary}") + (f".{reading}.html" if several else ".html")
-    to = check_target("--to", to or run.path.with_suffix(suffix), inputs, own=begins_with(_BEGINNING))
-    remove_leftovers(to)
+    to = page_target(to, run.path.with_suffix(suffix), inputs)
     beside = features_beside(to) if all_features else None
     with Stages() as stages:
         descriptions = load_explanations(run.manifest).by_layer
         of_all = Options(baseline_dictionary=baseline_dictionary, dictionary=dictionary)
         shown = _read_all(run, readings, of_all, effects, stages)
         page = render(shown, descriptions, title, dictionaries_by_depth(run, shown[0].analysis, stages.tell))
-    _write(to, page)
+    write_page(to, page, show)
     told = [f"report      {to} ({size_text(len(page))})", *run.notes]
     if beside is not None:
         write_all_features(beside, [each.analysis for each in shown], descriptions)
         told.insert(1, f"features    {beside} ({size_text(beside.stat().st_size)})")
-    if show:
-        webbrowser.open(to.resolve().as_uri())
     return "\n".join(told)
-
-
-def _write(to: Path, page: bytes) -> None:
-    try:
-        with replacing(to) as temporary, temporary.open("wb") as stream:
-            stream.write(page)
-    except OSError as error:
-        raise LayerscopeError(
-            f"{to} cannot be written: {error.strerror or error}. Name another one with --to."
-        ) from error
 
 
 def _read_all(run: Run, readings: Sequence[str], options: Options, effects: Beside, stages: Stages) -> list[Shown]:
@@ -148,52 +131,26 @@ def render(
     Args:
         several: the dictionaries of a run that has more than the one that the page is of.
     """
-    environment = _environment()
-    style = Markup("\n".join(map(_read, _STYLE)))
-    script = Markup('"use strict";\n(() => {\n' + "\n".join(map(_read, _SCRIPT)) + "})();\n")
-    analysis = shown[0].analysis
+    environment, analysis = page_environment(), shown[0].analysis
     beside = dictionaries.section(analysis, several)
     bodies = [
         body_of(environment, each, descriptions, shown, title, beside if each is shown[0] else None) for each in shown
     ]
-    page = environment.get_template("report.html.jinja").render(
-        title=title,
-        header=analysis.header,
-        contrasts=(analysis.right_wrong, analysis.chosen_rejected),
-        readings=[each.reading for each in shown],
-        dictionaries=beside,
-        body=bodies[0],
-        packed=[
-            (each.reading, packed(body.encode()) if number else "", each.pack, _of_features(each, descriptions))
-            for number, (each, body) in enumerate(zip(shown, bodies, strict=True))
-        ],
-        style=style,
-        script=script,
-        hashes={"style": _hash(style), "script": _hash(script)},
-    )
-    return _BEGINNING + page.encode()
+    packs = [
+        (each.reading, packed(body.encode()) if number else "", each.pack, _of_features(each, descriptions))
+        for number, (each, body) in enumerate(zip(shown, bodies, strict=True))
+    ]
+    said = {
+        "title": title,
+        "header": analysis.header,
+        "contrasts": (analysis.right_wrong, analysis.chosen_rejected),
+        "readings": [each.reading for each in shown],
+        "dictionaries": beside,
+        "body": bodies[0],
+        "packed": packs,
+    }
+    return document(environment, "report.html.jinja", _STYLE, _SCRIPT, said)
 
 
 def _of_features(one: Shown, descriptions: Descriptions) -> str:
     return packed(feature_pack(one.analysis, descriptions, one.pack.tracked, one.beside.ablated.ablations))
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("layerscope.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"visible": visible, "percent": sentences.percent, "number": sentences.number}
-    return environment
-
-
-def _read(name: str) -> str:
-    return files("layerscope.report").joinpath("templates", name).read_text("utf-8")
-
-
-def _hash(embedded: str) -> str:
-    """As a Content-Security-Policy names what it allows."""
-    return f"sha256-{b64encode(sha256(embedded.encode()).digest()).decode()}"

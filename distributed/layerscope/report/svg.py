@@ -48,8 +48,12 @@ def rectangle(x: float, y: float, width: float, height: float, kind: str, *child
     return element("rect", *children, x=x, y=y, width=max(width, 0), height=max(height, 0), class_=kind)
 
 
-def dot(at: Point, radius: float, kind: str, *children: object) -> Markup:
-    return element("circle", *children, cx=at[0], cy=at[1], r=radius, class_=kind)
+def dot(at: Point, radius: float, kind: str, *children: object, row: str | None = None) -> Markup:
+    """
+    Args:
+        row: its numbers, as a line of CSV, where the drawing has `columns`.
+    """
+    return element("circle", *children, cx=at[0], cy=at[1], r=radius, class_=kind, data_row=row)
 
 
 def polygon(corners: Sequence[Point], kind: str) -> Markup:

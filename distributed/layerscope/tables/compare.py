@@ -16,10 +16,7 @@ import orjson
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import aligned, told, utf8
 from layerscope.records.dictionaries import FIRST, seen_by
-from layerscope.records.differences import differences
-from layerscope.records.fingerprints import computed_otherwise
 from layerscope.records.goals import GoalGroups, told_goals
-from layerscope.records.manifest import Manifest
 from layerscope.records.progress import shown
 from layerscope.records.record import NotARecordError, OtherSolution, Record, SolutionDetails, Unscored, parse
 from layerscope.records.run import Run
@@ -27,7 +24,8 @@ from layerscope.records.shards import Files, as_seen_by, read_run, whose_lists, 
 from layerscope.records.stretches import LinesByPlace
 from layerscope.records.totals import Totals
 from layerscope.tables.attribution_agreement import Agreements, rows_of_text
-from layerscope.tables.measures import Margins, Overlap, Paired, told_margins
+from layerscope.tables.measures import Changed, Margins, Overlap, Paired, told_margins
+from layerscope.tables.same_settings import differing, same_saes
 
 Json = dict[str, Any]
 _Place = tuple[Path, int, int]  # of a line: file, where its stretch begins, and which it is there
@@ -48,6 +46,7 @@ class Comparison:
     """Sum of the absolute differences of the log-likelihoods of the solutions."""
     solutions: int = 0
     margins: Margins = field(default_factory=Margins)
+    changed: Changed = field(default_factory=Changed)
     largest: float = 0.0
     largest_example_id: int | None = None
     """Of the first run; None where no log-likelihood differs."""
@@ -64,6 +63,7 @@ class Comparison:
         self.acc.add(group, a.model_is_correct, b.model_is_correct)
         self.acc_norm.add(group, a.correct_per_character(), b.correct_per_character())
         self.margins.add(a, b)
+        self.changed.add(a, b)
         self.attributions.add(group, a.attributions, b.attributions)
         of_b = _by_place(b)
         for place, solution in _by_place(a).items():
@@ -88,6 +88,7 @@ class Comparison:
                 "example_id": self.largest_example_id,
             },
             "margins": self.margins.result(),
+            "changed": self.changed.result(),
             "layers": {str(layer): overlap.result() for layer, overlap in self.overlaps.items()},
             "attributions": self.attributions.result(),
         }
@@ -145,7 +146,7 @@ def compare(a: Files, b: Files, reading: str = "final", dictionary: str = FIRST)
             "scored_only_by_a": totals_a.scored - common,
             "scored_only_by_b": totals_b.scored - common,
         },
-        "goals": comparison.goals.result(),
+        "goals": {**comparison.goals.result(), "effective": comparison.goals.effective},
         **comparison.result(),
         "reading": reading,
         "dictionary": dictionary,
@@ -200,43 +201,6 @@ def as_text(comparison: Json) -> str:
     if differing := comparison["settings_that_differ"]:
         lines += ["", "settings (was: A, is: B)", *(f"  {text}" for text in differing)]
     return "\n".join(lines)
-
-
-def same_saes(a: Manifest, b: Manifest, known: bool) -> tuple[list[int], dict[str, str]]:
-    """The layers with the same SAE in both manifests, and why each other layer is left out."""
-    files_a, files_b = (manifest.identity.saes.layers for manifest in (a, b))
-    same, left_out = list[int](), dict[str, str]()
-    for layer in sorted(files_a.keys() | files_b.keys()):
-        pages = [manifest.about.neuronpedia.get(layer) for manifest in (a, b)]
-        if layer not in files_a or layer not in files_b:
-            left_out[str(layer)] = f"only in {'A' if layer in files_a else 'B'}"
-        elif not known:
-            left_out[str(layer)] = "which SAE it is of is not known without a manifest"
-        elif files_a[layer].sha256 == files_b[layer].sha256 or (pages[0] and pages[0] == pages[1]):
-            same.append(layer)
-        else:
-            left_out[str(layer)] = f"other SAEs ({files_a[layer].path}, {files_b[layer].path})"
-    return same, left_out
-
-
-def differing(a: Manifest, b: Manifest) -> list[str]:
-    """What was otherwise; of two runs of the same settings, whether what computed them gives other last digits."""
-    found = differences(_settings(a, b), _settings(b, a))
-    return found or computed_otherwise([a.fingerprints, b.fingerprints])
-
-
-def _settings(manifest: Manifest, other: Manifest) -> Json:
-    """The identity without the SAE of each layer, which `same_saes` tells, nor where files lie that are the same."""
-    identity = manifest.identity_as_read()
-    model, saes, others = manifest.identity.model, manifest.identity.saes.layers, other.identity.saes.layers
-    same_files = {
-        "model": bool(model.files) and model.files == other.identity.model.files,
-        "saes": all(saes[layer].sha256 == others[layer].sha256 for layer in saes.keys() & others.keys()),
-    }
-    left_out = {part: {"repository", "commit"} if same else set[str]() for part, same in same_files.items()}
-    left_out["saes"].add("layers")
-    kept = {part: {k: v for k, v in identity[part].items() if k not in left_out[part]} for part in left_out}
-    return {**identity, **kept}
 
 
 def _about(run: Run, totals: Totals) -> Json:

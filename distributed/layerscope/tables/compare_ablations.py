@@ -16,7 +16,7 @@ from layerscope.formatting import aligned, told, utf8
 from layerscope.records.ablations import AblationFile
 from layerscope.records.identity import Control
 from layerscope.records.manifest import Manifest
-from layerscope.tables.compare import differing, same_saes
+from layerscope.tables.same_settings import differing, same_saes
 
 Json = dict[str, Any]
 _SHOWN = 20  # features

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Any
 
 from scipy.stats import binomtest
@@ -11,6 +12,9 @@ from layerscope.records.readings import Feature
 from layerscope.records.record import Record
 
 Json = dict[str, Any]
+
+_MOST_CHANGED = 500  # questions that are kept of each run that alone is right
+_LONGEST = 500  # characters of a text of theirs
 
 
 @dataclass
@@ -36,17 +40,65 @@ class Paired:
     def questions(self) -> int:
         return self.both + self.only_a + self.only_b + self.neither
 
+    @property
+    def votes(self) -> tuple[int, int]:
+        """Goal groups of which A has more questions right, and of which B has."""
+        a, b = (sum(side * more > 0 for more in self.groups.values()) for side in (1, -1))
+        return a, b
+
     def p(self) -> float | None:
         """McNemar's exact test, two-sided: a binomial test of the questions that only one run has right.
 
         Of a goal group it is one vote. None where no question or group tells: nothing was tested then.
         """
-        votes_a, votes_b = (sum(side * more > 0 for more in self.groups.values()) for side in (1, -1))
+        votes_a, votes_b = self.votes
         return float(binomtest(votes_a, votes_a + votes_b).pvalue) if votes_a + votes_b else None
 
     def result(self) -> Json:
-        a, b = self.both + self.only_a, self.both + self.only_b
-        return {"a_right": a, "b_right": b, "only_a_right": self.only_a, "only_b_right": self.only_b, "p": self.p()}
+        return {
+            "a_right": self.both + self.only_a,
+            "b_right": self.both + self.only_b,
+            "only_a_right": self.only_a,
+            "only_b_right": self.only_b,
+            "goals_ahead": dict(zip("ab", self.votes, strict=True)),
+            "p": self.p(),
+        }
+
+
+@dataclass
+class Changed:
+    """The questions that one run alone has right: of either side those whose margins differ most are kept."""
+
+    kept: dict[str, list[tuple[float, int, Json]]] = field(default_factory=lambda: {"a": [], "b": []})
+    """Heaps by the amount of the difference, for the run that is right."""
+    found: int = 0
+
+    def add(self, a: Record, b: Record) -> None:
+        if a.model_is_correct == b.model_is_correct:
+            return
+        self.found += 1
+        right, other = ("a", b) if a.model_is_correct else ("b", a)
+        entry = {
+            "right": right,
+            "example_id": {"a": a.example_id, "b": b.example_id},
+            "margin": {"a": a.margin, "b": b.margin},
+            "question": _short(a.question),
+            "right_solution": _short(a.positive.text),
+            "chosen_instead": _short(other.negative.text),
+        }
+        heap = self.kept[right]
+        heappush(heap, (abs(a.margin - b.margin), -self.found, entry))  # of equal ones the earlier stays
+        if len(heap) > _MOST_CHANGED:
+            heappop(heap)
+
+    def result(self) -> Json:
+        """The largest differences first."""
+        kept = sorted((each for heap in self.kept.values() for each in heap), key=lambda each: (-each[0], -each[1]))
+        return {"questions": [entry for *_, entry in kept], "left_out": self.found - len(kept)}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 @dataclass

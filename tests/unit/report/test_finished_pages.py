@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
-from browsing import opened, overlapping_texts
+from browsing import axe_script, opened, overlapping_texts, violations
 from layerscope.report.page import report
 from pdf_pages import marks_on_pages
 from synthetic_attributions import write_attributions
@@ -23,24 +22,7 @@ Command = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def axe() -> str:
-    """axe-core's script, as a Python package brings it."""
-    try:
-        return files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
-    except ModuleNotFoundError:
-        pytest.skip("NO ACCESSIBILITY CHECK: axe-playwright-python is not installed (pip install 'layerscope[dev]')")
-
-
-def violations(tab: Any, axe: str, within: str = "html") -> list[str]:
-    """What breaks axe-core's rules for WCAG 2.2 AA and good practice, and where."""
-    tab.evaluate(axe + "; undefined")
-    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-    options = {"runOnly": tags, "resultTypes": ["violations"]}
-    found = tab.evaluate("([within, options]) => axe.run(within, options)", [within, options])
-    return [
-        f"{each['id']}: {node['target']} {node.get('failureSummary', '')}"
-        for each in found["violations"]
-        for node in each["nodes"][:3]
-    ]
+    return axe_script()
 
 
 def click_through(tab: Any) -> None:

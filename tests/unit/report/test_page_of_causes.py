@@ -1,5 +1,6 @@
 """The section of causes says what holds and no more, and shows where in the solutions a feature matters."""
 
+import csv
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -306,6 +307,24 @@ def test_both_faces_stand_side_by_side(chromium: Any, page: Path, analysis: Anal
         assert "they are no estimates of it" in said
         tab.locator('#causes table[data-name="causes"] th[data-csv="auroc"] button').click()
         assert float(next(rows(tab, "causes"))["auroc"]) == max(float(row["auroc"]) for row in found.values())
+        assert tab.evaluate("location.hash") == "#sort.causes=down.auroc"
+        tab.evaluate("navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); }")
+        scatter = tab.locator("#causes figure:has(svg.wide circle[data-row])")
+        scatter.get_by_role("button", name="Copy data").click()
+        copied = csv.DictReader(tab.evaluate("window.copied").splitlines())
+        dots = {(int(row["layer"]), int(row["feature_id"])): row for row in copied}
+        assert {key for key, row in dots.items() if row["chosen_by_the_other_half"] == "1"} == {*found} & {*dots}
+        assert float(dots[MATTERS]["auroc"]) == pytest.approx(float(matters["auroc"]), abs=0.006)
+        assert float(dots[MATTERS]["attribution"]) == pytest.approx(float(matters["attribution"]), abs=0.006)
+        for kind in ("SVG", "PNG"):
+            with tab.expect_download() as coming:
+                scatter.get_by_role("button", name=kind).click()
+            assert coming.value.suggested_filename.endswith(kind.lower())
+    with opened(chromium, page, "#sort.causes=up.auroc&sort.nothing=down.q&sort.right-wrong=sideways") as tab:
+        assert float(next(rows(tab, "causes"))["auroc"]) == min(float(row["auroc"]) for row in found.values())
+        tab.evaluate("location.hash = ''")
+        expect(tab.locator("[aria-sort]")).to_have_count(0)
+        assert next(rows(tab, "causes"))["feature_id"] == str(MATTERS[1]), "as it first was"
 
 
 @pytest.mark.parametrize("width", [1400, 400])

@@ -64,7 +64,14 @@ def test_a_run_agrees_with_itself(a: Path) -> None:
     found = compare(a, a)
     assert found["questions"] == {"common": 40, "scored_only_by_a": 0, "scored_only_by_b": 0}
     assert found["a"] == found["b"] == {"file": str(a), "model": "google/gemma-2-2b", "scored": 40, "errors": 1}
-    assert found["acc"] == {"a_right": 20, "b_right": 20, "only_a_right": 0, "only_b_right": 0, "p": None}
+    assert found["acc"] == {
+        "a_right": 20,
+        "b_right": 20,
+        "only_a_right": 0,
+        "only_b_right": 0,
+        "goals_ahead": {"a": 0, "b": 0},
+        "p": None,
+    }
     assert found["same_choice"] == 40
     assert found["log_likelihood"] == {"mean_difference": 0.0, "largest_difference": 0.0, "example_id": None}
     assert found["layers"] == ALL_EQUAL
@@ -86,8 +93,22 @@ def test_what_was_changed_in_known_places_is_found(a: Path) -> None:
     found = compare(a, write_b(a, renamed))
     assert found["questions"] == {"common": 39, "scored_only_by_a": 1, "scored_only_by_b": 0}
     # Exact McNemar by hand: 2 * (1 + 6) / 2^6.
-    assert found["acc"] == {"a_right": 20, "b_right": 16, "only_a_right": 5, "only_b_right": 1, "p": 14 / 64}
+    assert found["acc"] == {
+        "a_right": 20,
+        "b_right": 16,
+        "only_a_right": 5,
+        "only_b_right": 1,
+        "goals_ahead": {"a": 5, "b": 1},
+        "p": 14 / 64,
+    }
     assert found["same_choice"] == 39 - 6
+    changed = found["changed"]["questions"]
+    assert found["changed"]["left_out"] == 0
+    assert [(entry["example_id"]["a"], entry["right"]) for entry in changed] == [
+        (number, "b" if number == 1 else "a") for number in (0, 1, 2, 4, 6, 8)
+    ], "of equal differences in the order of A"
+    assert all(abs(entry["margin"]["a"] - entry["margin"]["b"]) == 2 for entry in changed)
+    assert changed[0]["question"] == question(changed[0]["example_id"]["a"]).goal
     # sol1 moved by 0.5 in 33 questions and by 2 in 6, sol2 nowhere.
     assert found["log_likelihood"]["mean_difference"] == pytest.approx((33 * 0.5 + 6 * 2.0) / 78)
     assert found["log_likelihood"]["largest_difference"] == 2.0
@@ -100,8 +121,22 @@ def test_what_was_changed_in_known_places_is_found(a: Path) -> None:
 def test_both_accuracies_are_compared(a: Path) -> None:
     """By characters `leave 0 ` (8) may win where by the sum `do 0` (4) does: -3 / 8 against -2 / 4."""
     found = compare(a, write_b(a, [line(0, -1.0)]))
-    assert found["acc"] == {"a_right": 1, "b_right": 1, "only_a_right": 0, "only_b_right": 0, "p": None}
-    assert found["acc_norm"] == {"a_right": 0, "b_right": 1, "only_a_right": 0, "only_b_right": 1, "p": 1.0}
+    assert found["acc"] == {
+        "a_right": 1,
+        "b_right": 1,
+        "only_a_right": 0,
+        "only_b_right": 0,
+        "goals_ahead": {"a": 0, "b": 0},
+        "p": None,
+    }
+    assert found["acc_norm"] == {
+        "a_right": 0,
+        "b_right": 1,
+        "only_a_right": 0,
+        "only_b_right": 1,
+        "goals_ahead": {"a": 0, "b": 1},
+        "p": 1.0,
+    }
 
 
 @settings(max_examples=50, deadline=None)

@@ -15,18 +15,6 @@ function addressIn(reading, address) {
   return reading === first ? `#${address}` : `#reading=${reading}&${address}`;
 }
 
-const state = () => new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
-const written = (params) => [...params].map(([name, value]) => `${name}=${encodeURIComponent(value).replaceAll("%2F", "/")}`).join("&");
-
-/** Writes what changed into the address, without a step of the history; what is "" is left out. */
-function note(changes) {
-  const params = state();
-  for (const [name, value] of Object.entries(changes)) {
-    if (value === "") params.delete(name); else params.set(name, value);
-  }
-  history.replaceState(null, "", `${location.href.split("#")[0]}${params.size ? `#${written(params)}` : ""}`);
-}
-
 /** Goes to a place as a link names it; filters stay as they are, and a feature opens over where one is. */
 function go(target) {
   const params = new URLSearchParams();
@@ -100,6 +88,7 @@ async function follow() {
   }
   show(wanted.get("contrast") === "chosen" ? "chosen" : "right");
   search(wanted.get("search") ?? "");
+  sortAll(wanted);
   const questions = await shown.get(root.dataset.reading)?.browses;
   questions?.apply(wanted);
   const feature = pairOf(wanted.get("feature"));

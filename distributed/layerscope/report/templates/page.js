@@ -1,37 +1,4 @@
-// Theme, contrast, depth strip and tables. What `page.py` puts together is one function; its parts share names.
-
-const root = document.documentElement;
-const one = (selector, within = document) => within.querySelector(selector);
-const all = (selector, within = document) => [...within.querySelectorAll(selector)];
-
-/** An element with properties and children; a string becomes text, never markup. */
-function make(tag, properties = {}, ...children) {
-  const { data = {}, aria = {}, ...rest } = properties;
-  const made = Object.assign(document.createElement(tag), rest);
-  Object.assign(made.dataset, data);
-  for (const [name, value] of Object.entries(aria)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-}
-
-const SVG = "http://www.w3.org/2000/svg";
-
-/** The same of a picture. */
-function draw(tag, attributes, ...children) {
-  const made = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-}
-
-root.classList.add("js");
-
-// Theme and contrast
-
-one(".theme").addEventListener("click", () => {
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
-});
+// Contrast, depth strip, search.
 
 function show(contrast) {
   root.dataset.shown = contrast;
@@ -83,33 +50,7 @@ function followDepth(link) {
   });
 }
 
-// Tables: sorting, searching
-
-const plain = (cell) => cell.dataset.v ?? cell.textContent.trim();
-const numeric = (text) => (text === "–" ? NaN : Number(text.replace("−", "-").replace(/[,%\s]/g, "")));
-
-function sort(table, index, header) {
-  const descending = header.getAttribute("aria-sort") !== "descending";
-  for (const other of all("thead th[aria-sort]", table)) other.removeAttribute("aria-sort");
-  header.setAttribute("aria-sort", descending ? "descending" : "ascending");
-  const keyed = all("tbody tr", table).map((row) => [plain(row.cells[index]), row]);
-  const numbers = keyed.every(([text]) => text === "–" || !Number.isNaN(numeric(text)));
-  const sign = descending ? -1 : 1;
-  keyed.sort(([a], [b]) => {
-    if (!numbers) return sign * a.localeCompare(b);
-    const [x, y] = [numeric(a), numeric(b)];
-    return Number.isNaN(x) - Number.isNaN(y) || sign * (x - y) || 0;
-  });
-  one("tbody", table).append(...keyed.map(([, row]) => row));
-}
-
-function makeSortable(table) {
-  [...one("thead", table).lastElementChild.cells].forEach((header, index) => {
-    const button = make("button", { type: "button", title: header.title }, ...header.childNodes);
-    button.addEventListener("click", () => sort(table, index, header));
-    header.replaceChildren(button);
-  });
-}
+// Searching the tables of features
 
 /** Shows the features whose id begins with a text, or whose description has it, in the tables of both contrasts. */
 function search(text) {
