@@ -103,12 +103,14 @@ def _with_dashes(words: Sequence[str]) -> list[str]:
 
 
 def _kind(one: Option, command: str) -> dict[str, Any]:
-    """How argparse is to take an option's words."""
+    """How argparse is to take an option's words, and under which name: not always the option's own."""
+    named = {} if one.positional else {"dest": one.target}
     if one.is_flag:
-        return {"action": "store_true"}
+        return {"action": "store_true", **named}
     value: dict[str, Any] = {
         "type": partial(_value, one, command),
         "metavar": one.name if one.positional else _plain(one.takes),
+        **named,
     }
     if one.positional:  # that one is missing is told with what it is
         return {**value, "nargs": "*" if one.repeated else "?"}
