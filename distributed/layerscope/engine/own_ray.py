@@ -184,6 +184,11 @@ def _remove_if_dead(folder: Path) -> None:
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             return
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        left = list(folder.glob("*"))
+        if left and all(each.name.startswith("session_") for each in left):  # a dying Ray logged once more
+            _remove(folder)
+        return
     except OSError:
         return  # no folder of ours, or gone
     try:

@@ -140,6 +140,7 @@ def hold(base: Path) -> tuple[subprocess.Popen[str], Path, psutil.Process]:
 def test_what_killed_runs_left_is_swept_and_what_lives_stays(base: Path) -> None:
     """Gigabytes stay in the temporary folder for ever; or the Ray of a run that works is taken from it."""
     (base / "layerscope-of-the-user").mkdir()
+    (base / "layerscope-logged_late" / "session_2026-01-01_00-00-00_000000_1" / "logs").mkdir(parents=True)
     (dead_run, dead, orphan), (live_run, live, agent) = hold(base), hold(base)
     try:
         dead_run.send_signal(signal.SIGKILL)
