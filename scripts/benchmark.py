@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Measures layerscope against what one would otherwise write, and against this machine's own limit, in one run.
 
-    scripts/benchmark.py [small|full] [--dtype bfloat16] [--dataset FILE] [--questions 192] [--json FILE] [--plot FILE]
+    scripts/benchmark.py [small|full|gemma3-1b] [--dtype bfloat16] [--dataset FILE] [--questions 192] [--json FILE]
+        [--plot FILE]
 
 `small` takes two minutes, half of them the driver's. `full` has the exact shape of Gemma-2-2B and of 26 Gemma Scope
 SAEs of width 16k (5.2 and 3.9 GB, with random weights, made on the spot, nothing downloaded); it takes some minutes and
-14 GB of memory, 20 in float32.
+14 GB of memory, 20 in float32. `gemma3-1b` has the shape of that model, with SAEs of width 16k as well.
 
 Everything is measured in processes of its own, one after the other, on the same questions, tokens and weights:
 
@@ -79,7 +80,7 @@ def parse() -> argparse.Namespace:
     add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the model")
     add("--sae-dtype", choices=["float32", "bfloat16"], default="float32")
     add("--dataset", type=Path, default=BUNDLED, help="questions as JSON lines; the bundled ones by default")
-    add("--questions", type=int, default=0, help="how many of them; 200 for small, 192 for full")
+    add("--questions", type=int, default=0, help="how many of them; 200 for small, 192 for the models' own sizes")
     add("--batch-tokens", default="auto")
     add("--skip", nargs="*", default=[], choices=PIECES, help="leave these out")
     add("--folder", type=Path, help="keeps model, SAEs and the tokeniser learned from the questions for the next time")
@@ -100,7 +101,7 @@ def measure(options: argparse.Namespace, kept: Path, scratch: Path) -> dict[str,
         "model": str(kept / "model"),
         "sae_repo": str(kept / "saes"),
         "dataset": str(options.dataset),
-        "num_samples": options.questions or {"tiny": 24, "small": 200, "full": 192}[shape.name],
+        "num_samples": options.questions or {"tiny": 24, "small": 200}.get(shape.name, 192),
         "dtype": options.dtype,
         "sae_dtype": options.sae_dtype,
         "batch_tokens": options.batch_tokens if options.batch_tokens == "auto" else int(options.batch_tokens),

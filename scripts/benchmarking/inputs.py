@@ -5,11 +5,11 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM
-from transformers.models.gemma2.modeling_gemma2 import Gemma2RotaryEmbedding
+from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
 
 from layerscope.models.loading import load_language_model
 from layerscope.questions.opening import Wanted
@@ -17,7 +17,7 @@ from layerscope.questions.pairs import Pair, PairTokenizer
 from layerscope.questions.prompts import PROMPT
 from layerscope.questions.selection import select_questions
 from layerscope.questions.sources import Question
-from layerscope.standin.build import make_tokenizer, save_model
+from layerscope.standin.build import Family, make_tokenizer, save_model
 
 _BLOCK = (1 << 24) - 7  # random numbers that fill the weights again and again, shifted, because drawing takes longer
 _EXTRA_TOKENS = 1024  # room for the bytes and control tokens that a tokeniser has beside what it learns
@@ -40,6 +40,9 @@ class Shape:
     d_sae: int = 16384
     l0: int = 100
     """Average number of features that fire."""
+    family: Family = "gemma2"
+    window: int = 4096
+    """How many tokens its layers with a sliding window look back."""
 
     @property
     def body_parameters(self) -> int:
@@ -56,6 +59,11 @@ SHAPES = {
     "tiny": Shape("tiny", 2, 64, 256, 2, 1, 32, 4096, 512, 20),  # for a test of the benchmark itself
     "small": Shape("small", 8, 512, 2048, 4, 2, 128, 32_000),
     "full": Shape("full", 26, 2304, 9216, 8, 4, 256, 256_000),  # Gemma-2-2B and Gemma Scope's SAEs of width 16k
+    "gemma3-1b": Shape("gemma3-1b", 26, 1152, 6912, 4, 1, 256, 262_144, family="gemma3", window=512),
+}
+_CLASSES: dict[Family, Any] = {
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM),
 }
 
 
@@ -100,9 +108,10 @@ def write_four_choices(dataset: Path, count: int, path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def make_model(shape: Shape, device: str) -> Gemma2ForCausalLM:
-    """A Gemma 2 with random weights in bfloat16."""
-    config = Gemma2Config(
+def make_model(shape: Shape, device: str) -> Gemma2ForCausalLM | Gemma3ForCausalLM:
+    """A Gemma with random weights in bfloat16."""
+    config_class, model_class = _CLASSES[shape.family]
+    config = config_class(
         vocab_size=shape.vocabulary,
         hidden_size=shape.d_model,
         intermediate_size=shape.d_mlp,
@@ -111,15 +120,16 @@ def make_model(shape: Shape, device: str) -> Gemma2ForCausalLM:
         num_key_value_heads=shape.kv_heads,
         head_dim=shape.head_dim,
         query_pre_attn_scalar=shape.head_dim,
+        sliding_window=shape.window,
         max_position_embeddings=8192,
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=2,
     )
     with torch.device("meta"):
-        model = Gemma2ForCausalLM(config).to(torch.bfloat16)
+        model = model_class(config).to(torch.bfloat16)
     model.to_empty(device=device).tie_weights()
-    model.model.rotary_emb = Gemma2RotaryEmbedding(config).to(device)  # its numbers are computed, not drawn
+    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)  # its numbers are computed, not drawn
     model.model.embed_tokens.embed_scale = torch.tensor(shape.d_model**0.5, device=device)
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal(_BLOCK + 64, dtype=np.float32)).to(device)
     for number, (name, parameter) in enumerate(sorted(model.named_parameters())):

@@ -9,9 +9,11 @@ from typing import Any
 
 import benchmark
 import pytest
+import torch
 from benchmarking import inputs, limit, ours, report
 from benchmarking.inputs import SHAPES
 from benchmarking.measure import apart
+from transformers import Gemma3ForCausalLM
 
 from layerscope.config import Config
 from layerscope.planning.machine import probe
@@ -26,6 +28,25 @@ def span(name: str, actor: int, begin: float, end: float) -> dict[str, Any]:
 def test_gemma_2_2b_has_the_parameters_that_are_published() -> None:
     assert SHAPES["full"].parameters == 2_614_341_888 - (4 * 26 + 1) * 2304  # less its norms
     assert SHAPES["full"].body_parameters == 2_024_275_968
+
+
+def test_gemma_3_1b_has_the_parameters_that_are_published() -> None:
+    of_norms = 26 * (4 * 1152 + 2 * 256) + 1152
+    assert SHAPES["gemma3-1b"].parameters == 999_885_952 - of_norms
+
+
+def test_a_gemma_3_is_made_whole(tmp_path: Path) -> None:
+    """With what is computed and not drawn, as transformers starts it: two RoPE bases, and the embedding's factor."""
+    shape = inputs.Shape("tiny", 6, 64, 256, 2, 1, 32, 4096, family="gemma3", window=512)
+    model = inputs.make_model(shape, "cpu")
+    model.save_pretrained(tmp_path)
+    again = Gemma3ForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16, attn_implementation="eager").eval()
+    assert again.config.sliding_window == 512
+    assert again.config.layer_types.count("full_attention") == 1
+    tokens = torch.arange(5, 25)[None]
+    model.set_attn_implementation("eager")
+    with torch.inference_mode():
+        assert torch.equal(model.eval()(tokens).logits, again(tokens).logits)
 
 
 def test_the_work_is_counted() -> None:
