@@ -96,18 +96,24 @@ def _lines(site: Site, width: str, held: Sequence[Held]) -> list[str]:
         numbers = sorted(each.sae.l0 or 0 for each in of_width)
         told = f"{numbers[0]} to {numbers[-1]}"
     else:
-        told = ", ".join(f"{name} (layers {ranges(set(layers))})" for name, layers in sorted(by_name.items()))
-    lines = [f"  {site}, width {width}: layers {ranges({each.sae.layer for each in of_width})}, L0 {told}"]
-    taken = [each for each in of_width if each.is_canonical]
+        named = sorted(by_name.items(), key=lambda item: (min(item[1]), item[0]))
+        told = ", ".join(f"{name} ({_layers(set(layers))})" for name, layers in named)
+    lines = [f"  {site}, width {width}: {_layers({each.sae.layer for each in of_width})}, L0 {told}"]
+    taken = sorted((each for each in of_width if each.is_canonical), key=lambda each: each.sae.layer)
     pages = [each for each in of_width if each.sae.neuronpedia_id]
     if taken:
-        names = ", ".join(f"{each.sae.layer}: {each.sae.l0_name}" for each in taken)
+        every = len(taken) == len(of_width) and len(by_name) > 1  # whose names stand above
+        names = "each of them" if every else ", ".join(f"{each.sae.layer}: {each.sae.l0_name}" for each in taken)
         lines.append(f"    canonical {names} ({size_text(sum(each.size for each in taken))})")
     else:
         lines.append("    canonical: none; name one with --sae-l0")
     if pages:
         lines.append(f"    Neuronpedia has pages for {len(pages)}, such as {pages[0].sae.neuronpedia_id}")
     return lines
+
+
+def _layers(layers: set[int]) -> str:
+    return f"{'layer' if len(layers) == 1 else 'layers'} {ranges(layers)}"
 
 
 def as_json(found: Sequence[Shelf]) -> str:

@@ -4,6 +4,7 @@ from layerscope.config import FIRST
 from layerscope.formatting import count_of, size_text
 from layerscope.hub import cache
 from layerscope.planning.job import Job, download_bytes
+from layerscope.planning.needs import BYTES_PER_VALUE
 from layerscope.planning.placement import Placement, gib
 from layerscope.planning.saes import Dictionary
 from layerscope.records.differences import settings_that_differ
@@ -56,10 +57,12 @@ def describe(job: Job) -> str:
 
 def _describe_saes(job: Job, dictionary: Dictionary) -> list[str]:
     repository, saes = dictionary.repository, dictionary.saes
+    encoders = len(saes) * job.spec.width(dictionary.site) * dictionary.d_sae * BYTES_PER_VALUE[job.numerics.sae_dtype]
     name, site = ("SAEs", "") if dictionary.name == FIRST else ("and", f"{dictionary.name}: {dictionary.site} of ")
     return [
         f"{name:<10} {site}{repository.name} {repository.commit or '(folder)'}: "
-        f"width {saes[0].width} ({count_of(dictionary.d_sae, 'feature')}), {job.numerics.sae_dtype}",
+        f"width {saes[0].width} ({count_of(dictionary.d_sae, 'feature')}), {job.numerics.sae_dtype}, "
+        f"encoders {size_text(encoders)}",
         *(
             f"  layer {sae.layer:>2}  {sae.path.rpartition('/')[0] or sae.path}  "
             f"L0 {sae.l0_name if sae.l0 is None else sae.l0}  {sae.neuronpedia_id or 'no Neuronpedia id'}"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from layerscope.config import Site
 from layerscope.errors import UsageError
+from layerscope.formatting import listed
 from layerscope.hub.repository import Repository
 from layerscope.saes import gemma_scope, gemma_scope_2, saelens
 from layerscope.saes.choice import Shelf
@@ -102,7 +103,8 @@ def _no_saes(repository: Repository) -> UsageError:
             f"{repository.name} holds no SAEs that layerscope reads; {pickled[0]} is a pickle, which can run code when "
             "it is read.\nSave them as safetensors: SAELens does."
         )
+    held = sorted(repository.files, key=lambda path: (path.count("/"), path))
     return UsageError(
-        f"{repository.name} holds no SAEs in Gemma Scope's layout ({gemma_scope.LAYOUT}), nor in another that is known."
-        f"\nThe others are {gemma_scope_2.LAYOUT}, and {saelens.LAYOUT} (SAELens)."
+        f"{repository.name} holds no SAEs: it has {listed(held, 3) or 'no files'}.\nRead are "
+        f"{gemma_scope.LAYOUT} (Gemma Scope), {gemma_scope_2.LAYOUT} (Gemma Scope 2), {saelens.LAYOUT} (SAELens)."
     )

@@ -29,6 +29,8 @@ def test_a_folder_of_saelens_s_layout() -> None:
     told = saes.as_text(saes.shelves(str(DATA / "saelens")))
     assert "SAELens" in told
     assert "canonical takes the only one of its layer and width" in told
+    assert "L0 standard (layer 0), standard_no_b_dec (layer 1), standard_norm (layer 2), jumprelu (layer 3)" in told
+    assert told.count("    canonical each of them (") == 2
 
 
 def test_a_model_of_the_hub_has_its_suites_by_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,10 +53,13 @@ def test_a_model_of_the_hub_has_its_suites_by_name_alone(monkeypatch: pytest.Mon
     opened.clear()
     told = saes.as_text(saes.shelves("google/gemma-3-1b-pt"))
     assert opened == ["google/gemma-scope-2-1b-pt"]
-    assert "resid_post, width 16k: layers 7, L0 medium (layers 7)" in told
+    assert "resid_post, width 16k: layer 7, L0 medium (layer 7)" in told
     assert "such as gemma-3-1b/7-gemmascope-2-res-16k" in told
 
 
 def test_a_repository_without_saes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"holds no SAEs.*\n"):
+    with pytest.raises(UsageError, match=r"holds no SAEs: it has no files\.\nRead are layer_N.*\(SAELens\)\.$"):
+        saes.shelves(str(tmp_path))
+    (tmp_path / "notes.md").touch()
+    with pytest.raises(UsageError, match=r"holds no SAEs: it has notes\.md\."):
         saes.shelves(str(tmp_path))

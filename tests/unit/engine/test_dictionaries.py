@@ -13,6 +13,7 @@ import torch
 from layerscope.cli import main
 from layerscope.config import FIRST, Config
 from layerscope.errors import LayerscopeError, UsageError
+from layerscope.planning.describe import describe
 from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
 from layerscope.questions.pairs import PairTokenizer
@@ -99,6 +100,14 @@ def test_each_one_s_lists_are_those_of_a_run_of_its_own(sources: Path, more: dic
         alone[name] = plain_run(replace(own, sae_l0="min" if "l0=min" in parts else "canonical"))
         assert [seen_by(record, name) for record in parsed(whole)] == parsed(alone[name])
     assert len({json.dumps(json.loads(lines.splitlines()[0])) for lines in alone.values()}) == 4
+
+
+def test_a_plan_says_what_the_encoders_of_each_take(sources: Path) -> None:
+    """Three layers of 32 numbers a row, features of four bytes a number."""
+    told = describe(prepare(config_of(sources, {"heads": f"{sources}/gemma-scope-tiny-att,width=1k"}), [probe()]))
+    assert "width 1k (1,024 features), float32, encoders 393 kB" in told
+    assert "and        heads: attn_out of " in told
+    assert "width 1k (512 features), float32, encoders 197 kB" in told
 
 
 @torch.inference_mode()

@@ -231,7 +231,9 @@ def test_files_outside_the_layout_are_passed_over() -> None:
     ]
     good = "layer_7/width_16k/average_l0_6/params.npz"
     assert catalogue([*odd, good]) == {7: {"16k": {6: good}}}
-    assert "holds no SAEs in Gemma Scope's layout" in refusal(PT_2B, repository(PT_2B, odd))
+    told = refusal(PT_2B, repository(PT_2B, odd))
+    assert "holds no SAEs: it has .gitattributes, README.md, embedding/width_4k/average_l0_6/params.npz …" in told
+    assert len(told.splitlines()) == 2
     assert "has no SAEs of width 4k" in refusal(PT_2B, sae_width="4k")
 
 
