@@ -191,7 +191,7 @@ def report(
 
     Args:
         files: The .jsonl file of a run, finished or growing, or those of the shards of one job; two runs are put side
-            by side.
+            by side; of a folder the page lists its runs.
         to: The page; the (first) FILE with .html by default. A report that is there is replaced, anything else is not.
         show: Open the page in the browser.
         reading: The one it is about: final, last-word, max or prompt, of those that the run has.

@@ -7,7 +7,8 @@ from pathlib import Path
 from layerscope.config import FIRST
 from layerscope.errors import UsageError
 from layerscope.formatting import listed
-from layerscope.records.shards import Files, as_seen_by, jobs_of, read_run, whose_lists
+from layerscope.records.folders import named_runs, runs_in
+from layerscope.records.shards import Files, as_seen_by, jobs_of, read_run, user_paths, whose_lists
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class PageOptions:
         }
         return [name for name, value in given.items() if value]
 
+    def of_features(self) -> list[str]:
+        """Those given that say whose features a page shows."""
+        given = {"--reading": self.reading is not None, "--dictionary": self.dictionary != FIRST}
+        return [name for name, value in given.items() if value]
+
 
 def write_report(files: Sequence[Path], options: PageOptions) -> str:
     """Writes the page and says where it is.
@@ -40,7 +46,13 @@ def write_report(files: Sequence[Path], options: PageOptions) -> str:
         UsageError: what is named makes no page, or options are given that this page has no place for.
         LayerscopeError: a line is not a record, or the page cannot be written.
     """
-    jobs = jobs_of(files)
+    files = user_paths(files)
+    if len(files) == 1 and files[0].is_dir() and len(runs := runs_in(files[0])) > 1:
+        from layerscope.report.folder_page import folder_page
+
+        _refuse([*options.of_one_run(), *options.of_features()], "a folder’s runs")
+        return folder_page(files[0], runs, options.to, options.title, options.show)
+    jobs = jobs_of(list(named_runs(files)))
     if len(jobs) == 1:
         from layerscope.report.page import report
 
@@ -51,7 +63,7 @@ def write_report(files: Sequence[Path], options: PageOptions) -> str:
             f"({listed(str(job[0]) for job in jobs)}).\n"
             "Name one run's file, the shards of one job, two runs, or a folder, whose page lists its runs."
         )
-    _refuse(options.of_one_run(), "two runs side by side")
+    _refuse(options.of_one_run(), "two runs")
     return _side_by_side(jobs[0], jobs[1], options)
 
 
@@ -68,4 +80,4 @@ def _side_by_side(a: Files, b: Files, options: PageOptions) -> str:
 
 def _refuse(given: list[str], what: str) -> None:
     if given:
-        raise UsageError(f"{', '.join(given)}: only for the page of one run, and this is one of {what}.\nLeave it out.")
+        raise UsageError(f"{', '.join(given)}: only for the page of one run, and this is of {what}.\nLeave it out.")

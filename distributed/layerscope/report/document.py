@@ -4,9 +4,10 @@ A page makes no request; it is opened from the disk, sent by mail, laid on a ser
 """
 
 import os
+import re
 import webbrowser
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +24,8 @@ from layerscope.records.targets import begins_with, check_target
 from layerscope.report import sentences
 
 _BEGINNING = b"<!doctype html>\n<!-- layerscope report -->\n"
+_HEAD = 4096  # bytes in which a page says of itself what others read
+_FACT = re.compile(r'<meta name="layerscope-(findings|questions)" content="(\d+)">')
 is_page = begins_with(_BEGINNING)
 """Whether a file is one of these pages, which may be replaced by another."""
 
@@ -40,18 +43,26 @@ def page_environment() -> Environment:
 
 
 def document(
-    environment: Environment, template: str, styles: Sequence[str], scripts: Sequence[str], shown: dict[str, Any]
+    environment: Environment,
+    template: str,
+    styles: Sequence[str],
+    scripts: Sequence[str],
+    shown: dict[str, Any],
+    facts: Mapping[str, int] | None = None,
 ) -> bytes:
     """The page.
 
     Args:
         styles, scripts: their files, in the order in which they are joined.
         shown: what the template names.
+        facts: what `said_by` reads of it: findings, questions.
     """
     style = Markup("\n".join(map(_read, styles)))
     script = Markup('"use strict";\n(() => {\n' + "\n".join(map(_read, scripts)) + "})();\n")
     hashes = {"style": _hash(style), "script": _hash(script)}
-    page = environment.get_template(template).render(style=style, script=script, hashes=hashes, **shown)
+    page = environment.get_template(template).render(
+        style=style, script=script, hashes=hashes, facts=facts or {}, **shown
+    )
     return _BEGINNING + page.encode()
 
 
@@ -73,6 +84,16 @@ def address_of(page: Path, seen_from: Path) -> str:
     except OSError:
         there = False
     return quote(os.path.relpath(page, seen_from.parent)) if there else ""
+
+
+def said_by(page: Path) -> dict[str, str]:
+    """What a page of ours says of itself to others; nothing where there is none, or an older one."""
+    try:
+        with page.open("rb") as stream:
+            text = stream.read(_HEAD).decode("utf-8", "replace")
+    except OSError:
+        return {}
+    return dict(_FACT.findall(text)) if text.encode().startswith(_BEGINNING) else {}
 
 
 def write_page(to: Path, page: bytes, show: bool = False) -> None:

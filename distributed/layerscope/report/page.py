@@ -27,6 +27,7 @@ from layerscope.report.feature_tables import Descriptions
 from layerscope.report.question_pack import pack_questions, packed
 from layerscope.report.reading_body import Shown, body_of
 from layerscope.report.stages import Stages
+from layerscope.report.untested import why_untested
 
 _STYLE = (
     "page.css",
@@ -149,7 +150,10 @@ def render(
         "body": bodies[0],
         "packed": packs,
     }
-    return document(environment, "report.html.jinja", _STYLE, _SCRIPT, said)
+    facts = {"questions": analysis.header.questions}
+    if not why_untested(analysis, analysis.right_wrong):
+        facts["findings"] = int(analysis.right_wrong.firing_by_layer.confirmed.sum())
+    return document(environment, "report.html.jinja", _STYLE, _SCRIPT, said, facts)
 
 
 def _of_features(one: Shown, descriptions: Descriptions) -> str:

@@ -22,7 +22,7 @@ from layerscope.report.untested import confirmed_in
 
 Json = dict[str, Any]
 _STYLE = ("page.css", "charts.css", "tables.css", "sides.css", "screens.css")
-_SCRIPT = ("base.js", "state.js", "tables.js", "saving.js", "sides.js")
+_SCRIPT = ("base.js", "state.js", "tables.js", "saving.js", "rows.js")
 _MEASURES = (("acc", "by sum"), ("acc_norm", "per character"))
 
 

@@ -39,7 +39,7 @@ function csvCell(cell) {
 function csv(table) {
   const names = all("thead tr:last-child th", table).map((header) => header.dataset.csv ?? `"${header.textContent.trim()}"`);
   const layer = table.closest("details.layer")?.dataset.layer;
-  const rows = all("tbody tr", table).filter((row) => !row.hidden).map((row) => [...row.cells].map(csvCell));
+  const rows = all("tbody tr", table).filter((row) => !row.hidden).map((row) => [...row.cells].filter((cell) => cell.ariaHidden !== "true").map(csvCell));
   const lines = [names, ...rows].map((cells, index) => (layer ? [index ? layer : "layer", ...cells] : cells).join(","));
   return `${lines.join("\r\n")}\r\n`;
 }

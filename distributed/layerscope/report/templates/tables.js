@@ -41,6 +41,7 @@ function sortAll(wanted) {
 
 function makeSortable(table) {
   for (const header of headersOf(table)) {
+    if (header.ariaHidden === "true") continue; // over pictures
     const button = make("button", { type: "button", title: header.title }, ...header.childNodes);
     button.addEventListener("click", () => {
       const way = header.getAttribute("aria-sort") === "descending" ? "up" : "down";

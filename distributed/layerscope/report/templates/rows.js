@@ -1,4 +1,4 @@
-// Two runs side by side: the filter of the changed questions, and the address, which knows it.
+// A page with one table to filter (of changed questions, of runs), and the address, which knows what it is filtered by.
 
 for (const table of all("table.sortable")) makeSortable(table);
 for (const button of all(".copy")) giveTable(button);
@@ -9,10 +9,10 @@ const word = one("[name=word]");
 
 function filter() {
   const wanted = word.value.trim().toLowerCase();
-  const rows = all("table.changed tbody tr");
+  const rows = all("table.filtered tbody tr");
   for (const row of rows) {
     const words = all(".words", row).some((cell) => cell.textContent.toLowerCase().includes(wanted));
-    row.hidden = !((only.value === "" || row.dataset.right === only.value) && words);
+    row.hidden = !((!only?.value || row.dataset.right === only.value) && words);
   }
   const found = rows.filter((row) => !row.hidden).length;
   one(".found").textContent = found === rows.length ? "" : `${found} of ${rows.length}`;
@@ -21,8 +21,8 @@ function filter() {
 function follow() {
   const wanted = state();
   sortAll(wanted);
-  if (!only) return;
-  only.value = ["a", "b"].includes(wanted.get("only")) ? wanted.get("only") : "";
+  if (!word) return;
+  if (only) only.value = ["a", "b"].includes(wanted.get("only")) ? wanted.get("only") : "";
   if (document.activeElement !== word) word.value = wanted.get("word") ?? "";
   filter();
 }
