@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from msgspec import UNSET
 from msgspec.structs import replace as changed
-from numpy.typing import NDArray
 
 from layerscope.errors import UsageError
 from layerscope.planning.job import Job
@@ -14,7 +13,7 @@ from layerscope.planning.needs import BYTES_PER_VALUE
 from layerscope.planning.node import Node
 from layerscope.planning.placing import place
 from layerscope.planning.to_ablate import ToAblate
-from layerscope.questions.plan import Plan
+from layerscope.questions.plan import Integers, Plan
 from layerscope.questions.reading import Reading
 from layerscope.records.ablations import AblationPlan
 from layerscope.records.identity import AblationSettings, Identity
@@ -34,7 +33,7 @@ class PortionedPlan(Plan):
     def __len__(self) -> int:
         return super().__len__() * self.portions
 
-    def batch(self, index: int) -> NDArray[np.int64]:
+    def batch(self, index: int) -> Integers:
         return super().batch(index // self.portions)
 
 

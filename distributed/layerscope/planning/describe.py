@@ -1,5 +1,7 @@
 """What the commands print: a job before it is run, and what it came to."""
 
+import numpy as np
+
 from layerscope.config import FIRST
 from layerscope.formatting import count_of, size_text
 from layerscope.hub import cache
@@ -8,7 +10,7 @@ from layerscope.planning.needs import BYTES_PER_VALUE
 from layerscope.planning.placement import Placement, gib
 from layerscope.planning.saes import Dictionary
 from layerscope.records.differences import settings_that_differ
-from layerscope.records.goals import GoalGroups, told_goals
+from layerscope.records.goals import count_goals, told_goals
 from layerscope.records.manifest import RUNNING, manifest_path
 from layerscope.records.marks import marks_path
 from layerscope.records.order import order_path
@@ -129,10 +131,8 @@ def summarise(job: Job, totals: Totals, rate: float) -> str:
         files.append(str(residuals_path(job.output.records)))
     if job.output.array:
         files.append(str(job.output.array))
-    goals = GoalGroups()
-    for example_id in job.plan.order:
-        goals.add(job.selection[int(example_id)].goal)
-    grouped = told_goals(goals.result())
+    in_order_of_file = job.selection.read(np.sort(job.plan.order))
+    grouped = told_goals(count_goals((question.goal for question in in_order_of_file), job.n_questions))
     lines = [
         f"questions             {totals.questions} ({totals.errors} with an error line)",
         *([f"goals                 {grouped}"] if grouped else []),

@@ -12,6 +12,7 @@ from layerscope.formatting import count_of
 from layerscope.hub.repository import Repository, open_repository
 from layerscope.models.spec import ModelSpec, read_spec, tokenizer_path
 from layerscope.planning.job import Job
+from layerscope.planning.limits import limits
 from layerscope.planning.needs import estimate
 from layerscope.planning.node import Node, gpu_types
 from layerscope.planning.output import settle_output
@@ -60,7 +61,7 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     numerics = settle_numerics(config, nodes, crew)
     reading = _reading(config, settle_reading(config, model, selection.source.solutions), dictionaries)
     tokenizer = _tokenizer(model, spec, reading.prompt)
-    plan = make_plan(selection, tokenizer, numerics.batch_tokens, share=reading.attribution is None)
+    plan = make_plan(selection, tokenizer, numerics.batch_tokens, reading.attribution is None, limits().cpus)
     shard = parse_shard(config.shard)
     rows = reading.rows(int(np.diff(plan.starts).max(initial=0)), numerics.batch_tokens)
     of_question, attributed = _rows_per_question(plan, reading), reading.attribution is not None

@@ -124,6 +124,7 @@ class PairTokenizer:
     """
 
     def __init__(self, path: Path, context: int, prompt: Prompt = DEFAULT, spell: bool = False) -> None:
+        self._arguments = path, context, prompt, spell
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust side raises bare Exception for a broken file
@@ -147,6 +148,10 @@ class PairTokenizer:
         self._usual = self._before(prompt.shots.usual) if prompt.shots else []
         *self._head, _ = merged([*self._usual, *self._template])
         self._beginning = self._empty_prompt()
+
+    def __reduce__(self) -> tuple[type["PairTokenizer"], tuple[Path, int, Prompt, bool]]:
+        """Another process makes its own."""
+        return PairTokenizer, self._arguments
 
     def pair(self, question: Question) -> Pair:
         """Tokenises a question.

@@ -1,6 +1,6 @@
 """Which questions of a source a run takes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,23 +17,34 @@ class Selection:
     """The questions of a run: some rows of a source, as the settings ask for them."""
 
     source: Source
-    example_ids: NDArray[np.int64]
+    drawn: NDArray[np.int64] | None = None
+    """The ids of those that are taken, ascending; None for all, as a million need no list of their own."""
     strip_solutions: bool = False
 
+    @property
+    def example_ids(self) -> NDArray[np.int64]:
+        """The ids of all that are taken."""
+        return np.arange(len(self.source), dtype=np.int64) if self.drawn is None else self.drawn
+
     def __len__(self) -> int:
-        return len(self.example_ids)
+        return len(self.source) if self.drawn is None else len(self.drawn)
 
     def __getitem__(self, example_id: int) -> Question:
         question = self.source[example_id]
         return question.stripped() if self.strip_solutions else question
 
     def __iter__(self) -> Iterator[Question]:
-        return self.read(self.example_ids)
+        return self.read(range(len(self.source)) if self.drawn is None else self.drawn)
 
-    def read(self, example_ids: NDArray[np.int64]) -> Iterator[Question]:
+    def read(self, example_ids: Iterable[int]) -> Iterator[Question]:
         """Several, in the order asked for."""
         questions = self.source.read(map(int, example_ids))
         return (question.stripped() for question in questions) if self.strip_solutions else questions
+
+    def part(self, first: int, last: int) -> "Selection":
+        """Those from one place on to before another."""
+        drawn = np.arange(first, last) if self.drawn is None else self.drawn[first:last]
+        return Selection(self.source, drawn, self.strip_solutions)
 
 
 def select_questions(
@@ -51,7 +62,8 @@ def select_questions(
     warnings = []
     if count is not None and count > len(source):
         warnings.append(f"{count_of(count, 'question')} asked for; the source has {len(source)}: taking all.")
-    return Selection(source, draw(len(source), count, seed), strip_solutions), warnings
+    drawn = None if count is None or count >= len(source) else draw(len(source), count, seed)
+    return Selection(source, drawn, strip_solutions), warnings
 
 
 def draw(population: int, count: int | None, seed: int) -> NDArray[np.int64]:

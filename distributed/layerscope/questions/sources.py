@@ -1,6 +1,6 @@
 """Questions with two solutions or more: how they lie in a file of JSON lines, or in a table that is held.
 
-Of JSON lines no more than one question is in memory: the source knows where its rows lie and reads one when asked.
+Of JSON lines no more than a few questions are in memory: the source knows where its rows lie and reads them when asked.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 import orjson
 
 from layerscope.errors import LayerscopeError, UsageError
+from layerscope.questions.blocks import ROWS, Blocks
 from layerscope.questions.labels import Labels
 from layerscope.questions.layouts import Layout, Rules, Understanding
 from layerscope.questions.telling import watched
@@ -80,6 +81,11 @@ class Source(Protocol):
     solutions: int
     """Of the question with the most."""
 
+    @property
+    def content(self) -> str:
+        """The same for sources of the same questions; empty where none is known."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, example_id: int) -> Question: ...
@@ -101,8 +107,7 @@ class QuestionFile:
     def __init__(self, path: Path, origin: dict[str, str], rules: Rules = _NO_RULES) -> None:
         self.origin = origin
         self._path, self._metadata = path, rules.metadata
-        self._offsets = array("q")
-        self._hashes = array("Q")  # of the lines, because a row is read again when its turn comes
+        self._blocks = Blocks()  # because a row is read again when its turn comes
         rows = Understanding(rules, lambda: _read_labels(labels_path(path), path))
         with _readable(path), path.open("rb") as stream:
             for number, (offset, line) in enumerate(watched(_lines(stream, path), path), start=1):
@@ -114,9 +119,9 @@ class QuestionFile:
                 except UsageError as error:
                     rows.problem(error)
                     continue
-                self._offsets.append(offset)
-                self._hashes.append(_hash(line))
+                self._blocks.add(offset, line)
                 rows.take(row, where)
+        self._blocks.end()
         self._labels = rows.finish()
         if rows.layout is None:
             raise UsageError(f"{path} holds no questions.")
@@ -129,25 +134,33 @@ class QuestionFile:
             )
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._blocks)
 
     def __getitem__(self, example_id: int) -> Question:
         return next(self.read([example_id]))
 
+    @property
+    def content(self) -> str:
+        known = (self._blocks.content, self._labels.tobytes(), repr((self._layout, self._metadata)).encode())
+        return hashlib.sha256(b"".join(known)).hexdigest()
+
     def read(self, example_ids: Iterable[int]) -> Iterator[Question]:
         with _readable(self._path), self._path.open("rb") as stream:
-            place = -1
+            held, rows = -1, list[bytes]()
             for example_id in example_ids:
-                if place != self._offsets[example_id]:  # which would read anew what is there of the next
-                    stream.seek(self._offsets[example_id])
-                line = stream.readline(MAX_LINE_BYTES)
-                place = self._offsets[example_id] + len(line)
-                yield self._parsed(example_id, line)
+                block, place = divmod(example_id, ROWS)
+                if block != held:
+                    held, rows = block, self._blocks.read(stream, block)
+                if not rows:
+                    raise self._changed(block * ROWS)
+                yield self._parsed(example_id, rows[place])
+
+    def _changed(self, first: int) -> LayerscopeError:
+        where = f"{self._path}, one of the questions {first} to {min(first + ROWS, len(self)) - 1}"
+        return LayerscopeError(f"{where}, was changed while it was in use. Restore the file and run again.")
 
     def _parsed(self, example_id: int, line: bytes) -> Question:
         where = f"{self._path}, question {example_id}"
-        if _hash(line) != self._hashes[example_id]:
-            raise LayerscopeError(f"{where} was changed while it was in use. Restore the file and run again.")
         row = cast(dict[str, Any], parse_line(line, where))
         metadata = _metadata(self._layout, row, self._metadata, where)
         return _question(example_id, *self._layout.texts(row, where), self._labels[example_id], metadata)
@@ -198,6 +211,7 @@ class QuestionTable:
             raise UsageError(f"{name} holds no questions.")
         self.told, self.solutions = understanding.told(), understanding.solutions
         self._columns = pa.concat_tables(parts).combine_chunks().columns
+        self.content = ""
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -222,10 +236,6 @@ def parse_line(line: bytes, where: str) -> object:
         raise UsageError(f"{where}: {error}, and nobody can say which value counts. Keep one.") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where} is not JSON: {str(error)[:200]}.\nEvery line must be one JSON object.") from error
-
-
-def _hash(line: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(line, digest_size=8).digest(), "little")
 
 
 def labels_path(path: Path) -> Path:

@@ -117,7 +117,7 @@ class About(Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
         assert not self.order_xxh3, "these come with `with_order`"
         return [int(word) for word in self.order.split(" ")] if self.order else []
 
-    def with_order(self, example_ids: Sequence[int] | NDArray[np.int64]) -> Self:
+    def with_order(self, example_ids: Sequence[int] | NDArray[np.signedinteger[Any]]) -> Self:
         """The same, knowing the `example_id`s that it does not list."""
         self.__dict__["example_ids"] = example_ids
         return self

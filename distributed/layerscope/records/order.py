@@ -32,12 +32,12 @@ def is_order(path: Path) -> bool:
         return _MAGIC.startswith(stream.read(len(_MAGIC)))
 
 
-def listed(example_ids: NDArray[np.int64]) -> str:
+def listed(example_ids: NDArray[np.signedinteger[Any]]) -> str:
     """The order as a manifest lists it; empty where there are too many."""
     return " ".join(map(str, example_ids.tolist())) if len(example_ids) <= MOST_LISTED else ""
 
 
-def digest_of_many(example_ids: NDArray[np.int64]) -> str:
+def digest_of_many(example_ids: NDArray[np.signedinteger[Any]]) -> str:
     """The digest of an order that no manifest lists; empty where one does."""
     return _digest(example_ids) if len(example_ids) > MOST_LISTED else ""
 

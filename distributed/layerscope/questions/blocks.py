@@ -1,0 +1,60 @@
+"""Where the rows of a file lie, noted for a block of rows at a time: a row costs one byte of memory."""
+
+import hashlib
+from array import array
+from io import BytesIO
+from typing import BinaryIO, Final
+
+ROWS: Final = 16
+"""Of a block; who wants one row reads as many."""
+
+
+class Blocks:
+    """The places of a file's rows and a hash of them, by which a row that is read again is known to be the same."""
+
+    def __init__(self) -> None:
+        self._begins, self._hashes = array("q"), array("Q")
+        self._rows = self._end = 0
+        self._digest = _hash()
+
+    def __len__(self) -> int:
+        """Rows."""
+        return self._rows
+
+    def add(self, offset: int, line: bytes) -> None:
+        """The next row; lines that are blank are none."""
+        if self._rows % ROWS == 0:
+            self._begins.append(offset)
+        self._rows, self._end = self._rows + 1, offset + len(line)
+        self._digest.update(line)
+        if self._rows % ROWS == 0:
+            self._close()
+
+    def end(self) -> None:
+        """There are no more; from then on this can travel to another process."""
+        if self._rows % ROWS:
+            self._close()
+        self._begins.append(self._end)
+        del self._digest
+
+    def _close(self) -> None:
+        self._hashes.append(int.from_bytes(self._digest.digest(), "little"))
+        self._digest = _hash()
+
+    @property
+    def content(self) -> bytes:
+        """The same for the same rows."""
+        return self._hashes.tobytes()
+
+    def read(self, stream: BinaryIO, block: int) -> list[bytes]:
+        """The rows of a block; none where they are not those that were there."""
+        stream.seek(self._begins[block])
+        text = stream.read(self._begins[block + 1] - self._begins[block])
+        rows = [line for line in BytesIO(text) if line.strip()]
+        digest = _hash()
+        digest.update(b"".join(rows))
+        return rows if int.from_bytes(digest.digest(), "little") == self._hashes[block] else []
+
+
+def _hash() -> "hashlib.blake2b":
+    return hashlib.blake2b(digest_size=8)
