@@ -19,13 +19,14 @@ from huggingface_hub import constants
 from layerscope.files import replacing
 from layerscope.formatting import size_text
 
-Kind = Literal["encoders", "decoders", "sha256", "listings", "neuronpedia"]
+Kind = Literal["encoders", "decoders", "sha256", "listings", "neuronpedia", "plans"]
 MOST_BYTES: dict[Kind, int] = {
     "encoders": 20 << 30,
     "decoders": 20 << 30,
     "sha256": 16 << 20,
     "listings": 64 << 20,
     "neuronpedia": 1 << 30,
+    "plans": 1 << 30,
 }
 """What each kind may take; a file counts as one block at least."""
 _OF_AN_SAE = re.compile(r"[0-9a-f]{64}-(float32|bfloat16)(-[0-9a-f]{16})?\.safetensors")
@@ -35,6 +36,7 @@ _NAMES: dict[Kind, re.Pattern[str]] = {
     "sha256": re.compile(r"[0-9a-f]{64}"),
     "listings": re.compile(r"[0-9a-f]{64}\.json"),
     "neuronpedia": re.compile(r"[^/]+/[^/]+/(explanations|densities)\.parquet"),
+    "plans": re.compile(r"[0-9a-f]{64}\.npz"),
 }
 """How the files of a kind are called; others are of older versions, or were left behind."""
 _BLOCK_BYTES = 4096

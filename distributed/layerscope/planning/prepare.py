@@ -27,6 +27,7 @@ from layerscope.planning.settings import (
     settle_reading,
     shots_wanted,
 )
+from layerscope.questions.kept_plans import kept_plan
 from layerscope.questions.opening import open_source
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.plan import Plan, make_plan
@@ -61,7 +62,8 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     numerics = settle_numerics(config, nodes, crew)
     reading = _reading(config, settle_reading(config, model, selection.source.solutions), dictionaries)
     tokenizer = _tokenizer(model, spec, reading.prompt)
-    plan = make_plan(selection, tokenizer, numerics.batch_tokens, reading.attribution is None, limits().cpus)
+    settings = selection, tokenizer, numerics.batch_tokens, reading.attribution is None
+    plan = kept_plan(*settings, lambda: make_plan(*settings, limits().cpus))
     shard = parse_shard(config.shard)
     rows = reading.rows(int(np.diff(plan.starts).max(initial=0)), numerics.batch_tokens)
     of_question, attributed = _rows_per_question(plan, reading), reading.attribution is not None

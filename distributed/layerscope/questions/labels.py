@@ -52,7 +52,7 @@ class Labels:
                 raise UsageError(f"{where} has the label {shown(value)}, and more than one solution of that name.")
             self._found.append(_NAMED + _within(names.index(text), value, where, len(texts)))
         elif number is not None and number <= len(texts):
-            self._note(number, len(texts), (where, shown(value)))
+            self._note(number, len(texts), where, value)
             if isinstance(value, str) and texts.count(text) == 1:
                 for base in {0, 1} - {number - texts.index(text)}:
                     self._otherwise.setdefault(base, (where, shown(value)))
@@ -75,13 +75,13 @@ class Labels:
             hint = " (-1 stands in test splits, which have no labels)" if text in ("-1", "-1.0") else ""
             raise UsageError(f"{where} has the label {shown(value)}{hint}; {_expected(len(texts))}.")
 
-    def _note(self, number: int, solutions: int, said: tuple[str, str]) -> None:
+    def _note(self, number: int, solutions: int, where: str, value: object) -> None:
         if number == 0:
-            self._zero = self._zero or said
+            self._zero = self._zero or (where, shown(value))
         elif number == solutions:
-            self._last = self._last or said
+            self._last = self._last or (where, shown(value))
         else:
-            self._between = self._between or said
+            self._between = self._between or (where, shown(value))
         self._found.append(number)
 
     def settle(self, first_label: FirstLabel, own: bool) -> "array[int]":

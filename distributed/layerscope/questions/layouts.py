@@ -43,7 +43,7 @@ class Layout:
         goal = text_in(row, self.goal, where) if self.goal else ""
         if len(self.solutions) > 1:
             texts = tuple(text_in(row, column, where) for column in self.solutions)
-            self._check_differ(texts, visible(" and ".join(self.solutions)), where)
+            self._check_differ(texts, where)
             return goal, texts
         (column,) = self.solutions
         choices, _ = choices_in(row, column, where)
@@ -52,13 +52,15 @@ class Layout:
                 f"{where} has {count_of(len(choices), 'solution')} in {column!r}; a question has at least two, to be "
                 f"compared, and at most {_MOST_SOLUTIONS}."
             )
-        self._check_differ(choices, repr(column), where)
+        self._check_differ(choices, where)
         return goal, tuple(choices)
 
-    def _check_differ(self, texts: Sequence[str], columns: str, where: str) -> None:
+    def _check_differ(self, texts: Sequence[str], where: str) -> None:
         if self.repeated or len(set(texts)) == len(texts):
             return
         if twice := next((text for text, count in Counter(texts).items() if count > 1 and text.strip()), ""):
+            several = len(self.solutions) > 1
+            columns = visible(" and ".join(self.solutions)) if several else repr(self.solutions[0])
             raise UsageError(f"{where} has {shown(twice)} twice in {columns}; solutions must differ.")
 
     def label_of(self, row: Mapping[str, Any], where: str) -> tuple[object, Sequence[str]]:
@@ -223,8 +225,8 @@ class Understanding:
                 raise UsageError(f"{where} has a 'label', though the first line has none and the labels file was read.")
         elif layout.label:
             value, names = layout.label_of(row, where)
-            column = "" if layout.label == OWN.label else f", column {layout.label}"
-            self._labels.take(value, where + visible(column), [*names], texts)
+            where = where if layout.label == OWN.label else f"{where}, column {visible(layout.label)}"
+            self._labels.take(value, where, [*names], texts)
 
     def _check_metadata(self, layout: Layout, row: Mapping[str, Any], where: str) -> None:
         others = layout.rest(row, None, where)

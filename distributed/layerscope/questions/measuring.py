@@ -94,7 +94,7 @@ def measure(selection: Selection, tokenizer: PairTokenizer, share: bool, file: P
         def questions() -> Iterator[Question]:
             for question in selection:
                 found.among_shots += tokenizer.sees_itself(question)
-                stream.writelines(_said(question))
+                stream.write(_said(question))
                 yield question
 
         for index, outcome in enumerate(tokenizer.pairs(questions())):
@@ -110,13 +110,13 @@ def measure(selection: Selection, tokenizer: PairTokenizer, share: bool, file: P
     return found
 
 
-def _said(question: Question) -> Iterator[bytes]:
+def _said(question: Question) -> bytes:
     """All that a question says, each text behind its length."""
     label = str(question.label) + (f" of {len(question.solutions)}" if question.more else "")
     texts = [text.encode("utf-8", "surrogatepass") for text in (question.goal, *question.solutions, label)]
-    for encoded in [*texts, question.metadata] if question.metadata else texts:
-        yield len(encoded).to_bytes(8, "little")
-        yield encoded
+    if question.metadata:
+        texts.append(question.metadata)
+    return b"".join([part for text in texts for part in (len(text).to_bytes(8, "little"), text)])
 
 
 def _joined(parts: Sequence[Measured]) -> Measured:

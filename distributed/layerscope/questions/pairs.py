@@ -124,7 +124,7 @@ class PairTokenizer:
     """
 
     def __init__(self, path: Path, context: int, prompt: Prompt = DEFAULT, spell: bool = False) -> None:
-        self._arguments = path, context, prompt, spell
+        self.arguments = path, context, prompt, spell
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust side raises bare Exception for a broken file
@@ -151,7 +151,7 @@ class PairTokenizer:
 
     def __reduce__(self) -> tuple[type["PairTokenizer"], tuple[Path, int, Prompt, bool]]:
         """Another process makes its own."""
-        return PairTokenizer, self._arguments
+        return PairTokenizer, self.arguments
 
     def pair(self, question: Question) -> Pair:
         """Tokenises a question.

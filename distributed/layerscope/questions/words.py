@@ -19,6 +19,7 @@ _BETWEEN_WORDS = re.compile(rf"(?<=[^ {_BLANK}])(?= )")
 _NORMALIZER = {"type": "Replace", "pattern": {"String": " "}, "content": _BLANK}
 _SPLITS = (None, {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False})
 """What comes before the pairing: nothing, or what finds no space any more because of the normaliser."""
+_CUT = "\0"
 _MOST_WORDS = 1 << 18  # that are remembered
 
 Ids = Sequence[int]
@@ -69,10 +70,9 @@ class _Words:
 
 def _words(text: str) -> list[str]:
     """The words of a text, each but the first with the space before it."""
-    if "  " in text or _BLANK in text:
+    if "  " in text or _BLANK in text or _CUT in text:
         return _BETWEEN_WORDS.split(text)
-    first, *others = text.split(" ")
-    return [first, *[f" {word}" for word in others]]
+    return text.replace(" ", f"{_CUT} ").split(_CUT)  # thrice as fast as by a pattern
 
 
 def merged(parts: Iterable[str | int]) -> list[str | int]:
