@@ -10,8 +10,7 @@ from layerscope.process import leave_working_folder
 if sys.argv[:1] == ["-m"]:  # `python -m layerscope…` has not come to the module itself: what follows is imported first
     leave_working_folder()
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing would be imported for it, in a hundredth of a second that Ctrl-C may fall into
 # Set to nothing means not set. The hub's client, which reads them when it is imported, takes "" for the working folder,
 # or for an address.
 for _name in (
@@ -22,6 +21,8 @@ for _name in (
         del os.environ[_name]
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerscope.commands.notebook import (
         LoadedRun,
         load,
@@ -54,7 +55,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """What is for notebooks, imported when it is asked for: pyarrow takes longer than `layerscope --help`."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

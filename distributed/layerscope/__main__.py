@@ -1,26 +1,53 @@
 """The `layerscope` command, and `python -m layerscope`: imports nothing of others' before it knows from where."""
 
+import os
 import sys
-from contextlib import suppress
 
 from layerscope.process import leave_working_folder, provide_home, speak_while_waiting
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+_struck: list[int] = []
+"""The interrupts that were raised: what is being imported may make another error of one, and a library swallow it."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process, as `cli.main` says."""
-    leave_working_folder()
-    speak_while_waiting()
-    if (told := provide_home()) and sys.stderr:
-        with suppress(OSError):  # nobody reads it
-            print(told, file=sys.stderr)
     try:
+        import signal  # takes a hundredth of a second
+
+        if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not, if whoever started it has it ignored
+            signal.signal(signal.SIGINT, _strike)
+        leave_working_folder()
+        hush = speak_while_waiting()
+        if told := provide_home():
+            _say(told)
         from layerscope.cli import main as run
-    except KeyboardInterrupt:
-        if sys.stderr:
-            with suppress(OSError):
-                print("Stopped by SIGINT before anything began. Nothing was changed.", file=sys.stderr)
-        sys.exit(130)
-    run(arguments)
+    except BaseException as error:
+        if not _struck and not isinstance(error, KeyboardInterrupt):
+            raise
+        _say("Stopped by SIGINT before anything began. Nothing was changed.")
+        os._exit(130)  # nothing is open yet, and another thread may be in the middle of an import
+    try:
+        run(arguments, _struck)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done and said
+        hush()
+
+
+def _strike(number: int, _frame: "FrameType | None") -> None:
+    _struck.append(number)
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    if sys.stderr:
+        from contextlib import suppress
+
+        with suppress(OSError):  # nobody reads it
+            print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

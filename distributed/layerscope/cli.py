@@ -4,7 +4,7 @@ Imports nothing heavy before it knows what to do.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -237,18 +237,25 @@ def _interrupted(words: list[str]) -> str:
     return f"Stopped by SIGINT before the end; what it was to write is as it was.\nTo do it again: {command}"
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the command and ends the process with its exit code: 0 done, 1 failed, 2 usage, 128 + n for signal n."""
+def main(arguments: list[str] | None = None, struck: Sequence[int] = ()) -> None:
+    """Runs the command and ends the process with its exit code: 0 done, 1 failed, 2 usage, 128 + n for signal n.
+
+    Args:
+        struck: the interrupts so far: an error behind one is what something made of it that was being imported.
+    """
     outlive_readers()
     words = sys.argv[1:] if arguments is None else arguments
     try:
         code = _do(words)
-    except LayerscopeError as error:
-        say(f"layerscope: {error}", sys.stderr)
-        code = error.exit_code
-    except KeyboardInterrupt:
-        say(_interrupted(words), sys.stderr)
-        code = 130
+    except (Exception, KeyboardInterrupt) as error:
+        if struck or isinstance(error, KeyboardInterrupt):
+            say(_interrupted(words), sys.stderr)
+            code = 130
+        elif isinstance(error, LayerscopeError):
+            say(f"layerscope: {error}", sys.stderr)
+            code = error.exit_code
+        else:
+            raise
     # The work of a run lies in its file, whatever becomes of what it prints.
     if (lost := lost_output()) is not None and not code and words[:1] not in (["run"], ["ablate"]):
         say(f"layerscope: Not all could be printed: {lost.strerror}.", sys.stderr)

@@ -11,6 +11,8 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from threading import Event
     from types import FrameType
     from typing import Any
 
@@ -80,7 +82,7 @@ _LOOK_SECONDS = 0.05
 _TOLD_BYTES, _RATE_SECONDS = 500_000, 10.0
 _ON_TERMINAL, _IN_LOG = (0.1, 0.5), (0.1, 1.5)  # seconds of silence before the first line, and before the others
 # Scripts read what these say, and keep what they log: there a line comes only when it is late.
-_QUIET_COMMANDS = ("status", "verify", "export", "compare", "saes")
+_QUIET_COMMANDS = ("status", "verify", "export", "compare", "saes", "--version", "--help", "-h")
 _WAITED_FOR = (
     ("layerscope.engine.own_ray", "Ray to start"),
     ("layerscope.engine.address", "the Rays of this machine to answer"),
@@ -100,19 +102,31 @@ _WAITED_FOR = (
 """By where this process is, the innermost first, what it waits for."""
 
 
-def speak_while_waiting() -> None:
+def speak_while_waiting() -> "Callable[[], None]":
     """From now on standard error says what is waited for, while nothing else is said and no work is seen to go on.
 
     On a terminal that is a line which the next words take the place of; in a log, and on a terminal that cannot take a
     line back, a line every two seconds.
+
+    Returns:
+        What ends it: a thread that runs on while Python takes itself apart may take the process down.
     """
     import threading
 
+    ended = threading.Event()
+    speaker = threading.Thread(target=_speak, args=(threading.get_ident(), ended), daemon=True)
     if sys.stderr is not None:
-        threading.Thread(target=_speak, args=(threading.get_ident(),), daemon=True).start()
+        speaker.start()
+
+    def hush() -> None:
+        ended.set()
+        if speaker.is_alive():
+            speaker.join(1)
+
+    return hush
 
 
-def _speak(watched: int) -> None:
+def _speak(watched: int, ended: "Event") -> None:
     """
     Args:
         watched: the thread that does the work.
@@ -131,8 +145,7 @@ def _speak(watched: int) -> None:
         first = every
     begun = told = time.monotonic()
     since, worked, seen = time.time(), False, [(begun, 0)]
-    while True:
-        time.sleep(_LOOK_SECONDS)
+    while not ended.wait(_LOOK_SECONDS):
         now, streams = time.monotonic(), (sys.stdout, sys.stderr)
         raws: list[Any] = [getattr(getattr(stream, "buffer", None), "raw", None) for stream in streams]
         outlets = [raw for raw in raws if hasattr(raw, "written_at")]

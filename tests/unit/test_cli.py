@@ -4,6 +4,7 @@ import ast
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -237,3 +238,40 @@ def test_ctrl_c_is_answered_with_the_command_that_goes_on(
     assert done.returncode == 130
     assert "Stopped by SIGINT before" in done.stderr
     assert told in done.stderr
+
+
+def test_what_an_import_makes_of_ctrl_c_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An extension whose beginning is interrupted says that it could not be imported."""
+
+    def half_imported(*_: object, **__: object) -> None:
+        raise ImportError("initialization failed")
+
+    monkeypatch.setattr("layerscope.records.status.status", half_imported)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["status", "run.jsonl"], struck=[2])
+    assert ended.value.code == 130
+    with pytest.raises(ImportError, match="initialization failed"):
+        cli.main(["status", "run.jsonl"])
+
+
+@pytest.mark.parametrize("step", ["leave_working_folder", "provide_home"])
+def test_ctrl_c_before_anything_is_imported_is_answered_too(step: str) -> None:
+    code = (
+        "import os, signal, sys, layerscope.__main__ as begin\n"
+        f"begin.{step} = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
+        "begin.main(['status', 'run.jsonl'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    told = [line for line in done.stderr.splitlines() if "waits for" not in line]
+    assert (done.returncode, told) == (130, ["Stopped by SIGINT before anything began. Nothing was changed."])
+
+
+def test_ctrl_c_after_all_is_said_changes_nothing() -> None:
+    code = (
+        "import atexit, os, signal, layerscope.__main__ as begin\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "begin.main(['--version'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout[:11]) == (0, "layerscope ")
+    assert "Traceback" not in done.stderr

@@ -1,7 +1,9 @@
 """Joining a running Ray cluster or starting one on this machine; what its nodes have, as they come and go."""
 
+import atexit
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +31,8 @@ _POLL_SECONDS = 2.0
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 # An actor that asks for no GPU sees none, so that a run on CPUs leaves the GPUs of its nodes alone.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+if colours := sys.modules.get("colorama.initialise"):  # Ray's, which at the end takes back what nobody has set
+    atexit.unregister(colours.reset_all)
 
 
 class Cluster:

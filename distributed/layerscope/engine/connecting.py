@@ -1,9 +1,7 @@
 """The one call that connects this process to a Ray, its own or a running one."""
 
-import atexit
 import logging
 import site
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,5 +29,3 @@ class _Job(JobConfig):
 def connect(**options: Any) -> None:
     """`ray.init`, without what it prints of what it does."""
     ray.init(job_config=_Job(), log_to_driver=False, logging_level=logging.ERROR, **options)
-    if colours := sys.modules.get("colorama.initialise"):  # of Ray's, which takes back colours that nobody has set
-        atexit.unregister(colours.reset_all)
