@@ -1,7 +1,8 @@
 """Ablations of one batch, from questions to lines, as plain functions that know nothing of Ray.
 
 A question's own pass is that of a run. What is then taken out of its row is at the tokens of its solutions alone, where
-the feature fires; nothing is reconstructed, so no error of the SAE enters. Where nothing fires nothing is run again.
+the feature fires; nothing is reconstructed, so no error of the SAE enters. What stands before these is not run again,
+and where nothing fires nothing is.
 """
 
 import threading
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from layerscope.engine.batch import unscored_reason
 from layerscope.errors import LayerscopeError
-from layerscope.models.ablation import Change, KeptPass, keep_pass, run_again
+from layerscope.models.ablation import Change, KeptPass, keep_pass, moved, run_again
 from layerscope.models.language_model import LanguageModel, PairScore
 from layerscope.numerics.out_of_memory import give_back, is_out_of_memory
 from layerscope.planning.to_ablate import ToAblate
@@ -89,6 +90,8 @@ class _Wanted(NamedTuple):
     tokens: Tensor  # [n] int64, of the pair's row
     amounts: Tensor  # [n] float32
     direction: Tensor  # [D] float32
+    again: int
+    """How many tokens are run again."""
 
 
 def load_features(to_ablate: ToAblate, d_in: int, device: torch.device) -> dict[int, ChosenOfLayer]:
@@ -139,9 +142,8 @@ def ablate(
     for layer, of_layer in groupby(enumerate(portion), lambda numbered: numbered[1].layer):
         wanted = list(_wanted(begun, features[layer], list(of_layer), len(portion), kinds))
         touched |= {each.line: len(each.tokens) for each in wanted}
-        if begun.kept is None or not wanted:
-            continue
-        widths = np.array([len(begun.kept.pairs[each.pair].tokens) for each in wanted])
+        wanted = [each for each in wanted if each.again]
+        widths = np.array([each.again for each in wanted])
         for first, behind in pairwise(cut(widths, to_ablate.batch_tokens).tolist()):
             some = wanted[first:behind]
             scores, was_halved = _again(model, begun, layer, some, to_ablate.factor)
@@ -184,8 +186,9 @@ def _wanted(
             column, direction = way
             fires = torch.nonzero(activations[:, column])[:, 0]
             if len(fires):
-                line = question * n_features * len(kinds) + place
-                yield _Wanted(line, pair_number, of_solutions[fires], activations[fires, column], direction)
+                line, tokens = question * n_features * len(kinds) + place, of_solutions[fires]
+                again = len(moved(pair, tokens.cpu().numpy()))
+                yield _Wanted(line, pair_number, tokens, activations[fires, column], direction, again)
 
 
 def _way(
@@ -239,9 +242,7 @@ def _keep(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int]) ->
     give_back()
     half = len(pairs) // 2
     (first, _), (second, _) = (_keep(model, pairs[part], layers) for part in (slice(half), slice(half, None)))
-    starts = [*first.starts, *(first.starts[-1] + start for start in second.starts[1:])]
-    states = {layer: torch.cat([first.states[layer], second.states[layer]]) for layer in layers}
-    return KeptPass(pairs, [*first.scores, *second.scores], starts, states), True
+    return first.joined(second), True
 
 
 def _does_not_fit(begun: Begun, pair: int) -> LayerscopeError:

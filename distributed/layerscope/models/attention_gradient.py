@@ -5,8 +5,6 @@ Nothing but those is kept between the two: the scores are taken again, for as ma
 Shapes: B pairs, T tokens of a batch, W tokens of its widest row, H heads, K key-value heads, d their width.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,18 +13,7 @@ from transformers import AttentionInterface
 
 from layerscope.models.pair_attention import PairMask, attend, pair_attention, queries_at_once, side_by_side
 
-_WITH_GRADIENT = "layerscope_pairs_with_gradient"
-
-
-@contextmanager
-def differentiable_attention(config: Any) -> Iterator[None]:
-    """Has the modules of a model with this configuration take attention from here."""
-    before = config._attn_implementation
-    config._attn_implementation = _WITH_GRADIENT
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
+WITH_GRADIENT = "layerscope_pairs_with_gradient"
 
 
 class _Attention(torch.autograd.Function):
@@ -91,4 +78,4 @@ def _with_gradient(
     return output, None
 
 
-AttentionInterface.register(_WITH_GRADIENT, _with_gradient)
+AttentionInterface.register(WITH_GRADIENT, _with_gradient)

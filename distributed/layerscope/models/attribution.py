@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from layerscope.config import AttributionRule, Site
-from layerscope.models.attention_gradient import differentiable_attention
+from layerscope.models.attention_gradient import WITH_GRADIENT
 from layerscope.models.family import SitePoint
 from layerscope.models.language_model import (
     RESIDUAL,
@@ -30,7 +30,7 @@ from layerscope.models.language_model import (
     logits_at,
     pair_scores,
 )
-from layerscope.models.pair_attention import PairLayout, lay_out, pair_masks
+from layerscope.models.pair_attention import PairLayout, attention_by, lay_out, pair_masks
 from layerscope.models.relevance import relevance_rules
 from layerscope.models.sites import capture_rows, stacked
 from layerscope.numerics.matrix_products import linear, product
@@ -96,7 +96,7 @@ def _forward(
     config, body = model.model.config, model.model.model
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(differentiable_attention(config))
+        stack.enter_context(attention_by(config, WITH_GRADIENT))
         if rule == "relp":
             stack.enter_context(relevance_rules(body))
         captured = stack.enter_context(_captured(body.layers, layers, model.family.site(sites[0])))

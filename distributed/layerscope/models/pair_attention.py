@@ -7,7 +7,8 @@ Shapes: B pairs, S solutions of all of them, T tokens of a batch, W tokens of it
 key-value heads, d their width, P positions that predict a solution token, N solution tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -224,10 +225,25 @@ def side_by_side(states: Tensor, layout: PairLayout, kv_heads: int) -> Tensor:
     return rows.permute(0, 2, 3, 1, 4)
 
 
-def queries_at_once(query: Tensor) -> int:
-    """Of how many queries [B, K, H / K, W, d] of a row scores are taken at once: long rows do not fill the memory."""
-    n_pairs, kv_heads, heads_of_each, width, _ = query.shape
-    return max(1, _MAX_SCORES // (n_pairs * kv_heads * heads_of_each * width))
+def queries_at_once(query: Tensor, width: int = 0) -> int:
+    """Of how many queries [B, K, H / K, q, d] of a row scores are taken at once: long rows do not fill the memory.
+
+    Args:
+        width: how many tokens each may see; by default as many as there are queries.
+    """
+    n_pairs, kv_heads, heads_of_each, n_queries, _ = query.shape
+    return max(1, _MAX_SCORES // (n_pairs * kv_heads * heads_of_each * (width or n_queries)))
+
+
+@contextmanager
+def attention_by(config: Any, name: str) -> Iterator[None]:
+    """Has the modules of a model with this configuration take attention from what is registered by this name."""
+    before = config._attn_implementation
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 AttentionInterface.register(ATTENTION, pair_attention)

@@ -103,7 +103,8 @@ def ablating(
         batch_tokens=job.numerics.batch_tokens,
     )
     size = BYTES_PER_VALUE[job.numerics.dtype]
-    kept = len(layers) * job.numerics.batch_tokens * job.spec.d_model * size
+    keys_and_values = 2 * job.spec.width("attn_out") * (job.spec.n_layers - 1 - min(layers))  # at most
+    kept = (len(layers) * job.spec.d_model + keys_and_values) * job.numerics.batch_tokens * size
     work = job.needs.gemma_work - job.needs.kept + kept
     needs = replace(job.needs, sae_by_layer={}, kept=kept, gemma_work=work, encode_cost=0.0)
     crew = replace(job.crew, encoder_gpus=0, layer_blocks=None, encoders_per_block=None)

@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from layerscope.engine.ablating import Begun, ablate, begin_batch
 from layerscope.hub.repository import Repository
-from layerscope.models.ablation import Change, run_again
+from layerscope.models.ablation import Change, moved, run_again
 from layerscope.models.loading import load_language_model
 from layerscope.planning.to_ablate import ToAblate
-from layerscope.questions.pairs import PairTokenizer
+from layerscope.questions.pairs import Pair, PairTokenizer
 from layerscope.questions.sources import Question
 from layerscope.records.ablations import Ablation, parse_ablation
 from layerscope.records.identity import ChosenFeature, Control
@@ -141,10 +142,45 @@ def test_a_feature_that_does_not_fire_changes_no_bit(bench: Bench) -> None:
         assert ablation.margin == ablation.margin_ablated
     kept = bench.begin().kept
     assert kept is not None
-    for layer in LAYERS:  # and nor would running the whole batch again
+    for layer in LAYERS:
         nothing = [Change(pair, torch.zeros(0, dtype=torch.int64), torch.zeros(0, WIDTH)) for pair in range(3)]
         again = run_again(bench.model, kept, layer, nothing)
         assert [score.log_likelihoods for score in again] == [score.log_likelihoods for score in kept.scores]
+
+
+@pytest.mark.parametrize("first", [0, 3, -5, -2])
+def test_what_is_run_again_with_nothing_changed_scores_as_it_did(bench: Bench, first: int) -> None:
+    """From the first token that is changed on, with keys and values that were kept; in the prompt and in branches."""
+    kept = bench.begin().kept
+    assert kept is not None
+    for layer in LAYERS:
+        seen = list[int]()
+        counting = bench.model.model.model.layers[-1].register_forward_hook(
+            lambda _module, _inputs, output: seen.append(output.shape[1])  # noqa: B023
+        )
+        nothing = [
+            Change(number, torch.tensor([range(len(pair.tokens))[first]]), torch.zeros(1, WIDTH))
+            for number, pair in enumerate(kept.pairs)
+        ]
+        again = run_again(bench.model, kept, layer, nothing)
+        counting.remove()
+        assert sum(seen) < kept.starts[-1]
+        for score, before in zip(again, kept.scores, strict=True):
+            assert score.log_likelihoods == pytest.approx(before.log_likelihoods, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("pair", "changed", "expected"),
+    [
+        (Pair((2, 3, 4, 5, 6, 7, 8), shared=3, lengths=(5, 5), prompt=2), [1], [1, 2, 3, 5]),  # the final ones never
+        (Pair((2, 3, 4, 5, 6, 7, 8), shared=3, lengths=(5, 5), prompt=2), [3], [3]),  # nor the other branch
+        (Pair((2, 3, 4, 5, 6, 7, 8), shared=3, lengths=(5, 5), prompt=2), [4, 6], []),
+        (Pair((2, 3, 4, 5, 6), shared=4, lengths=(4, 5), prompt=2), [2], [2, 3]),  # one goes on behind the other
+        (Pair((2, 3, 4, 5), shared=4, lengths=(4, 4), prompt=2), [2], [2]),  # the same twice
+    ],
+)
+def test_only_what_sees_a_changed_token_is_run_again(pair: Pair, changed: list[int], expected: list[int]) -> None:
+    assert moved(pair, np.array(changed)).tolist() == expected
 
 
 def test_with_all_features_and_the_error_taken_out_the_decoders_bias_is_left(bench: Bench) -> None:
@@ -153,12 +189,12 @@ def test_with_all_features_and_the_error_taken_out_the_decoders_bias_is_left(ben
     rows = kept.states[1][kept.starts[0] : kept.starts[1]][-4:]
     features = chosen.activations(rows)[:, :, None] * chosen.directions  # [4, F, D]
     error = rows - features.sum(dim=1) - bias
-    at = torch.arange(kept.starts[1] - 4, kept.starts[1])
+    at = torch.arange(kept.starts[1] - 4, kept.starts[1])  # of which nothing sees the last
     seen = list[Tensor]()
     handle = bench.model.model.model.layers[2].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
     run_again(bench.model, kept, 1, [Change(0, at, -features.sum(dim=1) - error)])
     handle.remove()
-    torch.testing.assert_close(seen[0][at], bias.expand(4, -1), atol=2e-5, rtol=0)
+    torch.testing.assert_close(seen[0], bias.expand(3, -1), atol=2e-5, rtol=0)
 
 
 def test_how_lines_share_a_batch_changes_rounding_alone(bench: Bench) -> None:
