@@ -1,20 +1,20 @@
 """What it costs to ablate a feature on a question: ours, the forward from its layer on, and a whole forward each."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarking.contenders import Strong
+from benchmarking.contenders import STRONG_TOKENS, Strong
 from benchmarking.measure import synchronise
 from benchmarking.ours import Clock, loaded_model, timing_projection
 from layerscope.engine.ablating import ablate, begin_batch, load_features
 from layerscope.planning.job import Job
 from layerscope.planning.to_ablate import ToAblate
-from layerscope.questions.pairs import Pair
+from layerscope.questions.sources import Question
 from layerscope.records.ablations import parse_ablation
 from layerscope.records.identity import ChosenFeature
 from layerscope.saes.cache import load_encoder
@@ -35,7 +35,9 @@ class Ablations:
     forward_from_there: float
     """The layers above, by their share of the body of our pass over the same questions, and the scores."""
     plain: float
-    """A whole pass of plain transformers over both solutions, padded, logits where they are needed."""
+    """A whole pass of plain transformers for each over both solutions, padded, logits where they are needed."""
+    plain_together: float
+    """The same in batches of 2,048 padded tokens: many ablations after a layer in one pass."""
     plain_count: int
     largest_difference: float
     """Between a margin of ours and the plain way's."""
@@ -58,8 +60,8 @@ def ablations(job: Job, device: str) -> Ablations:
     ids = [int(example_id) for example_id in job.plan.batch(len(job.plan) // 2)]
     wanted, chosen, ours, forward = _ours(job, device, layers, ids)
     some = wanted[_PLAIN_SHARE // 2 :: _PLAIN_SHARE] or wanted[:1]
-    plain, difference = _plain(job, device, some, ids, chosen)
-    return Ablations(len(wanted), layers, ours, forward, plain, len(some), difference)
+    plain, together, difference = _plain(job, device, some, ids, chosen)
+    return Ablations(len(wanted), layers, ours, forward, plain, together, len(some), difference)
 
 
 def _ours(
@@ -125,36 +127,64 @@ def _firing_most(job: Job, layer: int, states: Tensor, place: torch.device) -> l
 @torch.inference_mode()
 def _plain(
     job: Job, device: str, wanted: Sequence[_Wanted], ids: Sequence[int], chosen: dict[int, ChosenOfLayer]
-) -> tuple[float, float]:
-    """Seconds an ablation by whole passes, and how far a margin is from ours at most."""
+) -> tuple[float, float, float]:
+    """Seconds an ablation by whole passes, one each and many of a layer at once, and how far a margin is from ours."""
     strong = Strong(job, device, with_saes=False)
-    differences, seconds = [], 0.0
-    for number, each in enumerate([wanted[0], *wanted]):  # the first time to warm up
-        question = job.selection[ids[each.question]]
-        pair = strong.tokenizer.pair(question)
+    ablations = [_Ablation(job.selection[ids[each.question]], strong, each) for each in wanted]
+    alone = [[each] for each in ablations]
+    together = [
+        batch for layer in chosen for batch in _batches([each for each in ablations if each.wanted.layer == layer])
+    ]
+    differences, seconds = [], []
+    for batches in (alone[:1], alone, together[:1], together):  # each the first time to warm up
         synchronise()
         start = time.perf_counter()
-        margin = _plain_margin(strong, question.label, pair, each, chosen[each.layer])
+        margins = [_plain_margins(strong, batch, chosen[batch[0].wanted.layer]) for batch in batches]
         synchronise()
-        if number:
-            seconds += time.perf_counter() - start
-            differences.append(abs(margin - each.margin))
-    return seconds / len(wanted), max(differences)
+        seconds.append((time.perf_counter() - start) / sum(map(len, batches)))
+        differences += [
+            abs(margin - each.wanted.margin)
+            for batch, of_batch in zip(batches, margins, strict=True)
+            for each, margin in zip(batch, of_batch, strict=True)
+        ]
+    return seconds[1], seconds[3], max(differences)
 
 
-def _plain_margin(strong: Strong, label: int, pair: Pair, wanted: _Wanted, chosen: ChosenOfLayer) -> float:
-    """The margin with the feature taken out of the solutions' tokens by a hook."""
+class _Ablation:
+    """One for the plain way."""
+
+    def __init__(self, question: Question, strong: Strong, wanted: _Wanted) -> None:
+        self.label, self.pair, self.wanted = question.label, strong.tokenizer.pair(question), wanted
+
+
+def _batches(ablations: Sequence[_Ablation]) -> Iterator[list[_Ablation]]:
+    """So many that their padded rows hold as many tokens as a batch of the strong baseline's; the longest first."""
+    batch: list[_Ablation] = []
+    for each in sorted(ablations, key=lambda each: -max(each.pair.lengths)):
+        if batch and 2 * (len(batch) + 1) * max(batch[0].pair.lengths) > STRONG_TOKENS:
+            yield batch
+            batch = []
+        batch.append(each)
+    if batch:
+        yield batch
+
+
+def _plain_margins(strong: Strong, batch: Sequence[_Ablation], chosen: ChosenOfLayer) -> list[float]:
+    """The margins with the features taken out of the solutions' tokens by a hook, all after the same layer."""
+    of_row = [each for each in batch for _ in each.pair.lengths]
+    column = torch.tensor([each.wanted.feature for each in of_row], device=strong.device)
+    prompt = torch.tensor([each.pair.prompt for each in of_row], device=strong.device)
 
     def hook(_module: object, _inputs: object, output: Tensor) -> Tensor:
-        solution = output[:, pair.prompt :]
-        activations = chosen.activations(solution.flatten(0, 1))[:, wanted.feature]
-        taken = activations[:, None] * chosen.directions[wanted.feature]
-        changed = (solution.flatten(0, 1).float() - taken).to(output.dtype).view_as(solution)
-        return torch.cat([output[:, : pair.prompt], changed], dim=1)
+        activations = chosen.activations(output.flatten(0, 1)).view(*output.shape[:2], -1)
+        own = activations.gather(2, column[:, None, None].expand(-1, output.shape[1], 1))  # [R, T, 1]
+        own = own * (torch.arange(output.shape[1], device=output.device) >= prompt[:, None])[..., None]
+        return (output.float() - own * chosen.directions[column][:, None]).to(output.dtype)
 
-    handle = strong.model.model.layers[wanted.layer].register_forward_hook(hook)
+    handle = strong.model.model.layers[batch[0].wanted.layer].register_forward_hook(hook)
     try:
-        likelihoods, _ = strong.score([(0, pair)])
+        likelihoods, _ = strong.score([(0, each.pair) for each in batch])
     finally:
         handle.remove()
-    return float(likelihoods[label] - likelihoods[1 - label])
+    two = likelihoods.view(-1, 2).tolist()
+    return [of[each.label] - of[1 - each.label] for each, of in zip(batch, two, strict=True)]

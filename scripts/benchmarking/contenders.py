@@ -24,7 +24,7 @@ from layerscope.questions.pairs import Pair, PairTokenizer
 from layerscope.questions.sources import Question
 from layerscope.records.record import strongest_wrong
 
-_STRONG_TOKENS = 2048  # of a padded batch
+STRONG_TOKENS = 2048  # of a padded batch
 
 Features = list[dict[str, Any]]
 
@@ -123,13 +123,13 @@ class Strong(Plain):
     """Batches of padded rows."""
 
     def batches(self, questions: Sequence[Question]) -> Iterator[Batch]:
-        """The longest first, so many that their padded rows hold `_STRONG_TOKENS`."""
+        """The longest first, so many that their padded rows hold `STRONG_TOKENS`."""
         pairs = [(question.example_id, self.tokenizer.pair(question)) for question in questions]
         pairs.sort(key=lambda item: -max(item[1].lengths))
         batch: Batch = []
         for item in pairs:
             rows = sum(len(pair.lengths) for _, pair in [*batch, item])
-            if batch and rows * max(batch[0][1].lengths) > _STRONG_TOKENS:
+            if batch and rows * max(batch[0][1].lengths) > STRONG_TOKENS:
                 yield batch
                 batch = []
             batch.append(item)

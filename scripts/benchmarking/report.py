@@ -171,7 +171,8 @@ def _of_ablations(found: dict[str, Any]) -> str:
     return (
         f"ablating a feature on a question, after the layers {', '.join(map(str, found['layers']))}: "
         f"{1e3 * found['ours']:,.1f} ms, {found['ours'] / found['forward_from_there']:.2f} times the forward pass from "
-        f"there on; {found['plain'] / found['ours']:.1f} times as fast as a whole pass of plain transformers each; "
+        f"there on; {found['plain'] / found['ours']:.1f} times as fast as a whole pass of plain transformers each, "
+        f"{found['plain_together'] / found['ours']:.1f} times as such passes over many at once; "
         f"margins differ by {found['largest_difference']:.2g} at most"
     )
 

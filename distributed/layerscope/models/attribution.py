@@ -30,6 +30,7 @@ from layerscope.models.language_model import (
     logits_at,
     pair_scores,
 )
+from layerscope.models.norm_gradient import lean_norms
 from layerscope.models.pair_attention import PairLayout, attention_by, lay_out, pair_masks
 from layerscope.models.relevance import relevance_rules
 from layerscope.models.sites import capture_rows, stacked
@@ -97,8 +98,7 @@ def _forward(
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(attention_by(config, WITH_GRADIENT))
-        if rule == "relp":
-            stack.enter_context(relevance_rules(body))
+        stack.enter_context(relevance_rules(body) if rule == "relp" else lean_norms(body))
         captured = stack.enter_context(_captured(body.layers, layers, model.family.site(sites[0])))
         others = [
             stack.enter_context(capture_rows(body.layers, layers, model.family.site(site), layout.read_tokens))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layerscope.models.norm_gradient import norms, scale_of
 from layerscope.numerics.matrix_products import PackedLinear
 
 
@@ -20,18 +21,17 @@ from layerscope.numerics.matrix_products import PackedLinear
 def relevance_rules(model: nn.Module) -> Iterator[None]:
     """Has the ways back of passes inside follow the rules; what the passes give stays the same to the bit."""
     with ExitStack() as stack:
+        for norm in norms(model):
+            stack.callback(norm.register_forward_hook(_of_norm).remove)
         for module in model.modules():
-            if type(module).__name__.endswith("RMSNorm"):
-                stack.callback(module.register_forward_hook(_of_norm).remove)
-            elif isinstance(getattr(module, "down_proj", None), nn.Module):
+            if isinstance(getattr(module, "down_proj", None), nn.Module):
                 stack.enter_context(_of_gated(module))
         yield
 
 
 def _of_norm(norm: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
     """A norm's output, as if it were its input times constants."""
-    states = inputs[0].detach().float()
-    scale = torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + norm.eps)  # [..., T, 1]
+    scale = scale_of(norm, inputs[0].detach().float())
     return _Scaled.apply(inputs[0], output.detach(), scale, 1.0 + norm.weight.float())  # type: ignore[no-any-return,no-untyped-call]
 
 

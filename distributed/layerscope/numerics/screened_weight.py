@@ -13,7 +13,6 @@ multiplied again in float32, each by itself and always in the same way: its bits
 Shapes: R rows, D d_model, F d_sae, N products that may be above.
 """
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from layerscope.numerics.chosen_products import chosen_products, products_in_place
 from layerscope.numerics.matrix_products import PackedLinear, can_pack
 
 _U = 2.0**-24
@@ -60,23 +60,11 @@ class ScreenedWeight:
         signs = self._screen(_with_norms(wide, rows.bfloat16(), self._screen_width))
         found = torch.from_numpy(np.flatnonzero((~(signs < 0)).numpy()))  # a NaN is never left out
         row, feature = found // len(self.weight), found % len(self.weight)
-        order = torch.argsort(feature, stable=True)
-        starts = torch.zeros(len(self.weight) + 1, dtype=torch.int64)
-        torch.cumsum(torch.bincount(feature, minlength=len(self.weight)), 0, out=starts[1:])
-        product = torch.empty(len(row))
-        product[order] = _products(self.weight, wide, starts, row[order])
-        return row, feature, product
+        return row, feature, chosen_products(self.weight, wide, feature, row)
 
     @property
     def _screen_width(self) -> int:
         return _padded(self.weight.shape[1])
-
-
-def _products(weight: Tensor, rows: Tensor, starts: Tensor, row: Tensor) -> Tensor:
-    """Products of weight f with the rows row[starts[f] : starts[f + 1]], each a sum in one fixed order."""
-    wanted = torch.sparse_csr_tensor(starts, row, torch.zeros(len(row)), size=(len(weight), len(rows)))
-    found: Tensor = torch.sparse.sampled_addmm(wanted, weight, rows.T, beta=0.0).values()
-    return found
 
 
 def _with_limits(weight: Tensor, limits: Tensor) -> Tensor:
@@ -115,12 +103,4 @@ def _multiplies_bfloat16() -> bool:
     """Whether this processor does so itself (else it is several times slower than in float32), and all that is needed
     is there."""
     supported: Any = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    if supported is None or not supported() or not can_pack(torch.bfloat16):
-        return False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch says once that such tensors are new
-            _products(torch.ones(1, 1), torch.ones(1, 1), torch.tensor([0, 1]), torch.tensor([0]))
-    except RuntimeError:
-        return False
-    return True
+    return supported is not None and supported() and can_pack(torch.bfloat16) and products_in_place()

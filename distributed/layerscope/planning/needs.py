@@ -97,8 +97,8 @@ def estimate(
 
 
 def _bytes_kept(spec: ModelSpec, first: int, size: int) -> int:
-    """Of a token, what a pass keeps for the way back: inputs of norms in float32; queries, keys, values; the MLP's."""
-    of_layer = 4 * 4 * spec.d_model + size * (4 * spec.d_model + 3 * spec.d_ff)
+    """Of a token, what a pass keeps for the way back: inputs of norms; queries, keys, values; the MLP's."""
+    of_layer = size * (8 * spec.d_model + 3 * spec.d_ff)
     return (spec.n_layers - 1 - first) * of_layer
 
 

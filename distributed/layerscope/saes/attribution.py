@@ -15,11 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from layerscope.numerics.chosen_products import chosen_products
 from layerscope.saes.against_means import Fired, against_means
 from layerscope.saes.encoder import strongest
 from layerscope.saes.spans import Groups
-
-_PAIRS_AT_ONCE = 4096  # features and their tokens whose products are taken at once, so that they stay in a CPU's cache
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,8 @@ class Attributing:
         """Takes what fires in a chunk of rows: [M] each, in the order of rows."""
         mine = self._in_group[row]
         row, feature_id, activation = row[mine], feature_id[mine], activation[mine]
-        pieces = zip(torch.split(row, _PAIRS_AT_ONCE), torch.split(feature_id, _PAIRS_AT_ONCE), strict=True)
-        # One after the other and never into one another, so that no order changes a sum.
-        products = [
-            (self._decoder.w_dec[features].float() * self._gradients[rows].float()).sum(dim=1)
-            for rows, features in pieces
-        ]
-        attribution = activation * torch.cat(products) if products else activation
+        # Each by itself, so that no order changes a sum.
+        attribution = activation * chosen_products(self._decoder.w_dec, self._gradients, feature_id, row)
         self._found.append(tuple(part.cpu().numpy() for part in (row, feature_id, activation, attribution)))
 
     def result(self, k: int | None) -> Attributed:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from layerscope.numerics import screened_weight
+from layerscope.numerics.chosen_products import chosen_products
 from layerscope.numerics.screened_weight import ScreenedWeight
 from layerscope.saes.encoder import SaeEncoder, active, encode_top_k
 
@@ -52,8 +53,8 @@ def test_all_that_fires_is_there_and_nothing_else(name: str, threshold: float) -
     assert torch.equal(torch.stack([row, feature]), torch.nonzero(found).T), "row by row"
     # The products that a processor leaves out, taken as those that it does not are.
     weight = sae.w_enc.weight  # type: ignore[union-attr]
-    every = torch.arange(R).repeat(F), torch.arange(0, R * F + 1, R)
-    whole = screened_weight._products(weight, rows.float(), every[1], every[0]).view(F, R).T + bias
+    every = torch.arange(F).repeat_interleave(R), torch.arange(R).repeat(F)
+    whole = chosen_products(weight, rows, *every).view(F, R).T + bias
     assert torch.equal(found, torch.where(whole > max(threshold, 0), whole, 0.0))
     exact = rows.double() @ weight.double().T
     rounding = D * 2.0**-24 * rows.double().norm(dim=1, keepdim=True) * weight.double().norm(dim=1)
@@ -65,7 +66,7 @@ def test_numbers_a_hair_from_their_limit_are_not_lost() -> None:
     weight = torch.full((F, D), 1 + 2.0**-8 - 2.0**-20)
     rows = torch.full((2, D), 1 + 2.0**-8 - 2.0**-20)
     rows[1] *= 64
-    plain = screened_weight._products(weight, rows, torch.arange(0, 2 * F + 1, 2), torch.arange(2).repeat(F))
+    plain = chosen_products(weight, rows, torch.arange(F).repeat_interleave(2), torch.arange(2).repeat(F))
     least = plain.view(F, 2)[:, 0]
     screened = ScreenedWeight.of(weight, torch.nextafter(least, torch.tensor(0.0)), torch.zeros(F))
     assert screened is not None
