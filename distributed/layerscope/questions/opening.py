@@ -114,9 +114,24 @@ def _check_kind(path: Path, dataset: str, option: str) -> None:
     suffix = path.suffix.lower()
     if suffix in COMPRESSED and (suffix not in UNPACKED or path.with_suffix("").suffix.lower() == ".parquet"):
         raise UsageError(f"{told} is compressed, and not by gzip or zstd as text. Unpack it, and name the plain file.")
+    if stat.S_ISREG(mode) and (kind := _kind_of_spreadsheet(path)):
+        raise UsageError(f"{told} is {kind}. In the program that made it: File, Save As, CSV (UTF-8); name that file.")
     if stat.S_ISREG(mode) and suffix not in (*FORMATS, *COMPRESSED) and _is_binary(path):
         formats = ", ".join(FORMATS)
         raise UsageError(f"{told} is no text. Save it as one of {formats} (or .gz, .zst of a text), and name that.")
+
+
+def _kind_of_spreadsheet(path: Path) -> str:
+    """What a spreadsheet's file is, whatever its name says; empty for anything else."""
+    try:
+        with path.open("rb") as stream:
+            begin = stream.read(8)
+    except OSError:
+        return ""  # told by whoever reads it
+    kinds = {b"PK\x03\x04": "a spreadsheet (or another zip archive)", b"\xd0\xcf\x11\xe0": "a spreadsheet (.xls)"}
+    if begin[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "UTF-16 text, which Excel calls Unicode text"
+    return kinds.get(begin[:4], "")
 
 
 def _is_binary(path: Path) -> bool:

@@ -2,11 +2,13 @@
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from layerscope.errors import UsageError
 from layerscope.formatting import listed, visible
@@ -19,6 +21,10 @@ UNPACKED = (".gz", ".zst")
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 """Endings that name a format; everything else is JSON lines."""
 _MAX_ARRAY_BYTES = 1 << 30
+_OF_SPREADSHEETS = (
+    "\nIn Excel that is File, Save As, CSV UTF-8; in LibreOffice File, Save As, Text CSV, and the character set "
+    "Unicode (UTF-8)."
+)
 
 
 def format_of(path: Path) -> tuple[str, bool]:
@@ -134,23 +140,42 @@ def _array(path: Path, packed: bool) -> Rows:
 def _table(path: Path, packed: bool, delimiter: str) -> Rows:
     csv.field_size_limit(MAX_LINE_BYTES)
     with _unpacked(path, packed) as stream:
-        names = next(csv.reader(_text_lines(stream, path), delimiter=delimiter, strict=True), [])
-    if len(names) == 1 and ";" in names[0]:  # as spreadsheets write it where a comma stands in numbers
+        first = next(_text_lines(stream, path), "").strip()
+    told = re.fullmatch(r"sep=(.)", first)  # as some tell a spreadsheet how to read the rest
+    if told:
+        delimiter = told[1]
+    elif delimiter not in first and ";" in first:  # as spreadsheets write it where a comma stands in numbers
         delimiter = ";"
     with _unpacked(path, packed) as stream:
         lines = watched(_text_lines(stream, path), path)
-        yield from _cells(csv.DictReader(lines, delimiter=delimiter, strict=True, restkey="", restval=None), path)
+        above = len(list(islice(lines, 1))) if told else 0
+        yield from _cells(csv.reader(lines, delimiter=delimiter, strict=True), path, delimiter, above)
 
 
-def _cells(rows: "csv.DictReader[str]", path: Path) -> Rows:
-    names = rows.fieldnames or []
-    _check_columns(names, path)
-    for row in rows:
-        where = f"{path}, line {rows.line_num}"
-        if ("" in row and "" not in names) or None in row.values():
-            some = "fewer" if None in row.values() else "more"
-            between = rows.reader.dialect.delimiter
-            raise UsageError(f"{where} has {some} cells than the first line has columns. Quote texts with {between!r}.")
+def _cells(lines: Any, path: Path, delimiter: str, above: int) -> Rows:
+    """The rows below the names; as blank lines are none, nor are rows and columns of empty cells that nobody named.
+
+    Args:
+        lines: the reader of `csv`, which counts its lines.
+        above: how many lines stand above the names.
+    """
+    names: list[str] = next(lines, [])
+    _check_columns([name for name in names if name], path)
+    for cells in lines:
+        if not any(cells):
+            continue
+        where = f"{path}, line {lines.line_num + above}"
+        if len(cells) != len(names):
+            some = "fewer" if len(cells) < len(names) else "more"
+            raise UsageError(
+                f"{where} has {some} cells than the first line has columns. Quote texts with {delimiter!r}."
+            )
+        row = dict(zip(names, cells, strict=True))
+        if unnamed := next((cell for name, cell in zip(names, cells, strict=True) if cell and not name), ""):
+            raise UsageError(
+                f"{where} has {visible(unnamed)[:80]!r} in a column without a name. Name it in the first line."
+            )
+        row.pop("", None)
         yield where, row
 
 
@@ -193,6 +218,7 @@ def _readable(path: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise UsageError(
             f"{path} is not UTF-8 text (byte {error.start}: {error.reason}). Save it as UTF-8, and run again."
+            f"{_OF_SPREADSHEETS if format_of(path)[0] in ('.csv', '.tsv') else ''}"
         ) from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from error

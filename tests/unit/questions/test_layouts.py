@@ -358,7 +358,13 @@ def test_what_cannot_be_understood_is_named(
         ("q.jsonl.gz", gzip.compress(b"x" * 99, mtime=0)[:-9], ["cannot be read"]),
         ("q.parquet", b"PAR1", ["cannot be read"]),
         ("q.parquet.gz", b"", ["compressed"]),
-        ("q.xlsx", b"PK\x03\x04\x14\x00\x00\x00", ["no text", ".csv, .tsv, .parquet"]),
+        ("q.csv", "goal,sol1,sol2,label\né,b,c,0\n".encode("cp1252"), ["not UTF-8", "In Excel that is File, Save As"]),
+        ("q.xlsx", b"PK\x03\x04\x14\x00\x00\x00", ["a spreadsheet", "Save As, CSV (UTF-8)"]),
+        ("q.csv", b"PK\x03\x04\x14\x00\x00\x00", ["a spreadsheet"]),
+        ("q.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", ["a spreadsheet (.xls)"]),
+        ("q.txt", "goal\tsol1".encode("utf-16"), ["UTF-16 text", "Save As, CSV (UTF-8)"]),
+        ("q.db", b"SQLite format 3\x00", ["no text", ".csv, .tsv, .parquet"]),
+        ("q.csv", b"goal,sol1,sol2,label,\na,b,c,0,d\n", ["line 2", "'d' in a column without a name"]),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says_is_named(
@@ -367,6 +373,23 @@ def test_a_file_that_is_not_what_its_name_says_is_named(
     (tmp_path / name).write_bytes(content)
     told = refusal(tmp_path / name)
     assert [word for word in (name, *words) if word not in told] == []
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        "\ufeffgoal,sol1,sol2,label\r\nÖl, warm,a,b,0\r\n",
+        "\ufeffgoal;sol1;sol2;label\r\nÖl, warm;a;b;0\r\n",
+        "sep=;\r\ngoal;sol1;sol2;label\r\nÖl, warm;a;b;0\r\n",
+        "goal,sol1,sol2,label\rÖl, warm,a,b,0\r",
+        "goal,sol1,sol2,label,,\r\nÖl, warm,a,b,0,,\r\n,,,,,\r\n,,,,,\r\n",
+    ],
+    ids=["mark", "semicolons", "told", "old Mac", "emptied cells"],
+)
+def test_a_table_is_read_however_a_spreadsheet_saves_it(saved: str, tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_bytes(saved.replace("Öl, warm", '"Öl, warm"').encode())
+    (question,) = read(tmp_path / "q.csv")
+    assert (question.goal, question.sol1, question.sol2, question.label) == ("Öl, warm", "a", "b", 0)
 
 
 def test_ten_problems_are_told_at_once(tmp_path: Path) -> None:
