@@ -4,6 +4,7 @@ That of `x.jsonl` is `x.jsonl.manifest.json`, as of any run; it names the parts 
 which lie beside it, and `x.jsonl` itself is not there. Whoever names the run, its manifest or its folder means all.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ import orjson
 from msgspec import Meta, Struct
 
 from layerscope.errors import UsageError, remedy
-from layerscope.files import read_plain, user_path
+from layerscope.files import open_plain, read_plain, user_path
 from layerscope.formatting import listed, ranges, utf8
 from layerscope.records.manifest import READING, manifest_path
 from layerscope.records.packing import packing_suffix
@@ -49,7 +50,7 @@ def part_paths(run: Path, count: int) -> list[Path]:
 def names_parts(run: Path) -> bool:
     """Whether what lies where a run's manifest does is that of a run of parts."""
     try:
-        with manifest_path(run).open("rb") as stream:
+        with os.fdopen(open_plain(manifest_path(run)), "rb") as stream:
             return _BEGINNING.match(stream.read(_LOOKED_AT)) is not None
     except OSError:
         return False
