@@ -38,11 +38,11 @@ def _beside(best: Baseline, told: str, others: Sequence[Baseline], comparison: C
     level = [each for each in rivals if each not in better]
     unclear = [each for each in others if each not in beaten and each not in rivals]
     if not tells(best):
-        head = f"features do not tell right from wrong on the half that chose nothing ({told})"
+        head = f"probes on features are not shown to tell right from wrong on the half that chose nothing ({told})"
         if not rivals:
-            return f"{head}, and neither does anything else: {_listed(others, comparison)}."
+            return f"{head}, and neither is anything else: {_listed(others, comparison)}."
         return f"{head}, so they beat nothing that they are compared with. {_alone(better, level, comparison)}"
-    head = f"features tell right from wrong on the half that chose nothing ({told})"
+    head = f"probes on features tell right from wrong on the half that chose nothing ({told})"
     if beaten:
         parts = [f"{head}, better than {_listed(beaten, comparison)}."]
     else:

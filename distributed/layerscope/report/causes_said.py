@@ -36,7 +36,7 @@ def _attributed(causes: Causes | None, questions: int) -> tuple[str, bool]:
     if causes is None:
         return NOT_ASKED, False
     if not questions:
-        return "Not known yet: no question is scored.", False
+        return "Not known: no question is scored.", False
     if causes.why:
         return f"Not known, because {causes.why}.", False
     chosen = causes.chosen

@@ -6,7 +6,7 @@ from scipy import stats
 from layerscope.analysis.held_out import HeldOut
 from layerscope.analysis.result import Analysis, Contrast
 from layerscope.formatting import count_of, listed
-from layerscope.report.untested import tested_layers
+from layerscope.report.untested import is_untested, tested_layers
 
 _FEWEST = 5  # layers with an AUROC, to speak of a course
 _STEADY = 0.5  # rank correlation from which on there is one
@@ -43,9 +43,9 @@ def with_depth(analysis: Analysis, contrast: Contrast) -> str:
 
 
 def explained(analysis: Analysis, contrast: Contrast) -> str:
-    """What the best layer's AUROC means, and how sure it is; empty where no layer's is known."""
+    """What the AUROC that the answer names means, and how sure it is; empty where it names none."""
     held_out = contrast.held_out
-    if np.isnan(held_out.auroc).all():
+    if np.isnan(held_out.auroc).all() or not contrast.firing.confirmed.any() or is_untested(contrast):
         return ""
     best = int(np.nanargmax(np.round(held_out.auroc, 2)))  # the first of those that print alike, as above
     layer, validation = analysis.layers.layer[best], int((~analysis.questions.discovery).sum())

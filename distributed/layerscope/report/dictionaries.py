@@ -44,7 +44,7 @@ def of_which(dictionary: Dictionary) -> str:
 
 def _title(dictionaries: Sequence[Dictionary]) -> str:
     if all(is_untested(each.found) for each in dictionaries):
-        return "Too few questions to tell what any of the dictionaries finds"
+        return "Not known what any of the dictionaries finds, for too few pairs that tell"
     found = sorted(dictionaries, key=lambda each: -int(each.found.firing_by_layer.confirmed.sum()))
     return f"Features that tell right from wrong: {', '.join(map(_found, found))}"
 

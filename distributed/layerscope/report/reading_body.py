@@ -20,6 +20,7 @@ from layerscope.report import (
     mean_section,
     readings_said,
     sentences,
+    strata_said,
     untested,
 )
 from layerscope.report.causes import NOTHING, ShownCauses
@@ -68,6 +69,7 @@ def body_of(
         read_at=READ_AT[analysis.options.reading],
         say=sentences,
         say_depth=depth_said,
+        say_strata=strata_said,
         untested=untested,
         contrasts=[
             _contrast(analysis, contrast, descriptions) for contrast in (analysis.right_wrong, analysis.chosen_rejected)

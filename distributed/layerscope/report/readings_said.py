@@ -38,14 +38,14 @@ def control_passed(header: Header) -> str:
 def control_verdict(header: Header) -> str:
     """What there is to say of the control alone."""
     passed = control_passed(header)
-    return f"The control: no finding, as it must be; {passed}." if passed else "Not known yet: no question is scored."
+    return f"The control: no finding, as it must be; {passed}." if passed else "Not known: no question is scored."
 
 
 def readings_title(reads: Sequence[Read]) -> str:
     """What the chart of all readings comes to."""
     contrast = reads[0][1]
     if all(why_untested(*read) for read in reads):
-        return "Too few questions to tell what any of the readings finds"
+        return "Not known what any of the readings finds, for too few pairs that tell"
     return f"Features that tell {contrast.first} from {contrast.second}: {by_reading(reads)}"
 
 

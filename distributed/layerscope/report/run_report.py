@@ -34,7 +34,8 @@ class RunReport:
     @property
     def verdict(self) -> str:
         """The answer, in a line."""
-        return sentences.verdict(self.analysis)
+        said = sentences.verdict(self.analysis)
+        return said[:1].upper() + said[1:]
 
     @property
     def warnings(self) -> list[str]:
@@ -65,8 +66,7 @@ class RunReport:
         return str(Markup("\n").join(self._parts()))
 
     def _parts(self) -> Iterator[Markup]:
-        verdict = self.verdict
-        yield element("p", element("b", verdict[:1].upper() + verdict[1:]))
+        yield element("p", element("b", self.verdict))
         yield element("ul", *(element("li", warning) for warning in self.warnings))
         yield self._surest()
         for each in self.figures:

@@ -8,17 +8,20 @@ import numpy as np
 from layerscope.analysis.header import Header
 from layerscope.analysis.proportion import Proportion
 from layerscope.analysis.result import Analysis, Contrast, LengthBin
-from layerscope.analysis.stratum import Stratum
 from layerscope.formatting import count_of, ranges
 from layerscope.report.depth_said import auroc_interval, with_depth
 from layerscope.report.readings_said import control_verdict
 from layerscope.report.untested import (
     confirmed_in,
-    is_untested,
     partly_untested,
     seen_without_halves,
     why_untested,
 )
+
+
+def none_scored(header: Header) -> str:
+    """Why there is nothing to say, where no question is scored."""
+    return "no question could be scored" if header.errors and header.finished else "no question is scored yet"
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -52,7 +55,7 @@ def verdict(analysis: Analysis) -> str:
     if analysis.options.reading == "prompt":
         return control_verdict(header)
     if not header.questions:
-        return f"Nothing to know: this {header.empty}." if header.empty else "Not known yet: no question is scored."
+        return f"Nothing to know: this {header.empty}." if header.empty else f"Not known: {none_scored(header)}."
     layers = len(analysis.layers.layer)
     found = [
         int((contrast.firing_by_layer.confirmed > 0).sum())
@@ -78,14 +81,14 @@ def verdict(analysis: Analysis) -> str:
 def answer(analysis: Analysis, contrast: Contrast) -> str:
     """Whether features tell the sides apart, and what depth does to that."""
     if not analysis.header.questions:
-        return "No question is scored yet, so there is nothing to compare."
+        return f"Nothing to compare: {none_scored(analysis.header)}."
     if analysis.options.reading == "prompt":
         return "The control: nothing can tell the solutions apart before they begin, and nothing does"
     tested, confirmed = contrast.firing_by_layer.selectable, contrast.firing_by_layer.confirmed
     total, with_any = int(confirmed.sum()), int((confirmed > 0).sum())
     layers = len(analysis.layers.layer)
     if why := why_untested(analysis, contrast):
-        return f"Too few questions to tell: {why}.{seen_without_halves(contrast)}"
+        return f"Not known: {why}.{seen_without_halves(contrast)}"
     if not total:
         stronger = _stronger(contrast)
         return (
@@ -140,9 +143,10 @@ def map_title(contrast: Contrast) -> str:
         told = "No feature passes on one half of the questions"
         if not tested.any():
             return f"{told}, and none of those tested has a pair on the other half that tells"
+        same = int(agree[tested].sum())
         return (
-            f"{told}; {percent(agree[tested].mean(), 0)} of those tested point the same way on the other half, and "
-            f"chance alone gives about 50 %"
+            f"{told}; of {int(tested.sum()):,} tested {same:,} {'points' if same == 1 else 'point'} the same way on "
+            f"the other half, where chance alone gives about half"
         )
     if not firing.confirmable.any():
         return (
@@ -173,6 +177,11 @@ def warnings(analysis: Analysis) -> Iterator[str]:
     if header.errors:
         left_out = "is" if header.errors == 1 else "are"
         yield f"{count_of(header.errors, 'question')} could not be scored and {left_out} left out."
+    if tied := int((analysis.questions.margin == 0).sum()):
+        yield (
+            f"In {count_of(tied, 'question')} both solutions have the same log-likelihood; the first of them counts as "
+            f"the one that is chosen, which says nothing of the model."
+        )
     if header.not_canonical:
         yield (
             f"Layers {ranges(header.not_canonical)}: not the canonical SAE. Its features have other numbers than those "
@@ -202,13 +211,18 @@ def goal_groups(analysis: Analysis) -> str:
     )
 
 
-def accuracy_title(header: Header) -> str:
+def accuracy_title(header: Header, goals: int | None = None) -> str:
+    """
+    Args:
+        goals: how many goal groups there are; as many as questions if None.
+    """
     if not header.questions:
-        return "No question is scored yet"
+        return f"{none_scored(header).capitalize()}"
     above, below = header.accuracy.low > header.chance, header.accuracy.high < header.chance
     versus = "better than chance" if above else "worse than chance" if below else ""
     # Chance is inside the interval, which says that there are too few questions, and not that there is no difference.
-    versus = versus or f"too few questions ({header.questions:,}) to tell that from chance"
+    few = f"{header.questions:,}" if goals in (None, header.questions) else f"{header.questions:,}, of {goals:,} goals"
+    versus = versus or f"too few questions ({few}) to tell that from chance"
     return f"The model prefers the right solution in {percent(header.accuracy.share)} of questions: {versus}"
 
 
@@ -224,18 +238,21 @@ def accuracy_explained(header: Header) -> str:
 def margin_title(analysis: Analysis) -> str:
     margin = analysis.questions.margin
     if not len(margin):
-        return "No margins yet"
+        return f"No margins: {none_scored(analysis.header)}"
     low, high = np.quantile(margin, [0.25, 0.75])
-    wrong = int((~analysis.questions.correct).sum())
-    return (
-        f"Half of the margins lie between {number(low, 1)} and {number(high, 1)} nats; "
-        f"for {count_of(wrong, 'question')} the wrong solution is preferred"
+    where = (
+        f"All margins are {number(low, 1)} nats"
+        if np.ptp(margin) == 0
+        else f"Half of the margins lie between {number(low, 1)} and {number(high, 1)} nats"
     )
+    wrong = f"; for {count_of(int((margin < 0).sum()), 'question')} the wrong solution is preferred"
+    tied = count_of(int((margin == 0).sum()), "question")
+    return f"{where}{wrong}{'' if (margin != 0).all() else f', for {tied} neither is'}"
 
 
 def length_title(bins: tuple[LengthBin, ...]) -> str:
     if not bins:
-        return "No question is scored yet, so length is not known to matter or not"
+        return "No question is scored, so length is not known to matter or not"
     if len(bins) < 2:
         return "All questions have about the same difference in length, so whether it matters cannot be told"
     first, last = bins[0].accuracy, bins[-1].accuracy
@@ -245,35 +262,3 @@ def length_title(bins: tuple[LengthBin, ...]) -> str:
     )
     apart = first.low > last.high or last.low > first.high
     return f"Length {'sways the model' if apart else 'is not shown to sway the model'}: {shares}"
-
-
-def strata_title(contrast: Contrast) -> str:
-    confirmed = int(contrast.firing.confirmed.sum())
-    if is_untested(contrast):
-        return f"{contrast.name.capitalize()}: nothing could be confirmed for want of pairs, so nothing is tried again"
-    if not confirmed:
-        return f"{contrast.name.capitalize()}: nothing is confirmed, so there is nothing to try again"
-    survive = {stratum.name: _survive(stratum, confirmed) for stratum in contrast.strata}
-    return (
-        f"{contrast.name.capitalize()}: of {count_of(confirmed, 'feature')} confirmed to fire more often, "
-        f"{survive['same final token']} where both solutions end in the same token, "
-        f"{survive['full stop']} where both end in a full stop, "
-        f"{survive['without dense features']} without dense features"
-    )
-
-
-def _survive(stratum: Stratum, confirmed: int) -> str:
-    tested = confirmed - stratum.firing.untested
-    if not tested:
-        return "none could be tested"
-    kept = stratum.firing.kept
-    return f"{kept:,}{'' if tested == confirmed else f' of {tested:,} tested'} {'survives' if kept == 1 else 'survive'}"
-
-
-STRATA = {
-    "same final token": "both solutions end in the same token",
-    "full stop": "both solutions end in a full stop",
-    "lists not cut": "neither list is cut at k",
-    "without dense features": "features in more than 10 % of lists left out",
-}
-"""What a stratum is, by its name."""

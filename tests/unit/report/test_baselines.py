@@ -72,7 +72,8 @@ def test_the_page_says_what_it_came_to_at_its_top_and_is_the_same_each_time(run:
     for page in pages:
         report(run, page)
     source = pages[0].read_text()
-    assert source.index('class="compared">Beside baselines: features tell right') < source.index('class="tiles"')
+    said = source.index('class="compared">Beside baselines: probes on features tell right')
+    assert said < source.index('class="tiles"')
     assert source.count('id="baselines"') == 1
     assert "Hidden knowledge: " in source
     assert pages[0].read_bytes() == pages[1].read_bytes()
@@ -121,8 +122,8 @@ def scored(key: str, auroc: float, low: float, ahead: Ahead | None = None) -> Ba
             0.55,
             0.45,
             [scored("last", 0.4, 0.3, Ahead(0.15, 0.05, 0.3))],
-            "features do not tell right from wrong on the half that chose nothing (AUROC 0.55, 95 %: 0.45 to 0.99; a "
-            "probe on 5 features in layer 0), and neither does anything else: last token (0.40).",
+            "probes on features are not shown to tell right from wrong on the half that chose nothing (AUROC 0.55, "
+            "95 %: 0.45 to 0.99; a probe on 5 features in layer 0), and neither is anything else: last token (0.40).",
         ),
     ],
 )

@@ -332,12 +332,12 @@ def test_a_file_that_was_replaced_meanwhile_is_refused(run: Path, analysis: Anal
 
 
 EDGES: dict[str, tuple[Spec, str]] = {
-    "one question": (Spec(questions=1), "Too few questions to tell"),
+    "one question": (Spec(questions=1), "Not known: no feature has 10 pairs"),
     "one layer": (Spec(questions=40, layers=(13,), effects=[Effect(13, 3, 0.95, 0.05)]), "in layer 13"),
-    "error lines only": (Spec(questions=3, errors=(0, 1, 2)), "No question is scored yet"),
-    "no lines": (Spec(questions=0, planned=9), "No question is scored yet"),
-    "nothing fires": (Spec(questions=12, active=0), "Too few questions to tell"),
-    "identical solutions": (Spec(questions=40, identical=True), "Too few questions to tell"),
+    "error lines only": (Spec(questions=3, errors=(0, 1, 2)), "Not known: no question could be scored."),
+    "no lines": (Spec(questions=0, planned=9), "Not known: no question is scored yet."),
+    "nothing fires": (Spec(questions=12, active=0), "Not known: no feature has 10 pairs"),
+    "identical solutions": (Spec(questions=40, identical=True), "Not known: no feature has 10 pairs"),
     "unfinished": (Spec(questions=30, planned=300), "Unfinished run: 30 of 300"),
 }
 

@@ -197,7 +197,7 @@ def test_nothing_asked_and_nothing_scored_are_told_apart(analysis: Analysis) -> 
         "Not asked: this run has no attributions."
     )
     none = replace(analysis, header=replace(analysis.header, questions=0))
-    assert causes_verdict(none, Beside()) == "Not known yet: no question is scored."
+    assert causes_verdict(none, Beside()) == "Not known: no question is scored."
 
 
 @pytest.mark.parametrize(

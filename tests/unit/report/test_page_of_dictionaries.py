@@ -80,5 +80,5 @@ def test_too_few_questions_are_said_to_be_too_few(tmp_path: Path) -> None:
     files = write_several(tmp_path, {"wide": Effect(1, 501, 0.2, 0.7)}, questions=12)
     report(files["whole"])
     page = files["whole"].with_suffix(".html").read_text("utf-8")
-    assert "Too few questions to tell what any of the dictionaries finds" in page
+    assert "Not known what any of the dictionaries finds" in page
     assert "wide (mlp_out, width 2k, L0 30) has no selected feature" in page

@@ -70,7 +70,7 @@ def test_too_few_questions_are_never_told_as_none_found(tmp_path: Path, question
     write_readings(path, questions)
     report(path)
     text = path.with_suffix(".html").read_text("utf-8")
-    assert "Too few questions to tell what any of the readings finds" in text
+    assert "Not known what any of the readings finds" in text
     assert "final: not known, too few pairs" in text
     assert "That is by" not in text
     assert ("check passed" in text) == bool(questions)

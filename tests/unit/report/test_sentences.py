@@ -8,7 +8,7 @@ import pytest
 
 from layerscope.analysis.stratum import Stratum, Survival
 from layerscope.report.depth_said import depth_correlation, with_depth
-from layerscope.report.sentences import _survive
+from layerscope.report.strata_said import _survive
 
 NAN = float("nan")
 

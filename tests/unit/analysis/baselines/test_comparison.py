@@ -53,7 +53,7 @@ def longer_is_right(records: Records) -> None:
 def test_an_effect_in_length_alone_is_told_as_such(tmp_path: Path) -> None:
     analysis = analyse(write(tmp_path / "run.jsonl", Spec(questions=500, distinct=True), longer_is_right), OPTIONS)
     said = compared(analysis)
-    assert "features do not tell right from wrong" in said
+    assert "features are not shown to tell right from wrong" in said
     assert "they beat nothing that they are compared with" in said
     assert "Length (0.9" in said
     assert "alone do better" in said
@@ -82,8 +82,8 @@ def test_near_duplicates_alone_tell_nothing(tmp_path: Path) -> None:
 
     analysis = analyse(write(tmp_path / "run.jsonl", Spec(questions=400, active=40, distinct=True), copy), OPTIONS)
     said = compared(analysis)
-    assert "features do not tell right from wrong" in said
-    assert "and neither does anything else: " in said
+    assert "features are not shown to tell right from wrong" in said
+    assert "and neither is anything else: " in said
     assert auroc(analysis.comparison, analysis.comparison.best)[2] - auroc(analysis.comparison, "length")[1] > 0.2
     assert analysis.comparison.groups < 75
 
@@ -142,7 +142,7 @@ def test_a_direction_in_the_residuals_is_found_and_beats_features_that_know_noth
         assert baseline.measured.ranked[1] == pytest.approx(stats.norm.cdf(shift), abs=0.05)
         assert found > 0.9
     assert {need for _, need in comparison.missing} == {"needs --baseline-dictionary"}
-    assert "features do not tell right from wrong" in said
+    assert "features are not shown to tell right from wrong" in said
     assert "alone do better" in said
     assert comparison.hidden is not None
     ours, theirs = comparison.hidden.probe_only[1], comparison.hidden.likelihood_only[1]
