@@ -4,7 +4,7 @@ import re
 import zlib
 
 _OBJECT = re.compile(rb"(\d+) 0 obj\s(.*?)endobj", re.S)
-_STREAM = re.compile(rb"stream\r?\n(.*?)\r?\nendstream", re.S)
+_STREAM = re.compile(rb"stream\r?\n(.*?)\nendstream", re.S)
 
 
 def marks_on_pages(pdf: bytes) -> list[int]:
@@ -25,4 +25,6 @@ def _marks(objects: dict[int, bytes], page: bytes) -> int:
 def _unpacked(content: bytes) -> bytes:
     stream = _STREAM.search(content)
     assert stream is not None
-    return zlib.decompress(stream[1]) if b"/FlateDecode" in content else stream[1]
+    if b"/FlateDecode" not in content:
+        return stream[1]
+    return zlib.decompressobj().decompress(stream[1])  # what it ends with may be "\r", and so may the line behind it
