@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 from layerscope import __version__
 from layerscope.config import FIRST, Config
 from layerscope.config.ablation import AblationOptions
-from layerscope.config.command_line import call, did_you_mean, parser_of
+from layerscope.config.command_line import call, parser_of
 from layerscope.config.options import HELP, Shown
-from layerscope.errors import LayerscopeError, UsageError
+from layerscope.errors import LayerscopeError, UsageError, did_you_mean
 from layerscope.formatting import say, shell_word, visible_json
 from layerscope.streams import lost_output, outlive_readers
 

@@ -5,6 +5,7 @@ Everything else that is raised is a bug, and keeps its traceback.
 """
 
 import re
+from collections.abc import Iterable
 
 # What may stand between :// and the host of an address: a user, or a user and a password, in which some write / and #
 # as they are. A path has one slash of the two left. Without a scheme, as proxies are named: user:password@host.
@@ -32,6 +33,18 @@ class UsageError(LayerscopeError):
     """The command line asks for something that cannot be: nothing was started."""
 
     exit_code = 2
+
+
+def did_you_mean(word: str, known: Iterable[str], nearness: float = 0.6) -> str:
+    """` Did you mean final?`, behind what is said of a word that is none of the known ones; empty if none is near."""
+    import difflib
+
+    by_small = {each.lower(): each for each in known}
+    small = word.lower()
+    near = difflib.get_close_matches(small, list(by_small), n=1, cutoff=nearness)
+    begun = [each for each in by_small if len(word) > 1 and each.startswith(small)]
+    meant = begun if len(begun) == 1 else near
+    return f" Did you mean {by_small[meant[0]]}?" if meant else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -11,9 +11,10 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
-from layerscope.errors import UsageError, remedy
+from layerscope.errors import UsageError, did_you_mean, remedy
 
 COMPRESSED = frozenset((".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".br", ".zip", ".7z", ".z"))
 """Suffixes of names that promise compressed content."""
@@ -44,6 +45,14 @@ def user_path(text: str | os.PathLike[str]) -> Path:
     return path
 
 
+def names_in(folder: Path) -> list[str]:
+    """What is in a folder, for a message about what is not; nothing where it cannot be looked into."""
+    try:
+        return sorted(each.name for each in islice(folder.iterdir(), 1000))
+    except OSError:
+        return []
+
+
 def existing_records(text: str | os.PathLike[str]) -> Path:
     """The file of records that a person names.
 
@@ -52,7 +61,8 @@ def existing_records(text: str | os.PathLike[str]) -> Path:
     """
     path = user_path(text)
     if not path.is_file():
-        raise UsageError(f"There is no file {path}. Name the .jsonl file of a run.")
+        near = did_you_mean(path.name, names_in(path.parent))
+        raise UsageError(f"There is no file {path}.{near} Name the .jsonl file of a run.")
     return path
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 import pyarrow as pa
 
 from layerscope.config import FIRST
-from layerscope.errors import LayerscopeError, UsageError
+from layerscope.errors import LayerscopeError, UsageError, did_you_mean
 from layerscope.formatting import listed
 from layerscope.records.parts import files_named
 from layerscope.records.residuals import read_residuals
@@ -189,7 +189,9 @@ def load(files: Name | Sequence[Name], frames: str = "pandas") -> LoadedRun[Any]
             frames.
     """
     if frames not in list(_FRAMES):
-        raise UsageError(f"There are no frames {frames!r}. There are {', '.join(_FRAMES)}.")
+        raise UsageError(
+            f"There are no frames {frames!r}. There are {', '.join(_FRAMES)}.{did_you_mean(str(frames), _FRAMES)}"
+        )
     paths = [path for named in user_paths(files) for path in _records_in(named)]
     return LoadedRun(read_run(paths), _FRAMES[frames])
 

@@ -3,7 +3,6 @@
 argparse reads them; which options there are is read from the command's function or settings.
 """
 
-import difflib
 from argparse import SUPPRESS, ArgumentError, ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING
@@ -13,19 +12,11 @@ from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 from layerscope.config.help import Columns, description_of, explanations
 from layerscope.config.options import HELP, Option, are_settings, by_groups, options_of
-from layerscope.errors import UsageError
+from layerscope.errors import UsageError, did_you_mean
 
 T = TypeVar("T")
 Commands = Mapping[str, Callable[..., Any]]
 _SHOWN = 80  # characters of a word in a message
-
-
-def did_you_mean(word: str, known: Sequence[str], nearness: float = 0.6) -> str:
-    """` Did you mean final?`; empty where nothing is near."""
-    near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=nearness)
-    begun = [each for each in known if len(word) > 1 and each.startswith(word.lower())]
-    meant = begun if len(begun) == 1 else near
-    return f" Did you mean {meant[0]}?" if meant else ""
 
 
 def parser_of(command: str, function: Callable[..., Any]) -> ArgumentParser:

@@ -1,9 +1,8 @@
 """What the texts of single options mean: which readings, columns, layers, shard and prompt they name."""
 
-import difflib
 import re
 
-from layerscope.errors import UsageError
+from layerscope.errors import UsageError, did_you_mean
 
 READINGS = ("final", "last-word", "max", "prompt")
 """Which of a solution's tokens are encoded, and how they become one list; in the order of the record."""
@@ -33,8 +32,7 @@ def parse_readings(text: str) -> tuple[str, ...]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in READINGS:
-            meant = difflib.get_close_matches(name.lower(), READINGS, n=1)
-            hint = f" Did you mean {meant[0]}?" if meant else ""
+            hint = did_you_mean(name, READINGS)
             raise UsageError(
                 f"--readings has {name!r}, which is no reading.{hint}\nName some of {', '.join(READINGS)}, with commas."
             )
@@ -68,8 +66,9 @@ def parse_columns(text: str) -> dict[str, str]:
     for pair in filter(None, text.split(",")):
         part, equals, column = (word.strip() for word in pair.partition("="))
         if not _PARTS.fullmatch(part) or not equals or not column or part in named:
+            hint = "" if _PARTS.fullmatch(part) else did_you_mean(part, ("goal", "choices", "label", "sol1", "sol2"))
             raise UsageError(
-                f"--columns has {pair!r}; it is made of parts and columns such as "
+                f"--columns has {pair!r}.{hint} It is made of parts and columns such as "
                 "goal=question,sol1=good,sol2=bad,label=answer, each part once.\n"
                 "The parts are goal, sol1, sol2, sol3 and so on, choices and label; choices names one column with all "
                 "solutions."

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ray._common.utils import get_ray_address_file
 
-from layerscope.errors import LayerscopeError, UsageError
+from layerscope.errors import LayerscopeError, UsageError, did_you_mean
 
 _CONNECT_SECONDS = 5.0
 _PROC = Path("/proc")
@@ -123,7 +123,10 @@ def check_reachable(address: str, by: str = "--address") -> None:
             "Give HOST:PORT of a Ray cluster (often port 6379), auto or local."
         )
     if not host or not port.isdigit():
-        raise UsageError(f"{by} is {address!r}; it is auto, local, or HOST:PORT of a Ray cluster (often port 6379).")
+        hint = did_you_mean(address, ("auto", "local"))
+        raise UsageError(
+            f"{by} is {address!r}; it is auto, local, or HOST:PORT of a Ray cluster (often port 6379).{hint}"
+        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from layerscope.errors import UsageError
+from layerscope.errors import UsageError, did_you_mean
 from layerscope.formatting import count_of, visible
 from layerscope.questions.cells import choices_in, json_type, text_in
 from layerscope.questions.labels import FirstLabel, Labels, shown
@@ -140,6 +140,7 @@ def find_layout(row: Mapping[str, Any], named: Mapping[str, str], where: str) ->
         return _SAMPLES
     there = ", ".join(visible(str(name))[:40] for name in list(row)[:20]) or "none"
     missing = [column for column in named.values() if column not in row]
+    hint = did_you_mean(missing[0], map(str, row)) if missing else ""
     wrong = f"no column {visible(missing[0])}" if missing else "no goal, sol1, sol2 and label"
     if "positive_solution_details" in row:
         raise UsageError(
@@ -147,7 +148,7 @@ def find_layout(row: Mapping[str, Any], named: Mapping[str, str], where: str) ->
             "`layerscope report` and `layerscope status` read those; name the file of the questions."
         )
     raise UsageError(
-        f"{where} has {wrong}. Its columns: {there}.\n"
+        f"{where} has {wrong}. Its columns: {there}.{visible(hint)}\n"
         "Say which is which: --columns goal=COLUMN,sol1=COLUMN,sol2=COLUMN,label=COLUMN (sol3=COLUMN and so on "
         "where there are more; choices=COLUMN for one with all solutions; label=sol1 where the first is always right)."
     )
@@ -235,6 +236,7 @@ class Understanding:
             named = ", ".join(visible(str(name))[:40] for name in list(others)[:20]) or "none"
             raise UsageError(
                 f"{where} has no column {visible(missing[0])}, which --metadata names. Its other columns: {named}."
+                f"{visible(did_you_mean(missing[0], map(str, others)))}"
             )
 
     def problem(self, error: UsageError) -> None:

@@ -9,8 +9,8 @@ from importlib import resources
 from itertools import chain
 from pathlib import Path
 
-from layerscope.errors import UsageError
-from layerscope.files import COMPRESSED, user_path
+from layerscope.errors import UsageError, did_you_mean
+from layerscope.files import COMPRESSED, names_in, user_path
 from layerscope.formatting import listed, visible
 from layerscope.hub.repository import Repository, fetch, open_repository
 from layerscope.questions.benchmarks import BENCHMARKS, Benchmark, find_benchmark
@@ -103,7 +103,8 @@ def _check_kind(path: Path, dataset: str, option: str) -> None:
     except OSError as error:
         names = ", ".join(("piqa", *BENCHMARKS, *BUNDLED))
         kinds = f"It is {names}, a file of questions, - for standard input, or a data set of the hub (owner/name)."
-        raise UsageError(f"{told}: no such file ({error.strerror}). {kinds}") from error
+        near = did_you_mean(path.name, ["piqa", *BENCHMARKS, *BUNDLED, *names_in(path.parent)])
+        raise UsageError(f"{told}: no such file ({error.strerror}).{near}\n{kinds}") from error
     if dataset.endswith("/") and not stat.S_ISDIR(mode):
         raise UsageError(f"{told} is a folder's name, and {path} a file. Leave out the / at its end.")
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):

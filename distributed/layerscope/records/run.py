@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 from msgspec import UNSET
 
-from layerscope.errors import LayerscopeError, UsageError, remedy
+from layerscope.errors import LayerscopeError, UsageError, did_you_mean, remedy
 from layerscope.files import existing_records
 from layerscope.formatting import shell_word, utf8
 from layerscope.records import locking
@@ -291,7 +291,7 @@ class Run(RecordsFile):
         there = self.manifest.readings
         if name not in there:
             raise UsageError(
-                f"--reading {name}: {self.path} has {', '.join(there)}.\n"
+                f"--reading {name}: {self.path} has {', '.join(there)}.{did_you_mean(name, there)}\n"
                 f"Name one of these, or run again with --readings {name} and another --output-file."
             )
 

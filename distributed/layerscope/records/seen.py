@@ -10,7 +10,7 @@ from functools import cached_property
 from msgspec.structs import asdict, replace
 
 from layerscope.config import FIRST
-from layerscope.errors import UsageError
+from layerscope.errors import UsageError, did_you_mean
 from layerscope.records.dictionaries import seen_by
 from layerscope.records.extent import Extent
 from layerscope.records.identity import SaeFiles
@@ -55,7 +55,7 @@ def check_dictionary(run: Run, name: str) -> None:
     there = (FIRST, *run.manifest.dictionaries)
     if name not in there:
         raise UsageError(
-            f"--dictionary {name}: {run.path} has {', '.join(there)}.\n"
+            f"--dictionary {name}: {run.path} has {', '.join(there)}.{did_you_mean(name, there)}\n"
             f"Name one of these, or run again with --dictionary {name}=… and another --output-file."
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from layerscope.analysis.result import Analysis, Contrast
-from layerscope.errors import LayerscopeError, UsageError
+from layerscope.errors import LayerscopeError, UsageError, did_you_mean
 from layerscope.files import replacing
 from layerscope.records.targets import begins_with, check_target
 from layerscope.report import baselines, baselines_said, sentences
@@ -76,7 +76,9 @@ def figure(name: str, analyses: Sequence[Analysis], contrast: str = "right") -> 
         UsageError: there is no such chart, or not of this run.
     """
     if name not in list(FIGURES):
-        raise UsageError(f"There is no figure {name!r}. There are {', '.join(FIGURES)}.")
+        raise UsageError(
+            f"There is no figure {name!r}. There are {', '.join(FIGURES)}.{did_you_mean(str(name), FIGURES)}"
+        )
     shown = contrast_of(analyses[0], contrast)
     drawn = FIGURES[name](analyses, shown)
     return Figure(name, drawn.title, standalone(drawn.chart, shown.first, drawn.title, drawn.legend))
