@@ -35,14 +35,14 @@ class UsageError(LayerscopeError):
     exit_code = 2
 
 
-def did_you_mean(word: str, known: Iterable[str], nearness: float = 0.6) -> str:
+def did_you_mean(word: object, known: Iterable[str], nearness: float = 0.6) -> str:
     """` Did you mean final?`, behind what is said of a word that is none of the known ones; empty if none is near."""
     import difflib
 
     by_small = {each.lower(): each for each in known}
-    small = word.lower()
+    small = str(word).lower()  # from Python it may be anything
     near = difflib.get_close_matches(small, list(by_small), n=1, cutoff=nearness)
-    begun = [each for each in by_small if len(word) > 1 and each.startswith(small)]
+    begun = [each for each in by_small if len(small) > 1 and each.startswith(small)]
     meant = begun if len(begun) == 1 else near
     return f" Did you mean {by_small[meant[0]]}?" if meant else ""
 

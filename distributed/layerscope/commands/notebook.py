@@ -190,7 +190,7 @@ def load(files: Name | Sequence[Name], frames: str = "pandas") -> LoadedRun[Any]
     """
     if frames not in list(_FRAMES):
         raise UsageError(
-            f"There are no frames {frames!r}. There are {', '.join(_FRAMES)}.{did_you_mean(str(frames), _FRAMES)}"
+            f"There are no frames {frames!r}. There are {', '.join(_FRAMES)}.{did_you_mean(frames, _FRAMES)}"
         )
     paths = [path for named in user_paths(files) for path in _records_in(named)]
     return LoadedRun(read_run(paths), _FRAMES[frames])

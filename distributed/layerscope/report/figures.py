@@ -76,9 +76,7 @@ def figure(name: str, analyses: Sequence[Analysis], contrast: str = "right") -> 
         UsageError: there is no such chart, or not of this run.
     """
     if name not in list(FIGURES):
-        raise UsageError(
-            f"There is no figure {name!r}. There are {', '.join(FIGURES)}.{did_you_mean(str(name), FIGURES)}"
-        )
+        raise UsageError(f"There is no figure {name!r}. There are {', '.join(FIGURES)}.{did_you_mean(name, FIGURES)}")
     shown = contrast_of(analyses[0], contrast)
     drawn = FIGURES[name](analyses, shown)
     return Figure(name, drawn.title, standalone(drawn.chart, shown.first, drawn.title, drawn.legend))
