@@ -123,7 +123,7 @@ def test_two_thousand_questions_answer_within_a_tenth_of_a_second(chromium: Any,
     """Of the processor's time, which other work on the machine does not lengthen; the shortest of three tries."""
     run = tmp_path / "run.jsonl"
     write_run(
-        run, Spec(questions=2000, layers=range(8), active=14, top_k=12, d_sae=4096, effects=[Effect(3, 7, 0.6, 0.3)])
+        run, Spec(questions=2000, layers=range(26), active=6, top_k=6, d_sae=2048, effects=[Effect(3, 7, 0.6, 0.3)])
     )
     report(run)
     title = "document.querySelector('#panel-title')?.textContent"
@@ -150,12 +150,18 @@ def test_two_thousand_questions_answer_within_a_tenth_of_a_second(chromium: Any,
         tab.wait_for_timeout(1000)  # what a page does before anything is clicked
         taken: dict[str, float] = {}
         for _ in range(3):
-            tab.evaluate("document.querySelector('#panel').close(); location.hash = ''")
+            tab.evaluate("location.hash = ''")
+            expect(tab.locator(PANEL)).to_be_hidden()
             tab.wait_for_timeout(50)
             for name, (act, settled) in acts.items():
                 before = spent()
                 tab.evaluate(f"() => {{ {act.replace('ID', other)}; document.body.offsetHeight; }}")
                 tab.wait_for_function(settled.replace("ID", other))
-                taken[name] = min(spent() - before, taken.get(name, 1e9))
+                used = spent() - before
+                taken.setdefault(f"first {name}", used)
+                taken[name] = min(used, taken.get(name, 1e9))
+        assert tab.evaluate("document.documentElement.classList.contains('behind')") is False
+    first = {name: taken.pop(f"first {name}") for name in acts}
+    assert first["panel"] < 100, first
     assert min(taken.values()) > 0
     assert max(taken.values()) < 100, taken

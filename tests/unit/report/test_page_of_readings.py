@@ -162,3 +162,15 @@ def test_without_scripts_the_chart_and_the_first_reading_are_there(chromium: Any
         assert tab.locator("#readings table").count() == 2
         assert "--reading max" in tab.locator("#readings").inner_text()
         assert tab.locator("select:visible").count() == 0
+
+
+@pytest.mark.parametrize("width", [1200, 1000, 800])
+def test_every_section_can_be_gone_to_beside_the_switches(chromium: Any, page: Path, width: int) -> None:
+    """The last links were cut off where “read at” stands beside them."""
+    with opened(chromium, page, width=width) as tab:
+        hidden = tab.evaluate("""() => [...document.querySelectorAll("nav .links a")].filter((link) => {
+            const [box, bar] = [link.getBoundingClientRect(), link.parentElement.getBoundingClientRect()];
+            return box.left < bar.left || box.right > bar.right || box.bottom > bar.bottom;
+        }).map((link) => link.textContent)""")
+        assert hidden == []
+        assert tab.evaluate("document.documentElement.scrollWidth") == width
