@@ -24,6 +24,7 @@ from layerscope.analysis.censoring import LayerPairs, pair_up
 from layerscope.analysis.contrast import joined
 from layerscope.analysis.held_out import HeldOut
 from layerscope.analysis.judging import NOTHING, Judged, held_out_of, judged
+from layerscope.analysis.label_flips import LabelFlips
 from layerscope.analysis.layer_tests import ContrastTests, LayerTests, layer_tests
 from layerscope.analysis.lists import FeatureLists
 from layerscope.analysis.method import method
@@ -188,7 +189,7 @@ def _first_pass(
 ) -> tuple[Layers, list[LayerTests], dict[str, float]]:
     """Tests every layer; also the share of the pairs (of all layers) in each stratum."""
     questions = run.questions
-    flips = statistics.label_flips(len(questions.group_sizes), options.permutations, options.seed)
+    flips = LabelFlips.random(len(questions.group_sizes), options.permutations, options.seed)
     layers, tests, shares = [], [], []
     for index, layer in enumerate(run.layers):
         lists = run.feature_lists(index)

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from layerscope.analysis import statistics
 from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.censoring import LayerPairs
+from layerscope.analysis.label_flips import LabelFlips
 from layerscope.analysis.result import Firing, Magnitude
 from layerscope.analysis.votes import Cells, leading_signs
 
-Flips = NDArray[np.float32]  # [G, P]
+Largest = NDArray[np.float32]  # [P]
 
 EVERYTHING = "everything"
 
@@ -55,8 +56,8 @@ class LayerTests:
     feature_id: Ints  # [F] those with enough pairs
     listed: Ints  # [F]
     contrasts: tuple[ContrastTests, ...]
-    largest_firing: tuple[Flips, ...]  # of each contrast [P], the largest |z| of every label flip
-    largest_magnitude: tuple[Flips, ...]
+    largest_firing: tuple[Largest, ...]  # of each contrast [P], the largest |z| of every label flip
+    largest_magnitude: tuple[Largest, ...]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def layer_tests(
     discovery: Bools,
     strata: Mapping[str, Bools],
     signs: Sequence[Floats],
-    flips: Flips,
+    flips: LabelFlips,
     min_pairs: int,
 ) -> LayerTests:
     """Tests the features that have enough pairs, in every contrast, on all pairs and on parts of them.
@@ -124,7 +125,7 @@ def layer_tests(
         )
         for number, sign in enumerate(signs)
     )
-    largest = list[tuple[Flips, Flips]]()
+    largest = list[tuple[Largest, Largest]]()
     for sign, tested in zip(signs, whole[EVERYTHING], strict=True):
         # Contrasts are alike to label flips, unless questions of a group have other signs than the rest of it.
         alike = largest and not (cells.merged and (leading_signs(sign, group)[group] != sign).any())
@@ -212,8 +213,8 @@ def _largest(
     group: Ints,
     sign: Floats,
     tested: tuple[Firing, Magnitude],
-    flips: Flips,
-) -> tuple[Flips, Flips]:
+    flips: LabelFlips,
+) -> tuple[Largest, Largest]:
     """Over the features tested for firing, and over those tested for strength, [P] each."""
     everyone, leads = np.ones(len(group), dtype=bool), leading_signs(sign, group)
     votes, ranked = _votes(pairs, cells, everyone, sign), _ranked(both, everyone, sign)
@@ -227,7 +228,7 @@ def _largest(
     return firing, magnitude
 
 
-def _largest_flipped(feature: Ints, group: Ints, value: Floats, tested: Bools, flips: Flips) -> Flips:
+def _largest_flipped(feature: Ints, group: Ints, value: Floats, tested: Bools, flips: LabelFlips) -> Largest:
     kept = tested[feature] & (value != 0)
     index = np.cumsum(tested) - 1
     return statistics.largest_flipped(index[feature[kept]], group[kept], value[kept], int(tested.sum()), flips)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse, special, stats
 
 from layerscope.analysis.arrays import Bools, Floats, Ints
+from layerscope.analysis.label_flips import LabelFlips
 from layerscope.analysis.proportion import Proportion
 from layerscope.analysis.result import Firing, Magnitude
 
@@ -114,14 +115,8 @@ def select_and_confirm(discovery: Outcome, validation: Outcome, level: float) ->
     return Selection(discovery_q, validation_p, validation_q, selected, confirmed)
 
 
-def label_flips(n_groups: int, permutations: int, seed: int) -> NDArray[np.float32]:
-    """A random sign for every goal group and permutation, [G, P]."""
-    bits = np.random.default_rng(seed).integers(0, 2, (n_groups, permutations), dtype=np.int8)
-    return (2 * bits - 1).astype(np.float32)
-
-
 def largest_flipped(
-    feature: Ints, group: Ints, value: Floats | Ints, n_features: int, flips: NDArray[np.float32]
+    feature: Ints, group: Ints, value: Floats | Ints, n_features: int, flips: LabelFlips
 ) -> NDArray[np.float32]:
     """The largest |z| over features in every permutation, [P]; z is a signed sum over groups / its standard deviation.
 
@@ -131,11 +126,14 @@ def largest_flipped(
     norm = np.sqrt(sums(feature, np.square(value), n_features))
     scaled = (value / norm[feature]).astype(np.float32)
     matrix = sparse.csr_array((scaled, (feature, group)), shape=(n_features, len(flips)))
-    largest = np.zeros(flips.shape[1], dtype=np.float32)
-    for start in range(0, n_features, _PRODUCT_ROWS):
-        z = matrix[start : start + _PRODUCT_ROWS] @ flips  # [rows, P]
-        np.maximum(largest, np.maximum(z.max(axis=0), -z.min(axis=0)), out=largest)
-    return largest
+    found = []
+    for signs in flips.blocks():  # [G, some of P]
+        largest = np.zeros(signs.shape[1], dtype=np.float32)
+        for start in range(0, n_features, _PRODUCT_ROWS):
+            z = matrix[start : start + _PRODUCT_ROWS] @ signs  # [rows, some of P]
+            np.maximum(largest, np.maximum(z.max(axis=0), -z.min(axis=0)), out=largest)
+        found.append(largest)
+    return np.concatenate(found)
 
 
 def family_wise_threshold(tested: Bools, largest: NDArray[np.float32], level: float) -> float:

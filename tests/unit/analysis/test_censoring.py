@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from layerscope.analysis import statistics
 from layerscope.analysis.censoring import LayerPairs, list_limits, pair_up
+from layerscope.analysis.label_flips import LabelFlips
 from layerscope.analysis.layer_tests import layer_tests
 from layerscope.analysis.reading import FeatureLists
 
@@ -105,7 +106,7 @@ def test_a_side_that_is_cut_more_often_gets_no_features_of_its_own() -> None:
         np.arange(n_pairs) % 2 == 0,
         {},
         [np.ones(n_pairs)],
-        statistics.label_flips(n_pairs, 1, 0),
+        LabelFlips.random(n_pairs, 1, 0),
         min_pairs=10,
     )
     tests = layer.contrasts[0].firing["everything"]

@@ -11,6 +11,7 @@ from scipy import stats
 
 from layerscope.analysis import statistics
 from layerscope.analysis.findings import analyse
+from layerscope.analysis.label_flips import LabelFlips
 from layerscope.analysis.layer_tests import layer_tests
 from layerscope.analysis.result import Analysis, Options
 from layerscope.analysis.votes import Cells
@@ -80,7 +81,7 @@ def test_a_layer_of_groups_is_tested_as_a_plain_loop_would() -> None:
     pairs, group = random_pairs(seed=5, n_pairs=120, n_features=16), rng.integers(0, 70, 120)
     group = np.unique(group, return_inverse=True)[1]
     sign, parts = rng.choice([-1.0, 1.0], 120), parts_of(120)
-    flips = statistics.label_flips(int(group.max()) + 1, 10, 0)
+    flips = LabelFlips.random(int(group.max()) + 1, 10, 0)
     layer = layer_tests(pairs, group, parts["discovery"], {}, [np.ones(120), sign], flips, min_pairs=4)
     found = layer.contrasts[1]
     for row, feature in enumerate(layer.feature_id):
@@ -128,7 +129,7 @@ def test_labels_shuffled_by_group_keep_the_levels_that_are_promised() -> None:
     )
     rng = np.random.default_rng(2)
     signs = list(rng.choice([-1.0, 1.0], (shufflings, 110))[:, places])
-    flips = statistics.label_flips(110, 999, seed=3)
+    flips = LabelFlips.random(110, 999, seed=3)
     layer = layer_tests(pairs, places, places % 2 == 0, {}, signs, flips, min_pairs=10)
     most, least = stats.binom.isf(1e-4, shufflings, level), stats.binom.ppf(1e-4, shufflings, level)
     for name, largest in (("firing", layer.largest_firing[0]), ("magnitude", layer.largest_magnitude[0])):
@@ -142,7 +143,7 @@ def test_labels_shuffled_by_group_keep_the_levels_that_are_promised() -> None:
         assert least <= beyond <= most
     # The same with every question counted: what the groups are for.
     naive = layer_tests(
-        pairs, np.arange(len(places)), places % 2 == 0, {}, signs, statistics.label_flips(len(places), 99, 3), 10
+        pairs, np.arange(len(places)), places % 2 == 0, {}, signs, LabelFlips.random(len(places), 99, 3), 10
     )
     found = sum(
         (statistics.false_discovery_rates(contrast.firing["everything"].p) <= level).any()

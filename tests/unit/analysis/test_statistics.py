@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from layerscope.analysis import statistics
+from layerscope.analysis import label_flips, statistics
+from layerscope.analysis.label_flips import LabelFlips
 from layerscope.analysis.layer_tests import layer_tests
 from layerscope.analysis.result import Magnitude
 from synthetic_pairs import parts_of, random_pairs
@@ -127,7 +128,8 @@ def test_permutations_against_every_flip_there_is() -> None:
     values = rng.integers(-3, 4, (3, 7)).astype(np.float64)  # [F, Q]
     feature, pair = np.nonzero(values)
     flips = np.array(list(itertools.product([1, -1], repeat=7)), dtype=np.float32).T
-    largest = statistics.largest_flipped(feature, pair, values[feature, pair], 3, flips)
+    as_bits = LabelFlips(np.packbits(flips > 0, axis=1), flips.shape[1])
+    largest = statistics.largest_flipped(feature, pair, values[feature, pair], 3, as_bits)
     norms = np.sqrt((values**2).sum(axis=1))
     expected = [max(abs(sum(values[f] * flip)) / norms[f] for f in range(3)) for flip in flips.T]
     assert largest == pytest.approx(expected, rel=1e-5)
@@ -136,6 +138,20 @@ def test_permutations_against_every_flip_there_is() -> None:
     reach = [sum(value >= amount for value in largest) for amount in (threshold * 1.001, threshold * 0.999)]
     assert (1 + reach[0]) / 129 <= 0.1 < (1 + reach[1]) / 129  # Westfall and Young's adjusted p
     assert math.isnan(statistics.family_wise_threshold(np.zeros(3, bool), largest, 0.1))
+
+
+@pytest.mark.parametrize("held", [1, 4 * 37 * 64, 1 << 20])
+def test_label_flips_are_the_same_however_many_are_held_at_once(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bit each; a million groups' signs as numbers would take 4 GB."""
+    monkeypatch.setattr(label_flips, "_HELD_BYTES", held)
+    monkeypatch.setattr(label_flips, "_GROUPS_DRAWN", 8)
+    for permutations in (0, 1, 99, 1000):
+        flips = LabelFlips.random(37, permutations, seed=3)
+        expected = 2 * np.random.default_rng(3).integers(0, 2, (37, permutations), dtype=np.int8) - 1
+        blocks = list(flips.blocks())
+        assert np.concatenate(blocks, axis=1).tolist() == expected.tolist()
+        assert max(block.nbytes for block in blocks) <= max(held, 4 * 37 * 8)
+        assert flips.bits.nbytes == 37 * ((permutations + 7) // 8)
 
 
 def test_a_finding_is_selected_on_one_half_and_confirmed_on_the_other() -> None:
@@ -155,7 +171,7 @@ def test_shuffled_labels_keep_the_levels_that_are_promised() -> None:
     shufflings, level = 400, 0.05
     pairs = random_pairs(seed=1)
     signs = list(np.random.default_rng(2).choice([-1.0, 1.0], (shufflings, len(pairs.whole))))
-    flips = statistics.label_flips(len(pairs.whole), 999, seed=3)
+    flips = LabelFlips.random(len(pairs.whole), 999, seed=3)
     discovery = parts_of(len(pairs.whole))["discovery"]
     layer = layer_tests(pairs, np.arange(len(pairs.whole)), discovery, {}, signs, flips, min_pairs=10)
     most = stats.binom.isf(1e-4, shufflings, level)  # a right procedure goes beyond this once in 10,000
@@ -189,7 +205,7 @@ def test_swapped_labels_flip_every_sign_and_keep_every_p(seed: int) -> None:
         parts_of(40)["discovery"],
         {},
         [sign, -sign],
-        statistics.label_flips(40, 10, 0),
+        LabelFlips.random(40, 10, 0),
         min_pairs=5,
     )
     one, other = layer.contrasts
@@ -209,9 +225,7 @@ def test_a_layer_is_tested_as_each_feature_alone() -> None:
     pairs = random_pairs(seed=7, n_pairs=80, n_features=16)
     sign = np.random.default_rng(7).choice([-1.0, 1.0], 80)
     parts = parts_of(80)
-    layer = layer_tests(
-        pairs, np.arange(80), parts["discovery"], {}, [sign], statistics.label_flips(80, 10, 0), min_pairs=4
-    )
+    layer = layer_tests(pairs, np.arange(80), parts["discovery"], {}, [sign], LabelFlips.random(80, 10, 0), min_pairs=4)
     (found,) = layer.contrasts
     assert len(layer.feature_id) == 16
     for row, feature in enumerate(layer.feature_id):
