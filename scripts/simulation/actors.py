@@ -6,7 +6,7 @@ import pickle
 import random
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -24,7 +24,6 @@ from layerscope.planning.machine import probe
 from layerscope.questions.sources import Question
 from layerscope.records.feature_lists import LayerBlock
 from layerscope.records.fingerprints import Fingerprint
-from layerscope.saes.choice import SaeChoice
 from simulation.nodes import GPU
 from simulation.workload import Features, first_rows, make_frame
 
@@ -93,8 +92,8 @@ class EncoderHost(Host):
         self._packed: dict[int, BatchLines] = pickle.loads(packed.read_bytes())
         self._layers: dict[int, tuple[int, ...]] = {}
 
-    async def load(self, actor: int, _repository: Any, saes: list[SaeChoice], *_: Any) -> Fingerprint:
-        self._layers[actor] = tuple(sae.layer for sae in saes)
+    async def load(self, actor: int, layers: Sequence[int], *_: Any) -> Fingerprint:
+        self._layers[actor] = tuple(layers)
         return NO_NUMBERS
 
     async def encode(

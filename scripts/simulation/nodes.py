@@ -3,9 +3,10 @@
 import argparse
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import ray
@@ -23,13 +24,20 @@ def simulated_cluster(options: argparse.Namespace, store: int) -> Iterator["Node
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": store}
     if options.one_node:
         head |= {"num_cpus": 1, "num_gpus": options.gpus_per_node}
-    ray_cluster = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        ray.init(address=ray_cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-        yield Nodes(ray_cluster, options.gpus_per_node, store, int(options.one_node))
-    finally:
-        ray.shutdown()
-        ray_cluster.shutdown()
+    with _ended_by_sigterm():
+        ray_cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            ray.init(address=ray_cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+            yield Nodes(ray_cluster, options.gpus_per_node, store, int(options.one_node))
+        finally:
+            ray.shutdown()
+            ray_cluster.shutdown()
+
+
+def _ended_by_sigterm() -> AbstractContextManager[object]:
+    """Whoever started Ray's head outlives a SIGTERM by half a minute of drain, for the good of nodes that go on; here
+    all of them go."""
+    return patch("ray._private.ray_constants.RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", 0)
 
 
 class SimulatedGpus(nodes.Nodes):
