@@ -22,7 +22,6 @@ from layerscope.engine.lines import BatchLines, PackedLines
 from layerscope.engine.logs import Span
 from layerscope.planning.machine import probe
 from layerscope.questions.sources import Question
-from layerscope.records.feature_lists import LayerBlock
 from layerscope.records.fingerprints import Fingerprint
 from simulation.nodes import GPU
 from simulation.workload import Features, first_rows, make_frame
@@ -98,13 +97,14 @@ class EncoderHost(Host):
 
     async def encode(
         self, actor: int, batch: int, activations: Any, _k: int | None, apart: bool = False
-    ) -> Encoded | tuple[Encoded, LayerBlock]:
+    ) -> Encoded | tuple[Encoded, None]:
         n_questions = int(activations[0])
         span = await self._compute(actor, n_questions / self._rate)
         with self._log.open("a", encoding="ascii") as log:
             log.write(f"{batch} {span.end}\n")
         block = first_rows(self._features[self._layers[actor]], 2 * n_questions)
-        return (Encoded(None, span, block.nbytes), block) if apart else Encoded(block, span, block.nbytes)
+        # What goes from encoder to encoder, to be compressed, is none of the driver's: it was compressed before.
+        return (Encoded(None, span, block.nbytes), None) if apart else Encoded(block, span, block.nbytes)
 
     async def pack(self, _actor: int, batch: int, *_: Any) -> PackedLines:
         return PackedLines(self._packed[batch], Span(time.time(), time.time()))

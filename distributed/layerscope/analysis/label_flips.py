@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-_HELD_BYTES = 1 << 28  # of signs as numbers, at once
+_HELD_BYTES = 1 << 27  # of signs as numbers, at once
 _GROUPS_DRAWN = 1 << 12  # at once; a multiple of four, which is what the generator draws together
 
 
