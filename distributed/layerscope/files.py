@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
-from layerscope.errors import UsageError, did_you_mean, remedy
+from layerscope.errors import UsageError, remedy
 
 COMPRESSED = frozenset((".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".br", ".zip", ".7z", ".z"))
 """Suffixes of names that promise compressed content."""
@@ -51,19 +51,6 @@ def names_in(folder: Path) -> list[str]:
         return sorted(each.name for each in islice(folder.iterdir(), 1000))
     except OSError:
         return []
-
-
-def existing_records(text: str | os.PathLike[str]) -> Path:
-    """The file of records that a person names.
-
-    Raises:
-        UsageError: there is no such file.
-    """
-    path = user_path(text)
-    if not path.is_file():
-        near = did_you_mean(path.name, names_in(path.parent))
-        raise UsageError(f"There is no file {path}.{near} Name the .jsonl file of a run.")
-    return path
 
 
 def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:

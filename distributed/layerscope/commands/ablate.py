@@ -45,6 +45,7 @@ from layerscope.records.manifest import AblationAbout
 from layerscope.records.packing import packing_of
 from layerscope.records.progress import Progress
 from layerscope.records.run import Run
+from layerscope.records.stored_run import StoredRun
 from layerscope.records.targets import records_path
 
 
@@ -93,9 +94,10 @@ def ablate(file: Path, options: AblationOptions) -> int:
 def _config(run: Run, options: AblationOptions) -> Config:
     """The run's settings, with this command's places and machines."""
     path = records_path(options.output_file)
-    if path == run.path.absolute() or packing_of(path) is not None or options.output_file.endswith(".json"):
+    not_plain = packing_of(path) is not None or options.output_file.endswith(".json")
+    if isinstance(path, StoredRun) or path == run.path.absolute() or not_plain:
         raise UsageError(
-            f"--output-file: {options.output_file} is the run's own file, or no name of plain lines.\n"
+            f"--output-file: {options.output_file} is the run's own file, or no name of plain lines on a disk.\n"
             "Name another, such as ablations.jsonl."
         )
     config = config_of(run)

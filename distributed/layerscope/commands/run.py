@@ -24,6 +24,7 @@ from layerscope.planning.surroundings import surroundings
 from layerscope.records import journal
 from layerscope.records.array import write_array
 from layerscope.records.fingerprints import Fingerprints
+from layerscope.records.object_journal import open_output
 from layerscope.records.progress import Progress
 from layerscope.records.run import Run
 from layerscope.records.totals import Totals
@@ -35,9 +36,7 @@ def run_job(config: Config) -> int:
     job = prepare(config, cluster.nodes)
     warn(job)
     check_space(job)
-    with journal.open_journal(
-        job.output.records, job.identity(), job.about(command_line()), job.output.overwrite
-    ) as file:
+    with open_output(job.output.records, job.identity(), job.about(command_line()), job.output.overwrite) as file:
         totals, retried = recovered(file, warning, job.output.retry_errors)
         if file.lines < job.n_questions or retried:
             try:

@@ -74,14 +74,14 @@ def explain(
     if not ids:
         of = "" if dictionary == FIRST else f" of dictionary {dictionary}"
         raise LayerscopeError(
-            f"None of the SAEs{of} of {file} has pages on Neuronpedia, so nobody has explained its features.\n"
+            f"None of the SAEs{of} of {run.path} has pages on Neuronpedia, so nobody has explained its features.\n"
             "Canonical SAEs of Gemma Scope have them (--sae-l0 canonical, as is the default)."
         )
     for reason, layers in _fetch_missing(ids, ("explanations", "densities") if density else ("explanations",)).items():
         say(f"Warning: layers {ranges(layers)}: {reason}", sys.stderr)
     explanations = load_explanations(manifest)
     if not explanations.by_layer:
-        raise LayerscopeError(f"No explanations for any layer of {file}, for the reasons above.")
+        raise LayerscopeError(f"No explanations for any layer of {run.path}, for the reasons above.")
     told = _describe(ids, explanations)
     return f"{told}\n{annotate(run, explanations.by_layer, to, dictionary)}" if to is not None else told
 

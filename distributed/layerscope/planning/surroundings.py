@@ -24,6 +24,7 @@ from layerscope.records import locking
 from layerscope.records.differences import settings_that_differ
 from layerscope.records.manifest import RUNNING
 from layerscope.records.run import Run
+from layerscope.records.stored_run import StoredRun
 
 _ELSE = ("ray", "huggingface_hub")  # whose versions change no number
 
@@ -75,11 +76,12 @@ def obstacles(job: Job) -> list[str]:
 def _free(job: Job) -> list[str]:
     """Each disk once: where the records go, downloads, what is derived from them, and Ray's own files."""
     places = {
-        "output": job.output.records.parent,
         "hub": Path(constants.HF_HUB_CACHE),
         "cache": cache.cache_folder(),
         "temporary": Path(tempfile.gettempdir()),
     }
+    if not isinstance(job.output.records, StoredRun):
+        places = {"output": job.output.records.parent, **places}
     by_disk = dict[int, list[str]]()
     for name, place in places.items():
         by_disk.setdefault(_there(place).stat().st_dev, []).append(name)

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 from msgspec import UNSET, Struct, UnsetType
 
-from layerscope.files import existing_records, user_path
+from layerscope.records.addresses import existing_records, run_path
 from layerscope.records.extent import Extent
 from layerscope.records.identity import AblationSettings, ChosenFeature, Control, Identity
 from layerscope.records.manifest import AblationAbout, manifest_path, read_manifest
@@ -227,7 +227,7 @@ def ablations_of(files: Path | Sequence[Path]) -> AblationFile | None:
         UsageError: its manifest is none.
     """
     paths = [files] if isinstance(files, Path) else files
-    if len(paths) != 1 or not manifest_path(path := user_path(paths[0])).exists() or names_parts(path):
+    if len(paths) != 1 or not manifest_path(path := run_path(paths[0])).exists() or names_parts(path):
         return None
     manifest = read_manifest(path)
     return None if manifest.identity.ablation is UNSET else AblationFile(path, manifest)

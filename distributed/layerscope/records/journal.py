@@ -21,7 +21,7 @@ from layerscope.records.appending import Line, append_lines, former
 from layerscope.records.differences import manifest_to_go_on_with
 from layerscope.records.extent import Extent
 from layerscope.records.fingerprints import Fingerprint
-from layerscope.records.going_on import begun, passed_over
+from layerscope.records.going_on import begun, counted, passed_over, with_computed
 from layerscope.records.identity import Identity
 from layerscope.records.locking import open_locked
 from layerscope.records.manifest import RUNNING, About, Manifest, manifest_path, write_manifest
@@ -33,6 +33,7 @@ from layerscope.records.record import Unscored
 from layerscope.records.replacing import Replacement, copy_replaced
 from layerscope.records.residual_files import NO_ROWS, ResidualFiles, ResidualRows
 from layerscope.records.residuals import Layout
+from layerscope.records.run import Run
 from layerscope.records.taken_away import Watch
 from layerscope.records.totals import Counts, Totals
 
@@ -108,10 +109,7 @@ class Journal:
             forget_aside(self.path)
         self._residuals.join()
         self._extent.join(more)
-        self._totals = None if counts is None else self._totals
-        if self._totals is not None:
-            for of_line in counts or ():
-                self._totals.add_counts(of_line)
+        self._totals = counted(self._totals, counts)
         if time.monotonic() - self._checkpointed > _CHECKPOINT_SECONDS:
             self.checkpoint()
 
@@ -183,14 +181,7 @@ class Journal:
             fingerprints: of all that computed for the file so far.
             clamped: batches with residuals beyond their number format.
         """
-        known = self._manifest
-        self._manifest = replace(
-            known,
-            halved_batches=list(dict.fromkeys([*known.halved_batches, *halved])),
-            clamped_batches=list(dict.fromkeys([*known.clamped_batches, *clamped])),
-            fingerprints=dict(fingerprints),
-        )
-        self._unsaved = True
+        self._manifest, self._unsaved = with_computed(self._manifest, halved, fingerprints, clamped), True
 
     def checkpoint(self) -> None:
         """Notes in the manifest how far the file goes and what its bytes hash to."""
@@ -238,15 +229,7 @@ class Journal:
         Raises:
             LayerscopeError: a line is not the record that belongs there, or was changed after it was written.
         """
-        run, errors = kind_of_file(self._manifest.identity)(self.path, self._manifest, RUNNING), list[int]()
-        self._extent, totals = (Extent(run.manifest.progress), Totals()) if every else passed_over(run)
-        self._totals = None if run.of_ablations else totals
-        for number, (_, record) in enumerate(run.entries(to_go_on=True, extent=self._extent), self.lines):
-            if isinstance(record, Unscored):
-                errors.append(number)
-            on_record(record)
-            if self._totals is not None:
-                self._totals.add_record(record)
+        run, errors = self._read(self.path, on_record, every)
         try:
             self._residuals.recover(self._extent.lines, errors, self._manifest.progress)
             self._cut()
@@ -256,6 +239,19 @@ class Journal:
             raise LayerscopeError(f"{self.path} cannot be written: {error.strerror}. It is as it was.") from error
         self._known = True
         return max(0, self.lines - run.covered)
+
+    def _read(self, path: Path, on_record: Callable[[Any], None], every: bool) -> tuple[Run, list[int]]:
+        """Reads what is there, see `recover`: which run it is, and which of its lines are errors."""
+        run, errors = kind_of_file(self._manifest.identity)(path, self._manifest, RUNNING), list[int]()
+        self._extent, totals = (Extent(run.manifest.progress), Totals()) if every else passed_over(run)
+        self._totals = None if run.of_ablations else totals
+        for number, (_, record) in enumerate(run.entries(to_go_on=True, extent=self._extent), self.lines):
+            if isinstance(record, Unscored):
+                errors.append(number)
+            on_record(record)
+            if self._totals is not None:
+                self._totals.add_record(record)
+        return run, errors
 
     def _take_back(self) -> None:
         self._known = False

@@ -7,12 +7,16 @@ import time
 from pathlib import Path
 
 from layerscope.errors import LayerscopeError, UsageError
+from layerscope.records.object_lock import is_held
+from layerscope.records.stored_run import StoredRun
 
 _LOCK_SECONDS = 0.5
 
 
 def is_locked(path: Path) -> bool:
     """Whether a run is on the file now."""
+    if isinstance(path, StoredRun):
+        return is_held(path)
     with path.open("rb") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)

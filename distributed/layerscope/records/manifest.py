@@ -5,7 +5,6 @@ any other: a run that does not know it refuses to go on with the file. What it a
 when the manifest is written anew.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -20,11 +19,11 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError, UsageError, remedy
-from layerscope.files import read_plain, replacing
 from layerscope.records.fingerprints import Fingerprint
 from layerscope.records.identity import Count, DictionaryName, Identity
 from layerscope.records.noted import Progress
 from layerscope.records.order import read_order
+from layerscope.records.stored_run import MANIFEST, StoredRun, content_of, replace_content
 from layerscope.records.strangers import reader_of
 from layerscope.strict_json import parse_object
 
@@ -185,7 +184,7 @@ class Manifest(Struct, kw_only=True, omit_defaults=True):
 
 def manifest_path(path: Path) -> Path:
     """Where the manifest of an output file lies."""
-    return path.with_name(path.name + ".manifest.json")
+    return path.manifest if isinstance(path, StoredRun) else path.with_name(f"{path.name}.{MANIFEST}")
 
 
 def read_manifest(path: Path, advice: Advice = READING) -> Manifest:
@@ -196,7 +195,7 @@ def read_manifest(path: Path, advice: Advice = READING) -> Manifest:
     """
     beside = manifest_path(path)
     try:
-        content = cast(dict[str, Any], parse_object(read_plain(beside)))
+        content = cast(dict[str, Any], parse_object(content_of(beside)))
         _check_format(content)
         manifest = msgspec.convert(content, Manifest, str_keys=True)
         if not manifest.lists_lines:
@@ -224,10 +223,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         LayerscopeError: it cannot be written.
     """
     try:
-        with replacing(manifest_path(path)) as temporary, temporary.open("wb") as stream:
-            stream.write(orjson.dumps(_builtins(manifest), option=orjson.OPT_INDENT_2) + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        replace_content(manifest_path(path), orjson.dumps(_builtins(manifest), option=orjson.OPT_INDENT_2) + b"\n")
     except OSError as error:
         raise LayerscopeError(
             f"The manifest of {path} cannot be written: {error.strerror}. Make room and run again."

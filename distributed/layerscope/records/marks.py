@@ -19,6 +19,7 @@ from layerscope.errors import LayerscopeError, remedy
 from layerscope.files import read_plain, replacing, sync_data, write_pieces
 from layerscope.records.extent import MARK_BYTES, Extent
 from layerscope.records.noted import Progress
+from layerscope.records.stored_run import StoredRun
 
 HEADER: Final = b"layerscope marks 1\n"
 _ENTRY_BYTES = 2 * MARK_BYTES
@@ -45,6 +46,8 @@ def read_marks(path: Path, noted: Progress | UnsetType) -> bytes:
     Raises:
         LayerscopeError: they cannot be read.
     """
+    if isinstance(path, StoredRun):  # whose parts never change
+        return b""
     beside = marks_path(path)
     try:
         content = read_plain(beside)

@@ -6,6 +6,7 @@ an integer a line; it is written once, before the file has a line, and the manif
 
 import os
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -14,7 +15,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError, UsageError, remedy
-from layerscope.files import open_plain, replacing
+from layerscope.files import open_plain
+from layerscope.records.stored_run import StoredObject, StoredRun, replace_content
 
 MOST_LISTED: Final = 1 << 16
 """Lines of a run whose manifest lists them, and the mark of each."""
@@ -23,7 +25,7 @@ _MAGIC: Final = b"\x93NUMPY"
 
 def order_path(path: Path) -> Path:
     """Where the order of an output file with many lines lies."""
-    return path.with_name(path.name + ".order.npy")
+    return path.part("order.npy") if isinstance(path, StoredRun) else path.with_name(path.name + ".order.npy")
 
 
 def is_order(path: Path) -> bool:
@@ -58,8 +60,9 @@ def write_order(path: Path, example_ids: Sequence[int]) -> None:
     """
     ids = np.asarray(example_ids)
     try:
-        with replacing(order_path(path)) as temporary, temporary.open("wb") as stream:
-            np.save(stream, ids, allow_pickle=False)
+        with BytesIO() as content:
+            np.save(content, ids, allow_pickle=False)
+            replace_content(order_path(path), content.getbuffer())
     except OSError as error:
         raise LayerscopeError(
             f"{order_path(path)} cannot be written: {error.strerror or error}. Make room and run again."
@@ -78,8 +81,11 @@ def read_order(path: Path, lines: int, xxh3: str, restore: str) -> Sequence[int]
     beside = order_path(path)
     told = f"{beside} is not the order of the lines that {path.name}'s manifest knows"
     try:
-        os.close(open_plain(beside))  # a pipe there would be waited for
-        ids = np.load(beside, mmap_mode="r", allow_pickle=False)
+        if isinstance(beside, StoredObject):
+            ids = np.load(BytesIO(beside.read_bytes()), allow_pickle=False)
+        else:
+            os.close(open_plain(beside))  # a pipe there would be waited for
+            ids = np.load(beside, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise UsageError(f"{beside} is missing: it holds the order of the lines of {path.name}.\n{restore}") from None
     except OSError as error:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from layerscope.errors import LayerscopeError
 from layerscope.files import Piece
 from layerscope.records.identity import Packing, PackingName
+from layerscope.records.stored_run import StoredRun
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,10 @@ def packing_suffix(path: Path) -> PackingName | None:
 
 
 def packing_of(path: Path) -> Packing | None:
-    """How the lines of a file of this name are compressed; None where they are not."""
+    """How the lines of a file of this name are compressed; None where they are not (in object storage: of `.jsonl`)."""
     name = packing_suffix(path)
+    if isinstance(path, StoredRun) and path.suffix.lower() != ".jsonl":
+        name = name or "zstd"
     return None if name is None else packing(name)
 
 

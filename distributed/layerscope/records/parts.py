@@ -14,10 +14,12 @@ import orjson
 from msgspec import Meta, Struct
 
 from layerscope.errors import UsageError, remedy
-from layerscope.files import open_plain, read_plain, user_path
+from layerscope.files import open_plain, read_plain
 from layerscope.formatting import listed, ranges, utf8
+from layerscope.records.addresses import run_path
 from layerscope.records.manifest import READING, manifest_path
 from layerscope.records.packing import packing_suffix
+from layerscope.records.stored_run import StoredRun
 from layerscope.strict_json import parse_object
 
 _MANIFEST = manifest_path(Path("x")).name.removeprefix("x")
@@ -89,7 +91,9 @@ def files_named(named: Path) -> tuple[Path | None, list[Path]]:
     Raises:
         UsageError: a part is missing, or a folder holds several runs, or none.
     """
-    named = user_path(named)
+    named = run_path(named)
+    if isinstance(named, StoredRun):
+        return None, [*named.runs()]
     if named.is_dir():
         return _files_in(named)
     run = named.with_name(named.name.removesuffix(_MANIFEST))

@@ -14,9 +14,9 @@ from typing import Any, Self, TypeVar
 from msgspec import UNSET
 
 from layerscope.errors import LayerscopeError, UsageError, did_you_mean, remedy
-from layerscope.files import existing_records
 from layerscope.formatting import shell_word, utf8
 from layerscope.records import locking
+from layerscope.records.addresses import existing_records, is_address
 from layerscope.records.extent import MARK_BYTES, Extent
 from layerscope.records.manifest import READING, Advice, Manifest, manifest_path, read_manifest
 from layerscope.records.marks import read_marks
@@ -206,7 +206,7 @@ class RecordsFile:
 
     def _what_to_do(self, first: int, begins: int) -> str:
         """Where the stretch that begins so is off: it was added, or something in it was changed."""
-        if self._known is None or first != self.covered + 1:
+        if self._known is None or first != self.covered + 1 or is_address(self.path):
             return f"Nothing behind it can be trusted. {self._advice.broken}"
         keep = f"truncate -s {begins} {shell_word(str(self.path))}"
         return f"What comes before it is as it was written; keep that alone with: {keep}"

@@ -14,9 +14,9 @@ from msgspec.structs import replace
 
 from layerscope.config import FIRST
 from layerscope.errors import UsageError
-from layerscope.files import user_path
 from layerscope.formatting import ranges
 from layerscope.records import locking
+from layerscope.records.addresses import run_path
 from layerscope.records.differences import differences
 from layerscope.records.extent import Extent
 from layerscope.records.fingerprints import computed_otherwise
@@ -110,8 +110,8 @@ def user_paths(named: object) -> list[Path]:
         UsageError: it was given something else.
     """
     if isinstance(named, Iterable) and not isinstance(named, str | bytes | os.PathLike):
-        return [user_path(each) for each in named]
-    return [user_path(named)]  # type: ignore[arg-type]  # which says what it is
+        return [run_path(each) for each in named]
+    return [run_path(named)]  # type: ignore[arg-type]  # which says what it is
 
 
 def named_files(files: Files) -> tuple[Path | None, list[Path]]:

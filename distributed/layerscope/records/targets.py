@@ -5,18 +5,20 @@ reads or of a run. What is there already is replaced only where the command made
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from layerscope.errors import UsageError, remedy
 from layerscope.files import COMPRESSED, user_path
 from layerscope.questions.standard_input import records_of_copy
+from layerscope.records.addresses import is_address, run_path
 from layerscope.records.manifest import manifest_path
 from layerscope.records.marks import is_marks, marks_path
 from layerscope.records.order import is_order, order_path
 from layerscope.records.overwriting import aside_path
 from layerscope.records.packing import packing_suffix
 from layerscope.records.residuals import is_residuals, residuals_path
+from layerscope.records.stored_run import StoredRun
 from layerscope.records.stretches import NotAFrameError, read_lines
 
 _BESIDE = (manifest_path, marks_path, order_path, residuals_path, aside_path)
@@ -32,7 +34,9 @@ LONGEST_NAME = 255 - len(f".overwritten{_MANIFEST}")
 
 def records_path(output_file: str) -> Path:
     """Where the lines go: the output file, or `x.jsonl` for `x.json`, which gets the array when the run is finished."""
-    path = user_path(output_file).absolute()
+    path = run_path(output_file).absolute()
+    if isinstance(path, StoredRun):
+        return path
     return path.with_suffix(".jsonl") if path.suffix == ".json" else path
 
 
@@ -114,6 +118,38 @@ def check_output(records: Path, array: Path | None, inputs: Iterable[Path], over
         )
 
 
+def check_address(records: StoredRun, without: Mapping[str, bool]) -> None:
+    """Refuses an address that a run cannot write to; asks its store, so that what is missing there is said first.
+
+    Args:
+        without: options that files on a disk alone have, and whether they are given.
+
+    Raises:
+        UsageError: it cannot, or options are given that cannot be kept there.
+        LayerscopeError: the store does not answer.
+    """
+    option = "--output-file"
+    if given := [name for name, is_given in without.items() if is_given]:
+        raise UsageError(
+            f"{option}: {records} is in object storage, where {' and '.join(given)} cannot be kept or done.\n"
+            f"Leave {'it' if len(given) == 1 else 'them'} out, or name a file on a disk."
+        )
+    inner = inner_suffix(records)
+    if inner in (*_OF_EXPORTS, ".json"):
+        raise UsageError(
+            f"{option}: {records} is a folder of lines of JSON. Leave out {inner}, and make such a file of it "
+            "with `layerscope export` or `layerscope report`."
+        )
+    if records.is_one_object:
+        raise UsageError(
+            f"{option}: {records} is one object, and a run writes a folder of parts. Name another address."
+        )
+    if records.is_file() and not records.manifest.exists():
+        raise UsageError(
+            f"{option}: {records} holds parts without {records.manifest.name}. Restore it, or name another address."
+        )
+
+
 def check_target(
     option: str,
     target: str | os.PathLike[str],
@@ -174,6 +210,8 @@ def _of_a_run(path: Path) -> bool:
 
 
 def _check_place(option: str, path: Path, inputs: Iterable[Path], compressed: bool = False) -> None:
+    if is_address(path):
+        raise UsageError(f"{option}: only a run's output may lie in object storage. Name a file of this machine.")
     folder = path.parent
     if path.suffix.lower() in COMPRESSED and not compressed:
         raise UsageError(

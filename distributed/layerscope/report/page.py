@@ -14,6 +14,7 @@ from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Options
 from layerscope.formatting import size_text
 from layerscope.neuronpedia.explanations import load_explanations
+from layerscope.records.addresses import beside_run
 from layerscope.records.dictionaries import FIRST
 from layerscope.records.effects import Beside
 from layerscope.records.run import Run
@@ -90,7 +91,7 @@ def report(
         readings = (reading,)
     several = reading is not None and len(run.manifest.readings) > 1
     suffix = ("" if dictionary == FIRST else f".{dictionary}") + (f".{reading}.html" if several else ".html")
-    to = page_target(to, run.path.with_suffix(suffix), inputs)
+    to = page_target(to, beside_run(run.path, suffix), inputs)
     beside = features_beside(to) if all_features else None
     with Stages() as stages:
         descriptions = load_explanations(run.manifest).by_layer

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from layerscope.analysis.result import Analysis
 from layerscope.files import user_path
 from layerscope.formatting import visible
+from layerscope.records.addresses import beside_run
 from layerscope.records.dictionaries import FIRST
 from layerscope.report import feature_tables, sentences
 from layerscope.report.feature_tables import Descriptions, Row
@@ -55,7 +56,7 @@ class RunReport:
         """
         dictionary = self.analysis.options.dictionary
         suffix = ".html" if dictionary == FIRST else f".{dictionary}.html"
-        path = self.files[0].with_suffix(suffix) if to is None else user_path(to)
+        path = beside_run(self.files[0], suffix) if to is None else user_path(to)
         report(self.files, path, dictionary=dictionary)
         return path
 

@@ -65,7 +65,7 @@ def test_a_run_with_compressed_lines_is_ablated_as_its_plain_ones_are(
     assert (tmp_path / "b.jsonl").read_bytes() == (tmp_path / "a.jsonl").read_bytes()
     refused = command("ablate", "run.jsonl.zst", "--output-file", "c.jsonl.zst", "--top", "1", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "no name of plain lines" in refused.stderr
+    assert "no name of plain lines on a disk" in refused.stderr
 
 
 def test_the_first_by_attribution_are_ablated_in_every_question_beside_three_controls(
