@@ -144,8 +144,9 @@ class Config:
     """Score and record the solutions without surrounding white space."""
     output_file: Common[str] = "auto"
     """Where the records go, a line each; compressed with a name that ends in .zst or .gz. With a name that ends in
-    .json the lines go to .jsonl beside it, and the finished run writes the array too. auto is a name in the working
-    folder that says what is asked for: piqa_sae_top100_all_layers.jsonl."""
+    .json the lines go to .jsonl beside it, and the finished run writes the array too. s3://bucket/run/ is a folder in
+    object storage. auto is a name in the working folder that says what is asked for, as
+    piqa_sae_top100_all_layers.jsonl."""
     overwrite: OfOutput[bool] = False
     """Start anew where the output file holds a run already."""
     retry_errors: OfOutput[bool] = False

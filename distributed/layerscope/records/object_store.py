@@ -220,6 +220,7 @@ def _passes(error: BaseException) -> bool:
 def _told(address: str, doing: str, error: BaseException) -> LayerscopeError:
     store, bucket = STORES[address.partition(":")[0]], key_of(address).partition("/")[0]
     code, name = _code(error), type(error).__name__
+    answer = str(getattr(error, "strerror", None) or first_line(error))[:150]
     if code in ("NoSuchBucket", "InvalidBucketName"):
         return UsageError(f"{address}: there is no bucket {bucket}.\nMake it, or name another address.")
     if _is_expired(error):
@@ -240,8 +241,6 @@ def _told(address: str, doing: str, error: BaseException) -> LayerscopeError:
     if _passes(error):
         return LayerscopeError(
             f"{address} cannot be {doing}: {store.told} did not answer as it should, however often it was asked "
-            f"({first_line(error)[:150]}).\nRun the same command again once it does."
+            f"({answer}).\nRun the same command again once it does."
         )
-    return LayerscopeError(
-        f"{address} cannot be {doing}: {first_line(error)[:200]}.\nMend that and run the same command again."
-    )
+    return LayerscopeError(f"{address} cannot be {doing}: {answer}.\nMend that and run the same command again.")

@@ -1,14 +1,14 @@
 """What goes wrong with an object store: what passes is tried again, the rest is said in words, and nothing is lost."""
 
-import builtins
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import fsspec.registry  # noqa: F401 - looked into
 import pytest
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.records import object_journal, object_store
+from layerscope.records import object_journal, object_lock, object_store
 from layerscope.records.addresses import existing_records, run_path
 from layerscope.records.status import status
 from layerscope.records.targets import check_target
@@ -24,6 +24,7 @@ PUT, GET, LIST = "PUT .*part-0000[01]", "GET .*part-", r"GET .*list-type"
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of a few batches, and not much patience."""
     monkeypatch.setattr(object_journal, "PART_BYTES", 700)
+    monkeypatch.setattr(object_lock, "_LOOK_SECONDS", 0.2)
     monkeypatch.setattr(object_store, "READ_SECONDS", 0.2)
     monkeypatch.setattr(object_store, "WRITE_SECONDS", 0.5)
 
@@ -127,16 +128,11 @@ def test_no_server_is_told(storage: Storage, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = builtins.__import__
-
-    def without(name: str, *more: Any, **named: Any) -> Any:
-        if name.partition(".")[0] in ("s3fs", "gcsfs"):
-            raise ImportError(f"No module named {name!r}")
-        return found(name, *more, **named)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    for library in ("s3fs", "gcsfs"):
+        monkeypatch.setitem(sys.modules, library, None)
+    for scheme in ("s3", "gs"):
+        monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)
     for scheme, extra, told in (("s3", "s3", "S3"), ("gs", "gs", "Google Cloud Storage")):
-        monkeypatch.setattr("fsspec.registry._registry", {})
         object_store._file_system.cache_clear()
         with pytest.raises(UsageError) as raised:
             existing_records(f"{scheme}://bucket/run")
@@ -202,7 +198,7 @@ def test_parts_of_two_runs_are_told(spoilt: Storage) -> None:
 def test_a_part_of_another_run_is_found(spoilt: Storage) -> None:
     first = object_store.read(f"{spoilt.run}/part-00000.jsonl.zst")
     object_store.put(f"{spoilt.run}/part-00001.jsonl.zst", first)
-    with pytest.raises(LayerscopeError, match=r"/run, line \d+: example_id is \d+, .*\nNothing behind it can be"):
+    with pytest.raises(LayerscopeError, match=r"/run, line \d+: example_id is \d+; the plan.*\nNothing behind it"):
         verify(stored(spoilt.run))
 
 
