@@ -140,7 +140,8 @@ def measure(options: argparse.Namespace, kept: Path, scratch: Path) -> dict[str,
         figures["four_choices"] = four_choices(settings, environment, scratch, figures["work"], shape)
     if "ablate" not in options.skip:
         note("ablations")
-        figures["ablate"] = asdict(apart(ablating.ablations, job, device)[0])
+        ablations, _ = apart(ablating.ablations, job, device)
+        figures["ablate"] = {kind: asdict(of_kind) for kind, of_kind in ablations.items()}
     figures["limit_again"] = limits(figures, shape)
     if "driver" not in options.skip:
         note("one driver")

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarking.contenders import STRONG_TOKENS, Strong
 from benchmarking.measure import synchronise
 from benchmarking.ours import Clock, loaded_model, timing_projection
-from layerscope.engine.ablating import ablate, begin_batch, load_features
+from layerscope.engine.ablating import Begun, ablate, begin_batch, load_features
+from layerscope.models.language_model import LanguageModel
 from layerscope.planning.job import Job
 from layerscope.planning.to_ablate import ToAblate
 from layerscope.questions.sources import Question
@@ -21,7 +23,6 @@ from layerscope.saes.cache import load_encoder
 from layerscope.saes.chosen import ChosenOfLayer
 from layerscope.saes.encoder import active
 
-_FEATURES_OF_LAYER = 3
 _PLAIN_SHARE = 5  # of the ablations, one in so many is enough for the slow way
 
 
@@ -54,43 +55,70 @@ class _Wanted:
     margin: float
 
 
-def ablations(job: Job, device: str) -> Ablations:
-    """Those that fire most on the questions of the plan's middle batch, after layers at a quarter, half and three."""
+def ablations(job: Job, device: str) -> dict[str, Ablations]:
+    """Of two kinds of features, on the questions of the plan's middle batch, after layers at a quarter, half and three.
+
+    Those that fire at most of the solutions' tokens are the dearest there are: all of these are run again. Others are
+    drawn from all that fire at any, as `layerscope ablate --check` draws them.
+    """
     layers = sorted({job.spec.n_layers * part // 4 for part in (1, 2, 3)})
     ids = [int(example_id) for example_id in job.plan.batch(len(job.plan) // 2)]
-    wanted, chosen, ours, forward = _ours(job, device, layers, ids)
-    some = wanted[_PLAIN_SHARE // 2 :: _PLAIN_SHARE] or wanted[:1]
-    plain, together, difference = _plain(job, device, some, ids, chosen)
-    return Ablations(len(wanted), layers, ours, forward, plain, together, len(some), difference)
+    ours = _ours(job, device, layers, ids)
+    strong = Strong(job, device, with_saes=False)
+    found = {}
+    for kind, of in ours.items():
+        some = of.wanted[_PLAIN_SHARE // 2 :: _PLAIN_SHARE] or of.wanted[:1]
+        ablations = [_Ablation(job.selection[ids[each.question]], strong, each) for each in some]
+        plain = _plain(strong, ablations, of.chosen)
+        found[kind] = Ablations(len(of.wanted), layers, of.seconds, of.forward_from_there, *plain)
+    return found
 
 
-def _ours(
-    job: Job, device: str, layers: list[int], ids: Sequence[int]
-) -> tuple[list[_Wanted], dict[int, ChosenOfLayer], float, float]:
+@dataclass(frozen=True)
+class _Ours:
+    wanted: list[_Wanted]
+    chosen: dict[int, ChosenOfLayer]
+    seconds: float
+    """An ablation."""
+    forward_from_there: float
+
+
+def _ours(job: Job, device: str, layers: list[int], ids: Sequence[int]) -> dict[str, _Ours]:
     model, tokenizer, place = loaded_model(job, device)
     questions = [job.selection[example_id] for example_id in ids]
     begun = begin_batch(model, tokenizer, questions, layers)
     assert begun.kept is not None
     pairs = list(begun.kept.pairs)
-    portion = [
-        ChosenFeature(layer, feature_id, None)
-        for layer in layers
-        for feature_id in _firing_most(job, layer, begun.kept.states[layer], place)
-    ]
-    saes = tuple(sae for sae in job.saes if sae.layer in layers)
-    numerics = job.numerics
-    to_ablate = ToAblate(
-        job.sae_repository, saes, numerics.sae_dtype, [portion], (None,), -1.0, {}, numerics.batch_tokens
-    )
-    features = load_features(to_ablate, job.spec.d_model, place)
     clock = Clock()
     with timing_projection(clock):
         model.forward(pairs, layers)  # to warm up
         clock.seconds.clear()
         with clock("forward"):
             model.forward(pairs, layers)
-        scores = clock.seconds["projection and scores"]
-        body = clock.seconds["forward"] - scores
+    scores = clock.seconds["projection and scores"]
+    body = clock.seconds["forward"] - scores
+    counts = {layer: _counts(job, layer, begun, place) for layer in layers}
+    found = {}
+    for kind, choose in KINDS.items():
+        portion = [
+            ChosenFeature(layer, feature_id, None) for layer in layers for feature_id in sorted(choose(counts[layer]))
+        ]
+        wanted, chosen, seconds = _timed(job, model, begun, portion, place)
+        above = np.mean([1 - (each.layer + 1) / job.spec.n_layers for each in wanted])
+        found[kind] = _Ours(wanted, chosen, seconds, (body * float(above) + scores) / len(questions))
+    return found
+
+
+def _timed(
+    job: Job, model: LanguageModel, begun: Begun, portion: list[ChosenFeature], place: torch.device
+) -> tuple[list[_Wanted], dict[int, ChosenOfLayer], float]:
+    """What was ablated, with what, and seconds an ablation."""
+    saes = tuple(sae for sae in job.saes if sae.layer in {feature.layer for feature in portion})
+    numerics = job.numerics
+    to_ablate = ToAblate(
+        job.sae_repository, saes, numerics.sae_dtype, [portion], (None,), -1.0, {}, numerics.batch_tokens
+    )
+    features = load_features(to_ablate, job.spec.d_model, place)
     lines, seconds = list[bytes](), 0.0
     for features_of in (portion[:1], portion):  # the first time to warm up
         synchronise()
@@ -98,8 +126,7 @@ def _ours(
         lines, _ = ablate(model, begun, features, features_of, to_ablate)
         synchronise()
         seconds = time.perf_counter() - start
-    number = {example_id: at for at, example_id in enumerate(ids)}
-    found = [parsed for parsed in map(parse_ablation, lines) if parsed.tokens]
+    number = {question.example_id: at for at, question in enumerate(begun.questions)}
     place_of = {layer: list(of.feature_ids) for layer, of in features.items()}
     wanted = [
         _Wanted(
@@ -108,29 +135,40 @@ def _ours(
             place_of[each.layer].index(each.feature_id),
             each.margin_ablated or 0.0,
         )
-        for each in found
+        for each in map(parse_ablation, lines)
+        if each.tokens
     ]
-    n_layers = job.spec.n_layers
-    from_there = np.mean([body * (n_layers - 1 - each.layer) / n_layers + scores for each in wanted])
-    return wanted, features, seconds / len(wanted), float(from_there) / len(questions)
+    return wanted, features, seconds / len(wanted)
 
 
-def _firing_most(job: Job, layer: int, states: Tensor, place: torch.device) -> list[int]:
-    """Those features of a layer that fire at most of these tokens [T, D], ascending."""
+def _counts(job: Job, layer: int, begun: Begun, place: torch.device) -> NDArray[np.int64]:
+    """At how many of a batch's solution tokens each feature of a layer fires: [F]."""
     (sae,) = (sae for sae in job.saes if sae.layer == layer)
-    dtype = getattr(torch, job.numerics.sae_dtype)
+    kept, dtype = begun.kept, getattr(torch, job.numerics.sae_dtype)
+    assert kept is not None
+    of_solutions = np.concatenate([pair.positions() >= pair.prompt for pair in kept.pairs])
+    states = kept.states[layer][torch.from_numpy(of_solutions).to(place)]
     _, feature_id, _ = active(states, load_encoder(job.sae_repository, sae, job.spec.d_model, dtype, place))
-    counts = np.bincount(feature_id.cpu().numpy(), minlength=job.d_sae)
-    return sorted(np.argsort(-counts, kind="stable")[:_FEATURES_OF_LAYER].tolist())
+    return np.bincount(feature_id.cpu().numpy(), minlength=job.d_sae)
+
+
+def _frequent(counts: NDArray[np.int64]) -> list[int]:
+    return np.argsort(-counts, kind="stable")[:3].tolist()
+
+
+def _drawn(counts: NDArray[np.int64]) -> list[int]:
+    fires = np.flatnonzero(counts)
+    return np.random.default_rng(0).choice(fires, min(12, len(fires)), replace=False).tolist()
+
+
+KINDS = {"drawn": _drawn, "frequent": _frequent}
 
 
 @torch.inference_mode()
 def _plain(
-    job: Job, device: str, wanted: Sequence[_Wanted], ids: Sequence[int], chosen: dict[int, ChosenOfLayer]
-) -> tuple[float, float, float]:
-    """Seconds an ablation by whole passes, one each and many of a layer at once, and how far a margin is from ours."""
-    strong = Strong(job, device, with_saes=False)
-    ablations = [_Ablation(job.selection[ids[each.question]], strong, each) for each in wanted]
+    strong: Strong, ablations: Sequence["_Ablation"], chosen: dict[int, ChosenOfLayer]
+) -> tuple[float, float, int, float]:
+    """Seconds an ablation by whole passes, one each and many of a layer at once, of how many, and their difference."""
     alone = [[each] for each in ablations]
     together = [
         batch for layer in chosen for batch in _batches([each for each in ablations if each.wanted.layer == layer])
@@ -147,7 +185,7 @@ def _plain(
             for batch, of_batch in zip(batches, margins, strict=True)
             for each, margin in zip(batch, of_batch, strict=True)
         ]
-    return seconds[1], seconds[3], max(differences)
+    return seconds[1], seconds[3], len(ablations), max(differences)
 
 
 class _Ablation:

@@ -131,7 +131,7 @@ def comparisons(figures: dict[str, Any]) -> list[str]:
         ratio = rows["strong baseline, four choices"] / rows[_FOUR]
         lines.append(f"four choices: {ratio:.1f} times as fast as the strong baseline")
     if "ablate" in figures:
-        lines.append(_of_ablations(figures["ablate"]))
+        lines += [_of_ablations(kind, found) for kind, found in figures["ablate"].items()]
     lines += [
         f"  {name.replace('_', ' ')} {figures[name]['memory'] / MIB:,.0f}"
         for name in ("baseline", "strong_baseline")
@@ -167,9 +167,10 @@ def _beside(figures: dict[str, Any], name: str) -> str:
     return f"with {VARIANTS[name]}: {times} (its matrix products {products:.2f} times), {', '.join(memory)}"
 
 
-def _of_ablations(found: dict[str, Any]) -> str:
+def _of_ablations(kind: str, found: dict[str, Any]) -> str:
+    which = {"drawn": "drawn from all that fire", "frequent": "that fires at most solution tokens"}[kind]
     return (
-        f"ablating a feature on a question, after the layers {', '.join(map(str, found['layers']))}: "
+        f"ablating a feature {which} on a question, after the layers {', '.join(map(str, found['layers']))}: "
         f"{1e3 * found['ours']:,.1f} ms, {found['ours'] / found['forward_from_there']:.2f} times the forward pass from "
         f"there on; {found['plain'] / found['ours']:.1f} times as fast as a whole pass of plain transformers each, "
         f"{found['plain_together'] / found['ours']:.1f} times as such passes over many at once; "
