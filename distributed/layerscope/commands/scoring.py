@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import pyarrow as pa
 from markupsafe import Markup, escape
 
 from layerscope.config import Config
-from layerscope.errors import UsageError
+from layerscope.errors import UsageError, did_you_mean
 from layerscope.formatting import visible
 from layerscope.planning.job import Job
 from layerscope.planning.machine import probe
@@ -107,7 +107,7 @@ def score(question: str, solutions: Sequence[str], label: int = 0, **settings: A
     Args:
         solutions: two or more.
         label: which is the right one, from 0; `positive` in the record.
-        settings: as the options of `layerscope run`: `model="google/gemma-2-2b"`, `layers="8,20"`, `top_k=20`,
+        settings: as the options of `layerscope run`: `model="google/gemma-2-2b"`, `layers=[8, 20]`, `top_k=20`,
             `standin=True` …; `all_solutions=True` lists the features of every wrong solution, not of the strongest
             alone.
 
@@ -139,8 +139,12 @@ def _config(settings: dict[str, Any]) -> Config:
         UsageError: there is no such setting, or it has not such values: no command line has looked at them.
     """
     if unknown := sorted(settings.keys() - _SETTINGS):
-        raise UsageError(f"score has no setting {', '.join(unknown)}. It has {', '.join(sorted(_SETTINGS))}.")
+        hint = did_you_mean(unknown[0], _SETTINGS)
+        raise UsageError(f"score has no setting {', '.join(unknown)}. It has {', '.join(sorted(_SETTINGS))}.{hint}")
     texts = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()}
+    layers = texts.get("layers")
+    if isinstance(layers, Collection) and not isinstance(layers, str):  # as a run's `features` takes them
+        texts["layers"] = ",".join(map(str, layers))
     for name, value in texts.items():
         try:
             msgspec.convert(value, _KINDS[name])

@@ -61,7 +61,9 @@ def select_questions(
     source = open_source(wanted)
     warnings = []
     if count is not None and count > len(source):
-        warnings.append(f"{count_of(count, 'question')} asked for; the source has {len(source)}: taking all.")
+        warnings.append(
+            f"--num-samples is {count:,}, and there are {count_of(len(source), 'question')}: all are taken."
+        )
     drawn = None if count is None or count >= len(source) else draw(len(source), count, seed)
     return Selection(source, drawn, strip_solutions), warnings
 

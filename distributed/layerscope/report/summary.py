@@ -92,11 +92,11 @@ def summarise(run: Run, questions: pa.Table) -> Summary:
         proportion(scored[name].to_numpy().astype(bool), group)
         for name in ("model_is_correct", "model_is_correct_per_character")
     )
-    identity = run.manifest.identity
+    identity, ours = run.manifest.identity, "the stand-in" if run.manifest.about.standin else ""
     return Summary(
         file=run.name,
-        model=identity.model.repository,
-        saes=identity.saes.repository,
+        model=ours or identity.model.repository,
+        saes=ours or identity.saes.repository,
         layers=tuple(run.manifest.about.layers),
         readings=run.readings,
         planned=run.planned,
