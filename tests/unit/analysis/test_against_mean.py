@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from layerscope.analysis.label_flips import LabelFlips
 from layerscope.analysis.layer_tests import EVERYTHING, layer_tests
 from layerscope.analysis.lists import FeatureLists
 from layerscope.analysis.result import SetTest
@@ -54,7 +55,7 @@ def test_of_two_solutions_it_is_the_test_of_pairs() -> None:
     sets = sets_of(dense.tolist())
     firing = firing_test(sets, np.full(n_questions, 2), group, everyone, 10)
     strength = strength_test(ranges_of(sets), len(sets.feature_id), group, everyone, 10)
-    flips = np.ones((n_questions, 1), dtype=np.float32)
+    flips = LabelFlips.random(n_questions, 1, 0)
     of_pairs = layer_tests(pairs, group, group % 2 == 0, {}, [np.ones(n_questions)], flips, 10).contrasts[0]
     expected = of_pairs.firing[EVERYTHING], of_pairs.magnitude[EVERYTHING]
     for found, test in zip((firing, strength), expected, strict=True):
