@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from weakref import WeakSet
 
 import pytest
 from tqdm import tqdm
@@ -122,7 +123,8 @@ def test_a_terminal_without_colours_gets_none(
         assert plain.startswith("layerscope waits for Python to load what it needs, 0 s\n")
 
 
-def test_the_line_comes_back_when_a_bar_is_done_and_says_that_actors_end() -> None:
+def test_the_line_comes_back_when_a_bar_is_done_and_says_that_actors_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tqdm, "_instances", WeakSet())  # without those that other tests left
     frame = SimpleNamespace(f_globals={"__name__": "layerscope.engine.own_ray"}, f_back=None)
     assert waited_for(frame, worked=True) == "Ray and its actors to end"  # type: ignore[arg-type]
     bar = tqdm(total=10, file=io.StringIO())
