@@ -44,7 +44,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from background import METRICS_EACH_SECOND, OUTPUT, Run, SharedRay, Start, faulty, shared_ray  # noqa: E402 - Ray reads the environment
 from faults import sitecustomize as faults  # noqa: E402
-from in_process import OneProcess  # noqa: E402
+from in_process import OneProcess, WriterHere  # noqa: E402
 from paths import ROOT  # noqa: E402
 
 if TYPE_CHECKING:
@@ -193,6 +193,7 @@ def actors_here() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         for command_of in ("run", "ablate"):
             patch.setattr(f"layerscope.commands.{command_of}.Cluster", OneProcess)
+        patch.setattr("layerscope.commands.run_parts.start_writer", lambda _: WriterHere())
         yield patch
     for number, handler in handlers.items():  # a run that was stopped leaves its own
         signal.signal(number, handler)

@@ -12,7 +12,7 @@ from layerscope.analysis import choosing
 from layerscope.analysis.ablations import summarise
 from layerscope.commands.effects_told import as_text
 from layerscope.commands.of_run import config_of, expect_the_same
-from layerscope.commands.run import command_line, stop_signals, tell_place, warn, warning
+from layerscope.commands.saying import command_line, stop_signals, tell_place, warn, warning
 from layerscope.config import Config, parse_layers
 from layerscope.config.ablation import AblationOptions
 from layerscope.engine.budget import Budget

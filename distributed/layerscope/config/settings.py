@@ -40,6 +40,7 @@ _COUNTS = (
     "gemma_gpus",
     "layer_blocks",
     "encoders_per_block",
+    "writers",
     "patience",
 )
 
@@ -153,6 +154,10 @@ class Config:
     """Compute the questions with an error line once more before going on; their lines change in one atomic step."""
     shard: OfOutput[str] = "1/1"
     """Part of the job: 3/16 is the third of sixteen. The shards' files, one after the other, are the whole run's."""
+    writers: OfWork[AutoCount] = 1
+    """How many write at once, each its own part of the job: x-00003-of-00016.jsonl.zst is the third of sixteen of
+    --output-file x.jsonl.zst; of a folder (with / at its end) they lie there. Each works with actors of its own, on
+    nodes of its own where there are enough. auto is one for four GPUs."""
     timeline: OfOutput[str] = ""
     """File for a timeline of the run (a Chrome trace): who computes what when, and who waits."""
     device: Common[Literal["auto", "cuda", "cpu"]] = "auto"
@@ -192,7 +197,8 @@ class Config:
             raise UsageError(f"--batch-tokens is {self.batch_tokens}; at most {MAX_BATCH_TOKENS} make one batch.")
         if isinstance(self.encoder_gpus, int) and self.encoder_gpus < 0:
             raise UsageError(f"--encoder-gpus is {self.encoder_gpus}; it must be at least 0.")
-        parse_shard(self.shard)
+        if parse_shard(self.shard)[1] > 1 and self.writers != 1:
+            raise UsageError("--shard is a part for a command of its own, and --writers has parts: give one of them.")
         if not re.fullmatch(L0, self.sae_l0):
             raise UsageError(
                 f"--sae-l0 is {self.sae_l0!r}; it is canonical, min, max, nearest:60, a number such as 71, or a name "

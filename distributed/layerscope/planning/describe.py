@@ -1,6 +1,9 @@
 """What the commands print: a job before it is run, and what it came to."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from msgspec.structs import replace
 
 from layerscope.config import FIRST
 from layerscope.formatting import count_of, size_text
@@ -21,9 +24,13 @@ from layerscope.records.totals import Totals
 STANDIN_NOTE = "Stand-in weights: small, trained on generated text. Nothing here says anything about Gemma."
 
 
-def describe(job: Job) -> str:
-    """What a run of the job would do."""
-    plan, placement = job.plan, job.placement
+def describe(job: Job, placements: Sequence[Placement]) -> str:
+    """What a run of the job would do.
+
+    Args:
+        placements: of those who write at once.
+    """
+    plan = job.plan
     lines = [STANDIN_NOTE] if job.standin else []
     lines += [
         f"model      {job.model.name} {job.model.commit or '(folder)'}: {count_of(job.spec.n_layers, 'layer')}, "
@@ -46,7 +53,8 @@ def describe(job: Job) -> str:
         f"readings   {', '.join(job.reading.names)}{', with the tokens' if job.reading.tokens else ''}",
         *([f"causes     the margin attributed to features ({_causes(job)})"] if job.reading.attribution else []),
         f"batches    {len(plan)} of up to {count_of(job.numerics.batch_tokens, 'token')}",
-        *_describe_placement(placement, job.numerics.threads),
+        *_describe_writers(job, len(placements)),
+        *(line for placement in placements for line in _describe_placement(placement, job.numerics.threads)),
         f"memory     {job.needs.card} a copy of the model in bfloat16, with its work {gib(job.needs.on_a_card)}",
         f"output     {job.output.records}: about {size_text(job.file_bytes())}",
         *_describe_residuals(job),
@@ -92,6 +100,14 @@ def _describe_residuals(job: Job) -> list[str]:
     ]
 
 
+def _describe_writers(job: Job, at_once: int) -> list[str]:
+    parts = job.output.parts
+    if not parts:
+        return []
+    turns = f", {at_once} at a time" if at_once < len(parts) else ""
+    return [f"writers    {len(parts)}{turns}, each with its part: {parts[0].name} to {parts[-1].name}"]
+
+
 def _describe_placement(placement: Placement, threads: int | None) -> list[str]:
     where = f"{placement.device} ({placement.hardware})" + (
         f", {count_of(threads, 'torch thread')} each" if threads else ""
@@ -105,13 +121,27 @@ def _describe_placement(placement: Placement, threads: int | None) -> list[str]:
 
 
 def _done(job: Job) -> str:
-    path = job.output.records
-    if not path.is_file() or not path.stat().st_size:
+    there = [file for file in job.output.files if file.is_file()]
+    if not sum(file.stat().st_size for file in there):
         return "nothing: the output file is not there yet"
-    run = Run.open(path, RUNNING)
-    told = f"{sum(1 for _ in run.lines())} of {count_of(job.n_questions, 'question')}"
-    differing = settings_that_differ(run.manifest, job.identity())
+    lines = sum(1 for file in there for _ in Run.open(file, RUNNING).lines())
+    told = f"{lines} of {count_of(job.n_questions, 'question')}"
+    differing = made_otherwise(job)
     return f"{told}, but with other settings: {'; '.join(differing)}" if differing else told
+
+
+def made_otherwise(job: Job) -> list[str]:
+    """The settings that were others when what is there was begun."""
+    for file in job.output.files:
+        if file.is_file() and file.stat().st_size:
+            manifest, identity = Run.open(file, RUNNING).manifest, job.identity()
+            if job.output.parts:  # the part's own, however the file came to be there
+                own = manifest.identity
+                settings = replace(identity.settings, shard=own.settings.shard)
+                plan = replace(identity.plan, questions=own.plan.questions, batches=own.plan.batches)
+                identity = replace(identity, settings=settings, plan=plan)
+            return settings_that_differ(manifest, identity)
+    return []
 
 
 def _origin(job: Job) -> str:
@@ -125,10 +155,12 @@ def summarise(job: Job, totals: Totals, rate: float) -> str:
     Args:
         rate: questions per second of this run; 0 where it had nothing to do.
     """
-    beside = [each(job.output.records) for each in (manifest_path, order_path, marks_path)]
-    files = [str(job.output.records), *(str(each) for each in beside if each.exists())]
+    parts, records = job.output.parts, job.output.records
+    beside = [each(records) for each in (manifest_path, order_path, marks_path)]
+    files = [f"{parts[0]} and {len(parts) - 1} more" if parts else str(records)]
+    files += [str(each) for each in beside if each.exists()]
     if job.reading.residuals:
-        files.append(str(residuals_path(job.output.records)))
+        files.append(str(residuals_path(job.output.files[0])) + f" and {len(parts) - 1} more" * bool(parts))
     if job.output.array:
         files.append(str(job.output.array))
     in_order_of_file = job.selection.read(np.sort(job.plan.order))

@@ -254,8 +254,8 @@ def check_space(job: Job) -> None:
     path = job.output.records
     if isinstance(path, StoredRun):  # where there is room
         return
-    written = [path, *residuals_path(path).glob("*.npy")]
-    there = sum(file.stat().st_size for file in written if file.exists())
+    residuals = [rows for file in job.output.files for rows in residuals_path(file).glob("*.npy")]
+    there = sum(file.stat().st_size for file in (*job.output.files, *residuals) if file.exists())
     copies = 2 if job.output.array else 1
     needed = max(0, job.file_bytes() * copies + job.residual_bytes() - there)
     free = shutil.disk_usage(path.parent).free

@@ -29,7 +29,7 @@ def place(crew: Crew, nodes: Sequence[Node], needs: Needs) -> Placement:
     layers = sorted(needs.sae_by_layer)
     if crew.device == "cpu":
         return place_on_cpus(crew, nodes, needs, split(layers, crew.layer_blocks or 1))
-    nodes = _of_type(crew.gpu_type, nodes)
+    nodes = of_type(crew.gpu_type, nodes)
     *more, fewest = _numbers_of_blocks(crew, nodes)
     for number in more:
         with suppress(LayerscopeError):  # every encoder takes memory of its own
@@ -48,7 +48,7 @@ def _numbers_of_blocks(crew: Crew, nodes: Sequence[Node]) -> list[int]:
     return [number for number in _BEST_NUMBERS_OF_BLOCKS if all(node.cpus >= 2 * number for node in nodes)] + [1]
 
 
-def _of_type(gpu_type: str, nodes: Sequence[Node]) -> list[Node]:
+def of_type(gpu_type: str, nodes: Sequence[Node]) -> list[Node]:
     """The nodes with GPUs, of one type if it is named.
 
     Raises:

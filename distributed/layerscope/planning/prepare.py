@@ -47,9 +47,9 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     Raises:
         LayerscopeError: whatever would keep the run from starting, or from ending well.
     """
-    output = settle_output(config)
+    output = settle_output(config, nodes)
     if config.dataset == STANDARD_INPUT:
-        kept = keep_standard_input(output.records, _began_with(output.records), config.overwrite)
+        kept = keep_standard_input(output.records, _began_with(output.files[0]), config.overwrite)
         config = replace(config, dataset=str(kept))
     selection, warnings = select_questions(
         questions_wanted(config), numeric(config.num_samples), config.seed, config.strip_solutions

@@ -17,13 +17,11 @@ from huggingface_hub import constants
 from layerscope.errors import LayerscopeError, first_line, without_credentials
 from layerscope.formatting import count_of, size_text
 from layerscope.hub import cache
+from layerscope.planning.describe import made_otherwise
 from layerscope.planning.job import Job, check_space, download_bytes
 from layerscope.planning.limits import limits
 from layerscope.planning.node import Node, gpu_types
 from layerscope.records import locking
-from layerscope.records.differences import settings_that_differ
-from layerscope.records.manifest import RUNNING
-from layerscope.records.run import Run
 from layerscope.records.stored_run import StoredRun
 
 _ELSE = ("ray", "huggingface_hub")  # whose versions change no number
@@ -64,12 +62,10 @@ def obstacles(job: Job) -> list[str]:
     needed, free = download_bytes(job), _free_at(Path(constants.HF_HUB_CACHE))
     if needed > free:
         found.append(f"{constants.HF_HUB_CACHE} has {size_text(free)} free; {size_text(needed)} are to come there.")
-    path = job.output.records
-    if path.is_file() and path.stat().st_size:
-        if locking.is_locked(path):
-            found.append(f"{path} is being written by another run.")
-        if not job.output.overwrite and settings_that_differ(Run.open(path, RUNNING).manifest, job.identity()):
-            found.append(f"{path} holds a run with other settings; name another --output-file, or --overwrite it.")
+    there = [file for file in job.output.files if file.is_file() and file.stat().st_size]
+    found += [f"{file} is being written by another run." for file in there if locking.is_locked(file)][:1]
+    if there and not job.output.overwrite and made_otherwise(job):
+        found.append(f"{there[0]} holds a run with other settings; name another --output-file, or --overwrite it.")
     return found
 
 

@@ -13,6 +13,10 @@ from layerscope.records.stored_run import StoredRun
 _LOCK_SECONDS = 0.5
 
 
+class TakenError(LayerscopeError):
+    """Another run is on the file."""
+
+
 def is_locked(path: Path) -> bool:
     """Whether a run is on the file now."""
     if isinstance(path, StoredRun):
@@ -30,7 +34,8 @@ def open_locked(path: Path) -> int:
 
     Raises:
         UsageError: it cannot be opened.
-        LayerscopeError: another run is on it, or the file system knows no locks.
+        TakenError: another run is on it.
+        LayerscopeError: the file system knows no locks.
     """
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
@@ -47,7 +52,7 @@ def open_locked(path: Path) -> int:
         except BlockingIOError:
             if time.monotonic() > deadline:  # `layerscope status` holds it for a moment
                 os.close(descriptor)
-                raise LayerscopeError(
+                raise TakenError(
                     f"Another run is writing {path}. Wait for it, stop it, or name another --output-file."
                 ) from None
             time.sleep(0.05)

@@ -6,6 +6,8 @@ which lie beside it, and `x.jsonl` itself is not there. Whoever names the run, i
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +15,11 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
-from layerscope.errors import UsageError, remedy
-from layerscope.files import open_plain, read_plain
+from layerscope.errors import LayerscopeError, UsageError, remedy
+from layerscope.files import open_plain, read_plain, replacing, sync_folder, write_pieces
 from layerscope.formatting import listed, ranges, utf8
 from layerscope.records.addresses import run_path
+from layerscope.records.locking import open_locked
 from layerscope.records.manifest import READING, manifest_path
 from layerscope.records.packing import packing_suffix
 from layerscope.records.stored_run import StoredRun
@@ -81,6 +84,45 @@ def dump_parts(run: Path, count: int, command: str) -> bytes:
     names = [path.name for path in part_paths(run, count)]
     manifest = PartsManifest(parts=names, command=command, folder=utf8(str(Path.cwd())))
     return orjson.dumps(msgspec.to_builtins(manifest), option=orjson.OPT_INDENT_2) + b"\n"
+
+
+def as_it_lies(run: Path) -> bytes:
+    """What tells whether two machines see one manifest: its content and when it was written; empty where none is."""
+    path = manifest_path(run)
+    try:
+        return path.read_bytes() + str(path.stat().st_mtime_ns).encode()
+    except OSError:
+        return b""
+
+
+@contextmanager
+def held(run: Path, count: int, command: str) -> Iterator[bool]:
+    """Holds a run of so many parts, so that nobody else goes on with it meanwhile; its manifest is made if need be.
+
+    Gives whether it was there.
+
+    Raises:
+        UsageError: it cannot be written there.
+        LayerscopeError: another run holds it.
+    """
+    path = manifest_path(run)
+    descriptor = open_locked(path)
+    try:
+        there = os.fstat(descriptor).st_size > 0
+        if not there:
+            with replacing(path, locked=False) as new:  # never a moment in which somebody else could hold it
+                fresh = open_locked(new)
+                os.close(descriptor)
+                descriptor = fresh
+                write_pieces(descriptor, [dump_parts(run, count, command)])
+            sync_folder(path.parent)
+        yield there
+    except OSError as error:
+        raise LayerscopeError(
+            f"{path} cannot be written: {error.strerror or error}. Mend that and run again."
+        ) from error
+    finally:
+        os.close(descriptor)
 
 
 def files_named(named: Path) -> tuple[Path | None, list[Path]]:

@@ -31,7 +31,8 @@ class Progress:
         self._stream = stream or sys.stderr
         self._total = total
         self.totals = totals
-        self._already = totals.questions
+        self.already = totals.questions
+        """That were there before."""
         self._began: float | None = None
         self._told = time.monotonic()
         self._bar = (
@@ -74,7 +75,7 @@ class Progress:
         """How many per second since work began."""
         if self._began is None:
             return 0.0
-        return (self.totals.questions - self._already) / max(time.monotonic() - self._began, 1e-9)
+        return (self.totals.questions - self.already) / max(time.monotonic() - self._began, 1e-9)
 
     def _line(self) -> str:
         done, rate = self.totals.questions, self.rate()

@@ -1,7 +1,8 @@
 """What a run comes to: counts over records, as they are made or as they are read."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from msgspec import UnsetType
@@ -41,6 +42,12 @@ class Totals:
         counts = asdict(of.totals)
         del counts["of"]
         return cls(of.lines, **counts)
+
+    @classmethod
+    def of_all(cls, several: Iterable["Totals"]) -> "Totals":
+        """Of the lines of several files."""
+        listed = list(several)
+        return cls(**{each.name: sum(getattr(one, each.name) for one in listed) for each in fields(cls)})
 
     def note(self, of: Progress) -> NotedTotals:
         """What a manifest keeps of those lines."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from layerscope.commands.run import command_line
+from layerscope.commands.saying import command_line
 from layerscope.engine.lines import BatchLines, Line
 from layerscope.engine.work import Work
 from layerscope.errors import LayerscopeError

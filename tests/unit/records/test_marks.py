@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from killing import before_every_step
-from layerscope.commands.run import warning
+from layerscope.commands.saying import warning
 from layerscope.engine.work import recovered
 from layerscope.errors import LayerscopeError
 from layerscope.records.journal import Journal, open_journal

@@ -14,7 +14,7 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
-from layerscope.commands.run import warning
+from layerscope.commands.saying import warning
 from layerscope.engine.work import recovered
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question

@@ -1,0 +1,121 @@
+"""A run of parts: the head, which has writers write them."""
+
+import signal
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from layerscope.commands.saying import command_line, stop_signals, tell_place, warning
+from layerscope.engine.cluster import Cluster
+from layerscope.engine.posts import Part, Posts
+from layerscope.engine.work import recovered
+from layerscope.engine.writer import Task
+from layerscope.engine.writer_actor import start_writer
+from layerscope.engine.writers import ToWrite, Writers
+from layerscope.formatting import count_of, say
+from layerscope.planning.describe import summarise
+from layerscope.planning.job import Job
+from layerscope.planning.shares import Share, part_of, share_of, shares
+from layerscope.records.identity import Identity, PlanSize
+from layerscope.records.journal import open_journal
+from layerscope.records.manifest import read_manifest
+from layerscope.records.parts import as_it_lies, held
+from layerscope.records.progress import Progress
+from layerscope.records.totals import Totals
+
+
+def run_parts(job: Job, cluster: Cluster) -> int:
+    """Has a job written in parts, or goes on with it, and prints the summary: see `run_job`."""
+    output = job.output
+    placed, identity = shares(job, cluster.nodes), job.identity()
+
+    def task(number: int, share: Share, again: bool) -> Task:
+        own = part_of(job, number, share)
+        return Task(own, _of_part(own, identity), own.about(command_line()), again)
+
+    with held(output.records, len(output.parts), command_line()) as was_there:
+        parts, rate, stopped_by = [], 0.0, None
+        for number, path in enumerate(output.parts, start=1):
+            if was_there and not path.exists():
+                warning(f"{path} is not there: its part is computed from the beginning.")
+            parts.append(_begun(number, task(number, placed[0], False), output.overwrite))
+        if all(part.complete for part in parts) and not output.retry_errors:
+            for part in parts:
+                _look_at(part, task(part.number, placed[0], False))
+            say(f"{output.records} is complete already.")
+        else:
+            to_write = ToWrite(output.records, as_it_lies(output.records), parts, task, start_writer)
+            try:
+                rate, stopped_by = _work(job, cluster, to_write, placed)
+            except KeyboardInterrupt:  # while Ray starts, or a second one while it ends
+                stopped_by = signal.SIGINT
+    totals = Totals.of_all(part.totals for part in parts)
+    if stopped_by:
+        left = sum(part.left for part in parts)
+        again = f", {count_of(left, 'line')} with an error not computed again" if left else ""
+        say(f"Stopped by {stopped_by.name} after {totals.questions} of {count_of(job.n_questions, 'question')}{again}.")
+        say(f"To go on: {command_line()}")
+        return 128 + stopped_by
+    say(summarise(job, totals, rate))
+    for part in parts:
+        if part.elsewhere:
+            say(f"on another disk         {output.parts[part.number - 1]}, of {part.elsewhere}")
+    return 0
+
+
+def _of_part(own: Job, whole: Identity) -> Identity:
+    """The identity of a part, for which nothing is hashed again."""
+    settings = replace(whole.settings, shard="{}/{}".format(*own.shard))
+    plan = PlanSize(questions=own.n_questions, batches=len(own.plan), sha256=own.plan.digest)
+    return replace(whole, settings=settings, plan=plan)
+
+
+def _begun(number: int, task: Task, overwrite: bool) -> Part:
+    """A part that is there now, new or to be gone on with, and what its manifest notes.
+
+    Raises:
+        UsageError: it was made with other settings, or not by a run.
+        LayerscopeError: another run is on it, or it cannot be written.
+    """
+    path, planned = task.job.output.records, task.job.n_questions
+    with open_journal(path, task.identity, task.about, overwrite):
+        progress = read_manifest(path).progress
+    if progress is UNSET:
+        return Part(number, planned, Totals())
+    return Part(number, planned, Totals.noted(progress) or Totals(questions=progress.lines))
+
+
+def _look_at(part: Part, task: Task) -> None:
+    """Looks whether the lines of a finished part are those that were written.
+
+    Raises:
+        LayerscopeError: they are not.
+    """
+    with open_journal(task.job.output.records, task.identity, task.about, overwrite=False) as file:
+        part.totals, _ = recovered(file, warning, retry_errors=False)
+
+
+def _work(job: Job, cluster: Cluster, to_write: ToWrite, placed: list[Share]) -> tuple[float, signal.Signals | None]:
+    """Starts Ray and has the writers compute what the parts lack: questions per second, and what stopped it."""
+    totals = Totals.of_all(part.totals for part in to_write.parts)
+    cpus = sum(share.placement.gemma_actors * share.placement.gemma.num_cpus for share in placed)
+    with (
+        Progress(job.n_questions, totals) as progress,
+        cluster.engine(cpus, progress.note) as engine,
+        stop_signals() as caught,
+    ):
+        if totals.questions:
+            progress.note(f"Going on after {totals.questions} of {count_of(job.n_questions, 'question')}.")
+        at_once = f", {len(placed)} at a time" if len(placed) < len(to_write.parts) else ""
+        progress.note(f"{count_of(len(to_write.parts), 'writer')}{at_once}:")
+        tell_place(job, progress, [share.placement for share in placed])
+        posts = Posts(
+            placed,
+            engine,
+            lambda share, nodes: share_of(job, share.crew, nodes),
+            progress.note,
+            job.patience,
+        )
+        Writers(to_write, posts, engine, progress, lambda: bool(caught)).run()
+        incomplete = not all(part.complete for part in to_write.parts)
+        return progress.rate(), caught[0] if caught and incomplete else None

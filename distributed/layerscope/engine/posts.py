@@ -1,0 +1,182 @@
+"""The writers' posts: which nodes are whose, as nodes come and go. What is written is the business of `writers.py`.
+
+Knows no Ray: `interface.py` is all it sees of it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from layerscope.engine.interface import Engine, Handle, Reference
+from layerscope.errors import LayerscopeError, first_line
+from layerscope.formatting import count_of
+from layerscope.planning.node import Node
+from layerscope.planning.shares import Share
+from layerscope.records.totals import Totals
+
+ShareOf = Callable[[Share, Sequence[Node]], Share]
+"""Other nodes, as the share of a writer; raises LayerscopeError where its actors find no room there."""
+
+
+@dataclass
+class Part:
+    """What the head knows of a part."""
+
+    number: int
+    """The first is 1."""
+    planned: int
+    totals: Totals
+    """As far as is known."""
+    again: bool = False
+    """A writer of this run has had it."""
+    deaths: int = 0
+    """Of writers, one after the other, none of which wrote a line."""
+    left: int = 0
+    """Lines with errors that were to be computed again and were not."""
+    elsewhere: str = ""
+    """The node on whose own disk it lies; empty where the head sees it."""
+
+    @property
+    def complete(self) -> bool:
+        return self.totals.questions >= self.planned and not self.left
+
+
+@dataclass(eq=False)
+class Post:
+    """A share of the machines, and the writer that has it now."""
+
+    share: Share
+    handle: Handle = None
+    part: Part | None = None
+    node_id: str = ""
+    node_name: str = ""
+    awaited: dict[Reference, str] = field(default_factory=dict)
+    """By what is waited for, the method that it is the answer of."""
+    told_to_stop: bool = False
+
+    @property
+    def node_ids(self) -> set[str]:
+        return {node.identity for node in self.share.nodes}
+
+    @property
+    def writes(self) -> bool:
+        return "run" in self.awaited.values()
+
+    def ask(self, engine: Engine, method: str, *arguments: Any) -> None:
+        """Calls its writer and awaits the answer."""
+        (reference,) = engine.submit(self.handle, method, arguments)
+        self.awaited[reference] = method
+
+    def stop(self, engine: Engine) -> None:
+        """Tells its writer to stop, once."""
+        if not self.told_to_stop:
+            self.told_to_stop = True
+            self.ask(engine, "stop")
+
+    def release(self, engine: Engine) -> None:
+        """Ends its writer's process, if there is one; its actors go with it."""
+        if self.handle is not None:
+            engine.end(self.handle)
+        self.handle, self.part, self.node_id, self.told_to_stop = None, None, "", False
+        self.awaited.clear()
+
+
+class Posts:
+    """All posts, and the nodes that nobody has.
+
+    Args:
+        shares: of those who can be at work at once.
+        tell: is told what a person should know.
+        patience: seconds to go on without a node for any writer.
+    """
+
+    def __init__(
+        self, shares: Sequence[Share], engine: Engine, share_of: ShareOf, tell: Callable[[str], None], patience: float
+    ) -> None:
+        self.all = [Post(share) for share in shares]
+        self._engine, self._share_of, self._tell, self._patience = engine, share_of, tell, patience
+        self._pattern = replace(shares[0], writers_here=1)
+        self._known = set[str]().union(*(post.node_ids for post in self.all))
+        self._own_ray = "" in self._known  # which stays as it is
+        self._free: list[Node] = []
+        self._able = engine.now()
+
+    def idle(self) -> list[Post]:
+        """Those who can take a part."""
+        staying = self._staying()
+        return [post for post in self.all if post.part is None and (self._own_ray or post.node_ids <= staying)]
+
+    def tend(self, waiting: int) -> None:
+        """Gives every node to somebody who can use it; posts on a node that leaves are told to stop.
+
+        Args:
+            waiting: how many parts are nobody's.
+
+        Raises:
+            LayerscopeError: no writer has a node, and none is on its way.
+        """
+        if self._own_ray:
+            return
+        there, leaving = self._engine.node_ids(), self._engine.leaving()
+        for post in list(self.all):
+            self._keep(post, there - leaving, waiting)
+            if post.writes and post.node_id in leaving and not post.told_to_stop:
+                self._tell(f"{post.node_name} is about to leave the cluster: its writer's part goes on elsewhere.")
+                post.stop(self._engine)
+        free = [node for node in self._free if node.identity in there - leaving]
+        joined = [node for node in self._engine.usable_nodes() if node.identity not in self._known]
+        for node in joined:
+            self._tell(f"{node.name} joined the cluster.")
+        self._known = (self._known | {node.identity for node in joined}) & there
+        self._free = []
+        for node in [*free, *joined]:
+            self._give(node, waiting)
+        self._look_for_a_way_on(waiting)
+
+    def _staying(self) -> set[str]:
+        return self._engine.node_ids() - self._engine.leaving()
+
+    def _keep(self, post: Post, staying: set[str], waiting: int) -> None:
+        """A post on the nodes that it still has. One without any is given up; one without work gives them away."""
+        left = [node for node in post.share.nodes if node.identity in staying]
+        if post.part is None and (not left or (not waiting and post.share.writers_here == 1)):
+            self.all.remove(post)
+            self._free += left
+        elif left and len(left) < len(post.share.nodes):
+            self._use(post, left)
+
+    def _use(self, post: Post, nodes: Sequence[Node]) -> bool:
+        """Has a post use other nodes, if its actors find room there."""
+        try:
+            post.share = self._share_of(post.share, nodes)
+        except LayerscopeError as error:
+            self._tell(f"{', '.join(node.name for node in nodes)} cannot be used: {first_line(error)}")
+            return False
+        if post.handle is not None:
+            post.ask(self._engine, "use", list(nodes))
+        return True
+
+    def _give(self, node: Node, waiting: int) -> None:
+        """Gives a node to a new writer while there are parts for one, else to the writer that has the fewest."""
+        working = [post for post in self.all if post.part is not None and post.share.writers_here == 1]
+        if waiting > sum(post.part is None for post in self.all):
+            try:
+                self.all.append(Post(self._share_of(self._pattern, [node])))
+            except LayerscopeError as error:
+                self._tell(f"{node.name} is left out: {first_line(error)}")
+        elif working:
+            fewest = min(working, key=lambda post: len(post.share.nodes))
+            self._use(fewest, [*fewest.share.nodes, node])
+        else:
+            self._free.append(node)
+
+    def _look_for_a_way_on(self, waiting: int) -> None:
+        now = self._engine.now()
+        if self.all or not waiting:
+            self._able = now
+        elif now - self._able > self._patience and not self._engine.launching():
+            raise LayerscopeError(
+                f"For {now - self._able:.0f} s no node could take a writer, and {count_of(waiting, 'part')} "
+                f"{'is' if waiting == 1 else 'are'} not finished; the cluster has {self._engine.resources()}.\n"
+                "Add nodes and run again to go on; --patience waits longer."
+            )
