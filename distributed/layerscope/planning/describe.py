@@ -24,11 +24,11 @@ from layerscope.records.totals import Totals
 STANDIN_NOTE = "Stand-in weights: small, trained on generated text. Nothing here says anything about Gemma."
 
 
-def describe(job: Job, placements: Sequence[Placement]) -> str:
+def describe(job: Job, of_writers: Sequence[Placement] = ()) -> str:
     """What a run of the job would do.
 
     Args:
-        placements: of those who write at once.
+        of_writers: the placements of those who write at once, where there are several.
     """
     plan = job.plan
     lines = [STANDIN_NOTE] if job.standin else []
@@ -53,8 +53,12 @@ def describe(job: Job, placements: Sequence[Placement]) -> str:
         f"readings   {', '.join(job.reading.names)}{', with the tokens' if job.reading.tokens else ''}",
         *([f"causes     the margin attributed to features ({_causes(job)})"] if job.reading.attribution else []),
         f"batches    {len(plan)} of up to {count_of(job.numerics.batch_tokens, 'token')}",
-        *_describe_writers(job, len(placements)),
-        *(line for placement in placements for line in _describe_placement(placement, job.numerics.threads)),
+        *_describe_writers(job, len(of_writers)),
+        *(
+            line
+            for placement in of_writers or [job.placement]
+            for line in _describe_placement(placement, job.numerics.threads)
+        ),
         f"memory     {job.needs.card} a copy of the model in bfloat16, with its work {gib(job.needs.on_a_card)}",
         f"output     {job.output.records}: about {size_text(job.file_bytes())}",
         *_describe_residuals(job),
