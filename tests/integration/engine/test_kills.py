@@ -173,6 +173,32 @@ def test_an_ablation_whose_driver_and_then_its_actor_is_killed_ends_with_the_sam
     assert "480 of 480 lines of ablations, all whole" in command("verify", OUTPUT, cwd=tmp_path).stdout
 
 
+@pytest.mark.slow
+def test_parts_whose_writer_and_then_whose_head_is_killed_are_the_single_file(
+    start: Start, settings: dict[str, str], command: Command, tmp_path: Path
+) -> None:
+    """The writer is replaced by the head; what a head that is gone leaves is gone on with by the same command."""
+    expected = plain_run(config_of(settings))
+    parts = [tmp_path / f"x-0000{number}-of-00002.jsonl" for number in (1, 2)]
+    start = partial(start, "--writers", "2", output="x.jsonl")
+
+    def joined() -> bytes:
+        return b"".join(part.read_bytes() for part in parts if part.exists())
+
+    run = start(fault="slow:0.2")
+    assert run.wait_until(lambda: bool(joined()))
+    run.actors("ray::WriterActor")[0].kill()
+    before = len(joined())
+    assert run.wait_until(lambda: len(joined()) > before + len(expected) // 4)
+    run.end()
+    for part in parts:
+        assert part.read_bytes() in expected, "no lines of the run that follow one another"
+    code, _, errors = start().finish()
+    assert code == 0, errors
+    assert joined() == expected
+    assert "60 of 60 lines, all whole" in command("verify", "x.jsonl", cwd=tmp_path).stdout
+
+
 def written(folder: Path, name: str = OUTPUT) -> bytes:
     """The lines of a file, and of a plain one what is torn behind them too."""
     path = folder / name
