@@ -13,8 +13,6 @@ import pyarrow as pa
 
 from layerscope.config import FIRST
 from layerscope.errors import LayerscopeError, UsageError, did_you_mean
-from layerscope.formatting import listed
-from layerscope.records.parts import files_named
 from layerscope.records.residuals import read_residuals
 from layerscope.records.run import Run
 from layerscope.records.seen import check_dictionary
@@ -192,23 +190,7 @@ def load(files: Name | Sequence[Name], frames: str = "pandas") -> LoadedRun[Any]
         raise UsageError(
             f"There are no frames {frames!r}. There are {', '.join(_FRAMES)}.{did_you_mean(frames, _FRAMES)}"
         )
-    paths = [path for named in user_paths(files) for path in _records_in(named)]
-    return LoadedRun(read_run(paths), _FRAMES[frames])
-
-
-def _records_in(path: Path) -> list[Path]:
-    """The output files in a folder; anything else as it is."""
-    run, found = files_named(path)
-    if run is not None:
-        return [run]
-    try:
-        if len(found) > 1:
-            read_run(found)
-    except UsageError as error:
-        raise UsageError(
-            f"{path} has the files of several runs: {listed(each.name for each in found)}.\nName those of one."
-        ) from error
-    return found
+    return LoadedRun(read_run(user_paths(files)), _FRAMES[frames])
 
 
 def _pandas(table: pa.Table) -> Any:

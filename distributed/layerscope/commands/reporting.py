@@ -7,8 +7,8 @@ from pathlib import Path
 from layerscope.config import FIRST
 from layerscope.errors import UsageError
 from layerscope.formatting import listed
-from layerscope.records.folders import named_runs, runs_in
-from layerscope.records.shards import Files, as_seen_by, jobs_of, read_run, user_paths, whose_lists
+from layerscope.records.folders import jobs_of, runs_in
+from layerscope.records.shards import Files, as_seen_by, read_run, user_paths, whose_lists
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def write_report(files: Sequence[Path], options: PageOptions) -> str:
 
         _refuse([*options.of_one_run(), *options.of_features()], "a folder’s runs")
         return folder_page(files[0], runs, options.to, options.title, options.show)
-    jobs = jobs_of(list(named_runs(files)))
+    jobs = jobs_of(files)
     if len(jobs) == 1:
         from layerscope.report.page import report
 

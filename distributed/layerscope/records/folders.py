@@ -1,14 +1,19 @@
-"""Which runs a folder holds."""
+"""Which files a person means who names a file, a run of parts or a folder; and what of a folder is one run."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
+import orjson
+
 from layerscope.errors import UsageError
+from layerscope.formatting import listed
 from layerscope.records.ablations import ablations_of
+from layerscope.records.addresses import run_path
+from layerscope.records.jobs import job_of
 from layerscope.records.manifest import manifest_path
-from layerscope.records.parts import names_parts, read_parts
+from layerscope.records.parts import files_of_parts, names_parts, read_parts
 from layerscope.records.run import RecordsFile, Run
-from layerscope.records.shards import jobs_of
+from layerscope.records.stored_run import StoredRun
 
 _MANIFEST = manifest_path(Path("x")).name.removeprefix("x")
 _RECORDS = (".jsonl", ".jsonl.zst", ".jsonl.gz")
@@ -43,22 +48,40 @@ def runs_in(folder: Path) -> list[list[Path]]:
     return sorted(found)
 
 
-def named_runs(files: Iterable[Path]) -> Iterator[Path]:
-    """What is named, of every folder the files of the one run in it.
+def files_named(named: Path) -> tuple[Path | None, list[Path]]:
+    """The run of parts that a person means, if it is one, and the files: its parts, a folder's, or the one named.
+
+    A run of parts is named by its own name, by its manifest, or by its folder where it is alone there, as any run is.
 
     Raises:
-        UsageError: a folder holds several runs, or none.
+        UsageError: a part is missing, or a folder holds several runs, or none.
     """
-    for named in files:
-        if not named.is_dir():
-            yield named
-            continue
+    named = run_path(named)
+    if isinstance(named, StoredRun):
+        return None, [*named.runs()]
+    if named.is_dir():
         runs = runs_in(named)
         if len(runs) > 1:
-            raise UsageError(
-                f"{named} has {len(runs)} runs.\nName it alone for a page that lists them, or files of it."
-            )
-        yield from runs[0]
+            names = sorted(files[0].name for files in runs)
+            raise UsageError(f"{named} has several runs: {listed(names)}.\nName one of them.")
+        (files,) = runs
+        return files_named(files[0]) if len(files) == 1 else (None, files)
+    run = named.with_name(named.name.removesuffix(_MANIFEST))
+    return (run, files_of_parts(run)) if names_parts(run) else (None, [named])
+
+
+def jobs_of(files: Sequence[Path]) -> list[list[Path]]:
+    """What is named of each job together, in any order; a file without a manifest is by itself.
+
+    Raises:
+        UsageError: there is no such file, or a folder that holds several runs, or none.
+    """
+    jobs: dict[bytes, list[Path]] = {}
+    for named in files:
+        _, paths = files_named(named)
+        alone = paths[0].is_file() and not manifest_path(paths[0]).exists()
+        jobs.setdefault(bytes(paths[0]) if alone else orjson.dumps(job_of(Run.open(paths[0]))), []).append(named)
+    return list(jobs.values())
 
 
 def _kind(path: Path) -> str:

@@ -17,12 +17,10 @@ from msgspec import Meta, Struct
 
 from layerscope.errors import LayerscopeError, UsageError, remedy
 from layerscope.files import open_plain, read_plain, replacing, sync_folder, write_pieces
-from layerscope.formatting import listed, ranges, utf8
-from layerscope.records.addresses import run_path
+from layerscope.formatting import ranges, utf8
 from layerscope.records.locking import open_locked
 from layerscope.records.manifest import READING, manifest_path
 from layerscope.records.packing import packing_suffix
-from layerscope.records.stored_run import StoredRun
 from layerscope.strict_json import parse_object
 
 _MANIFEST = manifest_path(Path("x")).name.removeprefix("x")
@@ -125,42 +123,12 @@ def held(run: Path, count: int, command: str) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def files_named(named: Path) -> tuple[Path | None, list[Path]]:
-    """The run of parts that a person means, if it is one, and the files: its parts, a folder's, or the one named.
-
-    A run of parts is named by its own name, by its manifest, or by its folder where it is alone there.
+def files_of_parts(run: Path) -> list[Path]:
+    """The files of a run's parts.
 
     Raises:
-        UsageError: a part is missing, or a folder holds several runs, or none.
+        UsageError: one is missing.
     """
-    named = run_path(named)
-    if isinstance(named, StoredRun):
-        return None, [*named.runs()]
-    if named.is_dir():
-        return _files_in(named)
-    run = named.with_name(named.name.removesuffix(_MANIFEST))
-    return (run, _there(run)) if names_parts(run) else (None, [named])
-
-
-def _files_in(folder: Path) -> tuple[Path | None, list[Path]]:
-    names = sorted(each.name.removesuffix(_MANIFEST) for each in folder.iterdir() if each.name.endswith(_MANIFEST))
-    beside = [folder / name for name in names if not name.endswith(_ASIDE)]
-    runs, files = [run for run in beside if names_parts(run)], [file for file in beside if file.is_file()]
-    if not runs and not files:
-        raise UsageError(
-            f"{folder} has no output file of a run with its manifest beside it.\nName the .jsonl file itself."
-        )
-    if not runs:
-        return None, files
-    of_runs = {run.with_name(name) for run in runs for name in read_parts(run).parts}
-    several = [path.name for path in (*runs, *files) if path not in of_runs]
-    if len(several) > 1:
-        raise UsageError(f"{folder} has several runs: {listed(sorted(several))}.\nName one of them.")
-    return runs[0], _there(runs[0])
-
-
-def _there(run: Path) -> list[Path]:
-    """The files of a run's parts."""
     paths = [run.with_name(name) for name in read_parts(run).parts]
     missing = [number for number, path in enumerate(paths, start=1) if not path.is_file()]
     if missing:

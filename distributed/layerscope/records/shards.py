@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
 from msgspec.structs import replace
 
 from layerscope.config import FIRST
@@ -20,8 +19,9 @@ from layerscope.records.addresses import run_path
 from layerscope.records.differences import differences
 from layerscope.records.extent import Extent
 from layerscope.records.fingerprints import computed_otherwise
+from layerscope.records.folders import files_named, jobs_of
+from layerscope.records.jobs import DECIDES, job_of, shard_of
 from layerscope.records.manifest import Manifest, manifest_path
-from layerscope.records.parts import files_named
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import RecordsFile, Run
 from layerscope.records.seen import Seen, check_dictionary
@@ -29,9 +29,6 @@ from layerscope.records.unnoted import Unnoted
 
 Files = Path | Sequence[Path]
 """What names a run: its file, a run of parts or its folder; or the files of the shards of one job."""
-
-_DECIDES = ("settings", "model", "saes", "questions", "plan", "other_dictionaries")
-"""Parts of the identity that make a job. The rest says on what it was computed, which only last digits depend on."""
 
 
 class Shards(Run):
@@ -44,7 +41,7 @@ class Shards(Run):
             named: the run of parts that they are; None where they are named one by one.
         """
         super().__init__(runs[0].path, _whole(runs))
-        self._runs, self._count = tuple(runs), _shard(runs[0])[1]
+        self._runs, self._count = tuple(runs), shard_of(runs[0])[1]
         self.named, self.path = named, named or self.path
         self.size = sum(run.size for run in runs)
 
@@ -58,7 +55,7 @@ class Shards(Run):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        present = {_shard(run)[0] for run in self._runs}
+        present = {shard_of(run)[0] for run in self._runs}
         missing = [index for index in range(1, self._count + 1) if index not in present]
         lacking = f"Not among these files: shard{'s' if len(missing) > 1 else ''} {ranges(missing)} of {self._count}."
         elsewhere = [differences(_computed_on(self._runs[0]), _computed_on(run)) for run in self._runs[1:]]
@@ -139,17 +136,17 @@ def open_run(files: Files) -> Run:
         raise UsageError("No file is named. Name the .jsonl file of a run, or those of the shards of one job.")
     by_shard: dict[tuple[int, int], Run] = {}
     for run in runs:
-        if differing := differences(_job(runs[0]), _job(run)):
+        if differing := differences(job_of(runs[0]), job_of(run)):
             raise UsageError(
                 f"{runs[0].path} and {run.path} are not of one job: {'; '.join(differing)}.\n"
                 "Several files are read together where they are the shards of one job. Name those, or one file alone."
             )
-        if twin := by_shard.get(_shard(run)):
-            which = "shard {} of {}".format(*_shard(run)) if _shard(run)[1] > 1 else "the whole run"
+        if twin := by_shard.get(shard_of(run)):
+            which = "shard {} of {}".format(*shard_of(run)) if shard_of(run)[1] > 1 else "the whole run"
             raise UsageError(
                 f"{twin.path} and {run.path} are both {which}, which would count twice.\nName each shard once."
             )
-        by_shard[_shard(run)] = run
+        by_shard[shard_of(run)] = run
     return Shards([by_shard[shard] for shard in sorted(by_shard)], named)
 
 
@@ -213,20 +210,6 @@ def _begins_array(path: Path) -> bool:
         return stream.read(1) == b"["
 
 
-def jobs_of(files: Sequence[Path]) -> list[list[Path]]:
-    """What is named of each job together, in any order; a file without a manifest is by itself.
-
-    Raises:
-        UsageError: there is no such file, or a folder that holds several runs, or none.
-    """
-    jobs: dict[bytes, list[Path]] = {}
-    for named in files:
-        _, paths = files_named(named)
-        alone = paths[0].is_file() and not manifest_path(paths[0]).exists()
-        jobs.setdefault(bytes(paths[0]) if alone else orjson.dumps(_job(Run.open(paths[0]))), []).append(named)
-    return list(jobs.values())
-
-
 def two_runs(files: Sequence[Path]) -> tuple[Files, Files]:
     """The files of two runs apart: two files, or the shards of two jobs, named in any order.
 
@@ -251,36 +234,14 @@ def whose_lists(runs: Sequence[Run], dictionary: str) -> list[str]:
     return [FIRST if several and not run.manifest.dictionaries else dictionary for run in runs]
 
 
-def _shard(run: Run) -> tuple[int, int]:
-    """Which part it is, from 1, and of how many."""
-    index, count = (run.manifest.identity.settings.shard or "1/1").split("/")
-    return int(index), int(count)
-
-
-def _job(run: Run) -> dict[str, Any]:
-    """What all shards of a job share; contents whose hashes are among it may have come under another commit or name."""
-    identity = run.manifest.identity_as_read()
-    job = {name: identity[name] for name in _DECIDES}
-    for part, hashes in (("model", "files"), ("saes", "layers")):
-        if job[part][hashes]:
-            job[part] = {name: value for name, value in job[part].items() if name != "commit"}
-    # The plan has a hash of every question.
-    job["questions"] = {name: value for name, value in job["questions"].items() if name != "revision"}
-    if job["questions"].keys() == {"dataset"}:
-        job["questions"] = {}
-    job["settings"] = {**job["settings"], "shard": f"one of {_shard(run)[1]}"}
-    job["plan"] = {name: value for name, value in job["plan"].items() if name not in ("questions", "batches")}
-    return job
-
-
 def _computed_on(run: Run) -> dict[str, Any]:
-    return {name: value for name, value in run.manifest.identity_as_read().items() if name not in _DECIDES}
+    return {name: value for name, value in run.manifest.identity_as_read().items() if name not in DECIDES}
 
 
 def _whole(runs: Sequence[Run]) -> Manifest:
     """The manifest of the run that the shards are parts of; its lines are each shard's own to hold against theirs."""
-    first, count = runs[0].manifest, _shard(runs[0])[1]
-    present = [_shard(run)[0] for run in runs]
+    first, count = runs[0].manifest, shard_of(runs[0])[1]
+    present = [shard_of(run)[0] for run in runs]
     settings = replace(first.identity.settings, shard=None if len(present) == count else f"{ranges(present)}/{count}")
     plan = replace(
         first.identity.plan,
