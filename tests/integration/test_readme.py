@@ -5,6 +5,7 @@ Blocks marked `bash` and `python` are executed. What needs a cloud, the hub or m
 
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -90,6 +91,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     questions = (PACKAGE / "standin/questions.jsonl").read_text(encoding="utf-8").splitlines()[:24]
     questions.append('{"goal": "nothing", "sol1": "", "sol2": "x", "label": 0}')
     (folder / "few.jsonl").write_text("\n".join(questions), encoding="utf-8")
+    rows = [
+        f"{each['goal']};{each['sol1']};{each['sol2']};{'AB'[each['label']]}" for each in map(json.loads, questions)
+    ]
+    (folder / "tasks.csv").write_text("\n".join(["how to;A;B;right", *rows[:-1]]), encoding="utf-8")
     words = ["run", "--standin", "--dataset", "few.jsonl", "--output-file", "demo.jsonl", "--address", "local"]
     with actors_here():
         done = called(*words, cwd=folder)

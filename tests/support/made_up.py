@@ -197,3 +197,15 @@ def edit_manifest(path: Path, change: Callable[[Json], object]) -> None:
     manifest = orjson.loads(manifest_path(path).read_bytes())
     change(manifest)
     manifest_path(path).write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+
+
+def read_through(journal: Journal, order: Sequence[int]) -> Journal:
+    """The journal as a run has it when it has read what is there, which are the first of these questions."""
+    seen: list[int] = []
+    try:
+        journal.recover(lambda record: seen.append(record.example_id))
+    except BaseException:
+        journal.close()
+        raise
+    assert seen == list(order[: journal.lines])
+    return journal

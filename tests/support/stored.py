@@ -19,7 +19,7 @@ from layerscope.records.manifest import About
 from layerscope.records.object_journal import ObjectJournal, open_output
 from layerscope.records.packing import Packed, pack, packing, packing_of
 from layerscope.records.stored_run import StoredRun
-from made_up import about, identity, typed
+from made_up import about, identity, read_through, typed
 
 LAYERS = (0, 8)
 BATCHES = (3, 1, 4, 2, 5, 1, 3, 4)
@@ -67,15 +67,7 @@ def whole(path: Path) -> bytes:
 
 def opened(path: Path, overwrite: bool = False) -> Journal:
     """The journal as a run has it when it has read what is there."""
-    journal = open_output(path, *parts_of(path), overwrite)
-    seen: list[int] = []
-    try:
-        journal.recover(lambda record: seen.append(record.example_id))
-    except BaseException:
-        journal.close()
-        raise
-    assert seen == ORDER[: journal.lines]
-    return journal
+    return read_through(open_output(path, *parts_of(path), overwrite), ORDER)
 
 
 def go_on(journal: Journal) -> Iterator[Journal]:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from layerscope.engine.interface import Engine, Handle, MachineFault, Reference
 from layerscope.engine.posts import Part, Post, Posts
-from layerscope.engine.writer import News, Outcome, Task
+from layerscope.engine.writer import News, Outcome, ShownAtWork, Task
 from layerscope.errors import LayerscopeError, first_line
 from layerscope.planning.shares import Share
 from layerscope.records.totals import Totals
@@ -21,24 +21,6 @@ MAX_DEATHS = 5  # of writers of one part, one after the other, none of which wro
 _WAIT_SECONDS = 0.5
 _TEND_SECONDS = 2.0
 _STOP_SECONDS = 60.0  # in which writers that are told to stop have stopped
-
-
-class Shown(Protocol):
-    """What a person sees of the whole run."""
-
-    totals: Totals
-
-    def note(self, text: str) -> None:
-        """Tells something."""
-        ...
-
-    def update(self) -> None:
-        """Shows the totals as they are now."""
-        ...
-
-    def begin(self) -> None:
-        """Notes that work begins, unless it has."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -65,12 +47,10 @@ class Writers:
     """
 
     def __init__(
-        self, to_write: ToWrite, posts: Posts, engine: Engine, shown: Shown, stopped: Callable[[], bool]
+        self, to_write: ToWrite, posts: Posts, engine: Engine, shown: ShownAtWork, stopped: Callable[[], bool]
     ) -> None:
         self._to_write, self._posts, self._engine, self._shown, self._stopped = to_write, posts, engine, shown, stopped
-        self._waiting: list[
-            tuple[bool, int]
-        ] = []  # a heap of parts: those that have all their lines are only looked at
+        self._waiting = list[tuple[bool, int]]()  # a heap: last those that have all lines, which are only looked at
         for part in to_write.parts:
             self._put_in_line(part)
         self._stopping_since: float | None = None

@@ -29,8 +29,6 @@ from layerscope.records.targets import (
 )
 
 _RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts; the name is meant
-
-
 GPUS_PER_WRITER = 4  # three of Gemma's make 5,100 questions a second and leave one for encoders
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 from scipy import stats
 
+from layerscope.analysis.baselines.split import DRAWS
 from layerscope.analysis.held_out import HeldOut
 from layerscope.analysis.result import Analysis, Contrast
 from layerscope.formatting import count_of, listed
@@ -51,7 +52,7 @@ def explained(analysis: Analysis, contrast: Contrast) -> str:
     layer, validation = analysis.layers.layer[best], int((~analysis.questions.discovery).sum())
     selected, one = count_of(int(held_out.features[best]), "feature"), held_out.features[best] == 1
     bounds = auroc_interval(held_out, best)
-    sure = f"95 %: {bounds}, from 1,000 draws of the goals" if bounds else "too few goals for an interval"
+    sure = f"95 %: {bounds}, from {DRAWS:,} draws of the goals" if bounds else "too few goals for an interval"
     return (
         f"AUROC {held_out.auroc[best]:.2f} ({sure}) means: layer {layer} selected {selected} on one half of the "
         f"questions. Shown any {contrast.first} solution and any {contrast.second} one of the other "

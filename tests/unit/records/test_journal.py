@@ -42,7 +42,7 @@ from layerscope.records.record import Record, Unscored
 from layerscope.records.replacing import Replacement
 from layerscope.records.stretches import read_lines
 from layerscope.records.targets import records_path
-from made_up import about, compressed, edit_manifest, identity, typed
+from made_up import about, compressed, edit_manifest, identity, read_through, typed
 
 ORDER = np.random.default_rng(0).permutation(24)
 LAYERS = (0, 8)
@@ -87,15 +87,7 @@ def umask() -> Iterator[Callable[[int], int]]:
 
 def resumed(path: Path, parts: tuple[Identity, About] = PARTS, overwrite: bool = False) -> Journal:
     """The journal as a run has it when it has read what is there."""
-    journal = open_journal(path, *parts, overwrite)
-    seen: list[int] = []
-    try:
-        journal.recover(lambda record: seen.append(record.example_id))
-    except BaseException:
-        journal.close()
-        raise
-    assert seen == ORDER[: journal.lines].tolist()
-    return journal
+    return read_through(open_journal(path, *parts, overwrite), ORDER.tolist())
 
 
 def written(path: Path, lines: list[bytes], progress: int | None = None) -> Path:
