@@ -55,6 +55,7 @@ class Deaths:
 
     def __enter__(self) -> "Deaths":
         self._main, self._before = threading.get_ident(), signal.signal(_SIGNAL, self._raise)
+        self._others = {process for _, process, _ in _core_children()}  # of another Ray that this process has
         self._woken, self._wake = os.pipe()
         self._thread = threading.Thread(target=self._watch, name="deaths", daemon=True)
         self._thread.start()
@@ -99,6 +100,8 @@ class Deaths:
         try:
             while True:
                 for name, process, ended in _core_children() if len(there) < len(CORE) else ():
+                    if process in self._others:
+                        continue
                     if ended:
                         return name
                     if name not in there:

@@ -27,7 +27,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     started = []
 
     def starting(name: str) -> "subprocess.Popen[bytes]":
-        shutil.copy(shutil.which("sleep") or "", tmp_path / name)
+        if not (tmp_path / name).exists():
+            shutil.copy(shutil.which("sleep") or "", tmp_path / name)
         started.append(subprocess.Popen([tmp_path / name, "600"]))
         return started[-1]
 
@@ -43,6 +44,9 @@ def told(name: str) -> LayerscopeError:
 
 @pytest.mark.parametrize("name", deaths.CORE)
 def test_a_death_is_raised_where_the_run_is_and_what_is_left_is_removed(name: str, start: Start) -> None:
+    """Of the Ray that is begun inside, whatever others this process has."""
+    for of_another_ray in deaths.CORE:
+        start(of_another_ray)
     removed, begun = [], time.monotonic()
     seen = Deaths(told, lambda: removed.append(name))
 

@@ -505,6 +505,7 @@ class Terminal(io.StringIO):
 
 def test_reading_is_shown(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
     plain, terminal, file = io.StringIO(), Terminal(), RecordsFile.open(path)
     assert [[line for line, _ in shown(file.records(), file, stream)] for stream in (plain, terminal)] == [LINES, LINES]
     size = path.stat().st_size
