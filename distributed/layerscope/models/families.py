@@ -30,7 +30,8 @@ def family_of(config: Mapping[str, Any], where: str) -> ModelFamily:
                     f"Take a model of {supported()}."
                 )
             return family
-    raise UsageError(f"{where} is a {str(kind)[:80]!r} model, which layerscope does not read.\nIt reads {supported()}.")
+    is_what = "says no `model_type` in its config.json" if kind is None else f"is a {str(kind)[:80]!r} model"
+    raise UsageError(f"{where} {is_what}, which layerscope does not read.\nIt reads {supported()}.")
 
 
 def supported() -> str:

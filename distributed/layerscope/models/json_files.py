@@ -9,6 +9,7 @@ from layerscope.strict_json import RepeatedKeyError, parse_object
 
 CONFIG = "config.json"
 MAX_JSON_BYTES = 64 << 20
+_SHOWN = 5  # files of a repository
 
 
 def require(repository: Repository, path: str, consequence: str) -> None:
@@ -17,7 +18,11 @@ def require(repository: Repository, path: str, consequence: str) -> None:
         UsageError: a repository has no such file.
     """
     if path not in repository.files:
-        raise UsageError(f"{repository.name} has no {path}, {consequence}.")
+        held = sorted(repository.files)
+        more = f" and {len(held) - _SHOWN} more" if len(held) > _SHOWN else ""
+        raise UsageError(
+            f"{repository.name} has no {path}, {consequence}.\nIt holds {', '.join(held[:_SHOWN]) or 'no file'}{more}."
+        )
 
 
 def read_json(repository: Repository, path: str, consequence: str) -> dict[str, Any]:

@@ -42,6 +42,11 @@ class Dictionary:
     @property
     def warnings(self) -> list[str]:
         told = list(self.of_another_model)
+        if not self.saes[0].site_said and self.repository.name != str(standin_folder() / "saes"):
+            told.append(
+                f"Nothing says where in a layer the SAEs of {self.repository.name} read; {self.site} is assumed. "
+                "If they are of attention, of an MLP or transcoders, all features come out wrong: say so with --site."
+            )
         if self.missing:
             what = f"width {self.saes[0].width}" + (f", L0 {self.l0}" if self.l0 != CANONICAL else "")
             told.append(f"{self.repository.name} has no SAE of {what} for the layers {ranges(self.missing)}: left out.")
@@ -114,7 +119,14 @@ def _repository(
     if first is not None and (config.sae_repo != "auto" or asked.site in ("auto", first.site)):
         return first.repository
     site = cast(Site, "resid_post" if asked.site == "auto" else asked.site)
-    return open_repository(suite_of(model, spec.d_model, spec.n_layers, site), asked.revision)
+    suite = suite_of(model, spec.d_model, spec.n_layers, site)
+    try:
+        return open_repository(suite, asked.revision)
+    except UsageError as error:
+        told, _, advice = str(error).partition("\n")
+        raise UsageError(
+            f"{told} It was picked as the suite of {model.name}, because --sae-repo names none.\n{advice}".rstrip()
+        ) from error
 
 
 def _of_another_model(model: Repository, saes: Sequence[SaeChoice]) -> Iterator[str]:

@@ -69,6 +69,8 @@ class SaeChoice:
     """About how many features will be active; for sizes alone."""
     model: str = ""
     """The model that it was trained on, as its repository calls it; empty where it does not say."""
+    site_said: bool = True
+    """Whether anything says which site it reads; if not, it is taken to be the one that most do."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -99,6 +101,10 @@ class Shelf:
         if self.site_said:
             return self
         transcodes = site == "transcoder"
-        saes = (replace(sae, site=site, recipe=replace(sae.recipe, transcodes=transcodes)) for sae in self.saes)
+        recipes = (replace(sae.recipe, transcodes=transcodes) for sae in self.saes)
+        saes = (
+            replace(sae, site=site, site_said=True, recipe=recipe)
+            for sae, recipe in zip(self.saes, recipes, strict=True)
+        )
         canonical = {(site, layer, width): name for (_, layer, width), name in self.canonical.items()}
         return replace(self, saes=tuple(saes), canonical=canonical)

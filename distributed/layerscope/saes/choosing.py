@@ -137,6 +137,11 @@ def _no_l0(shelf: Shelf, saes: Sequence[SaeChoice], width: str, asked: str, name
         return UsageError(
             f"None of the SAEs of {where} in {shelf.repository.name} is canonical.\nName one with --sae-l0: {names}."
         )
+    if asked.startswith((_NEAREST, "min", "max")):
+        return UsageError(
+            f"The SAEs of {where} in {shelf.repository.name} have names and no numbers for L0s: none is the {asked} "
+            f"one.\nName one with --sae-l0: {names}."
+        )
     return UsageError(
         f"{shelf.repository.name} has no SAE of {where} with an average L0 of {named or asked}; it has {names}."
     )

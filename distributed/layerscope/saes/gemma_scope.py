@@ -41,6 +41,7 @@ def shelf(repository: Repository, original: str) -> Shelf | None:
     if not held:
         return None
     site, release = _site(original), releases().get(original, {})
+    said = _SITE_IN_NAME.search(original) is not None
     recipe = Recipe(transcodes=site == "transcoder")
     saes, canonical = list[SaeChoice](), dict[tuple[Site, int, str], str]()
     for layer, widths in sorted(held.items()):
@@ -52,10 +53,9 @@ def shelf(repository: Repository, original: str) -> Shelf | None:
                 canonical[site, layer, width] = str(canonical_l0(by_l0))
             for l0, path in sorted(by_l0.items()):
                 page = _page(release, layer, width, l0)
-                sae = SaeChoice(layer, width, l0, path, page, site, str(l0), recipe, None, l0, release.get("model", ""))
-                saes.append(sae)
-    rule, said = "the average L0 nearest to 100", _SITE_IN_NAME.search(original) is not None
-    return Shelf(repository, "Gemma Scope", tuple(saes), canonical, rule, site_said=said)
+                model = release.get("model", "")
+                saes.append(SaeChoice(layer, width, l0, path, page, site, str(l0), recipe, None, l0, model, said))
+    return Shelf(repository, "Gemma Scope", tuple(saes), canonical, "the average L0 nearest to 100", site_said=said)
 
 
 def canonical_l0(l0s: Iterable[int]) -> int:

@@ -14,6 +14,7 @@ from layerscope.config import parse_layers
 from layerscope.errors import UsageError
 from layerscope.formatting import ranges
 from layerscope.hub.repository import FileInfo, Repository
+from layerscope.planning.saes import Dictionary
 from layerscope.saes.choice import SaeChoice
 from layerscope.saes.choosing import choose_saes
 from layerscope.saes.gemma_scope import canonical_l0, catalogue
@@ -191,7 +192,16 @@ def test_where_no_name_says_the_site_whoever_asks_does(site: str) -> None:
         chosen, _ = choose(PT_2B, held, site=site)
         assert {sae.site for sae in chosen} == {site}
         assert {sae.recipe.transcodes for sae in chosen} == {site == "transcoder"}
-        assert [sae.path for sae in chosen] == [sae.path for sae in choose(PT_2B, held)[0]]
+        guessed, _ = choose(PT_2B, held)
+        assert [sae.path for sae in chosen] == [sae.path for sae in guessed]
+        warned = Dictionary("first", held, tuple(guessed), 16_384).warnings
+        assert [name in told and "resid_post is assumed" in told for told in warned] == [True]
+        assert not Dictionary("first", held, tuple(chosen), 16_384).warnings, "it was said"
+
+
+def test_where_the_name_says_the_site_nobody_is_warned() -> None:
+    held = repository(PT_2B)
+    assert not Dictionary("first", held, tuple(choose(PT_2B, held)[0]), 16_384).warnings
 
 
 def test_min_and_max_are_the_ends_of_what_a_layer_has() -> None:
