@@ -57,6 +57,20 @@ def test_a_mistyped_command_is_told_with_the_one_that_was_meant(word: str, meant
 
 
 @pytest.mark.parametrize(
+    ("words", "rule"),
+    [
+        (["--attribution"], "gradient"),
+        (["--attribution", "--tokens"], "gradient"),
+        (["--attribution", "relp"], "relp"),
+        (["--attribution=off"], "off"),
+        ([], "off"),
+    ],
+)
+def test_an_option_that_stands_for_a_value_alone_takes_one_too(words: list[str], rule: str) -> None:
+    assert call(Config, words, "run", cli.COMMANDS).attribution == rule
+
+
+@pytest.mark.parametrize(
     ("words", "told"),
     [
         (["run", "--site", "residpost"], "transcoder or auto. Did you mean resid_post?"),
@@ -76,6 +90,7 @@ def test_a_mistyped_command_is_told_with_the_one_that_was_meant(word: str, meant
         (["run", "--features", "x.csv"], "no option of `layerscope run`. It is one of `layerscope ablate`."),
         (["run", "--standin=yes"], "--standin takes no value"),
         (["run", "--dtype"], "--dtype lacks its value, auto|float32|bfloat16."),
+        (["run", "--attribution", "relep"], "it is gradient, relp or off. Did you mean relp?"),
         (["run", "--model", "--standin"], "--model lacks its value"),
         (["status", "a", "b"], "'b' is a word too many: `layerscope status` takes one FILE."),
         (["run", "-n", "3"], "'-n' is no option of `layerscope run`."),

@@ -105,6 +105,8 @@ def _kind(one: Option, command: str) -> dict[str, Any]:
     }
     if one.positional:  # that one is missing is told with what it is
         return {**value, "nargs": "*" if one.repeated else "?"}
+    if one.alone:
+        return {**value, "nargs": "?", "const": one.alone}
     return {**value, "action": "append"} if one.repeated else value
 
 

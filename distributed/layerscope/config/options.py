@@ -32,6 +32,8 @@ class Shown:
     name: str = ""
     takes: str = ""
     default: str = ""
+    alone: str = ""
+    """The value that it has where none follows it."""
     positional: bool = False
 
 
@@ -52,6 +54,8 @@ class Option:
     positional: bool
     takes: str
     """What stands for the value in the help; empty for a flag."""
+    alone: str = ""
+    """What it is where no value follows; empty where one must."""
 
     @property
     def is_flag(self) -> bool:
@@ -130,6 +134,7 @@ def _option(name: str, hint: Any, default: Any) -> Option:
         group=_ARGUMENTS if shown.positional else group,
         positional=shown.positional,
         takes="" if kind is bool else shown.takes or _takes(kind),
+        alone=shown.alone,
     )
 
 

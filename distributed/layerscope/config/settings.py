@@ -5,10 +5,10 @@ It checks what can be checked from a value alone; what needs files, the hub or a
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from layerscope.config.dictionaries import L0, WIDTH, parse_dictionaries
-from layerscope.config.options import Common, OfModel, OfNumbers, OfOutput, OfQuestions, OfWork, option
+from layerscope.config.options import Common, OfModel, OfNumbers, OfOutput, OfQuestions, OfWork, Shown, option
 from layerscope.config.values import (
     CHAT,
     parse_baseline,
@@ -128,9 +128,10 @@ class Config:
     in the folder NAME.residuals with one .npy file for every layer."""
     all_solutions: OfNumbers[bool] = False
     """Of questions with more than two solutions, record the features of every wrong one, not of the strongest alone."""
-    attribution: OfNumbers[AttributionRule | Literal["off"]] = "off"
-    """Attribute each question's margin to features, over all tokens of its solutions and its prompt: gradient takes the
-    margin's gradient by the residual stream, relp the relevance by RelP's rules. It takes more than twice as long."""
+    attribution: Annotated[OfNumbers[AttributionRule | Literal["off"]], Shown(alone="gradient")] = "off"
+    """Attribute each question's margin to features, over all tokens of its solutions and its prompt: gradient, which
+    stands for no value too, takes the margin's gradient by the residual stream, relp the relevance by RelP's rules. It
+    takes more than twice as long."""
     attribution_baseline: OfNumbers[str] = "zero"
     """What a feature's attribution is against: zero (that it is silent), or mean:FILE (what it is on average, by a file
     of layerscope.write_means)."""
