@@ -38,9 +38,9 @@ MADE_UP = ModelFamily(
     tensors=_tensors,
     model_class=_model_class,
     sites={
-        "resid_post": SitePoint("", "output", d_model),
-        "attn_out": SitePoint("self_attn.o_proj", "input", d_heads),
-        "mlp_out": SitePoint("mlp", "output", d_model),  # no norm follows it
+        "resid_post": SitePoint("", "output", d_model, takes="output"),
+        "attn_out": SitePoint("self_attn.o_proj", "input", d_heads, takes="projection"),
+        "mlp_out": SitePoint("mlp", "output", d_model, takes="output"),  # no norm follows it
         "transcoder": SitePoint("mlp", "input", d_model),
     },
     attention="softmax in float32",

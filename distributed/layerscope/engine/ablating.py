@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from layerscope.config import Site
 from layerscope.engine.batch import unscored_reason
 from layerscope.errors import LayerscopeError
 from layerscope.models.ablation import Change, KeptPass, keep_pass, moved, run_again
@@ -73,7 +74,9 @@ class Ablator:
         with self._turn:
             if self._at_last is None or self._at_last[0] != batch:
                 self._at_last = None  # before there is another, whose memory it has
-                begun = begin_batch(self._model, self._tokenizer, questions, self._to_ablate.layers)
+                begun = begin_batch(
+                    self._model, self._tokenizer, questions, self._to_ablate.layers, self._to_ablate.site
+                )
                 self._at_last = batch, begun
             begun = self._at_last[1]
             lines, halved = ablate(
@@ -112,14 +115,18 @@ def load_features(to_ablate: ToAblate, d_in: int, device: torch.device) -> dict[
 
 
 def begin_batch(
-    model: LanguageModel, tokenizer: PairTokenizer, questions: Sequence[Question], layers: Sequence[int]
+    model: LanguageModel,
+    tokenizer: PairTokenizer,
+    questions: Sequence[Question],
+    layers: Sequence[int],
+    site: Site = "resid_post",
 ) -> Begun:
     """Scores the questions of a batch, and keeps what is needed to run it again from these layers on."""
     pairs = list(tokenizer.pairs(questions))
     scorable = [pair for pair in pairs if isinstance(pair, Pair)]
-    kept, halved = _keep(model, scorable, layers) if scorable else (None, False)
+    kept, halved = _keep(model, scorable, layers, site) if scorable else (None, False)
     scores = iter(kept.scores if kept else ())
-    reasons = [unscored_reason(next(scores), ["resid_post"]) if isinstance(pair, Pair) else str(pair) for pair in pairs]
+    reasons = [unscored_reason(next(scores), [site]) if isinstance(pair, Pair) else str(pair) for pair in pairs]
     there = np.array([isinstance(pair, Pair) for pair in pairs])
     numbers = np.where(there, np.cumsum(there) - 1, -1).tolist()
     return Begun(questions, reasons, numbers, kept, halved)
@@ -159,7 +166,7 @@ def _wanted(
     n_features: int,
     kinds: Sequence[Control | None],
 ) -> Iterator[_Wanted]:
-    """What is to be changed after a layer, line by line; nothing where nothing fires.
+    """What is to be changed in a layer, line by line; nothing where nothing fires.
 
     Args:
         numbered: the layer's features, with their numbers among the portion's, of which there are `n_features`.
@@ -168,7 +175,7 @@ def _wanted(
     if kept is None:
         return
     layer = numbered[0][1].layer
-    states, place_of = kept.states[layer], {feature: place for place, feature in enumerate(chosen.feature_ids)}
+    read, place_of = kept.read[layer], {feature: place for place, feature in enumerate(chosen.feature_ids)}
     ways = [
         (number * len(kinds) + at, _way(chosen, place_of, feature, kind))
         for number, feature in numbered
@@ -178,8 +185,8 @@ def _wanted(
         if reason:
             continue
         pair = kept.pairs[pair_number]
-        of_solutions = torch.from_numpy(np.flatnonzero(pair.positions() >= pair.prompt)).to(states.device)
-        activations = chosen.activations(states[kept.starts[pair_number] + of_solutions])  # [tokens, n]
+        of_solutions = torch.from_numpy(np.flatnonzero(pair.positions() >= pair.prompt)).to(read.device)
+        activations = chosen.activations(read[kept.starts[pair_number] + of_solutions])  # [tokens, n]
         for place, way in ways:
             if way is None:
                 continue
@@ -228,9 +235,9 @@ def _again(
     return [*parts[0], *parts[1]], True
 
 
-def _keep(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int]) -> tuple[KeptPass, bool]:
+def _keep(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int], site: Site) -> tuple[KeptPass, bool]:
     try:
-        return keep_pass(model, pairs, layers), False
+        return keep_pass(model, pairs, layers, site), False
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -241,7 +248,7 @@ def _keep(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int]) ->
             ) from error
     give_back()
     half = len(pairs) // 2
-    (first, _), (second, _) = (_keep(model, pairs[part], layers) for part in (slice(half), slice(half, None)))
+    (first, _), (second, _) = (_keep(model, pairs[part], layers, site) for part in (slice(half), slice(half, None)))
     return first.joined(second), True
 
 

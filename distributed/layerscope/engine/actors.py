@@ -97,7 +97,7 @@ class GemmaActor(_Actor):
             if ablation is not None:
                 from layerscope.engine.ablating import Ablator
 
-                self._ablator = Ablator(self._model, self._tokenizer, ablation, spec.width("resid_post"))
+                self._ablator = Ablator(self._model, self._tokenizer, ablation, spec.width(ablation.site))
         with self._log.timed("fingerprint"):
             return model_fingerprint(self._model, sorted(self._layers))
 

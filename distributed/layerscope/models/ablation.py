@@ -1,9 +1,9 @@
-"""The margin once more, with something of the residual stream changed: what can be another then is run again, no more.
+"""The margin once more, with something of a layer changed: what can be another then is run again, no more.
 
-Of one pass over a batch of pairs the residual stream after the layers of interest is kept, and of the layers above the
-lowest of them the keys and values. A change is made to some tokens of one pair's row. After it only those tokens are
-run that see one of these, through the layers above; what they see of other tokens, the prompt above all, was kept. Many
-changes after the same layer, of whichever pairs, are rows of one batch.
+Of one pass over a batch of pairs what SAEs read of the layers of interest is kept, the residual stream from which a
+layer goes on, and of the layers above the lowest of them the keys and values. A change is made to some tokens of one
+pair's row. After it only those tokens are run that see one of these, through the layers above; what they see of other
+tokens, the prompt above all, was kept. Many changes in the same layer, of whichever pairs, are rows of one batch.
 
 Shapes: B pairs, T tokens of a batch, N solution tokens, D d_model; of what is run again R rows, t tokens, Q of them in
 a row at most, W tokens of the widest whole row.
@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from layerscope.config import Site
+from layerscope.models.family import SitePoint, d_model
 from layerscope.models.kept_attention import AGAIN, KEEPING, Again, AgainMask, Keeping, KeysAndValues
 from layerscope.models.language_model import (
     RESIDUAL,
@@ -33,6 +35,8 @@ from layerscope.models.pair_attention import PairLayout, attention_by, lay_out, 
 from layerscope.models.sites import capture_rows
 from layerscope.questions.pairs import Pair
 
+_BEFORE = SitePoint("", "input", d_model)
+
 
 class KeptPass(NamedTuple):
     """A pass over a batch of pairs, and what is needed to run it again from chosen layers on."""
@@ -40,7 +44,9 @@ class KeptPass(NamedTuple):
     pairs: Sequence[Pair]  # B
     scores: list[PairScore]  # B
     starts: list[int]  # [B + 1] into T; where each pair's row begins
-    states: Mapping[int, Tensor]  # by layer [T, D], the residual stream after it, as the model has it
+    point: SitePoint  # what SAEs read, and what of it is changed
+    read: Mapping[int, Tensor]  # by layer [T, its width], what SAEs read of it, as the model has it
+    states: Mapping[int, Tensor]  # by layer [T, D], the residual stream after it, or before where the change is within
     seen: Mapping[int, KeysAndValues]  # by layer above the lowest of these
     log_probs: NDArray[np.float32]  # [N] of the solution tokens, solution by solution
 
@@ -50,6 +56,8 @@ class KeptPass(NamedTuple):
             [*self.pairs, *other.pairs],
             [*self.scores, *other.scores],
             [*self.starts, *(self.starts[-1] + start for start in other.starts[1:])],
+            self.point,
+            {layer: torch.cat([read, other.read[layer]]) for layer, read in self.read.items()},
             {layer: torch.cat([states, other.states[layer]]) for layer, states in self.states.items()},
             {
                 layer: (torch.cat([keys, other.seen[layer][0]]), torch.cat([values, other.seen[layer][1]]))
@@ -60,17 +68,19 @@ class KeptPass(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What is added to the residual stream of a pair's row."""
+    """What is added to what SAEs read of a pair's row."""
 
     pair: int
     """Which of the pass."""
     tokens: Tensor  # [n] int64, of its row, ascending
-    delta: Tensor  # [n, D] float32
+    delta: Tensor  # [n, width of what is read] float32
 
 
 @torch.inference_mode()
-def keep_pass(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int]) -> KeptPass:
-    """Scores the solutions of every pair, and keeps the residual stream of all tokens after some layers."""
+def keep_pass(
+    model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int], site: Site = "resid_post"
+) -> KeptPass:
+    """Scores the solutions of every pair, and keeps what SAEs read of all tokens in some layers, and what is beside."""
     layout = lay_out(pairs, model.transfers, [range(len(pair.tokens)) for pair in pairs], share=False)
     config, body = model.model.config, model.model.model
     seen = dict[int, KeysAndValues]()
@@ -78,15 +88,19 @@ def keep_pass(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int]
     keeping = {name: Keeping(mask, seen, min(layers)) for name, mask in masks.items()}
     with model.turn, ExitStack() as stack:
         stack.enter_context(attention_by(config, KEEPING))
-        point = model.family.site(*RESIDUAL)
-        states = stack.enter_context(capture_rows(body.layers, layers, point, layout.read_tokens))
+        point = model.family.site(site)
+        read = stack.enter_context(capture_rows(body.layers, layers, point, layout.read_tokens))
+        from_there = _BEFORE if point.takes == "projection" else model.family.site(*RESIDUAL)
+        states = read
+        if from_there != point:
+            states = stack.enter_context(capture_rows(body.layers, layers, from_there, layout.read_tokens))
         hidden = _through(body, layout.tokens, layout.positions, keeping)
-        finite = torch.stack([torch.isfinite(states[layer]).all(dim=-1) for layer in layers])  # [L, T]
+        finite = torch.stack([torch.isfinite(read[layer]).all(dim=-1) for layer in layers])  # [L, T]
         log_probs = target_log_probs(hidden, model.model.lm_head.weight, layout, model.softcap)
         log_probs, finite = (part.cpu() for part in (log_probs, finite))
     scores = pair_scores(log_probs.numpy(), layout, finite.numpy(), layers)
     starts = list(accumulate((len(pair.tokens) for pair in pairs), initial=0))
-    return KeptPass(pairs, scores, starts, states, seen, log_probs.numpy())
+    return KeptPass(pairs, scores, starts, point, read, states, seen, log_probs.numpy())
 
 
 def moved(pair: Pair, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -109,15 +123,21 @@ def moved(pair: Pair, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @torch.inference_mode()
 def run_again(model: LanguageModel, kept: KeptPass, layer: int, changes: Sequence[Change]) -> list[PairScore]:
-    """The score of every change's pair, with the change made to the residual stream after a layer."""
+    """The score of every change's pair, with the change made to what is read of a layer."""
     pairs = [kept.pairs[change.pair] for change in changes]
     places = [moved(pair, change.tokens.cpu().numpy()) for pair, change in zip(pairs, changes, strict=True)]
     layout = lay_out(pairs, model.transfers, [at.tolist() for at in places], share=False)
     log_probs = np.concatenate([_log_probs_of(kept, change.pair) for change in changes])
     if len(layout.read_tokens):
         config, body = model.model.config, model.model.model
-        states = _changed(kept, layer, changes, places, model.device)
-        with model.turn, attention_by(config, AGAIN), _given(body.layers, layer, states[None]):
+        layers, projected = body.layers[: layer + 1], None
+        states = _rows(kept.states[layer], kept.starts, changes, places)
+        if kept.point.takes == "projection":
+            inside = _change(_rows(kept.read[layer], kept.starts, changes, places), changes, places)
+            projected = layers[-1].self_attn.o_proj(inside[None])
+        else:
+            states = _change(states, changes, places)
+        with model.turn, attention_by(config, AGAIN), _given(layers, states[None], projected):
             at, masks = layout.read_tokens, _masks(model, kept, changes, places, layout)
             hidden = _through(body, layout.tokens[at], layout.positions[at], masks)
             predicted, again = _predicted(model, layout, hidden)
@@ -139,23 +159,22 @@ def _log_probs_of(kept: KeptPass, pair: int) -> NDArray[np.float32]:
     return kept.log_probs[sum(counts[:-1]) : sum(counts)]
 
 
-def _changed(
-    kept: KeptPass,
-    layer: int,
-    changes: Sequence[Change],
-    places: Sequence[NDArray[np.int64]],
-    device: torch.device,
+def _rows(
+    kept: Tensor, starts: Sequence[int], changes: Sequence[Change], places: Sequence[NDArray[np.int64]]
 ) -> Tensor:
-    """[t, D] of the residual stream after a layer, at what is run again."""
-    rows = []
-    for change, at in zip(changes, places, strict=True):
-        again = torch.from_numpy(at).to(device)
-        states = kept.states[layer][kept.starts[change.pair] + again]  # a copy
+    """[t, D] of what was kept [T, D], a copy, at what is run again."""
+    at = np.concatenate([starts[change.pair] + of_row for change, of_row in zip(changes, places, strict=True)])
+    return kept[torch.from_numpy(at).to(kept.device)]
+
+
+def _change(rows: Tensor, changes: Sequence[Change], places: Sequence[NDArray[np.int64]]) -> Tensor:
+    """The rows [t, D], with the changes."""
+    for change, at, states in zip(changes, places, rows.split([len(of_row) for of_row in places]), strict=True):
+        again = torch.from_numpy(at).to(rows.device)
         mine = torch.isin(change.tokens, again)
         where = torch.searchsorted(again, change.tokens[mine])
         states[where] = (states[where].float() + change.delta[mine]).to(states.dtype)
-        rows.append(states)
-    return torch.cat(rows)
+    return rows
 
 
 def _masks(
@@ -204,20 +223,29 @@ def _predicted(
 
 
 @contextmanager
-def _given(decoder_layers: nn.ModuleList, layer: int, states: Tensor) -> Iterator[None]:
-    """Has a layer give these states [1, T, D], whatever it gets, and those below it compute nothing."""
+def _given(decoder_layers: Sequence[Any], states: Tensor, projected: Tensor | None) -> Iterator[None]:
+    """Has the last of some layers give these states [1, T, D], whatever it gets, and those below it compute nothing.
+
+    Args:
+        projected: [1, T, D] that its attention gives, and the states are what the layer gets; None as above.
+    """
+    layer = decoder_layers[-1]
 
     def passing(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
         return hidden_states
 
-    def giving(*_: Any, **__: Any) -> Tensor:
-        return states
+    def giving(_: Tensor, *others: Any, **named: Any) -> Any:
+        return states if projected is None else type(layer).forward(layer, states, *others, **named)
 
-    below = decoder_layers[: layer + 1]
-    for number, module in enumerate(below):
-        module.forward = giving if number == layer else passing
+    for module in decoder_layers[:-1]:
+        module.forward = passing
+    layer.forward = giving
+    changed = list(decoder_layers)
+    if projected is not None:
+        layer.self_attn.forward = lambda **_: (projected, None)
+        changed.append(layer.self_attn)
     try:
         yield
     finally:
-        for module in below:
+        for module in changed:
             del module.forward  # its class has it yet

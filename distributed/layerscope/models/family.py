@@ -28,6 +28,10 @@ class SitePoint:
     """Of a row there."""
     change: Callable[[Any, Any], Any] | None = None
     """From the module and rows [R, D] to what the SAEs read of them; None where that is the rows themselves."""
+    takes: Literal["output", "projection"] | None = None
+    """Of what a feature is taken out: of the decoder layer's output, to which what is read here is the last that is
+    added, or of what attention's output projection gets; None where it cannot be, as SAEs write elsewhere than they
+    read."""
 
 
 @dataclass(frozen=True)

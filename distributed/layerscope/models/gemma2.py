@@ -42,9 +42,9 @@ def _normed_without_gain(norm: Any, rows: Any) -> Any:
 
 
 SITES: dict[Site, SitePoint] = {
-    "resid_post": SitePoint("", "output", d_model),
-    "attn_out": SitePoint("self_attn.o_proj", "input", d_heads),
-    "mlp_out": SitePoint("post_feedforward_layernorm", "output", d_model),
+    "resid_post": SitePoint("", "output", d_model, takes="output"),
+    "attn_out": SitePoint("self_attn.o_proj", "input", d_heads, takes="projection"),
+    "mlp_out": SitePoint("post_feedforward_layernorm", "output", d_model, takes="output"),
 }
 _TRANSCODER = SitePoint("pre_feedforward_layernorm", "input", d_model, _normed_without_gain)
 

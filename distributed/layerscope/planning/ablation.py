@@ -40,12 +40,12 @@ class PortionedPlan(Plan):
 def expect_plain_saes(job: Job) -> None:
     """
     Raises:
-        UsageError: what the SAEs read is no sum of their features, or is not the residual stream after a layer.
+        UsageError: what the SAEs read is no sum of their features.
     """
-    if (site := job.reading.sites[0]) != "resid_post":
+    if job.spec.family.site(site := job.reading.sites[0]).takes is None:
         raise UsageError(
-            f"The SAEs read {site}, and features are taken out of resid_post, the residual stream after a "
-            "layer.\nTake a run with SAEs of that site."
+            f"The SAEs read {site}, and write elsewhere than they read: what their features read cannot be taken out.\n"
+            "Take a run with SAEs of another site."
         )
     if any(sae.recipe.transcodes or sae.recipe.scaling != "none" for sae in job.saes):
         raise UsageError(
@@ -90,7 +90,7 @@ def ablating(
     Raises:
         LayerscopeError: the model and what is kept of a batch do not fit the memory there is.
     """
-    plan = ablation_plan(job, settings)
+    plan, site = ablation_plan(job, settings), job.reading.sites[0]
     layers = {feature.layer for feature in settings.features}
     to_ablate = ToAblate(
         repository=job.sae_repository,
@@ -101,10 +101,12 @@ def ablating(
         factor=-1.0 if settings.steer is None else settings.steer,
         differences={layer: differences[layer] for layer in layers if layer in differences},
         batch_tokens=job.numerics.batch_tokens,
+        site=site,
     )
+    beside = 0 if site == "resid_post" else job.spec.width(site)
     size = BYTES_PER_VALUE[job.numerics.dtype]
     keys_and_values = 2 * job.spec.width("attn_out") * (job.spec.n_layers - 1 - min(layers))  # at most
-    kept = (len(layers) * job.spec.d_model + keys_and_values) * job.numerics.batch_tokens * size
+    kept = (len(layers) * (job.spec.d_model + beside) + keys_and_values) * job.numerics.batch_tokens * size
     work = job.needs.gemma_work - job.needs.kept + kept
     needs = replace(job.needs, sae_by_layer={}, kept=kept, gemma_work=work, encode_cost=0.0)
     crew = replace(job.crew, encoder_gpus=0, layer_blocks=None, encoders_per_block=None)

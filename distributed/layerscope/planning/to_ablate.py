@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from layerscope.config import Site
 from layerscope.hub.repository import Repository
 from layerscope.records.identity import ChosenFeature, Control
 from layerscope.saes.choice import SaeChoice
@@ -27,6 +28,8 @@ class ToAblate:
     """By layer and feature, how much more active it is on average at right solutions than at wrong ones."""
     batch_tokens: int
     """Of a batch that is run again, as of one that is run."""
+    site: Site = "resid_post"
+    """That the SAEs read, and that loses what is taken out."""
 
     @property
     def layers(self) -> list[int]:

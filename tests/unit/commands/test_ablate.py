@@ -17,11 +17,13 @@ import layerscope
 from conftest import actors_here, called
 from layerscope.engine import ablating
 from layerscope.errors import UsageError
+from layerscope.models.gemma2 import GEMMA_2
 from layerscope.planning.ablation import expect_plain_saes
 from layerscope.records.ablations import AblationFile
 from layerscope.records.manifest import manifest_path
 from layerscope.records.means import save_means
 from layerscope.saes.choice import Recipe
+from layerscope.standin.build import StandinSpec, build
 from made_up import edit_manifest
 from paths import ROOT
 
@@ -256,18 +258,43 @@ def test_saes_without_a_decoder_are_refused_before_anything_starts(
 @pytest.mark.parametrize(
     ("site", "recipe", "reason"),
     [
-        ("mlp_out", Recipe(), "The SAEs read mlp_out, and features are taken out of resid_post"),
-        ("attn_out", Recipe(), "The SAEs read attn_out, and"),
-        ("transcoder", Recipe(transcodes=True), "The SAEs read transcoder, and"),
+        ("transcoder", Recipe(transcodes=True), "The SAEs read transcoder, and write elsewhere"),
+        ("transcoder", Recipe(), "The SAEs read transcoder, and write elsewhere"),
+        ("mlp_out", Recipe(transcodes=True), "give back what they read"),
         ("resid_post", Recipe(scaling="deviation"), "These scale what they read first"),
     ],
 )
 def test_saes_of_what_is_not_taken_apart_are_refused_by_name(site: Any, recipe: Recipe, reason: str) -> None:
     sae = SimpleNamespace(recipe=recipe)
-    job: Any = SimpleNamespace(reading=SimpleNamespace(sites=(site, "resid_post")), saes=[sae])
+    job: Any = SimpleNamespace(
+        reading=SimpleNamespace(sites=(site, "resid_post")), saes=[sae], spec=SimpleNamespace(family=GEMMA_2)
+    )
     with pytest.raises(UsageError, match=reason) as refused:
         expect_plain_saes(job)
     assert len(str(refused.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("site", ["attn_out", "mlp_out"])
+def test_what_is_read_within_a_layer_is_ablated_there(
+    site: Any, command: Callable[..., Said], one_process: object, tmp_path: Path
+) -> None:
+    assert one_process
+    sizes: Any = {"n_layers": 2, "d_model": 32, "vocabulary": 900, "width": "1k", "d_sae": 1024, "l0s": ((20, 60),) * 2}
+    build(StandinSpec(**sizes, site=site), tmp_path / "standin")
+    sources = ["--model", str(tmp_path / "standin/model"), "--sae-repo", str(tmp_path / "standin/saes"), "--site", site]
+    run = layerscope_run(tmp_path, tmp_path / "standin", *sources, "--attribution", "gradient", "--top-k", "40")
+    # A little of it moves the margin as the attribution says.
+    little = ["--top", "8", "--steer", "-0.02", "--output-file", "a.jsonl"]
+    done = command("ablate", str(run), *little, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    ablated = layerscope.read_ablations(tmp_path / "a.jsonl").to_pandas()
+    of_solutions = layerscope.read_attributions(run).to_pandas().query("tokens != 'prompt'")
+    both = ablated[ablated["control"].isna()].merge(
+        of_solutions.groupby(["example_id", "layer", "feature_id"], as_index=False)["attribution"].sum()
+    )
+    assert len(both) > 8
+    ratio = (both["margin_ablated"] - both["margin"]) / both["attribution"]
+    assert ratio.median() == pytest.approx(-0.02, rel=0.05)
 
 
 def test_runs_that_cannot_be_ablated_are_refused(

@@ -1,7 +1,7 @@
-"""An ablation is what transformers gives with a hook that takes the feature out, one solution at a time."""
+"""At each site an ablation is what transformers gives with a hook that takes a feature out, one solution at a time."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
+from layerscope.config import Site
 from layerscope.engine.ablating import Begun, ablate, begin_batch
-from layerscope.hub.repository import Repository
+from layerscope.hub.repository import Repository, open_repository
 from layerscope.models.ablation import Change, moved, run_again
 from layerscope.models.loading import load_language_model
+from layerscope.models.spec import read_spec
 from layerscope.planning.to_ablate import ToAblate
 from layerscope.questions.pairs import Pair, PairTokenizer
 from layerscope.questions.sources import Question
@@ -25,7 +28,7 @@ from plain_gradients import whole
 from tiny_models import save_tiny
 
 CPU = torch.device("cpu")
-LAYERS, WIDTH, FEATURES = [0, 1, 2], 24, 12
+LAYERS, FEATURES = [0, 1, 2], 12
 QUESTIONS = [
     Question(0, "Keep soup warm", "Cut it.", "Cut it with a knife and then wait.", 0),  # a common beginning
     Question(1, "Keep bread", "in a box", "in a", 1),  # one is the other's beginning
@@ -38,16 +41,18 @@ KINDS: tuple[Control | None, ...] = (None, "matched", "random", "mean-difference
 class Bench:
     """A tiny model as layerscope and as transformers have it, and random SAEs."""
 
-    def __init__(self, kind: str, folder: Path, tokenizer: Path) -> None:
+    def __init__(self, kind: str, site: Site, folder: Path, tokenizer: Path) -> None:
         torch.set_num_threads(1)
+        self.site = site
         self.plain = save_tiny(kind, folder, tokenizer)
         self.model = load_language_model(folder, torch.float32, CPU)
         self.tokenizer = PairTokenizer(folder / "tokenizer.json", 4096)
         rng = torch.Generator().manual_seed(1)
-        self.w_enc, self.w_dec = (torch.randn(size, generator=rng) for size in ((WIDTH, FEATURES), (FEATURES, WIDTH)))
+        self.width = width = read_spec(open_repository(str(folder))).width(site)
+        self.w_enc, self.w_dec = (torch.randn(size, generator=rng) for size in ((width, FEATURES), (FEATURES, width)))
         self.threshold = torch.full((FEATURES,), 0.8)
         self.threshold[5] = 1e9  # which never fires
-        difference = torch.randn(WIDTH, generator=rng)
+        difference = torch.randn(width, generator=rng)
         self.difference = difference / torch.linalg.vector_norm(difference)
 
     def chosen(self, ids: Sequence[int]) -> ChosenOfLayer:
@@ -55,7 +60,7 @@ class Bench:
         return ChosenOfLayer(list(ids), encoder, False, self.w_dec[ids], self.difference)
 
     def begin(self) -> Begun:
-        return begin_batch(self.model, self.tokenizer, QUESTIONS, LAYERS)
+        return begin_batch(self.model, self.tokenizer, QUESTIONS, LAYERS, self.site)
 
     def ablations(self, portion: Sequence[ChosenFeature], factor: float, tokens: int = 60) -> list[Ablation]:
         to_ablate = ToAblate(Repository("x", None, {}), (), "float32", [portion], KINDS, factor, {}, tokens)
@@ -68,6 +73,15 @@ class Bench:
         pre = rows @ self.w_enc[:, feature_id]
         return torch.where(pre > self.threshold[feature_id], pre, 0.0)
 
+    def hook(self, layer: int, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
+        """Has what is read at the site be another."""
+        module = self.plain.model.layers[layer]
+        if self.site == "attn_out":
+            return module.self_attn.o_proj.register_forward_pre_hook(lambda _, inputs: (change(inputs[0]),))
+        if self.site == "mlp_out":
+            module = module.post_feedforward_layernorm
+        return module.register_forward_hook(lambda _module, _inputs, output: change(output))
+
     def margin(self, question: Question, layer: int, fires: int, direction: Tensor, factor: float) -> tuple[float, int]:
         """Of one question with a hook, and how many tokens its solutions have at which the feature fires."""
         pair = self.tokenizer.pair(question)
@@ -75,15 +89,15 @@ class Bench:
         for solution in pair.solutions:
             tokens = whole(pair, solution)
 
-            def change(_module: Any, _inputs: Any, output: Tensor, tokens: list[int] = tokens) -> Tensor:
-                states = output[0].clone()
+            def change(rows: Tensor, tokens: list[int] = tokens) -> Tensor:
+                states = rows[0].clone()
                 amounts = self.activation(states[pair.prompt :], fires)
                 states[pair.prompt :] += factor * amounts[:, None] * direction
                 for place in torch.nonzero(amounts)[:, 0].tolist():
                     touched.add(tuple(tokens[: pair.prompt + place + 1]))  # of shared ones the text is the same
                 return states[None]
 
-            handle = self.plain.model.layers[layer].register_forward_hook(change)
+            handle = self.hook(layer, change)
             with torch.no_grad():
                 log_probs = torch.log_softmax(self.plain(torch.tensor([tokens])).logits[0], dim=-1)
             handle.remove()
@@ -92,9 +106,13 @@ class Bench:
         return found[question.label] - wrong, len(touched)
 
 
-@pytest.fixture(scope="module", params=["gemma2", "gemma3_text"])
+@pytest.fixture(
+    scope="module",
+    params=[(kind, site) for site in ("resid_post", "attn_out", "mlp_out") for kind in ("gemma2", "gemma3_text")],
+    ids="-".join,
+)
 def bench(request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(request.param, tmp_path_factory.mktemp("models") / "model", tiny / "model" / "tokenizer.json")
+    return Bench(*request.param, tmp_path_factory.mktemp("models") / "model", tiny / "model" / "tokenizer.json")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +132,7 @@ def test_every_margin_is_that_of_a_plain_model_with_a_hook(
         for feature in portion:
             own = bench.w_dec[feature.feature_id]
             length = torch.linalg.vector_norm(own)
-            random = random_direction(feature.layer, feature.feature_id, WIDTH)
+            random = random_direction(feature.layer, feature.feature_id, bench.width)
             ways = [(feature.feature_id, own), (feature.matched, bench.w_dec[feature.matched or 0])]
             ways += [(feature.feature_id, random * length), (feature.feature_id, bench.difference * length)]
             for kind, (fires, direction) in zip(KINDS, ways, strict=True):
@@ -143,7 +161,7 @@ def test_a_feature_that_does_not_fire_changes_no_bit(bench: Bench) -> None:
     kept = bench.begin().kept
     assert kept is not None
     for layer in LAYERS:
-        nothing = [Change(pair, torch.zeros(0, dtype=torch.int64), torch.zeros(0, WIDTH)) for pair in range(3)]
+        nothing = [Change(pair, torch.zeros(0, dtype=torch.int64), torch.zeros(0, bench.width)) for pair in range(3)]
         again = run_again(bench.model, kept, layer, nothing)
         assert [score.log_likelihoods for score in again] == [score.log_likelihoods for score in kept.scores]
 
@@ -159,7 +177,7 @@ def test_what_is_run_again_with_nothing_changed_scores_as_it_did(bench: Bench, f
             lambda _module, _inputs, output: seen.append(output.shape[1])  # noqa: B023
         )
         nothing = [
-            Change(number, torch.tensor([range(len(pair.tokens))[first]]), torch.zeros(1, WIDTH))
+            Change(number, torch.tensor([range(len(pair.tokens))[first]]), torch.zeros(1, bench.width))
             for number, pair in enumerate(kept.pairs)
         ]
         again = run_again(bench.model, kept, layer, nothing)
@@ -184,17 +202,23 @@ def test_only_what_sees_a_changed_token_is_run_again(pair: Pair, changed: list[i
 
 
 def test_with_all_features_and_the_error_taken_out_the_decoders_bias_is_left(bench: Bench) -> None:
-    kept, chosen, bias = bench.begin().kept, bench.chosen(range(FEATURES)), torch.linspace(-1, 1, WIDTH)
+    kept, chosen, bias = bench.begin().kept, bench.chosen(range(FEATURES)), torch.linspace(-1, 1, bench.width)
     assert kept is not None
-    rows = kept.states[1][kept.starts[0] : kept.starts[1]][-4:]
+    behind = kept.starts[1]
+    rows = kept.read[1][:behind][-4:]
     features = chosen.activations(rows)[:, :, None] * chosen.directions  # [4, F, D]
     error = rows - features.sum(dim=1) - bias
-    at = torch.arange(kept.starts[1] - 4, kept.starts[1])  # of which nothing sees the last
+    at = torch.arange(behind - 4, behind)  # of which nothing sees the last
     seen = list[Tensor]()
-    handle = bench.model.model.model.layers[2].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
+    layers = bench.model.model.model.layers
+    where = layers[1].self_attn.o_proj if bench.site == "attn_out" else layers[2]
+    handle = where.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
     run_again(bench.model, kept, 1, [Change(0, at, -features.sum(dim=1) - error)])
     handle.remove()
-    torch.testing.assert_close(seen[0], bias.expand(3, -1), atol=2e-5, rtol=0)
+    expected = bias.expand(3, -1)
+    if bench.site == "mlp_out":  # what it is added to is there yet
+        expected = expected + (kept.states[1] - kept.read[1])[:behind][-4:-1]
+    torch.testing.assert_close(seen[0], expected, atol=2e-5, rtol=0)
 
 
 def test_how_lines_share_a_batch_changes_rounding_alone(bench: Bench) -> None:
