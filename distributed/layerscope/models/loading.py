@@ -6,17 +6,16 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
-from torch import nn
 from transformers import AutoConfig
-from transformers.activations import GELUTanh
 from transformers.utils import logging as transformers_logging
 
 from layerscope.errors import LayerscopeError, first_line
 from layerscope.models.families import family_of
 from layerscope.models.family import ModelFamily
 from layerscope.models.language_model import LanguageModel
+from layerscope.models.lean_modules import make_lean
 from layerscope.models.pair_attention import ATTENTION
-from layerscope.numerics.matrix_products import PackedLinear, converted, pack, read_in
+from layerscope.numerics.matrix_products import converted, pack, read_in
 from layerscope.numerics.transfers import Cuda, Transfers
 
 _FORMATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -64,9 +63,10 @@ def load_language_model(folder: Path, dtype: torch.dtype, device: torch.device) 
                 f"{' and more' if len(keys) > 3 else ''}. Get the files again."
             )
     pack(model.model.layers, dtype)
-    _fuse_gelu(model)
     if first_dtype != dtype:
         _convert(model, dtype)
+    if device.type == "cpu":
+        make_lean(model)
     read_in(*model.parameters())
     return _on_device(model.eval().requires_grad_(False), family)
 
@@ -85,14 +85,6 @@ def _stored_format(folder: Path) -> torch.dtype | None:
         with safe_open(str(file), framework="pt") as tensors:
             found |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
     return _FORMATS.get(found.pop()) if len(found) == 1 else None
-
-
-def _fuse_gelu(model: Any) -> None:
-    """Has GELU taken with the product before it, a fiftieth of the whole pass."""
-    for layer in model.model.layers:
-        if isinstance(layer.mlp.gate_proj, PackedLinear) and isinstance(layer.mlp.act_fn, GELUTanh):
-            layer.mlp.gate_proj.then_gelu()
-            layer.mlp.act_fn = nn.Identity()
 
 
 def _convert(model: Any, dtype: torch.dtype) -> None:

@@ -254,6 +254,24 @@ def test_the_embeddings_scale_is_rounded_to_the_format_of_the_weights(tiny: Path
             assert torch.equal(embedding(tokens), expected), (kind, dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_modules_that_write_over_what_they_made_give_the_bits_of_transformers_own(
+    case: Case, dtype: torch.dtype
+) -> None:
+    model = load_language_model(case.folder, dtype, CPU).model
+    lean = [module for module in model.modules() if "forward" in vars(module)]
+    assert {type(module).__name__[-3:] for module in lean} >= {"MLP"} | ({"orm"} if case.kind != "made-up" else set())
+    for module in lean:
+        width = model.config.hidden_size if hasattr(module, "gate_proj") else len(module.weight)
+        states = torch.randn(1, 7, width).to(dtype)
+        before = states.clone()
+        with torch.inference_mode():
+            given, expected = module(states), type(module).forward(module, states)
+        assert given.dtype == expected.dtype == dtype
+        assert torch.equal(given, expected)
+        assert torch.equal(states, before)  # the residual stream is what a norm reads, and what is added to later
+
+
 def test_gradients_pass_through_every_layer(case: Case) -> None:
     """Attribution asks for them: no step overwrites what another needs to go backwards."""
     with pytest.MonkeyPatch.context() as patch:
