@@ -35,6 +35,10 @@ class UsageError(LayerscopeError):
     exit_code = 2
 
 
+class TakenError(LayerscopeError):
+    """Another run is on the file."""
+
+
 def did_you_mean(word: object, known: Iterable[str], nearness: float = 0.6) -> str:
     """` Did you mean final?`, behind what is said of a word that is none of the known ones; empty if none is near."""
     import difflib

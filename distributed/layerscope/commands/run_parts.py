@@ -17,8 +17,8 @@ from layerscope.planning.describe import summarise
 from layerscope.planning.job import Job
 from layerscope.planning.shares import Share, part_of, share_of, shares
 from layerscope.records.identity import Identity, PlanSize
-from layerscope.records.journal import open_journal
 from layerscope.records.manifest import read_manifest
+from layerscope.records.object_journal import open_output
 from layerscope.records.parts import as_it_lies, held
 from layerscope.records.progress import Progress
 from layerscope.records.totals import Totals
@@ -78,7 +78,7 @@ def _begun(number: int, task: Task, overwrite: bool) -> Part:
         LayerscopeError: another run is on it, or it cannot be written.
     """
     path, planned = task.job.output.records, task.job.n_questions
-    with open_journal(path, task.identity, task.about, overwrite):
+    with open_output(path, task.identity, task.about, overwrite):
         progress = read_manifest(path).progress
     if progress is UNSET:
         return Part(number, planned, Totals())
@@ -91,7 +91,7 @@ def _look_at(part: Part, task: Task) -> None:
     Raises:
         LayerscopeError: they are not.
     """
-    with open_journal(task.job.output.records, task.identity, task.about, overwrite=False) as file:
+    with open_output(task.job.output.records, task.identity, task.about, overwrite=False) as file:
         part.totals, _ = recovered(file, warning, retry_errors=False)
 
 

@@ -16,12 +16,13 @@ from layerscope.engine.interface import Engine
 from layerscope.engine.lines import BatchLines
 from layerscope.engine.timeline import Timeline
 from layerscope.engine.work import Shown, Work, recovered
+from layerscope.errors import TakenError
 from layerscope.planning.job import Job
 from layerscope.records.fingerprints import Fingerprints
 from layerscope.records.identity import Identity
-from layerscope.records.journal import Journal, open_journal
-from layerscope.records.locking import TakenError
+from layerscope.records.journal import Journal
 from layerscope.records.manifest import About
+from layerscope.records.object_journal import open_output
 from layerscope.records.totals import Totals
 
 _LOCK_SECONDS = 60.0  # for which a writer that died, or its node, may yet seem to hold a part
@@ -130,7 +131,7 @@ class Writer:
         while True:
             try:
                 about = task.about.with_order(task.job.plan.order)
-                return open_journal(task.job.output.records, task.identity, about, overwrite=False)
+                return open_output(task.job.output.records, task.identity, about, overwrite=False)
             except TakenError:
                 if not task.again or self._stopped or time.monotonic() > deadline:
                     raise

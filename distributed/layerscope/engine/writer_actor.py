@@ -16,6 +16,7 @@ from layerscope.engine.ray_engine import RayEngine
 from layerscope.engine.writer import News, Outcome, Task, Writer
 from layerscope.planning.node import Node
 from layerscope.planning.shares import Share
+from layerscope.records.addresses import is_address
 from layerscope.records.parts import as_it_lies
 
 _NEWS_SECONDS = 0.5  # that a writer waits before it says how far it is
@@ -77,7 +78,8 @@ class WriterActor:
     def run(self, task: Task, share: Share) -> Outcome:
         """Writes a part until it is finished or stopped."""
         self._engine = engine = ShareEngine(share)
-        task.job.output.records.parent.mkdir(parents=True, exist_ok=True)
+        if not is_address(records := task.job.output.records):
+            records.parent.mkdir(parents=True, exist_ok=True)
         return self._writer.run(task, engine)
 
     def news(self) -> News:

@@ -68,7 +68,7 @@ def settle_output(config: Config, nodes: Sequence[Node]) -> Output:
             )
     records = records_path(named_file)
     if isinstance(records, StoredRun):
-        return _settle_address(config, records)
+        return _settle_address(config, records, nodes)
     array = user_path(named_file).absolute()
     inputs = [*question_files(config.dataset), *(question_files(config.shots_from) if config.shots else [])]
     if named_file.endswith("/"):
@@ -84,8 +84,7 @@ def settle_output(config: Config, nodes: Sequence[Node]) -> Output:
         check_output(each, array if array != records else None, inputs, config.overwrite)
     if config.timeline:
         written = [records, array, *(beside for each in parts or [records] for beside in (each, *beside_records(each)))]
-        for each in part_paths(user_path(config.timeline), count) if parts else [user_path(config.timeline)]:
-            check_target("--timeline", each, (*inputs, *written), begins_with(TIMELINE, b"[]"))
+        _check_timelines(config, count, (*inputs, *written))
     no_array = None if array == records else array
     return Output(records, no_array, config.timeline, config.overwrite, config.retry_errors, parts)
 
@@ -125,7 +124,8 @@ def _writers(config: Config, records: Path, nodes: Sequence[Node]) -> int:
             )
         return there
     beside = manifest_path(records)
-    one_file = records.exists() or (beside.exists() and beside.stat().st_size > 0)
+    stored = isinstance(records, StoredRun)
+    one_file = records.is_file() if stored else records.exists() or (beside.exists() and beside.stat().st_size > 0)
     if asked > 1 and one_file and config.writers != "auto":
         raise UsageError(
             f"--writers: {records} is there already, as one writer makes it, and parts would be beside it.\n"
@@ -134,17 +134,24 @@ def _writers(config: Config, records: Path, nodes: Sequence[Node]) -> int:
     return 1 if one_file else asked
 
 
-def _settle_address(config: Config, records: StoredRun) -> Output:
+def _settle_address(config: Config, records: StoredRun, nodes: Sequence[Node]) -> Output:
     given = {
         "--residuals": config.residuals != "off",
         "--retry-errors": config.retry_errors,
-        "--writers": config.writers not in (1, "auto"),
         "--dataset - (which is kept beside the output file)": config.dataset == STANDARD_INPUT,
     }
     check_address(records, given)
+    count = _writers(config, records, nodes)
     if config.timeline:
-        check_target("--timeline", config.timeline, (), begins_with(TIMELINE, b"[]"))
-    return Output(records, None, config.timeline, config.overwrite, config.retry_errors)
+        _check_timelines(config, count, ())
+    parts = tuple(part_paths(records, count)) if count > 1 else ()
+    return Output(records, None, config.timeline, config.overwrite, config.retry_errors, parts)
+
+
+def _check_timelines(config: Config, count: int, not_these: Sequence[Path]) -> None:
+    path = user_path(config.timeline)
+    for each in part_paths(path, count) if count > 1 else [path]:
+        check_target("--timeline", each, not_these, begins_with(TIMELINE, b"[]"))
 
 
 def in_ray_job() -> bool:

@@ -1,4 +1,4 @@
-"""A run's file in another form: its lines plain or compressed, and all that lies beside it, so that the copy is a run.
+"""A run as one file, in another form: its lines plain or compressed, and all that lies beside it, so that it is a run.
 
 What it was copied from may be growing; the copy then holds what was there, and can be gone on with.
 """
@@ -20,9 +20,10 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import Piece, replacing, sync_folder
 from layerscope.formatting import count_of, shell_word
 from layerscope.records.extent import Extent
+from layerscope.records.jobs import shard_of
+from layerscope.records.joining import whole_manifest
 from layerscope.records.manifest import READING, Manifest, write_manifest
 from layerscope.records.marks import Marks, marks_path
-from layerscope.records.noted import Progress
 from layerscope.records.order import order_path, write_order
 from layerscope.records.packing import pack, packing_of
 from layerscope.records.progress import shown
@@ -35,24 +36,26 @@ from layerscope.records.unnoted import Unnoted
 def copy_run(file: RecordsFile, target: Path) -> tuple[str, ...]:
     """Copies a run to a file that is not there yet; its name says how the lines are compressed.
 
+    Of the parts of a run it makes the file that one writer would have made, up to where the first of them ends early.
+
     Every line is held against the source's manifest, and what was written is read again and held against it.
 
     Returns:
         what whoever has the copy must know, for people.
 
     Raises:
-        UsageError: the run cannot have that form, or is not one file.
+        UsageError: the run cannot have that form, or a part of it is not there.
         LayerscopeError: a line is not the one that was written there, or the disk is full or fails; there is no copy.
     """
-    run = _one_run(file)
-    manifest, how = _of_copy(run.manifest, target), packing_of(target)
+    parts = _parts(file)
+    manifest, how = _of_copy(whole_manifest(parts), target), packing_of(target)
     _expect_nothing_beside(target)
     try:
         with replacing(target) as temporary:
             if not manifest.lists_lines:
                 write_order(target, manifest.about.example_ids)
-            extent, digest, left_out = _copy_lines(run, manifest, temporary)
-            extent.residuals = _copy_residuals(run, target, manifest, extent.lines)
+            extent, digest, read = _copy_lines(parts, manifest, temporary)
+            extent.residuals = _copy_residuals(parts, read, target, manifest, extent.lines)
             _expect_the_same(temporary, digest, target)
             if not manifest.lists_lines and extent.lines:
                 Marks(target).begin(extent)
@@ -68,24 +71,33 @@ def copy_run(file: RecordsFile, target: Path) -> tuple[str, ...]:
                 "Make room, or name a file elsewhere, and run the same command again."
             ) from error
         raise
-    if left_out and how:
+    notes = []
+    if how and (left_out := sum(read) - extent.lines):
         torn = f"{count_of(left_out, 'line')} of a batch that is not whole yet"
-        return (f"Without {torn}: it has no frame before that. A run that goes on with the copy computes them again.",)
-    return ()
+        notes.append(
+            f"Without {torn}: it has no frame before that. A run that goes on with the copy computes them again."
+        )
+    if behind := sum(part.manifest.lines_noted() for part in parts[len(read) :]):
+        notes.append(
+            f"Without {count_of(behind, 'line')} behind part {len(read)}, which is not finished: go on with the run "
+            "and export it again."
+        )
+    return tuple(notes)
 
 
-def _one_run(file: RecordsFile) -> Run:
+def _parts(file: RecordsFile) -> list[Run]:
+    """The file, or all files of a run of parts."""
     if not isinstance(file, Run) or isinstance(file, Unnoted):
         raise UsageError(
             f"{file.path} has no manifest beside it, which says where a batch ends.\n"
             "Put its run's manifest back; or compress it with zstd or gzip, as any file of lines."
         )
-    if len(file.parts) > 1:
+    parts = [part for part in file.parts if isinstance(part, Run)]
+    if len(parts) > 1 and len(parts) < shard_of(parts[0])[1]:
         raise UsageError(
-            f"--to: {file.name} would make one run of several shards, and a copy is of one file.\n"
-            "Copy each; `cat` joins the lines of all, compressed or not."
+            f"--to: a copy is of a whole run, or of one file. {file.notes[0]}\nName these too, or copy each alone."
         )
-    return file
+    return parts
 
 
 def _of_copy(known: Manifest, target: Path) -> Manifest:
@@ -108,9 +120,13 @@ def _of_copy(known: Manifest, target: Path) -> Manifest:
 
 
 def _to_go_on(command: str, target: Path) -> str:
-    """The run's command, with the copy for its output file."""
+    """The run's command, with the copy for its output file, which one writer goes on with."""
     try:
         words = shlex.split(command)
+        for option in ("--writers", "--shard"):
+            if option in words:
+                at = words.index(option)
+                del words[at : at + 2]
         at = words.index("--output-file") + 1
     except ValueError:  # the command of somebody's own program
         return command
@@ -125,10 +141,10 @@ def _expect_nothing_beside(target: Path) -> None:
             )
 
 
-def _copy_lines(run: Run, manifest: Manifest, temporary: Path) -> tuple[Extent, str, int]:
-    """The copy's extent, the digest of its lines as text, and how many lines of the source it has not."""
-    source, extent, digest = Extent(run.manifest.progress), Extent(), xxhash.xxh3_128()
-    lines = (line for line, _ in shown(run.records(extent=source), run))
+def _copy_lines(parts: Sequence[Run], manifest: Manifest, temporary: Path) -> tuple[Extent, str, list[int]]:
+    """The copy's extent, the digest of its lines as text, and how many lines were read of every part that was read."""
+    extent, digest, read = Extent(), xxhash.xxh3_128(), list[int]()
+    lines = _in_order(parts, read)
     how = manifest.identity.packing
     with temporary.open("wb") as stream:
         for batch in _stretches(lines, manifest):
@@ -138,7 +154,18 @@ def _copy_lines(run: Run, manifest: Manifest, temporary: Path) -> tuple[Extent, 
             for line in batch:
                 digest.update(line)
         deque(lines, maxlen=0)  # whatever follows the plan's end is looked at too
-    return extent, digest.hexdigest(), source.lines - extent.lines
+    return extent, digest.hexdigest(), read
+
+
+def _in_order(parts: Sequence[Run], read: list[int]) -> Iterator[bytes]:
+    """The lines of the parts, up to the end of the first that is not finished; how many of each is added to `read`."""
+    for part in parts:
+        extent = Extent(part.manifest.progress)
+        for line, _ in shown(part.records(extent=extent), part):
+            yield line
+        read.append(extent.lines)
+        if extent.lines < part.planned:
+            return
 
 
 def _stretches(lines: Iterator[bytes], manifest: Manifest) -> Iterator[list[bytes]]:
@@ -164,35 +191,51 @@ def _expect_the_same(copy: Path, digest: str, target: Path) -> None:
         )
 
 
-def _copy_residuals(run: Run, target: Path, manifest: Manifest, lines: int) -> dict[int, str] | UnsetType | None:
-    """Copies the rows of so many lines; gives what the manifest notes of them."""
-    layout, of_copy = Layout.of(run.path, run.manifest), Layout.of(target, manifest)
-    if not layout.layers:
+def _copy_residuals(
+    parts: Sequence[Run], read: Sequence[int], target: Path, manifest: Manifest, lines: int
+) -> dict[int, str] | UnsetType | None:
+    """Copies the rows of so many lines; gives what the manifest notes of them.
+
+    Args:
+        read: lines of the parts.
+    """
+    of_copy = Layout.of(target, manifest)
+    if not of_copy.layers:
         return UNSET
     if not lines:
         return None
     residuals_path(target).mkdir()
-    digests = {layer: _copy_layer(layout, of_copy, layer, lines, run.manifest.progress) for layer in layout.layers}
+    digests = dict[int, str]()
+    for layer in of_copy.layers:
+        digest, left = xxhash.xxh3_128(), lines
+        with of_copy.file(layer).open("xb") as stream:
+            stream.write(of_copy.header())
+            for part, of_part in zip(parts, read, strict=False):
+                for piece in _rows(part, layer, min(of_part, left)):
+                    digest.update(piece)
+                    stream.write(piece)
+                left -= min(of_part, left)
+            stream.flush()
+            os.fsync(stream.fileno())
+        digests[layer] = digest.hexdigest()
     sync_folder(residuals_path(target))
     return digests
 
 
-def _copy_layer(layout: Layout, of_copy: Layout, layer: int, lines: int, noted: Progress | UnsetType) -> str:
-    """Copies the rows of a layer; their digest."""
+def _rows(part: Run, layer: int, lines: int) -> Iterator[Piece]:
+    """The rows of so many lines of a layer, held against what is noted of them."""
+    if not lines:
+        return
+    layout = Layout.of(part.path, part.manifest)
     descriptor, start = open_layer(layout, layer, lines, READING)
-    noted_lines, digests = noted_digests(noted)
+    noted_lines, digests = noted_digests(part.manifest.progress)
     digest, row = xxhash.xxh3_128(), layout.row_bytes
     try:
-        with of_copy.file(layer).open("xb") as stream:
-            stream.write(of_copy.header())
-            for first, last in pairwise([0, *sorted({min(noted_lines, lines), lines})]):
-                for piece in chunks(descriptor, start + first * row, (last - first) * row):
-                    digest.update(piece)
-                    stream.write(piece)
-                if last == noted_lines and digests and digest.hexdigest() != digests[layer]:
-                    raise changed(layout.file(layer), noted_lines, READING)
-            stream.flush()
-            os.fsync(stream.fileno())
+        for first, last in pairwise([0, *sorted({min(noted_lines, lines), lines})]):
+            for piece in chunks(descriptor, start + first * row, (last - first) * row):
+                digest.update(piece)
+                yield piece
+            if last == noted_lines and digests and digest.hexdigest() != digests[layer]:
+                raise changed(layout.file(layer), noted_lines, READING)
     finally:
         os.close(descriptor)
-    return digest.hexdigest()

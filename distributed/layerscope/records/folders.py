@@ -58,7 +58,7 @@ def files_named(named: Path) -> tuple[Path | None, list[Path]]:
     """
     named = run_path(named)
     if isinstance(named, StoredRun):
-        return None, [*named.runs()]
+        return (named, files_of_parts(named)) if names_parts(named) else (None, [*named.runs()])
     if named.is_dir():
         runs = runs_in(named)
         if len(runs) > 1:

@@ -6,15 +6,11 @@ import os
 import time
 from pathlib import Path
 
-from layerscope.errors import LayerscopeError, UsageError
+from layerscope.errors import LayerscopeError, TakenError, UsageError
 from layerscope.records.object_lock import is_held
 from layerscope.records.stored_run import StoredRun
 
 _LOCK_SECONDS = 0.5
-
-
-class TakenError(LayerscopeError):
-    """Another run is on the file."""
 
 
 def is_locked(path: Path) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import orjson
 
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, TakenError
 from layerscope.records import object_store
 from layerscope.records.stored_run import StoredRun
 
@@ -43,7 +43,7 @@ class ObjectLock:
     def take(cls, run: StoredRun) -> "ObjectLock":
         """
         Raises:
-            LayerscopeError: another run is writing there.
+            TakenError: another run is writing there.
         """
         while True:
             number, held = _highest(run)
@@ -126,9 +126,7 @@ def _expect_abandoned(run: StoredRun, number: int, held: dict[str, Any]) -> None
             if found is not None and found.get("released"):
                 return
             who = f" ({held['host']}, process {held['pid']})" if {"host", "pid"} <= held.keys() else ""
-            raise LayerscopeError(
-                f"Another run is writing {run}{who}. Wait for it, stop it, or name another --output-file."
-            )
+            raise TakenError(f"Another run is writing {run}{who}. Wait for it, stop it, or name another --output-file.")
 
 
 def _self() -> dict[str, Any]:

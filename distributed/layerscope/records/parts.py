@@ -2,6 +2,8 @@
 
 That of `x.jsonl` is `x.jsonl.manifest.json`, as of any run; it names the parts `x-00001-of-00016.jsonl` and so on,
 which lie beside it, and `x.jsonl` itself is not there. Whoever names the run, its manifest or its folder means all.
+In object storage the parts of `s3://bucket/run` are folders in it, `00001-of-00016` and so on, each with the objects
+that a run there has.
 """
 
 import os
@@ -16,15 +18,15 @@ import orjson
 from msgspec import Meta, Struct
 
 from layerscope.errors import LayerscopeError, UsageError, remedy
-from layerscope.files import open_plain, read_plain, replacing, sync_folder, write_pieces
+from layerscope.files import open_plain, replacing, sync_folder, write_pieces
 from layerscope.formatting import ranges, utf8
-from layerscope.records.locking import open_locked
+from layerscope.records.locking import is_locked, open_locked
 from layerscope.records.manifest import READING, manifest_path
+from layerscope.records.object_lock import ObjectLock
 from layerscope.records.packing import packing_suffix
+from layerscope.records.stored_run import StoredRun, content_of, replace_content
 from layerscope.strict_json import parse_object
 
-_MANIFEST = manifest_path(Path("x")).name.removeprefix("x")
-_ASIDE = ".overwritten"  # behind the name of what --overwrite keeps until there is a record
 _BEGINNING = re.compile(rb'\s*\{\s*"parts"')
 _LOOKED_AT = 200  # bytes that tell a manifest of parts from another, which may be a large one
 _PartName = Annotated[str, Meta(pattern=r"\A[^/\0]+\Z")]
@@ -45,14 +47,18 @@ def part_paths(run: Path, count: int) -> list[Path]:
     inner, suffix = run, ""
     if packing_suffix(run) is not None:
         inner, suffix = run.with_suffix(""), run.suffix
-    return [
-        run.with_name(f"{inner.stem}-{part:05}-of-{count:05}{inner.suffix}{suffix}") for part in range(1, count + 1)
-    ]
+    numbers = [f"{part:05}-of-{count:05}" for part in range(1, count + 1)]
+    if isinstance(run, StoredRun):  # whose name says the form, and may be any
+        form = f"{inner.suffix}{suffix}" if inner.suffix == ".jsonl" else suffix
+        return [_beside(run, f"{number}{form}") for number in numbers]
+    return [_beside(run, f"{inner.stem}-{number}{inner.suffix}{suffix}") for number in numbers]
 
 
 def names_parts(run: Path) -> bool:
     """Whether what lies where a run's manifest does is that of a run of parts."""
     try:
+        if isinstance(run, StoredRun):
+            return _BEGINNING.match(content_of(run.manifest)) is not None
         with os.fdopen(open_plain(manifest_path(run)), "rb") as stream:
             return _BEGINNING.match(stream.read(_LOOKED_AT)) is not None
     except OSError:
@@ -67,7 +73,7 @@ def read_parts(run: Path) -> PartsManifest:
     """
     beside = manifest_path(run)
     try:
-        return msgspec.convert(parse_object(read_plain(beside)), PartsManifest)
+        return msgspec.convert(parse_object(content_of(beside)), PartsManifest)
     except OSError as error:
         raise UsageError(f"{beside} cannot be read: {error.strerror}.\n{remedy(error, READING.broken)}") from error
     except (ValueError, RecursionError) as error:
@@ -88,6 +94,8 @@ def as_it_lies(run: Path) -> bytes:
     """What tells whether two machines see one manifest: its content and when it was written; empty where none is."""
     path = manifest_path(run)
     try:
+        if isinstance(run, StoredRun):
+            return content_of(path)
         return path.read_bytes() + str(path.stat().st_mtime_ns).encode()
     except OSError:
         return b""
@@ -103,6 +111,16 @@ def held(run: Path, count: int, command: str) -> Iterator[bool]:
         UsageError: it cannot be written there.
         LayerscopeError: another run holds it.
     """
+    if isinstance(run, StoredRun):
+        lock = ObjectLock.take(run)
+        try:
+            there = run.manifest.exists()
+            if not there:
+                replace_content(run.manifest, dump_parts(run, count, command))
+            yield there
+        finally:
+            lock.release()
+        return
     path = manifest_path(run)
     descriptor = open_locked(path)
     try:
@@ -123,13 +141,18 @@ def held(run: Path, count: int, command: str) -> Iterator[bool]:
         os.close(descriptor)
 
 
+def is_held(run: Path) -> bool:
+    """Whether a head has the run now."""
+    return is_locked(run if isinstance(run, StoredRun) else manifest_path(run))
+
+
 def files_of_parts(run: Path) -> list[Path]:
     """The files of a run's parts.
 
     Raises:
         UsageError: one is missing.
     """
-    paths = [run.with_name(name) for name in read_parts(run).parts]
+    paths = [_beside(run, name) for name in read_parts(run).parts]
     missing = [number for number, path in enumerate(paths, start=1) if not path.is_file()]
     if missing:
         several = len(missing) > 1
@@ -140,3 +163,7 @@ def files_of_parts(run: Path) -> list[Path]:
             "what is gone."
         )
     return paths
+
+
+def _beside(run: Path, name: str) -> Path:
+    return StoredRun(run, name) if isinstance(run, StoredRun) else run.with_name(name)

@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from layerscope.config import FIRST
 from layerscope.errors import UsageError
 from layerscope.formatting import ranges
-from layerscope.records import locking
 from layerscope.records.addresses import run_path
 from layerscope.records.differences import differences
 from layerscope.records.extent import Extent
@@ -22,6 +21,7 @@ from layerscope.records.fingerprints import computed_otherwise
 from layerscope.records.folders import files_named, jobs_of
 from layerscope.records.jobs import DECIDES, job_of, shard_of
 from layerscope.records.manifest import Manifest, manifest_path
+from layerscope.records.parts import is_held
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import RecordsFile, Run
 from layerscope.records.seen import Seen, check_dictionary
@@ -67,8 +67,7 @@ class Shards(Run):
         )
 
     def alive(self) -> bool:
-        of_all = self.named is not None and locking.is_locked(manifest_path(self.named))
-        return of_all or any(run.alive() for run in self._runs)
+        return (self.named is not None and is_held(self.named)) or any(run.alive() for run in self._runs)
 
     def records(
         self,

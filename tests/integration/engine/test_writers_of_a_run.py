@@ -11,12 +11,17 @@ from pathlib import Path
 
 import pytest
 
+import layerscope
 from background import OUTPUT
 from conftest import Command
+from layerscope.records import object_store
+from layerscope.records.addresses import run_path
 from layerscope.records.locking import open_locked
 from layerscope.records.manifest import manifest_path
+from layerscope.records.object_lock import ObjectLock
 from layerscope.records.parts import part_paths
 from layerscope.records.stretches import read_stretches
+from object_storage import Storage, storage  # noqa: F401 - a fixture
 
 Here = Callable[..., "subprocess.CompletedProcess[str]"]
 FORMS = (".jsonl", ".jsonl.zst", ".jsonl.gz")
@@ -40,6 +45,10 @@ def test_parts_are_the_single_file_wherever_a_run_was_cut(
     assert b"".join(path.read_bytes() for path in parts) == single.read_bytes()
     assert b"".join(map(lines, parts)) == expected
     assert not base.exists()
+    copy = tmp_path / f"copy{form}"
+    assert command("export", base.name, "--to", copy.name, cwd=tmp_path).returncode == 0
+    assert copy.read_bytes() == single.read_bytes()
+    assert f"{copy} is complete already." in run_here("--output-file", copy.name).stdout
     assert f"file                  {parts[0]} and 2 more" in done.stdout
     whole = [path.read_bytes() for path in parts]
     before = manifest_path(base).read_bytes()
@@ -153,3 +162,45 @@ def test_retried_errors_of_every_part_are_replaced(run_here: Here, expected: byt
     done = run_here(*more, "--retry-errors")
     assert done.returncode == 0, done.stderr
     assert b"".join(path.read_bytes() for path in parts) == expected
+
+
+@pytest.mark.parametrize("form", ["run", "run.jsonl"])
+def test_parts_in_object_storage_are_the_single_file_wherever_a_run_was_cut(
+    run_here: Here,
+    expected: bytes,
+    command: Command,
+    storage: Storage,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    form: str,
+) -> None:
+    """Each part is a folder in the run's; one that is gone is computed again, and no reader misses that it is."""
+    monkeypatch.setattr("layerscope.records.object_journal.PART_BYTES", 1 << 14)
+    address = f"s3://{storage.bucket}/{form}"
+    more = ("--output-file", f"{address}/", "--writers", "3")
+    stopped = run_here(*more, fault="interrupt")
+    assert stopped.returncode == 130, stopped.stderr
+    done = run_here(*more)
+    assert done.returncode == 0, done.stderr
+    parts = part_paths(run_path(address), 3)
+    assert str(parts[2]) == f"{address}/00003-of-00003{'.jsonl' * (form == 'run.jsonl')}"
+    assert b"".join(map(lines, parts)) == expected
+    told = command("verify", address, cwd=tmp_path).stdout
+    assert told.startswith(f"{address} (3 parts): 60 of 60 lines, all whole")
+    assert layerscope.load(address, frames="arrow").questions().num_rows == 60
+    assert command("export", address, "--to", "x.jsonl", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "x.jsonl").read_bytes() == expected
+    there = {str(parts[1].part(name)) for name, _ in parts[1].objects()}  # type: ignore[attr-defined]
+    assert len([each for each in there if "/part-" in each]) > 1
+    for each in there:
+        object_store.remove(each)
+    assert "3 parts, and part 2 (such as 00002-of-" in command("verify", address, cwd=tmp_path).stderr
+    again = run_here(*more)
+    assert f"{parts[1]} is not there: its part is computed from the beginning." in again.stderr
+    assert b"".join(map(lines, parts)) == expected
+    assert f"{address} is complete already." in run_here(*more).stdout
+    assert "is a run of 3 parts, and --writers is 1" in run_here("--output-file", address).stderr
+    head = ObjectLock.take(run_path(address))  # type: ignore[arg-type]
+    assert "a run is writing it" in command("status", address, cwd=tmp_path).stdout
+    head.release()
+    assert "state     complete" in command("status", address, cwd=tmp_path).stdout

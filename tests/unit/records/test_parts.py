@@ -13,7 +13,7 @@ from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Options
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.records.locking import open_locked
-from layerscope.records.manifest import manifest_path
+from layerscope.records.manifest import manifest_path, read_manifest
 from layerscope.records.parts import part_paths
 from layerscope.records.shards import open_run, two_runs
 from layerscope.records.status import Status, as_text, status
@@ -78,6 +78,30 @@ def test_every_name_of_a_run_of_parts_is_read_as_the_whole_run(base: Path, tmp_p
         assert loaded.questions().equals(layerscope.load(whole, frames="arrow").questions())
     told = report(base)
     assert told.startswith(f"report      {base.with_suffix('.html')} ")
+
+
+def test_exported_as_lines_it_is_the_file_that_one_writer_makes(base: Path, tmp_path: Path) -> None:
+    form = base.name.removeprefix("my run")
+    whole, copy = run(tmp_path / f"whole{form}", ORDER), tmp_path / f"copy{form}"
+    assert export(base.parent, copy, False).count("\n") == 0
+    assert copy.read_bytes() == whole.read_bytes()
+    ours, expected = read_manifest(copy), read_manifest(whole)
+    assert ours.identity.plan.questions == expected.identity.plan.questions
+    assert ours.identity.settings == expected.identity.settings
+    assert (ours.about.order, ours.about.batches) == (expected.about.order, expected.about.batches)
+    assert "7 of 7 lines" in verify(copy)
+    second = part_paths(base, 3)[1]
+    for path in (second, manifest_path(second)):
+        path.unlink()
+    run(second, PARTS[1], "2/3", written=1)
+    copy = copy.with_name(f"more-{copy.name}")
+    told = export(base, copy, False)
+    assert "Without 2 lines behind part 2, which is not finished: go on with the run and export it again." in told
+    assert whole.read_bytes().startswith(copy.read_bytes())
+    assert "4 of 7 lines" in verify(copy)
+    with pytest.raises(UsageError, match="Not among these files: shard 2 of 3") as refused:
+        export(part_paths(base, 3)[::2], tmp_path / "no.jsonl", False)
+    assert "copy each alone" in str(refused.value)
 
 
 def test_status_sees_one_run(base: Path) -> None:
