@@ -202,12 +202,14 @@ def actors_here() -> Iterator[pytest.MonkeyPatch]:
 @pytest.fixture
 def one_process() -> Iterator[Callable[[str], None]]:
     """Runs of `command` have their actors in this process; what it gives sets what is wrong with their model."""
-    from layerscope.models import language_model
+    from layerscope.models import attribution, language_model
 
     with actors_here() as patch:
         patch.setattr(language_model.LanguageModel, "forward", language_model.LanguageModel.forward)
+        patch.setattr(attribution, "differentiate", attribution.differentiate)
         patch.setenv("LAYERSCOPE_FAULT", "")
         faults.spoil(language_model)
+        faults.slowing("differentiate")(attribution)
         yield lambda fault: patch.setenv("LAYERSCOPE_FAULT", fault)
 
 

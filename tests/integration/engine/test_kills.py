@@ -25,6 +25,7 @@ import pytest
 from background import OUTPUT, Run, SharedRay, Start
 from conftest import Command, config_of
 from layerscope.engine.metrics import Metrics
+from layerscope.records.manifest import manifest_path
 from layerscope.records.packing import pack, packing
 from layerscope.records.run import Run as RunFile
 from layerscope.records.stretches import read_stretches
@@ -93,44 +94,37 @@ def test_a_driver_killed_again_and_again_leaves_a_prefix_each_time_and_the_same_
     """SIGKILL at random moments: while it starts, and while it writes; each time the same command goes on.
     Of a run with attributions and the features of up to five solutions, whose lines have most to lose.
 
-    While one runs, another is refused, and whoever asks is told that it runs. What it left is then copied to compressed
-    lines, where one more is killed. Then one whose terminal goes away, and at last one whose actors are killed, which
-    ends the file.
+    While one runs, another is refused, and whoever asks is told that it runs. Before the last kill what there is is
+    copied to compressed lines, which are gone on with. Then comes a run whose terminal goes away, and at last one whose
+    actors are killed, which ends the file.
     """
-    dice, expected, start = random.Random(0), undisturbed, partial(start, *MOST)
+    dice, expected, begin = random.Random(0), undisturbed, partial(start, *MOST)
     wanted = pytestconfig.getoption("--kills")
-    kills = 0
-    while kills < wanted:
-        run = start(fault="slow:0.2")
-        if not kills or dice.random() < 0.4:
-            moment = time.monotonic() + dice.uniform(0.2, 5 if kills else 2)
-            run.wait_until(lambda moment=moment: time.monotonic() > moment)  # type: ignore[misc]
+    for kill in range(1, wanted + 1):
+        if kill == wanted:
+            if not written(tmp_path):
+                assert run_here(*MOST, fault="interrupt").returncode == 130
+            assert command("export", OUTPUT, "--to", PACKED, cwd=tmp_path).returncode == 0
+            begin = partial(start, *MOST, output=PACKED)
+        run = begin(fault="slow:0.2")
+        if kill == 1 or (kill < wanted and dice.random() < 0.4):
+            moment = time.monotonic() + dice.uniform(0.2, 2 if kill == 1 else 5)
+            assert run.wait_until(lambda moment=moment: time.monotonic() > moment), "it ended before its kill"  # type: ignore[misc]
         else:
-            size = run.size() + dice.randrange(1, len(expected) // (wanted + 2))
-            run.wait_until(lambda size=size, run=run: run.size() >= size)  # type: ignore[misc]
-            refused = run_here(*MOST)
+            size = run.size() + dice.randrange(1, len(expected) // (wanted + 2)) // (10 if kill == wanted else 1)
+            assert run.wait_until(lambda size=size, run=run: run.size() >= size), "it ended before its kill"  # type: ignore[misc]
+            refused = run_here(*MOST, "--output-file", run.output.name)
             assert refused.returncode == 1
             assert "Another run is writing" in refused.stderr
-            assert "a run is writing it" in command("status", OUTPUT, cwd=tmp_path).stdout
-        if run.process.poll() is not None:
-            break  # it came to the end before its next kill
+            assert "a run is writing it" in command("status", run.output.name, cwd=tmp_path).stdout
         run.end()
-        kills += 1
-        assert expected.startswith(written(tmp_path))
-    assert kills == wanted
-    assert command("export", OUTPUT, "--to", PACKED, cwd=tmp_path).returncode == 0
-    start = partial(start, output=PACKED)
-    run = start(fault="slow:0.2")
-    size = run.size()
-    assert run.wait_until(lambda: run.size() > size)
-    run.end()
-    assert expected.startswith(written(tmp_path, PACKED))
-    lose_the_terminal(start)
+        assert expected.startswith(written(tmp_path, run.output.name))
+    lose_the_terminal(begin)
     left = written(tmp_path, PACKED)
     assert left.endswith(b"\n")
     assert len(left) < len(expected)
     assert expected.startswith(left)
-    kill_actors_and_watch(start, cluster_for_all, len(expected.splitlines()) - len(left.splitlines()))
+    kill_actors_and_watch(begin, cluster_for_all, len(expected.splitlines()) - len(left.splitlines()))
     assert written(tmp_path, PACKED) == expected
     whole, how = RunFile.open(tmp_path / PACKED), packing("zstd")
     lines, ends = expected.splitlines(keepends=True), whole.manifest.about.batch_ends
@@ -174,10 +168,18 @@ def test_an_ablation_whose_actor_and_then_its_driver_is_killed_ends_with_the_sam
 
 
 @pytest.mark.slow
-def test_parts_whose_writer_and_then_whose_head_is_killed_are_the_single_file(
-    start: Start, settings: dict[str, str], command: Command, tmp_path: Path
+def test_parts_whose_head_and_then_whose_writer_is_killed_are_the_single_file(
+    start: Start,
+    settings: dict[str, str],
+    run_here: Callable[..., "subprocess.CompletedProcess[str]"],
+    command: Command,
+    cluster_for_all: SharedRay,
+    tmp_path: Path,
 ) -> None:
-    """The writer is replaced by the head; what a head that is gone leaves is gone on with by the same command."""
+    """What a head that is gone leaves is gone on with by the same command; the head replaces the writer.
+
+    The part that the writer has left is done here before: its actors would show nothing more.
+    """
     expected = plain_run(config_of(settings))
     parts = [tmp_path / f"x-0000{number}-of-00002.jsonl" for number in (1, 2)]
     start = partial(start, "--writers", "2", output="x.jsonl")
@@ -185,15 +187,27 @@ def test_parts_whose_writer_and_then_whose_head_is_killed_are_the_single_file(
     def joined() -> bytes:
         return b"".join(part.read_bytes() for part in parts if part.exists())
 
+    def another_line() -> None:
+        before = len(joined())
+        assert run.wait_until(lambda: len(joined()) > before)
+
     run = start(fault="slow:0.2")
-    assert run.wait_until(lambda: bool(joined()))
-    run.actors("ray::WriterActor")[0].kill()
-    before = len(joined())
-    assert run.wait_until(lambda: len(joined()) > before + len(expected) // 4)
+    another_line()
     run.end()
-    for part in parts:
-        assert part.read_bytes() in expected, "no lines of the run that follow one another"
-    code, _, errors = start().finish()
+    left = {path: path.read_bytes() for path in (parts[0], manifest_path(parts[0]))}
+    assert 0 < len(joined()) < len(expected)
+    assert expected.startswith(joined())
+    assert run_here("--writers", "2", "--output-file", "x.jsonl").returncode == 0
+    assert joined() == expected
+    for path, content in left.items():
+        path.write_bytes(content)
+    run = start(fault="slow:0.2")
+    another_line()
+    (writer,) = run.actors("ray::WriterActor")
+    writer.kill()
+    another_line()
+    cluster_for_all.set_fault("")
+    code, _, errors = run.finish()
     assert code == 0, errors
     assert joined() == expected
     assert "60 of 60 lines, all whole" in command("verify", "x.jsonl", cwd=tmp_path).stdout

@@ -35,6 +35,14 @@ def sleep() -> None:
         time.sleep(0.03)
 
 
+def send_signal() -> None:
+    """To this process, once: a second would not wait for the batch."""
+    number = {"terminate": signal.SIGTERM, "interrupt": signal.SIGINT}.get(told()[0])
+    if number is not None:
+        os.environ["LAYERSCOPE_FAULT"] = ""
+        os.kill(os.getpid(), number)
+
+
 def spoil(module: ModuleType) -> None:
     forward = module.LanguageModel.forward
 
@@ -43,11 +51,9 @@ def spoil(module: ModuleType) -> None:
         kind, value = told()
         if kind == "oom" and sum(len(pair.tokens) for pair in pairs) > value:
             raise module.torch.OutOfMemoryError("CUDA out of memory (simulated)")
-        if kind in ("terminate", "interrupt") or (kind == "device" and value):
-            os.environ["LAYERSCOPE_FAULT"] = ""  # once: a second signal would not wait for the batch
-        if kind in ("terminate", "interrupt"):
-            os.kill(os.getpid(), signal.SIGTERM if kind == "terminate" else signal.SIGINT)
+        send_signal()
         if kind == "device":
+            os.environ["LAYERSCOPE_FAULT"] = "" if value else os.environ["LAYERSCOPE_FAULT"]
             raise RuntimeError("CUDA error: an illegal memory access was encountered (simulated)")
         result = forward(self, pairs, layers, *more)
         if kind == "flaky":
@@ -59,13 +65,14 @@ def spoil(module: ModuleType) -> None:
 
 
 def slowing(name: str) -> Callable[[ModuleType], None]:
-    """Another pass of the model, a module's function, can be slow, and no more."""
+    """Another pass of the model, a module's function, can be slow or bring a signal, and no more."""
 
     def slow_down(module: ModuleType) -> None:
         passing = getattr(module, name)
 
         def slow(*given: Any) -> Any:
             sleep()
+            send_signal()
             return passing(*given)
 
         setattr(module, name, slow)
