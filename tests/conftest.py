@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,27 +52,51 @@ if TYPE_CHECKING:
     from layerscope.config import Config
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@dataclass
+class Browser:
+    """The one that runs, if one does."""
+
+    wanted: set[Path] = field(default_factory=set)
+    """The files of tests that want one."""
+    browser: Any = None
+    stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+
 _hub_home = pytest.StashKey[Path]()
+_browser = pytest.StashKey[Browser]()
 
 DEAREST = (
+    "test_kills.py",
     "test_ray_job.py",
     "test_cluster.py",
-    "test_kills.py",
-    "test_finished_pages.py",
     "test_run.py",
     "test_package.py",
+    "test_gpus_of_ray.py",
+    "test_object_faults.py",
+    "test_journal.py",
+    "test_finished_pages.py",
     "test_page.py",
     "test_panel.py",
-    "test_repository.py",
-    "test_readme.py",
-    "test_cli_errors.py",
-    "test_journal.py",
-    "test_standin.py",
     "test_page_of_readings.py",
+    "test_page_of_causes.py",
+    "test_sides.py",
+    "test_mean_section.py",
+    "test_page_of_dictionaries.py",
+    "test_folder_page.py",
+    "test_tokens.py",
+    "test_groups.py",
+    "test_writers_of_a_run.py",
+    "test_repository.py",
+    "test_standin.py",
+    "test_readme.py",
+    "test_deaths.py",
+    "test_object_storage.py",
     "test_faults.py",
-    "test_fused_decoder.py",
 )
-"""Files of tests that go first, the longest before the others: a long one begun last is waited for alone."""
+"""Files of tests that go first, the longest before the others: a long one begun last is waited for alone. Those with a
+browser follow one another, so that it is begun once."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -84,11 +109,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    config.stash[_browser].wanted = {item.path for item in items if "chromium" in getattr(item, "fixturenames", ())}
     items.sort(key=lambda item: DEAREST.index(item.path.name) if item.path.name in DEAREST else len(DEAREST))
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """The hub's client reads where its cache is when it is imported, in this process too."""
+    config.stash[_browser] = Browser()
     config.stash[_hub_home] = Path(tempfile.mkdtemp(prefix="tests-of-layerscope-"))
     os.environ["HF_HOME"] = str(config.stash[_hub_home])
 
@@ -314,10 +341,22 @@ def start(settings: dict[str, str], tmp_path: Path, request: pytest.FixtureReque
         one.end()
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A browser for the pages of a file of tests."""
+@pytest.fixture
+def chromium(pytestconfig: pytest.Config) -> Any:
+    """A browser, which is begun once for the files of tests that follow one another and want it."""
     from browsing import chromium_running
 
-    with chromium_running() as browser:
-        yield browser
+    running = pytestconfig.stash[_browser]
+    if running.browser is None:
+        running.browser = running.stack.enter_context(chromium_running())
+    return running.browser
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """A browser has an event loop, which the tests that begin one of their own cannot have beside it."""
+    yield
+    running = item.config.stash[_browser]
+    if nextitem is None or nextitem.path not in running.wanted:
+        running.browser = None
+        running.stack.close()

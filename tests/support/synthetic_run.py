@@ -88,7 +88,7 @@ def _line(rng: np.random.Generator, spec: Spec, popularity: list[NDArray[np.floa
     question, scores = _question(rng, spec, example_id)
     right = question.label
     chosen = choice(*(score.log_likelihood for score in scores))
-    blocks = []
+    found = []
     for layer, cumulative in zip(spec.layers, popularity, strict=True):
         cells = list(_background(rng, spec, cumulative))
         while len(cells) < spec.solutions:
@@ -99,8 +99,9 @@ def _line(rng: np.random.Generator, spec: Spec, popularity: list[NDArray[np.floa
                 cells[side] = _planted(rng, effect, cells[side], side == first)
         if spec.identical:
             cells[1] = cells[0]
-        blocks.append(serialise_block([layer], [_top_k(cells, spec.top_k)]))
-    return b"".join(join_record(frame_record(question, scores, range(spec.solutions)), blocks))
+        found.append(_top_k(cells, spec.top_k))
+    block = serialise_block(spec.layers, found)
+    return b"".join(join_record(frame_record(question, scores, range(spec.solutions)), [block]))
 
 
 def _question(rng: np.random.Generator, spec: Spec, example_id: int) -> tuple[Question, list[SolutionScore]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import numpy as np
 import orjson
@@ -28,7 +28,6 @@ class Found(Protocol):
     def active_counts(self) -> NDArray[np.int64]: ...  # [R]; of all active features, those not listed too
 
 
-@runtime_checkable
 class FoundOverTokens(Found, Protocol):
     """What an encoder found over several tokens: each row is a solution, each feature where it is strongest."""
 
@@ -122,7 +121,7 @@ def _features_json(layer: int, found: Found | FoundOverTokens) -> list[bytes]:
     if pieces:
         pieces[0::3] = _until_activation(int(found.feature_ids.max()).bit_length())[found.feature_ids].tolist()
         pieces[1::3] = decimals(found.activations)
-        if isinstance(found, FoundOverTokens):
+        if _is_over_tokens(found):
             pieces[2::3] = _until_next(layer, found)
     opening = b'"%d":[' % layer
     rows = (b"".join(pieces[3 * start : 3 * stop]) for start, stop in pairwise(found.starts.tolist()))
@@ -133,6 +132,10 @@ def _features_json(layer: int, found: Found | FoundOverTokens) -> list[bytes]:
 def _until_activation(bits: int) -> NDArray[np.object_]:
     """A feature as JSON up to its activation, for every id of so many bits."""
     return np.array([b'{"feature_id":%d,"activation":' % number for number in range(1 << bits)], dtype=object)
+
+
+def _is_over_tokens(found: Found | FoundOverTokens) -> TypeGuard[FoundOverTokens]:
+    return hasattr(found, "token_counts")  # to ask for all that the protocol has takes as long as a row
 
 
 def _until_next(layer: int, found: FoundOverTokens) -> list[bytes]:
