@@ -18,6 +18,7 @@ from layerscope.formatting import shell_word, utf8
 from layerscope.records import locking
 from layerscope.records.addresses import existing_records, is_address
 from layerscope.records.extent import MARK_BYTES, Extent
+from layerscope.records.held import parse_held
 from layerscope.records.manifest import READING, Advice, Manifest, manifest_path, read_manifest
 from layerscope.records.marks import read_marks
 from layerscope.records.planned import hold_against_plan
@@ -39,6 +40,7 @@ class RecordsFile:
         self.stretch_begins = 0
         """Where the line that was read last has its place: see `LinesByPlace`."""
         self._known, self._advice = manifest, advice
+        self._parse = parse_held if manifest is None else parse
         self._marks = b"" if manifest is None else read_marks(path, manifest.progress)
 
     @classmethod
@@ -104,7 +106,7 @@ class RecordsFile:
         for _, lines in chain.from_iterable(part._stretches(part._nothing_yet()) for part in self.parts):
             for line in lines:
                 with suppress(NotARecordError):  # which is told where it is read
-                    if isinstance(record := parse(line), Record):
+                    if isinstance(record := self._parse(line), Record):
                         yield record
 
     @property
@@ -130,7 +132,7 @@ class RecordsFile:
         """
 
         def held(line: bytes, number: int) -> Record | Unscored:
-            record = parse(line)
+            record = self._parse(line)
             hold_against_plan(record, number, self._known)
             if isinstance(record, Record):
                 check(record)
@@ -181,8 +183,7 @@ class RecordsFile:
         self.bytes_read = extent.size
         try:
             if self._known is None:
-                for placed in read_placed(self.path):
-                    extent.lines += 1
+                for extent.lines, placed in enumerate(read_placed(self.path), start=1):
                     self.stretch_begins, self.bytes_read = placed.begins, placed.read
                     yield extent.lines, [placed.line]
                 return
@@ -288,8 +289,7 @@ class Run(RecordsFile):
         Raises:
             UsageError: the records have no such reading.
         """
-        there = self.manifest.readings
-        if name not in there:
+        if name not in (there := self.manifest.readings):
             raise UsageError(
                 f"--reading {name}: {self.path} has {', '.join(there)}.{did_you_mean(name, there)}\n"
                 f"Name one of these, or run again with --readings {name} and another --output-file."

@@ -25,7 +25,7 @@ from layerscope.records.parts import is_held
 from layerscope.records.record import Record, Unscored
 from layerscope.records.run import RecordsFile, Run
 from layerscope.records.seen import Seen, check_dictionary
-from layerscope.records.unnoted import Unnoted
+from layerscope.records.unnoted import Unnoted, why_no_records
 
 Files = Path | Sequence[Path]
 """What names a run: its file, a run of parts or its folder; or the files of the shards of one job."""
@@ -196,17 +196,9 @@ def open_records(files: Files, dictionary: str = FIRST) -> RecordsFile:
     file = RecordsFile.open(paths[0])
     if isinstance(file, Run):
         return file
-    if _begins_array(file.path):  # else taken for a torn line, of none
-        raise UsageError(
-            f"{file.path} is a JSON array, and a record is a line.\n"
-            "Name the .jsonl file of a run; jq -c '.[]' makes lines of an array."
-        )
+    if file.first is None and (why := why_no_records(file.path)):  # else taken for a torn line, of none
+        raise UsageError(why)
     return file if file.first is None else Unnoted(file.path, file.first)
-
-
-def _begins_array(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(1) == b"["
 
 
 def two_runs(files: Sequence[Path]) -> tuple[Files, Files]:

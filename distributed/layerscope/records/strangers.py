@@ -4,25 +4,43 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from layerscope.formatting import shell_word
+
 _LOOK_BYTES = 1 << 12
 _RECORD = re.compile(rb'\s*\[?\s*\{\s*"example_id"\s*:\s*\d+\s*,\s*"(question|error)"')
 _QUESTION = re.compile(rb'\s*\[?\s*\{[^{]*"(goal|sol1|choices|endings|option1|sentence_good|chosen)"\s*:')
+OF_RECORDS = (
+    "It holds records: `layerscope report`, `export` and `compare` read those without a manifest, for what they hold."
+)
+_MANIFEST = ".manifest.json"
 _TABLES = (".csv", ".tsv", ".parquet")
 
 
 def reader_of(path: Path) -> str:
-    """A sentence for the end of a refusal, on a line of its own; empty where nothing is known of the file."""
+    """A sentence for the end of a refusal for want of a manifest, on a line of its own; empty where nothing is known of
+    the file."""
     beginning = b""
     with suppress(OSError), path.open("rb") as file:
         beginning = file.read(_LOOK_BYTES)
-    if path.name.endswith(".manifest.json"):
-        return f"\nIt is a manifest: name the file that it stands beside, {path.name.removesuffix('.manifest.json')}."
+    if path.name.endswith(_MANIFEST):
+        return f"\nIt is a manifest: name the file that it stands beside, {path.name.removesuffix(_MANIFEST)}."
     if path.suffix.lower() in (".html", ".htm"):
         return "\nIt is a web page: a browser opens it, and `layerscope report` makes it of a .jsonl file."
     if _RECORD.match(beginning):
-        return "\nIt holds the records of a run: `layerscope report` and `layerscope status` read those."
+        return f"\n{OF_RECORDS}{_manifest_without_records(path)}"
     if path.suffix.lower() in _TABLES:
         return "\nIt is a table: `layerscope run --dataset` reads one of questions, pandas one of `layerscope export`."
     if _QUESTION.match(beginning):
         return "\nIt holds questions: `layerscope run --dataset` reads those."
+    return ""
+
+
+def _manifest_without_records(path: Path) -> str:
+    """The way back for a file that was renamed and whose manifest was not: the one in the folder that has no file."""
+    with suppress(OSError):
+        manifests = [each for each in path.parent.iterdir() if each.name.endswith(_MANIFEST)]
+        alone = [each for each in manifests if not each.with_name(each.name.removesuffix(_MANIFEST)).exists()]
+        if len(alone) == 1:
+            names = shell_word(str(alone[0])), shell_word(str(path.with_name(path.name + _MANIFEST)))
+            return "\n{0} has no file beside it; if it is this one's: mv {0} {1}".format(*names)
     return ""

@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from layerscope.records.identity import Packing
@@ -90,7 +91,7 @@ class Placed(NamedTuple):
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """The whole lines of a file, each with its line end; a torn last one is left out. Checks nothing.
+    """The lines of a file, each with its line end; a torn last one is left out. Checks nothing.
 
     Raises:
         NotAFrameError, OSError: as `read_stretches`.
@@ -99,14 +100,19 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 
 def read_placed(path: Path) -> Iterator[Placed]:
-    """The same with their places. Those of a frame come as they are decoded, so that a file that is one frame, however
-    large, can be read."""
+    """The same with their places, and a last line that is whole but for its end, as other tools leave it.
+
+    Those of a frame come as they are decoded, so that a file that is one frame, however large, can be read.
+    """
     with path.open("rb", buffering=_READ_BYTES) as stream:
         method, begins, read, rest = _method_of(stream), 0, 0, b""
         if method is None:
-            for line in _whole(stream):
+            for line in stream:
                 begins, read = read, read + len(line)
-                yield Placed(line, begins, read)
+                if line.endswith(b"\n"):
+                    yield Placed(line, begins, read)
+                elif _is_whole(line):
+                    yield Placed(line + b"\n", begins, read)
             return
         for piece, text, ends in _decoded(stream, method):
             read += len(piece)
@@ -154,6 +160,13 @@ def _whole(stream: BinaryIO) -> Iterator[bytes]:
         if not line.endswith(b"\n"):
             return  # a run may write the rest of it now, which is no line of its own
         yield line
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(line), dict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 def _method_of(stream: BinaryIO) -> Method | None:

@@ -5,6 +5,7 @@ tells: to go on with such a file, or to verify it, stays refused.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -12,30 +13,32 @@ from typing import Any, Self
 from msgspec import UNSET
 
 from layerscope.errors import UsageError
+from layerscope.formatting import shell_word
 from layerscope.records.checking import check as check_itself
 from layerscope.records.checking import check_parts
 from layerscope.records.dictionaries import names_of
 from layerscope.records.extent import Extent
+from layerscope.records.held import Unlabelled, lacks
 from layerscope.records.identity import Identity, ModelFiles, OtherSaes, PlanSize, SaeFile, SaeFiles, Settings
 from layerscope.records.manifest import FORMAT, READING, About, AboutDictionary, Advice, Manifest, Tokens, manifest_path
 from layerscope.records.record import NotARecordError, Record, Unscored
 from layerscope.records.run import RecordsFile, Run
-from layerscope.records.strangers import reader_of
+from layerscope.records.strangers import OF_RECORDS, reader_of
 from layerscope.records.stretches import read_lines
 
 UNKNOWN = "unknown"
 _MOST_FEATURES = 1 << 31  # of a dictionary whose width nobody knows
+_UNNOTED = (
+    "No manifest lies beside the file, so its records alone were read. Not known are: the model and the SAEs "
+    "(features are not linked), the command, {}whether all questions are there, and whether the records are as they "
+    "were written."
+)
+_LINE_BYTES = 1 << 24  # of a line that is looked at for why it is no record
 _LOOKED_AT = 50  # records, for the length that lists are cut at
 
 
 class Unnoted(Run):
     """A file of records alone. Its manifest says what the records say, and `unknown` or nothing elsewhere."""
-
-    unnoted = (
-        "No manifest lies beside the file, so its records alone were read. Not known are: the model and the SAEs "
-        "(features are not linked), the command, whether all questions are there, and whether the records are as they "
-        "were written."
-    )
 
     def __init__(self, path: Path, first: Record, advice: Advice = READING) -> None:
         """
@@ -44,6 +47,8 @@ class Unnoted(Run):
         """
         RecordsFile.__init__(self, path, None, advice)
         self._first = first
+        unlabelled = "which solution stood first in the question file, " if isinstance(first, Unlabelled) else ""
+        self.unnoted = _UNNOTED.format(unlabelled)
         self.manifest = _manifest(first, self._has_all_solutions(), self._top_k(), sum(1 for _ in read_lines(path)))
 
     @classmethod
@@ -54,10 +59,11 @@ class Unnoted(Run):
         """
         file = RecordsFile.open(path)
         if file.first is None:
-            raise UsageError(
+            told = (
                 f"{path} has no manifest ({manifest_path(path).name}) beside it, and no line of it is the record of a "
-                f"scored question.\n{advice.no_manifest}{reader_of(path)}"
             )
+            other = "" if OF_RECORDS in reader_of(path) else reader_of(path)
+            raise UsageError(why_no_records(file.path) or f"{told}scored question.\n{advice.no_manifest}{other}")
         return cls(file.path, file.first, advice)
 
     @property
@@ -88,6 +94,8 @@ class Unnoted(Run):
         check_parts(record, layers, self.manifest.readings, *parts)
         if (record.metadata is UNSET) != (self._first.metadata is UNSET):
             raise NotARecordError("some records have metadata and others have none")
+        if isinstance(record, Unlabelled) != isinstance(self._first, Unlabelled):
+            raise NotARecordError("some records have a label and others have none")
         check_itself(record, None, _MOST_FEATURES, dict.fromkeys(self.manifest.dictionaries, _MOST_FEATURES), True)
 
     def _has_all_solutions(self) -> bool:
@@ -103,6 +111,31 @@ class Unnoted(Run):
                     if len(features) < details.active_feature_count_by_layer.get(layer, 0):
                         return len(features)
         return None
+
+
+def why_no_records(path: Path) -> str:
+    """What of a file's form, or of its first line, makes it none of records, in two lines; empty where it is another
+    thing."""
+    line = b""
+    with suppress(OSError), path.open("rb") as file:
+        line = file.readline(_LINE_BYTES).strip()
+    name = shell_word(str(path))
+    if line.startswith(b"["):
+        return (
+            f"{path} is a JSON array, and a record is a line.\n"
+            f"Name the .jsonl file of a run, or make lines of the array: jq -c '.[]' {name} > lines.jsonl"
+        )
+    if line == b"{":
+        return (
+            f"{path} has records over several lines each, and a record is a line.\n"
+            f"Make lines of them: jq -c . {name} > lines.jsonl"
+        )
+    if missing := lacks(line):
+        return (
+            f"{path} has no manifest beside it, and its first line has no {missing}.\n"
+            "Of what a run writes, label and model_is_correct may be left out; cut it anew and keep the rest."
+        )
+    return ""
 
 
 def _manifest(first: Record, all_solutions: bool, top_k: int | None, lines: int) -> Manifest:

@@ -17,7 +17,8 @@ from layerscope.analysis.result import Analysis
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import count_of, visible
 from layerscope.records.dictionaries import seen_by
-from layerscope.records.record import Record, parse
+from layerscope.records.held import parse_held
+from layerscope.records.record import Record
 from layerscope.records.run import Run
 from layerscope.report.cell_pack import Cells
 from layerscope.report.feature_tables import neuronpedia_url
@@ -162,7 +163,7 @@ def records_of(
         if index is not None:
             left -= 1
             progress(min(1.0, run.bytes_read / run.size))
-            record = parse(line)
+            record = parse_held(line)
             if isinstance(record, Record):
                 yield index, seen_by(record, analysis.options.dictionary)
     if left:

@@ -17,8 +17,9 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import aligned, told, utf8
 from layerscope.records.dictionaries import FIRST, seen_by
 from layerscope.records.goals import GoalGroups, told_goals
+from layerscope.records.held import parse_held
 from layerscope.records.progress import shown
-from layerscope.records.record import NotARecordError, OtherSolution, Record, SolutionDetails, Unscored, parse
+from layerscope.records.record import NotARecordError, OtherSolution, Record, SolutionDetails, Unscored
 from layerscope.records.run import Run
 from layerscope.records.shards import Files, as_seen_by, read_run, whose_lists, without_batches
 from layerscope.records.stretches import LinesByPlace
@@ -246,7 +247,7 @@ def _key(record: Record) -> bytes:
 
 def _record_at(place: _Place, lines: LinesByPlace, key: bytes) -> Record:
     try:
-        record = parse(lines.line(*place))
+        record = parse_held(lines.line(*place))
     except NotARecordError:
         record = None
     if not isinstance(record, Record) or _key(record) != key:

@@ -14,6 +14,7 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from layerscope.errors import UsageError
+from layerscope.records.held import Unlabelled
 from layerscope.records.readings import Feature, LastWordReading, PlacedFeature, ReadingLists
 from layerscope.records.record import SOLUTIONS, Record, SolutionDetails, Unscored
 from layerscope.tables.columns import FEATURES, OF_SOLUTIONS, QUESTIONS
@@ -174,7 +175,8 @@ def question_row(record: Record | Unscored, schema: pa.Schema = QUESTIONS) -> pa
     if record.metadata is not UNSET:
         row["metadata"] = orjson.dumps(record.metadata).decode()
     if isinstance(record, Record):
-        row |= {name: getattr(record, name) for name in ("question", "label", "model_is_correct")}
+        row |= {name: getattr(record, name) for name in ("question", "model_is_correct")}
+        row["label"] = None if isinstance(record, Unlabelled) else record.label
         for solution, details in zip(SOLUTIONS, record.solutions, strict=True):
             for name in ("text", "log_likelihood", "token_count", "final_token"):
                 row[f"{solution}_{name}"] = getattr(details, name)

@@ -142,6 +142,7 @@ DAMAGE: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
         line_with(lambda record: record.update(metadata={"category": "kitchen"})),
         "line 4: some records have metadata and others have none",
     ),
+    "label of some": (line_with(lambda record: record.pop("label")), "line 4: some records have a label and others"),
     "no record": (lambda lines: [*lines[:3], b"{}\n"], "line 4: "),
 }
 
@@ -167,23 +168,125 @@ def test_lists_may_be_cut_anywhere(whole: Path, tmp_path: Path) -> None:
     assert len(layerscope.load(cut).features()) == len(layerscope.load(whole).features()) - 1
 
 
-def test_a_json_array_is_no_empty_table(whole: Path, tmp_path: Path) -> None:
-    """It is one line without an end, which was taken for a torn one: its export held nothing, without a word."""
-    path = tmp_path / "array.json"
-    path.write_bytes(b"[" + b",".join(whole.read_bytes().splitlines()) + b"]")
-    for command in (lambda path: export(path, tmp_path / "run.csv", overwrite=False), layerscope.read_questions):
-        with pytest.raises(UsageError, match="is a JSON array, and a record is a line"):
+def cut(*names: str) -> Callable[[list[bytes]], list[bytes]]:
+    """As `jq -c 'del(…)'` leaves records: without some keys of theirs and of their solutions."""
+
+    def changed(lines: list[bytes]) -> list[bytes]:
+        records = [orjson.loads(line) for line in lines]
+        for record in records:
+            for part in (record, record["positive_solution_details"] or {}, record["negative_solution_details"] or {}):
+                for name in names:
+                    part.pop(name, None)
+        return [orjson.dumps(record) + b"\n" for record in records]
+
+    return changed
+
+
+@pytest.mark.parametrize("names", [("label",), ("model_is_correct",), ("label", "model_is_correct", "error")])
+def test_what_is_missing_and_follows_or_is_not_needed_is_done_without(
+    names: tuple[str, ...], whole: Path, tmp_path: Path
+) -> None:
+    """The five keys that the first version wrote, and what `jq '{example_id, question, …}'` keeps."""
+    alone = moved(whole, tmp_path / "cut.jsonl", cut(*names))
+    for command in (report, lambda path: export(path, tmp_path / "cut.csv", overwrite=True)):
+        assert ("which solution stood first" in command(alone)) == ("label" in names)
+    assert ("which solution stood first" in alone.with_suffix(".html").read_text()) == ("label" in names)
+    found, known = (layerscope.load(path) for path in (alone, moved(whole, tmp_path / "moved.jsonl")))
+    assert found.findings().equals(known.findings())
+    assert found.summary.accuracy == known.summary.accuracy
+    left_out = ["label", "error"] if "error" in names else ["label"]
+    left = [run.questions().drop(columns=left_out) for run in (found, known)]
+    assert left[0].equals(left[1])
+    assert found.questions()["label"].isna().all() == ("label" in names)
+    pair = compare(alone, whole)
+    assert pair["questions"]["common"] == 119
+    assert pair["log_likelihood"]["largest_difference"] == 0
+
+
+def test_where_both_are_as_likely_the_label_decides(whole: Path, tmp_path: Path) -> None:
+    """A tie goes to the first solution: without a label the record's word stands, and without both nothing is said."""
+
+    def tie(lines: list[bytes]) -> list[bytes]:
+        records = [orjson.loads(line) for line in lines]
+        for record, right in zip(records[1:3], (True, False), strict=True):
+            likely = record["positive_solution_details"]["log_likelihood"]
+            record["negative_solution_details"]["log_likelihood"] = likely
+            record["model_is_correct"] = right
+            del record["label"]
+        return [orjson.dumps(record) + b"\n" for record in records[1:3]]
+
+    alone = moved(whole, tmp_path / "tied.jsonl", tie)
+    assert layerscope.load(alone).questions()["model_is_correct"].tolist() == [True, False]
+    unsaid = moved(alone, tmp_path / "unsaid.jsonl", cut("model_is_correct"))
+    with pytest.raises(LayerscopeError, match="no label, and both solutions are as likely"):
+        layerscope.read_questions(unsaid)
+
+
+def test_a_last_line_without_its_end_counts(whole: Path, tmp_path: Path) -> None:
+    """As editors and `"\\n".join` leave it; half a line is still none."""
+    lines = whole.read_bytes()
+    alone = tmp_path / "ends.jsonl"
+    alone.write_bytes(lines.rstrip(b"\n"))
+    assert len(layerscope.load(alone).questions()) == SPEC.questions
+    report(alone)
+    alone.write_bytes(lines[:-20])
+    assert len(layerscope.load(alone).questions()) == SPEC.questions - 1
+
+
+SAYS_NOTHING = {
+    "array": (lambda records: orjson.dumps(records), r"is a JSON array, and a record is a line\.\n.*jq -c '\.\[\]' "),
+    "indented": (
+        lambda records: b"\n".join(orjson.dumps(record, option=orjson.OPT_INDENT_2) for record in records),
+        r"records over several lines each, and a record is a line\.\n.*jq -c \. ",
+    ),
+    "ids alone": (
+        lambda records: b"".join(orjson.dumps({"example_id": record["example_id"]}) + b"\n" for record in records),
+        r"its first line has no question, positive_solution_details, negative_solution_details\.\n.*cut it anew",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAYS_NOTHING)
+def test_where_nothing_can_be_said_two_lines_tell_what_is_missing(name: str, whole: Path, tmp_path: Path) -> None:
+    """An array is one line without an end, which was taken for a torn one: its export held nothing, without a word."""
+    make, told = SAYS_NOTHING[name]
+    path = tmp_path / "an array.json"
+    path.write_bytes(make([orjson.loads(line) for line in whole.read_bytes().splitlines()]))
+    for command in (
+        lambda path: export(path, tmp_path / "run.csv", overwrite=False),
+        layerscope.read_questions,
+        layerscope.load,
+        report,
+        lambda path: compare(path, whole),
+    ):
+        with pytest.raises(UsageError, match=told) as error:
             command(path)
+        assert str(error.value).count("\n") == 1
+
+
+def test_no_features_is_told_by_what_they_are_of(whole: Path, tmp_path: Path) -> None:
+    alone = moved(whole, tmp_path / "cut.jsonl", lambda lines: cut("active_feature_count_by_layer")(lines[1:]))
+    with pytest.raises(UsageError, match="its first line has no active_feature_count_by_layer of its solutions"):
+        report(alone)
 
 
 def test_what_only_a_manifest_can_tell_is_refused(whole: Path, tmp_path: Path) -> None:
     alone = moved(whole, tmp_path / "moved.jsonl")
     for command in (status, verify):
-        with pytest.raises(UsageError, match=r"has no manifest \(moved.jsonl.manifest.json\)"):
+        with pytest.raises(UsageError, match=r"has no manifest \(moved.jsonl.manifest.json\)") as error:
             command(alone)
+        assert "`layerscope report`, `export` and `compare` read those" in str(error.value)
+        assert "mv " not in str(error.value)
     with pytest.raises(UsageError, match="has no manifest"):
         read_run([alone, whole])
     alone.write_bytes(whole.read_bytes().splitlines(keepends=True)[0])
     with pytest.raises(UsageError, match="no line of it is the record of a scored question"):
         report(alone)
     assert manifest_path(whole).exists()
+
+
+def test_a_renamed_file_finds_its_manifest(whole: Path, tmp_path: Path) -> None:
+    renamed = moved(whole, tmp_path / "new name.jsonl")
+    moved(manifest_path(whole), tmp_path / "run.jsonl.manifest.json")
+    with pytest.raises(UsageError, match=r"run\.jsonl\.manifest\.json has no file beside it; if it is this one's: mv "):
+        status(renamed)
