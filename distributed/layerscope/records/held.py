@@ -49,7 +49,9 @@ def parse_held(line: bytes) -> Record | Unscored:
 def lacks(line: bytes) -> str:
     """What a line has to have and has not, for people; empty where it is a record, or nothing like one."""
     found = _object(line)
-    return "" if found is None or _has_nothing(found) or found.get("error") else ", ".join(_missing(found))
+    if found is None or found.keys().isdisjoint(("example_id", POSITIVE, NEGATIVE)) or found.get("error"):
+        return ""
+    return "" if _has_nothing(found) else ", ".join(_missing(found))
 
 
 def _object(line: bytes) -> dict[str, Any] | None:
