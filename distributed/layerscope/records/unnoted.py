@@ -118,14 +118,14 @@ def why_no_records(path: Path) -> str:
     thing."""
     line = b""
     with suppress(OSError), path.open("rb") as file:
-        line = file.readline(_LINE_BYTES).strip()
+        line = file.readline(_LINE_BYTES)
     name = shell_word(str(path))
-    if line.startswith(b"["):
+    if line.lstrip().startswith(b"["):
         return (
             f"{path} is a JSON array, and a record is a line.\n"
             f"Name the .jsonl file of a run, or make lines of the array: jq -c '.[]' {name} > lines.jsonl"
         )
-    if line == b"{":
+    if line.endswith(b"\n") and line.strip() == b"{":  # else a first line that is being written
         return (
             f"{path} has records over several lines each, and a record is a line.\n"
             f"Make lines of them: jq -c . {name} > lines.jsonl"
