@@ -77,7 +77,7 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
             random = made or random_features(run, options.reading, options.seed)
             _pass_random_features(random, signs, options, of_random, progress)
         else:
-            missing = dict.fromkeys(of_random.of_random(), need or "needs --baseline-dictionary")
+            missing = dict.fromkeys(of_random.of_random(), _what_random_features_need(need, options))
         features = {**({} if missing else of_random.of_random()), **scores.of_saes()}
         comparison = compare(questions, scores.split, run.layers, run.texts, features, residuals, missing, progress)
         separating = Separating(found.features, found.firing[0], found.magnitude[0])
@@ -110,6 +110,17 @@ class FoundFiring(NamedTuple):
     layers: Layers
     features: Features
     contrast: Contrast
+
+
+def _what_random_features_need(need: str, options: Options) -> str:
+    """Where there are none.
+
+    Args:
+        need: what is needed to make some of residuals, besides being asked to.
+    """
+    if options.dictionary != FIRST:
+        return need or "needs --baseline-dictionary"
+    return f"needs {'' if need else '--baseline-dictionary, or '}a run with --dictionary {RANDOM}=FOLDER"
 
 
 def analyse_firing(files: Files, options: Options, progress: Progress = lambda *_: None) -> FoundFiring:

@@ -73,7 +73,8 @@ class Config:
     """Further SAEs in the same pass, once for each set: NAME=REPO, and behind that what is wanted of site=, width=, l0=
     (as --sae-l0 has it), revision= and id= (as --sae-repo-id). REPO auto is where the first SAEs lie, or those of this
     site do: wide=auto,width=65k. They take the same layers, and stand in the records under other_dictionaries. A second
-    set of 16k takes about a quarter more time; plan says the memory of each."""
+    set of 16k takes about a quarter more time; plan says the memory of each. random=FOLDER, made by
+    layerscope.write_random_dictionary, is the baseline of random features that fire as often."""
     layers: Common[str] = "all"
     """Decoder layers: all, or numbers and ranges such as 0-25 or 8,20."""
     dataset: Common[str] = "auto"

@@ -1,12 +1,21 @@
 """What each of a solution's tokens stands for in its text."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from unicodedata import category
 
 
 def last_word(spelled: Sequence[str]) -> int:
-    """Which of a solution's tokens is the last with a letter or a digit, of whatever script; the last if none is."""
-    return next((i for i in reversed(range(len(spelled))) if any(map(str.isalnum, spelled[i]))), len(spelled) - 1)
+    """Which of a solution's tokens is the last with a letter or a digit, of whatever script; the last if none is.
+
+    A letter ends with its marks: accents, and the vowels of many scripts, which may be tokens of their own.
+    """
+    text = "".join(spelled)
+    end = next((i for i in range(len(text), 0, -1) if text[i - 1].isalnum()), 0)
+    while 0 < end < len(text) and category(text[end]).startswith("M"):
+        end += 1
+    ends = accumulate(map(len, spelled))
+    return next(i for i, reached in enumerate(ends) if reached >= end) if end else len(spelled) - 1
 
 
 def spelled(text: str, start: int, offsets: Sequence[tuple[int, int]]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 from msgspec import UNSET
 
+from layerscope.config import READINGS
 from layerscope.errors import LayerscopeError, UsageError, did_you_mean, remedy
 from layerscope.formatting import shell_word, utf8
 from layerscope.records import locking
@@ -290,10 +291,9 @@ class Run(RecordsFile):
             UsageError: the records have no such reading.
         """
         if name not in (there := self.manifest.readings):
-            raise UsageError(
-                f"--reading {name}: {self.path} has {', '.join(there)}.{did_you_mean(name, there)}\n"
-                f"Name one of these, or run again with --readings {name} and another --output-file."
-            )
+            again = f", or run again with --readings {name} and another --output-file" if name in READINGS else ""
+            has = f"{self.path} has {', '.join(there)}.{did_you_mean(name, there)}"
+            raise UsageError(f"--reading {name}: {has}\nName one of these{again}.")
 
     def alive(self) -> bool:
         """Whether somebody is writing it now."""

@@ -88,7 +88,18 @@ def test_a_character_of_several_tokens_stands_at_the_last_of_them(file: Path) ->
 
 @pytest.mark.parametrize(
     ("spelled", "word"),
-    [(["a", "."], 0), (["x", " b2", "!", " …"], 1), ([".", "!"], 1), (["é"], 0), (["٣", "。"], 0), (["½", "\n"], 0)],
+    [
+        *(
+            (["a", "."], 0),
+            (["x", " b2", "!", " …"], 1),
+            ([".", "!"], 1),
+            (["é"], 0),
+            (["٣", "。"], 0),
+            (["½", "\n"], 0),
+        ),
+        *((["ก", "ี", "."], 1), (["e", "\u0301\u0302", "!"], 1), (["त", "", "", "े", "!"], 3)),  # marks of letters
+        (["a", "\u200d", "🙂", "\ufe0f"], 0),  # and that of a picture
+    ],
 )
 def test_the_last_word_has_a_letter_or_a_digit_of_any_script(spelled: list[str], word: int) -> None:
     assert last_word(spelled) == word

@@ -140,8 +140,10 @@ def test_a_file_from_before_there_were_readings_has_the_final_one(tmp_path: Path
     assert "1 of 1 line" in verify(note_lines(path))
     settings = read_manifest(path).identity.settings
     assert (settings.readings, settings.tokens) == ("final", False)
-    with pytest.raises(UsageError, match=r"--reading max: .*out\.jsonl has final\.\n"):
+    with pytest.raises(UsageError, match=r"--reading max: .*out\.jsonl has final\.\nName one of these, or run again"):
         Run.open(path).check_reading("max")
+    with pytest.raises(UsageError, match=r"\nName one of these\.$"):  # no run can have it
+        Run.open(path).check_reading("middle")
 
 
 @pytest.mark.parametrize(
