@@ -1,15 +1,18 @@
 """What it costs to ablate a feature on a question: ours, the forward from its layer on, and a whole forward each."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from benchmarking.contenders import STRONG_TOKENS, Strong
+from benchmarking.contenders import STRONG_TOKENS, Batch, Strong
 from benchmarking.measure import synchronise
 from benchmarking.ours import Clock, loaded_model, timing_projection
 from layerscope.engine.ablating import Begun, ablate, begin_batch, load_features
@@ -23,7 +26,7 @@ from layerscope.saes.cache import load_encoder
 from layerscope.saes.chosen import ChosenOfLayer
 from layerscope.saes.encoder import active
 
-_PLAIN_SHARE = 5  # of the ablations, one in so many is enough for the slow way
+_PLAIN_SHARE = 10  # of the ablations, one in so many is enough for the slow way
 
 
 @dataclass
@@ -39,9 +42,15 @@ class Ablations:
     """A whole pass of plain transformers for each over both solutions, padded, logits where they are needed."""
     plain_together: float
     """The same in batches of 2,048 padded tokens: many ablations after a layer in one pass."""
+    plain_alone: float
+    """The same one solution at a time with all logits, as the baseline does it."""
     plain_count: int
     largest_difference: float
     """Between a margin of ours and the plain way's."""
+    products: float
+    """FLOP of our matrix products, without those inside attention: of an ablation, as they were run."""
+    plain_products: float
+    """The same of both solutions' whole texts, without padding, and logits where they are needed."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,20 @@ def ablations(job: Job, device: str) -> dict[str, Ablations]:
         some = of.wanted[_PLAIN_SHARE // 2 :: _PLAIN_SHARE] or of.wanted[:1]
         ablations = [_Ablation(job.selection[ids[each.question]], strong, each) for each in some]
         plain = _plain(strong, ablations, of.chosen)
-        found[kind] = Ablations(len(of.wanted), layers, of.seconds, of.forward_from_there, *plain)
+        every = [_Ablation(job.selection[ids[each.question]], strong, each).pair for each in of.wanted]
+        whole = sum(sum(pair.lengths) for pair in every) * job.spec.n_layers
+        scored = sum(sum(pair.lengths) - 2 * pair.prompt for pair in every)
+        products = (
+            _products(strong, *counts) / len(of.wanted) for counts in ((of.through_layers, of.read), (whole, scored))
+        )
+        found[kind] = Ablations(len(of.wanted), layers, of.seconds, of.forward_from_there, *plain, *products)
     return found
+
+
+def _products(strong: Strong, through_layers: int, scored: int) -> float:
+    """FLOP of tokens through layers, one layer each, and of positions at which there are logits."""
+    of_layer = sum(each.numel() for each in strong.model.model.layers[0].parameters() if each.dim() == 2)
+    return 2.0 * (through_layers * of_layer + scored * strong.model.lm_head.weight.numel())
 
 
 @dataclass(frozen=True)
@@ -80,6 +101,10 @@ class _Ours:
     chosen: dict[int, ChosenOfLayer]
     seconds: float
     """An ablation."""
+    through_layers: int
+    """Tokens that were run again, each as often as there are layers that it went through."""
+    read: int
+    """Tokens that were run again, at each of which something is predicted."""
     forward_from_there: float
 
 
@@ -103,16 +128,16 @@ def _ours(job: Job, device: str, layers: list[int], ids: Sequence[int]) -> dict[
         portion = [
             ChosenFeature(layer, feature_id, None) for layer in layers for feature_id in sorted(choose(counts[layer]))
         ]
-        wanted, chosen, seconds = _timed(job, model, begun, portion, place)
+        wanted, chosen, *timed = _timed(job, model, begun, portion, place)
         above = np.mean([1 - (each.layer + 1) / job.spec.n_layers for each in wanted])
-        found[kind] = _Ours(wanted, chosen, seconds, (body * float(above) + scores) / len(questions))
+        found[kind] = _Ours(wanted, chosen, *timed, (body * float(above) + scores) / len(questions))
     return found
 
 
 def _timed(
     job: Job, model: LanguageModel, begun: Begun, portion: list[ChosenFeature], place: torch.device
-) -> tuple[list[_Wanted], dict[int, ChosenOfLayer], float]:
-    """What was ablated, with what, and seconds an ablation."""
+) -> tuple[list[_Wanted], dict[int, ChosenOfLayer], float, int, int]:
+    """What was ablated, with what, seconds an ablation, and tokens that were run again: through layers, and read."""
     saes = tuple(sae for sae in job.saes if sae.layer in {feature.layer for feature in portion})
     numerics = job.numerics
     to_ablate = ToAblate(
@@ -121,11 +146,12 @@ def _timed(
     features = load_features(to_ablate, job.spec.d_model, place)
     lines, seconds = list[bytes](), 0.0
     for features_of in (portion[:1], portion):  # the first time to warm up
-        synchronise()
-        start = time.perf_counter()
-        lines, _ = ablate(model, begun, features, features_of, to_ablate)
-        synchronise()
-        seconds = time.perf_counter() - start
+        with _counting([layer.mlp for layer in model.model.model.layers], [model.model.model.norm]) as counted:
+            synchronise()
+            start = time.perf_counter()
+            lines, _ = ablate(model, begun, features, features_of, to_ablate)
+            synchronise()
+            seconds = time.perf_counter() - start
     number = {question.example_id: at for at, question in enumerate(begun.questions)}
     place_of = {layer: list(of.feature_ids) for layer, of in features.items()}
     wanted = [
@@ -138,7 +164,22 @@ def _timed(
         for each in map(parse_ablation, lines)
         if each.tokens
     ]
-    return wanted, features, seconds / len(wanted)
+    return wanted, features, seconds / len(wanted), *counted
+
+
+@contextmanager
+def _counting(*groups: Sequence[nn.Module]) -> Iterator[list[int]]:
+    """How many rows [1, T, D] pass through each group of modules."""
+    counted, hooks = [0] * len(groups), list[RemovableHandle]()
+    for number, group in enumerate(groups):
+
+        def count(_module: nn.Module, inputs: tuple[Tensor, ...], number: int = number) -> None:
+            counted[number] += inputs[0].shape[1]
+
+        hooks += [module.register_forward_pre_hook(count) for module in group]
+    yield counted
+    for hook in hooks:
+        hook.remove()
 
 
 def _counts(job: Job, layer: int, begun: Begun, place: torch.device) -> NDArray[np.int64]:
@@ -167,17 +208,20 @@ KINDS = {"drawn": _drawn, "frequent": _frequent}
 @torch.inference_mode()
 def _plain(
     strong: Strong, ablations: Sequence["_Ablation"], chosen: dict[int, ChosenOfLayer]
-) -> tuple[float, float, int, float]:
-    """Seconds an ablation by whole passes, one each and many of a layer at once, of how many, and their difference."""
+) -> tuple[float, float, float, int, float]:
+    """Seconds an ablation by whole passes, one each, many of a layer at once and one a solution; of how many, and what
+    their margins differ by at most."""
     alone = [[each] for each in ablations]
     together = [
         batch for layer in chosen for batch in _batches([each for each in ablations if each.wanted.layer == layer])
     ]
     differences, seconds = [], []
-    for batches in (alone[:1], alone, together[:1], together):  # each the first time to warm up
+    ways = [(batches, strong.score) for batches in (alone[:1], alone, together[:1], together)]
+    ways += [(batches, strong.score_alone) for batches in (alone[:1], alone)]
+    for batches, score in ways:  # each the first time to warm up
         synchronise()
         start = time.perf_counter()
-        margins = [_plain_margins(strong, batch, chosen[batch[0].wanted.layer]) for batch in batches]
+        margins = [_plain_margins(strong, score, batch, chosen[batch[0].wanted.layer]) for batch in batches]
         synchronise()
         seconds.append((time.perf_counter() - start) / sum(map(len, batches)))
         differences += [
@@ -185,7 +229,7 @@ def _plain(
             for batch, of_batch in zip(batches, margins, strict=True)
             for each, margin in zip(batch, of_batch, strict=True)
         ]
-    return seconds[1], seconds[3], len(ablations), max(differences)
+    return seconds[1], seconds[3], seconds[5], len(ablations), max(differences)
 
 
 class _Ablation:
@@ -207,7 +251,9 @@ def _batches(ablations: Sequence[_Ablation]) -> Iterator[list[_Ablation]]:
         yield batch
 
 
-def _plain_margins(strong: Strong, batch: Sequence[_Ablation], chosen: ChosenOfLayer) -> list[float]:
+def _plain_margins(
+    strong: Strong, score: Callable[[Batch], tuple[Tensor, Any]], batch: Sequence[_Ablation], chosen: ChosenOfLayer
+) -> list[float]:
     """The margins with the features taken out of the solutions' tokens by a hook, all after the same layer."""
     of_row = [each for each in batch for _ in each.pair.lengths]
     column = torch.tensor([each.wanted.feature for each in of_row], device=strong.device)
@@ -215,13 +261,14 @@ def _plain_margins(strong: Strong, batch: Sequence[_Ablation], chosen: ChosenOfL
 
     def hook(_module: object, _inputs: object, output: Tensor) -> Tensor:
         activations = chosen.activations(output.flatten(0, 1)).view(*output.shape[:2], -1)
-        own = activations.gather(2, column[:, None, None].expand(-1, output.shape[1], 1))  # [R, T, 1]
-        own = own * (torch.arange(output.shape[1], device=output.device) >= prompt[:, None])[..., None]
-        return (output.float() - own * chosen.directions[column][:, None]).to(output.dtype)
+        columns, prompts = column[: len(output)], prompt[: len(output)]  # one row of a question, where each is alone
+        own = activations.gather(2, columns[:, None, None].expand(-1, output.shape[1], 1))  # [R, T, 1]
+        own = own * (torch.arange(output.shape[1], device=output.device) >= prompts[:, None])[..., None]
+        return (output.float() - own * chosen.directions[columns][:, None]).to(output.dtype)
 
     handle = strong.model.model.layers[batch[0].wanted.layer].register_forward_hook(hook)
     try:
-        likelihoods, _ = strong.score([(0, each.pair) for each in batch])
+        likelihoods, _ = score([(0, each.pair) for each in batch])
     finally:
         handle.remove()
     two = likelihoods.view(-1, 2).tolist()

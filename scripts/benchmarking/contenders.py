@@ -156,6 +156,18 @@ class Strong(Plain):
         last = [len(row) - 1 for row in rows]
         return likelihoods, [state[range(len(rows)), last] for state in states]
 
+    def score_alone(self, batch: Batch) -> tuple[Tensor, None]:
+        """The same log-likelihoods as the baseline gets them: a solution at a time, with all logits."""
+        likelihoods = []
+        for _, pair in batch:
+            for solution in pair.solutions:
+                tokens = solution_ids(pair, solution)
+                logits = self.model(input_ids=torch.tensor([tokens], device=self.device), use_cache=False).logits[0]
+                log_probs = torch.log_softmax(logits.float(), dim=-1)
+                scored = range(pair.prompt, len(tokens))
+                likelihoods.append(sum(log_probs[position - 1, tokens[position]].item() for position in scored))
+        return torch.tensor(likelihoods), None
+
     def strongest(self, residuals: list[Tensor]) -> list[list[Features]]:
         """By row, the strongest features of every layer."""
         found: list[list[Features]] = [[] for _ in residuals[0]]

@@ -131,7 +131,10 @@ def comparisons(figures: dict[str, Any]) -> list[str]:
         ratio = rows["strong baseline, four choices"] / rows[_FOUR]
         lines.append(f"four choices: {ratio:.1f} times as fast as the strong baseline")
     if "ablate" in figures:
-        lines += [_of_ablations(kind, found) for kind, found in figures["ablate"].items()]
+        lines += [
+            _of_ablations(kind, found, best_rates(figures)[figures["dtype"]])
+            for kind, found in figures["ablate"].items()
+        ]
     lines += [
         f"  {name.replace('_', ' ')} {figures[name]['memory'] / MIB:,.0f}"
         for name in ("baseline", "strong_baseline")
@@ -167,13 +170,17 @@ def _beside(figures: dict[str, Any], name: str) -> str:
     return f"with {VARIANTS[name]}: {times} (its matrix products {products:.2f} times), {', '.join(memory)}"
 
 
-def _of_ablations(kind: str, found: dict[str, Any]) -> str:
+def _of_ablations(kind: str, found: dict[str, Any], rate: float) -> str:
     which = {"drawn": "drawn from all that fire", "frequent": "that fires at most solution tokens"}[kind]
+    least = found["products"] / rate / found["ours"]
     return (
         f"ablating a feature {which} on a question, after the layers {', '.join(map(str, found['layers']))}: "
-        f"{1e3 * found['ours']:,.1f} ms, {found['ours'] / found['forward_from_there']:.2f} times the forward pass from "
-        f"there on; {found['plain'] / found['ours']:.1f} times as fast as a whole pass of plain transformers each, "
-        f"{found['plain_together'] / found['ours']:.1f} times as such passes over many at once; "
+        f"{1e3 * found['ours']:,.1f} ms ({least:.0%} of it its matrix products at best), "
+        f"{found['ours'] / found['forward_from_there']:.2f} times the forward pass from there on; "
+        f"{found['plain'] / found['ours']:.1f} times as fast as a whole pass of plain transformers each, "
+        f"{found['plain_together'] / found['ours']:.1f} times as such passes over many at once, "
+        f"{found['plain_alone'] / found['ours']:.1f} times as one for each solution with all logits "
+        f"({found['plain_products'] / found['products']:.1f} times fewer products); "
         f"margins differ by {found['largest_difference']:.2g} at most"
     )
 
