@@ -155,18 +155,22 @@ class _Bootstrap:
         self._weights = drawn.multinomial(n_groups, equal, _RESAMPLES).astype(float) if n_groups else np.zeros((1, 0))
 
     def interval(self, values: Floats) -> Interval | None:
-        """Of the mean of [T]; None of nothing."""
-        if not len(values):
+        """Of the mean of [T]; None where there are no two groups, whose draws could differ."""
+        if len(self._sizes) < 2:
             return None
         low, high = np.quantile(self._means(values), [0.025, 0.975])
         return Interval(float(low), float(high))
 
     def p_of_no_more(self, values: Floats) -> float | None:
-        """One-sided, that the mean of [T] is not above 0; None of nothing."""
-        if not len(values):
+        """One-sided, that the mean of [T] is not above 0; None where there are no two groups.
+
+        By Student's distribution, as few groups know little of how much they vary; of many it is the normal one.
+        """
+        groups = len(self._sizes)
+        if groups < 2:
             return None
-        mean, deviation = float(values.mean()), float(self._means(values).std())
-        return float(special.ndtr(-mean / deviation)) if deviation > 0 else float(mean <= 0)
+        mean, deviation = float(values.mean()), float(self._means(values).std()) * np.sqrt(groups / (groups - 1))
+        return float(special.stdtr(groups - 1, -mean / deviation)) if deviation > 0 else float(mean <= 0)
 
     def _means(self, values: Floats) -> Floats:
         sums = np.bincount(self._group, values)

@@ -4,9 +4,6 @@ So what is found on the other half was no part of the choice. Memory grows with 
 the questions.
 """
 
-import csv
-import errno
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -20,6 +17,7 @@ from layerscope.analysis.findings import analyse
 from layerscope.analysis.halves import Halves
 from layerscope.analysis.result import Options
 from layerscope.errors import UsageError
+from layerscope.formatting import count_of
 from layerscope.records.identity import ChosenFeature
 from layerscope.records.record import Record, SolutionDetails
 from layerscope.records.run import Run
@@ -40,6 +38,8 @@ class Tally:
     """Of every question, whether it is in the half that discovers."""
     scored: int = 0
     """Questions of that half."""
+    attributed: bool = False
+    """Whether the records have attributions."""
     attribution: dict[Key, float] = field(default_factory=lambda: defaultdict(float))
     """Summed sizes over the questions of that half."""
     fires: dict[Key, int] = field(default_factory=lambda: defaultdict(int))
@@ -68,6 +68,7 @@ def tally(run: Run, layers: Collection[int]) -> Tally:
             f"{run.path} is not finished: it has {len(has)} of {run.planned} lines.\n"
             "Every question is ablated, so go on with it first: `layerscope status` says how."
         )
+    found.attributed = run.manifest.identity.settings.attribution is not None
     of_group = halves.discovery()
     found.discovery = [scored and bool(of_group[group]) for scored, group in zip(has, found.groups, strict=True)]
     for number, (_, record) in enumerate(run.records()):
@@ -124,13 +125,10 @@ def by_attribution(found: Tally, count: int) -> list[Key]:
     """Those with the largest mean size of attribution, ties by layer and id.
 
     Raises:
-        UsageError: the run has no attributions.
+        UsageError: the run has no attributions, or none in that half.
     """
     if not found.attribution:
-        raise UsageError(
-            "--by attribution needs a run with attributions, and this one has none.\n"
-            "Run again with --attribution gradient, or take --by contrast or --features."
-        )
+        raise _nothing(found, "--by attribution needs", "gradient, or take --by contrast or --features")
     return sorted(found.attribution, key=lambda key: (-found.attribution[key], key))[:count]
 
 
@@ -156,21 +154,30 @@ def sample(found: Tally, count: int) -> list[Key]:
     """So many features of every layer that have an attribution, by a hash of their names.
 
     Raises:
-        UsageError: the run has no attributions.
+        UsageError: the run has no attributions, or none in that half.
     """
     by_layer: dict[int, list[Key]] = defaultdict(list)
     for key in found.attribution:
         by_layer[key[0]].append(key)
     if not by_layer:
-        raise UsageError(
-            "--check compares attributions with ablations, and this run has no attributions.\n"
-            "Run again with --attribution gradient or relp."
-        )
+        raise _nothing(found, "--check needs", "gradient or relp")
 
     def drawn(key: Key) -> bytes:
         return blake2b("{} {}".format(*key).encode(), digest_size=8).digest()
 
     return [key for layer in sorted(by_layer) for key in sorted(by_layer[layer], key=drawn)[:count]]
+
+
+def _nothing(found: Tally, asked: str, instead: str) -> UsageError:
+    if found.attributed:
+        return UsageError(
+            f"{asked} features with an attribution in the half of the questions that discovers, which has "
+            f"{count_of(found.scored, 'scored question')} and none of these.\n"
+            "Run over more questions, or name features with --features."
+        )
+    return UsageError(
+        f"{asked} a run with attributions, and this one has none.\nRun again with --attribution {instead}."
+    )
 
 
 def with_controls(
@@ -212,72 +219,3 @@ def mean_differences(found: Tally) -> Mapping[int, Mapping[int, float]]:
         layer: {feature_id: of_layer[feature_id] / found.scored for feature_id in sorted(of_layer)}
         for layer, of_layer in found.difference.items()
     }
-
-
-def read_features(path: Path) -> list[Key]:
-    """The features that a file names, each once.
-
-    Raises:
-        UsageError: it cannot be read, or a row has no layer and feature_id that are whole numbers.
-    """
-    try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise OSError(errno.EINVAL, "not a plain file")
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"--features: {path} cannot be read: {getattr(error, 'strerror', None) or error}.\n"
-            "Name a plain file of UTF-8 text."
-        ) from error
-    rows: list[object]
-    try:
-        if path.suffix.lower() == ".csv":
-            table = csv.DictReader(text.splitlines())
-            _object([(name, None) for name in table.fieldnames or ()])
-            rows = list(table)
-        else:
-            rows = [json.loads(line, object_pairs_hook=_object) for line in text.splitlines() if line.strip()]
-        keys = [(_number(row, "layer"), _number(row, "feature_id")) for row in rows]
-    except (ValueError, csv.Error) as error:
-        raise UsageError(
-            f"--features: {path} is no list of features: {str(error)[:200]}.\n"
-            'It is CSV with the columns layer and feature_id, or JSON lines such as {"layer": 8, "feature_id": 1234}.'
-        ) from error
-    if not keys:
-        raise UsageError(f"--features: {path} names no feature.")
-    return list(dict.fromkeys(keys))
-
-
-def _object(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        raise ValueError(f"of {', '.join(name for name, _ in pairs)} one is there twice")
-    return row
-
-
-def _number(row: object, name: str) -> int:
-    value = row.get(name) if isinstance(row, dict) else None
-    if isinstance(value, str) and value.strip().isdecimal():
-        return int(value)
-    if type(value) is not int or value < 0:
-        raise ValueError(f"a row has {name} {value!r}")
-    return value
-
-
-def expect_features(keys: Sequence[Key], layers: Collection[int], d_sae: int) -> None:
-    """
-    Raises:
-        UsageError: a feature is of no layer of the run, or not in the dictionary.
-    """
-    for layer, feature_id in keys:
-        if layer not in layers:
-            told = ", ".join(map(str, sorted(layers)))
-            raise UsageError(
-                f"Layer {layer}, feature {feature_id}: the run has no SAE of that layer, or --layers leaves it out.\n"
-                f"It has {told}."
-            )
-        if feature_id >= d_sae:
-            raise UsageError(
-                f"Layer {layer}, feature {feature_id}: the dictionary has the features 0 to {d_sae - 1}.\n"
-                "Features have other numbers in SAEs of another width; name those of this run."
-            )

@@ -10,6 +10,7 @@ import numpy as np
 
 from layerscope.analysis import choosing
 from layerscope.analysis.ablations import summarise
+from layerscope.analysis.named_features import expect_features, read_features
 from layerscope.commands.effects_told import as_text
 from layerscope.commands.of_run import config_of, expect_the_same
 from layerscope.commands.saying import command_line, stop_signals, tell_place, warn, warning
@@ -38,15 +39,17 @@ from layerscope.planning.node import Node
 from layerscope.planning.prepare import prepare
 from layerscope.questions.plan import Plan
 from layerscope.records import journal
-from layerscope.records.ablations import AblationTotals, digest_of, parse_ablation
+from layerscope.records.ablations import AblationFile, AblationTotals, digest_of, parse_ablation
 from layerscope.records.fingerprints import Fingerprints
 from layerscope.records.identity import CONTROLS, AblationSettings
-from layerscope.records.manifest import AblationAbout
+from layerscope.records.manifest import AblationAbout, Advice, manifest_path
 from layerscope.records.packing import packing_of
 from layerscope.records.progress import Progress
 from layerscope.records.run import Run
 from layerscope.records.stored_run import StoredRun
 from layerscope.records.targets import records_path
+
+_NOT_OVER = Advice("Name another --output-file.", "Name another --output-file.")
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,12 @@ def _config(run: Run, options: AblationOptions) -> Config:
     path = records_path(options.output_file)
     not_plain = packing_of(path) is not None or options.output_file.endswith(".json")
     if isinstance(path, StoredRun) or path == run.path.absolute() or not_plain:
-        raise UsageError(
-            f"--output-file: {options.output_file} is the run's own file, or no name of plain lines on a disk.\n"
-            "Name another, such as ablations.jsonl."
+        is_what = (
+            "no name of plain lines on a disk" if not_plain or isinstance(path, StoredRun) else "the run's own file"
         )
+        raise UsageError(f"--output-file: {options.output_file} is {is_what}.\nName another, such as ablations.jsonl.")
+    if path.exists() and manifest_path(path).exists():
+        AblationFile.open(path, _NOT_OVER)  # what a run wrote is not overwritten by what is made of it
     config = config_of(run)
     return replace(
         config,
@@ -125,9 +130,10 @@ def _prepare(run: Run, config: Config, options: AblationOptions, nodes: Sequence
         raise UsageError(
             f"--layers is {options.layers}, and the run has the layers {ranges(job.layers)}.\nName of these."
         )
+    named = read_features(Path(options.features).expanduser()) if options.features else []
+    expect_features(named, layers, job.d_sae)
     found = choosing.tally(run, layers)
-    keys, chosen_by = _chosen(run, found, options, layers)
-    choosing.expect_features(keys, layers, job.d_sae)
+    keys, chosen_by = _chosen(run, found, options, layers, named)
     norms = None if options.check else (lambda layer: decoder_norms(job, layer))
     settings = AblationSettings(
         run=digest_of(run),
@@ -148,26 +154,28 @@ def _prepare(run: Run, config: Config, options: AblationOptions, nodes: Sequence
 
 
 def _chosen(
-    run: Run, found: choosing.Tally, options: AblationOptions, layers: Sequence[int]
+    run: Run, found: choosing.Tally, options: AblationOptions, layers: Sequence[int], named: list[choosing.Key]
 ) -> tuple[list[choosing.Key], Any]:
     """The features, and by what they were chosen."""
-    if options.features:
-        return choosing.read_features(Path(options.features).expanduser()), "file"
+    if named:
+        return named, "file"
     if options.check:
         return choosing.sample(found, options.check), "check"
-    if options.by == "contrast" or (options.by == "auto" and not found.attribution):
+    if options.by == "contrast" or (options.by == "auto" and not found.attributed):
         return choosing.by_contrast(run.path, layers, options.top), "contrast"
     return choosing.by_attribution(found, options.top), "attribution"
 
 
 def _cost(job: Job, settings: AblationSettings, found: choosing.Tally) -> str:
     """How much work it is, for people: in passes over all questions, as far as the records say where features fire."""
-    plan, n_layers = ablation_plan(job, settings), job.spec.n_layers
+    plan, spec = ablation_plan(job, settings), job.spec
+    head = spec.vocabulary * spec.d_model / spec.n_parameters  # of a pass, the share of the output projection
     by_layer = {feature.layer for feature in settings.features}
     passes = 1.0
     for feature in settings.features:
         fires = min(1.0, found.fires.get((feature.layer, feature.feature_id), 0) / max(1, found.scored))
-        passes += fires * len(plan.kinds) * (n_layers - 1 - feature.layer) / n_layers
+        above = (1 - head) * (spec.n_layers - 1 - feature.layer) / spec.n_layers
+        passes += fires * len(plan.kinds) * (above + head)
     beside = f", each with {', '.join(settings.controls)} beside it" if settings.controls else ""
     return (
         f"features  {len(settings.features)} of the layers {ranges(by_layer)}{beside}\n"

@@ -127,7 +127,7 @@ def test_every_number_is_that_of_its_definition(made_up: MadeUp, tmp_path: Path,
             excess = np.abs(change[:, number, 0]) - np.abs(change[:, number, kind])
             draws = bootstrap(excess, groups)
             assert control.excess == pytest.approx(excess.mean(), abs=1e-6)
-            expected = stats.norm.sf(excess.mean() / draws.std()) if draws.std() else 1.0
+            expected = stats.t.sf(excess.mean() / draws.std(), summary.groups - 1) if draws.std() else 1.0
             of_controls.append(control.excess_p)
             assert control.excess_p == pytest.approx(expected, rel=0.6, abs=0.03)  # other draws
             one, other = ((ablated[:, number, k] > 0) != (margin > 0) for k in (0, kind))
@@ -161,6 +161,21 @@ def test_of_one_question_and_of_none_nothing_is_said_that_is_not_known(made_up: 
         assert feature.effect.mean_change is feature.effect.mean_change_interval is feature.q is None
         assert not feature.beyond_controls
         assert not feature.flips_beyond_controls
-    one = found(summarise(made_up.write(tmp_path / "one.jsonl", "file", list(every)[1:])))[MOVES].effect
-    assert (one.questions, one.touched) == (1, 1)
-    assert one.mean_change_interval == (one.mean_change, one.mean_change)
+    one = found(summarise(made_up.write(tmp_path / "one.jsonl", "file", list(every)[1:])))[MOVES]
+    assert (one.effect.questions, one.effect.touched) == (1, 1)
+    assert one.effect.mean_change is not None
+    assert all(control.excess is not None and control.excess > 0 for control in one.controls.values())
+    assert one.effect.mean_change_interval is one.q is None
+    assert not one.beyond_controls
+
+
+def test_of_few_questions_no_more_is_said_than_students_test_says(made_up: MadeUp, tmp_path: Path) -> None:
+    few = [0, 3, 6, 9]
+    assert len({made_up.groups[number] for number in few}) == len(few)
+    missing = sorted(set(range(len(made_up.margin))) - set(few))
+    moves = found(summarise(made_up.write(tmp_path / "few.jsonl", "file", missing)))[MOVES]
+    change = np.abs(made_up.ablated[few, MOVES].astype(float) - made_up.margin[few, None])
+    for kind, control in enumerate(moves.controls.values(), start=1):
+        expected = stats.ttest_1samp(change[:, 0] - change[:, kind], 0, alternative="greater").pvalue
+        assert control.excess_p == pytest.approx(expected, rel=0.2)  # the bootstrap's draws
+        assert control.excess_p > 1e-5  # by the normal distribution it would be 0 to all digits

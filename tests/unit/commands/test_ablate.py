@@ -197,6 +197,10 @@ def test_features_are_named_in_files_and_steered(ablate: Ablate, tmp_path: Path)
     assert "of layer, layer, feature_id one is there twice" in ablate("--features", "others.jsonl").stderr
     (tmp_path / "these.csv").write_text("layer,layer,feature_id\n2,1,5\n")
     assert "of layer, layer, feature_id one is there twice" in ablate("--features", "these.csv").stderr
+    (tmp_path / "these.csv").write_text("layer;feature_id\n1;5\n")
+    assert "row 1 has no layer; it has layer;feature_id" in ablate("--features", "these.csv").stderr
+    (tmp_path / "these.csv").write_text("layer,feature_id\n1,5\n1,5.0\n")
+    assert "row 2 has feature_id '5.0'" in ablate("--features", "these.csv").stderr
     os.mkfifo(tmp_path / "pipe")
     assert "cannot be read: not a plain file" in ablate("--features", "pipe").stderr
 
@@ -274,6 +278,18 @@ def test_saes_of_what_is_not_taken_apart_are_refused_by_name(site: Any, recipe: 
     assert len(str(refused.value).splitlines()) == 2
 
 
+def test_a_half_with_nothing_to_choose_from_is_not_a_run_without_attributions(
+    tiny: Path, command: Callable[..., Said], one_process: object, tmp_path: Path
+) -> None:
+    assert one_process
+    run = layerscope_run(tmp_path, tiny, "--attribution", "gradient", "--num-samples", "1")
+    for how in ("--top", "--check"):
+        refused = command("ablate", str(run), how, "1", "--output-file", "a.jsonl", cwd=tmp_path)
+        assert refused.returncode == 2
+        assert "in the half of the questions that discovers, which has 0 scored questions" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 2
+
+
 @pytest.mark.parametrize("site", ["attn_out", "mlp_out"])
 def test_what_is_read_within_a_layer_is_ablated_there(
     site: Any, command: Callable[..., Said], one_process: object, tmp_path: Path
@@ -307,6 +323,13 @@ def test_runs_that_cannot_be_ablated_are_refused(
     own = command("ablate", str(copy), "--top", "1", "--output-file", str(copy))
     assert own.returncode == 2
     assert "the run's own file" in own.stderr
+    shutil.copy(run_file, tmp_path / "other.jsonl")
+    shutil.copy(manifest_path(run_file), manifest_path(tmp_path / "other.jsonl"))
+    over = command("ablate", str(copy), "--top", "1", "--output-file", "other.jsonl", "--overwrite", cwd=tmp_path)
+    assert over.returncode == 2
+    assert "holds records and not ablations" in over.stderr
+    assert "--overwrite" not in over.stderr
+    assert (tmp_path / "other.jsonl").read_bytes() == run_file.read_bytes()
     ablated = ["ablate", "run.jsonl", "--top", "1", "--output-file", "a.jsonl"]
     edit_manifest(copy, lambda manifest: manifest["about"].update(command="python -c pass"))
     assert "another kind of command" in command(*ablated, cwd=tmp_path).stderr
