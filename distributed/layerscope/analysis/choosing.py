@@ -17,7 +17,6 @@ from layerscope.analysis.findings import analyse
 from layerscope.analysis.halves import Halves
 from layerscope.analysis.result import Options
 from layerscope.errors import UsageError
-from layerscope.formatting import count_of
 from layerscope.records.identity import ChosenFeature
 from layerscope.records.record import Record, SolutionDetails
 from layerscope.records.run import Run
@@ -171,8 +170,8 @@ def sample(found: Tally, count: int) -> list[Key]:
 def _nothing(found: Tally, asked: str, instead: str) -> UsageError:
     if found.attributed:
         return UsageError(
-            f"{asked} features with an attribution in the half of the questions that discovers, which has "
-            f"{count_of(found.scored, 'scored question')} and none of these.\n"
+            f"{asked} features with an attribution in the half of the questions that discovers, and there is none "
+            f"(of its questions {found.scored} are scored).\n"
             "Run over more questions, or name features with --features."
         )
     return UsageError(

@@ -286,7 +286,7 @@ def test_a_half_with_nothing_to_choose_from_is_not_a_run_without_attributions(
     for how in ("--top", "--check"):
         refused = command("ablate", str(run), how, "1", "--output-file", "a.jsonl", cwd=tmp_path)
         assert refused.returncode == 2
-        assert "in the half of the questions that discovers, which has 0 scored questions" in refused.stderr
+        assert "and there is none (of its questions 0 are scored)" in refused.stderr
         assert len(refused.stderr.splitlines()) == 2
 
 
