@@ -32,6 +32,8 @@ class Header:
     """None for a folder."""
     sae_repository: str
     sae_commit: str | None
+    site: str
+    """Where the SAEs read: `resid_post` and so on."""
     saes: tuple[Sae, ...]  # L
     d_sae: int
     top_k: int | None

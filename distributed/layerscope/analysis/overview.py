@@ -24,6 +24,7 @@ def header(run: Columns, cut_share: float) -> Header:
         model_commit=identity.model.commit,
         sae_repository=identity.saes.repository,
         sae_commit=identity.saes.commit,
+        site=identity.settings.site,
         saes=tuple(_sae(run, layer) for layer in run.layers),
         d_sae=about.d_sae,
         top_k=None if top_k == "all" else top_k,

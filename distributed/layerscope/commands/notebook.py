@@ -140,7 +140,7 @@ class LoadedRun(Generic[T]):
         Args:
             name: `depth` (layer by layer: what fires, how surely), `features` (each layer's surest), `margins`,
                 `lengths` (accuracy by difference in length), `baselines` (features beside simpler explanations) or,
-                of a run with several readings, `readings`.
+                of a run with several of them, `readings` or `dictionaries` (what each finds).
             contrast: `right` or `chosen`, as in `findings`.
         """
         return self._analysed(dictionary).figure(name, contrast, reading)

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, get_args
 
 import orjson
+from huggingface_hub import constants
 
 from layerscope.config import Site
-from layerscope.errors import UsageError
+from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import count_of, ranges, size_text
 from layerscope.hub import repository as hub
 from layerscope.hub.repository import Repository, open_repository
@@ -57,13 +58,30 @@ def _of_model(model: Repository, d_model: int, n_layers: int) -> list[Shelf]:
         except UsageError:  # of this site there are none
             if site == "resid_post":
                 raise
-    return [open_shelf(open_repository(name)) for name in dict.fromkeys(names)]
+    found = [_known_here(name) for name in dict.fromkeys(names)]
+    if not any(shelf.saes for shelf in found):
+        open_repository(names[0])  # which says that none is
+    return found
+
+
+def _known_here(name: str) -> Shelf:
+    """Its SAEs; offline those that this machine knows of, which may be none."""
+    try:
+        repository = open_repository(name)
+    except LayerscopeError:
+        if not constants.HF_HUB_OFFLINE:
+            raise
+        return Shelf(Repository(name, "", {}, partial=True), "", ())
+    return open_shelf(repository)
 
 
 def as_text(found: Sequence[Shelf]) -> str:
     """For people."""
     lines = []
     for shelf in found:
+        if not shelf.saes:
+            lines.append(f"{shelf.repository.name}: not in the cache here (HF_HUB_OFFLINE is set)")
+            continue
         held = [Held(shelf, sae) for sae in shelf.saes]
         here = sum(hub.is_cached(shelf.repository, each.sae.path) for each in held)
         known = "in the cache here (HF_HUB_OFFLINE is set)" if shelf.repository.partial else "held"

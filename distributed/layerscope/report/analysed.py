@@ -4,6 +4,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
+from layerscope.analysis.dictionaries import Dictionary, dictionaries_by_depth
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Options
 from layerscope.neuronpedia.explanations import load_explanations
@@ -26,6 +27,7 @@ class Analysed:
         self._run, self._dictionary = run, dictionary
         self._files = [part.path for part in run.parts]
         self._found: dict[str, Analysis] = {}
+        self._several: dict[str, tuple[Dictionary, ...]] = {}
 
     def findings(self, contrast: str, reading: str, every: bool) -> pa.Table:
         analysis = self._of(reading)
@@ -35,7 +37,8 @@ class Analysed:
 
     def figure(self, name: str, contrast: str, reading: str) -> Figure:
         others = [each for each in self._run.readings if each not in (reading, "prompt")] if name == "readings" else []
-        return figure(name, [self._of(each) for each in (reading, *others)], contrast)
+        analyses = [self._of(each) for each in (reading, *others)]
+        return figure(name, analyses, contrast, self._beside(reading) if name == "dictionaries" else ())
 
     def report(self, contrast: str, reading: str) -> RunReport:
         analysis = self._of(reading)
@@ -46,6 +49,11 @@ class Analysed:
         if reading not in self._found:
             self._found[reading] = analyse(self._files, Options(reading=reading, dictionary=self._dictionary))
         return self._found[reading]
+
+    def _beside(self, reading: str) -> tuple[Dictionary, ...]:
+        if reading not in self._several:
+            self._several[reading] = dictionaries_by_depth(self._run, self._of(reading), lambda _stage, _share: None)
+        return self._several[reading]
 
     @cached_property
     def _descriptions(self) -> Descriptions:

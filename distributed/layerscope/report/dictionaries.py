@@ -24,7 +24,7 @@ def section(analysis: Analysis, dictionaries: Sequence[Dictionary]) -> dict[str,
         return None
     layers = [int(layer) for layer in analysis.layers.layer]
     return {
-        "title": _title(dictionaries),
+        "title": title(dictionaries),
         "said": [_beside_first(dictionaries[0], each, layers) for each in dictionaries[1:]],
         "charts": [dictionaries_strip(layers, dictionaries, width) for width in (WIDE, NARROW)],
         "rows": list(_rows(dictionaries, layers)),
@@ -42,7 +42,8 @@ def of_which(dictionary: Dictionary) -> str:
     return f"{dictionary.name} ({', '.join(told)})"
 
 
-def _title(dictionaries: Sequence[Dictionary]) -> str:
+def title(dictionaries: Sequence[Dictionary]) -> str:
+    """How many features each finds."""
     if all(is_untested(each.found) for each in dictionaries):
         return "Not known what any of the dictionaries finds, for too few pairs that tell"
     found = sorted(dictionaries, key=lambda each: -int(each.found.firing_by_layer.confirmed.sum()))

@@ -14,7 +14,7 @@ from layerscope.analysis.arrays import Ints
 from layerscope.analysis.result import Analysis, Contrast, Tested
 from layerscope.formatting import ranges, visible
 from layerscope.neuronpedia.explanations import Explanation
-from layerscope.report.sentences import number, percent
+from layerscope.report.sentences import number, percent, run_name
 
 ROWS_PER_LAYER = 25
 CONFIRMED_ROWS = 200
@@ -246,6 +246,6 @@ def _quick_list(analysis: Analysis, contrast: Contrast, rows: Sequence[Row]) -> 
     if not named:
         return None
     features = [{"modelId": parts[0], "layer": parts[-1], "index": str(feature_id)} for parts, feature_id in named]
-    name = quote(f"{analysis.header.file}: {contrast.name}", safe="")
+    name = quote(f"{run_name(analysis)}: {contrast.name}", safe="")
     query = f"name={name}&features={quote(orjson.dumps(features).decode(), safe='')}"
     return QuickList(f"https://neuronpedia.org/quick-list/?{query}", len(named))

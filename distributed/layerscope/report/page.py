@@ -27,6 +27,7 @@ from layerscope.report.feature_pack import feature_pack
 from layerscope.report.feature_tables import Descriptions
 from layerscope.report.question_pack import pack_questions, packed
 from layerscope.report.reading_body import Shown, body_of
+from layerscope.report.sentences import run_name
 from layerscope.report.stages import Stages
 from layerscope.report.untested import why_untested
 
@@ -144,6 +145,7 @@ def render(
     ]
     said = {
         "title": title,
+        "name": run_name(analysis),
         "header": analysis.header,
         "contrasts": (analysis.right_wrong, analysis.chosen_rejected),
         "readings": [each.reading for each in shown],

@@ -9,6 +9,7 @@ from layerscope.analysis.header import Header
 from layerscope.analysis.proportion import Proportion
 from layerscope.analysis.result import Analysis, Contrast, LengthBin
 from layerscope.formatting import count_of, ranges
+from layerscope.records.dictionaries import FIRST
 from layerscope.report.depth_said import auroc_interval, with_depth
 from layerscope.report.readings_said import control_verdict
 from layerscope.report.untested import (
@@ -195,6 +196,12 @@ def warnings(analysis: Analysis) -> Iterator[str]:
             f"Lists cut{at}: in {share} of solution × layer cells more features are active than are listed. "
             f"What is not listed there is unknown, and is not counted as silent."
         )
+
+
+def run_name(analysis: Analysis) -> str:
+    """Its file, and of a further dictionary which that is."""
+    name = analysis.options.dictionary
+    return analysis.header.file + ("" if name == FIRST else f", dictionary {name}")
 
 
 def goal_groups(analysis: Analysis) -> str:

@@ -40,6 +40,8 @@ class Summary:
     """What is not known for want of a manifest; empty where there is one."""
     median_margin_to_mean: float | None = None
     """Against the mean of the wrong ones, nats; None where every question has two solutions."""
+    dictionaries: tuple[str, ...] = ()
+    """Those that the run has beside its first SAEs."""
 
     @property
     def finished(self) -> bool:
@@ -52,6 +54,7 @@ class Summary:
             "file": self.file,
             "model": self.model,
             "SAEs": f"{self.saes}, {count_of(len(self.layers), 'layer')} ({ranges(self.layers)})",
+            **({"other SAEs": ", ".join(self.dictionaries)} if self.dictionaries else {}),
             "readings": ", ".join(self.readings),
             "questions": f"{self.questions:,}{'' if self.unnoted else f' of {self.planned:,}'}{errors}",
             "accuracy by sum": _told(self.accuracy),
@@ -99,6 +102,7 @@ def summarise(run: Run, questions: pa.Table) -> Summary:
         saes=ours or identity.saes.repository,
         layers=tuple(run.manifest.about.layers),
         readings=run.readings,
+        dictionaries=tuple(run.manifest.dictionaries),
         planned=run.planned,
         unnoted=run.unnoted,
         questions=len(scored),

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import orjson
 import pytest
+from huggingface_hub import constants
 
 from layerscope.commands import saes
-from layerscope.errors import UsageError
+from layerscope.errors import LayerscopeError, UsageError
 from layerscope.hub.repository import FileInfo, Repository
 from layerscope.standin import standin_folder
 from paths import DATA
@@ -55,6 +56,26 @@ def test_a_model_of_the_hub_has_its_suites_by_name_alone(monkeypatch: pytest.Mon
     assert opened == ["google/gemma-scope-2-1b-pt"]
     assert "resid_post, width 16k: layer 7, L0 medium (layer 7)" in told
     assert "such as gemma-3-1b/7-gemmascope-2-res-16k" in told
+
+
+def test_offline_a_model_s_suites_are_those_that_the_cache_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lists(name: str, *_: str) -> Repository:
+        if name != "google/gemma-scope-2b-pt-att":
+            raise LayerscopeError(f"{name} is not in the hub's cache")
+        files = {"layer_0/width_16k/average_l0_104/params.npz": FileInfo(5)}
+        return Repository(name, "0" * 40, files, partial=True)
+
+    monkeypatch.setattr(saes, "open_repository", lists)
+    with pytest.raises(LayerscopeError, match="-res is not in the hub's cache"):  # the hub that cannot be reached
+        saes.shelves("google/gemma-2-2b")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    found = saes.shelves("google/gemma-2-2b")
+    told = saes.as_text(found).splitlines()
+    assert told[0] == "google/gemma-scope-2b-pt-res: not in the cache here (HF_HUB_OFFLINE is set)"
+    assert told[1].startswith("google/gemma-scope-2b-pt-att 0000")
+    assert [len(listed["saes"]) for listed in orjson.loads(saes.as_json(found))] == [0, 1, 0, 0]
+    with pytest.raises(LayerscopeError, match="scope-9b-pt-res is not in the hub's cache"):
+        saes.shelves("google/gemma-2-9b")
 
 
 def test_a_repository_without_saes_is_refused(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 import layerscope
+from browsing import opened
 from layerscope import read_features
 from layerscope.config import FIRST
 from layerscope.errors import UsageError
@@ -53,6 +55,27 @@ def test_findings_and_charts_of_one_in_a_notebook(files: dict[str, Path]) -> Non
         assert str(several.report(dictionary=name)) == str(single.report())
 
 
+def test_the_chart_of_all_is_that_of_the_first_ones_page(files: dict[str, Path]) -> None:
+    run = layerscope.load(files["whole"], "arrow")
+    drawn = run.figure("dictionaries")
+    assert drawn.title == "Features that tell right from wrong: 1 by first, 1 by wide, 1 by heads"
+    report(files["whole"])
+    page = files["whole"].with_suffix(".html").read_text()
+    section = page[page.index('<section id="dictionaries"') :]
+    for marks in (r"<circle[^>]*? cx=\"([^\"]*)", r"<(?:path|line)[^>]*? (?:d|y2)=\"([^\"]*)"):
+        found = re.findall(marks, drawn.svg)
+        assert found == re.findall(marks, section[: section.index("</svg>")]) != []
+    assert "\nother SAEs          wide, heads\n" in str(run.summary)
+    for asked, told in (
+        ({"contrast": "chosen"}, "right against wrong alone. Leave contrast out"),
+        ({"dictionary": "wide"}, "the first one's beside it.*Leave out dictionary='wide'"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            run.figure("dictionaries", **asked)
+    with pytest.raises(UsageError, match=r"the run has one. Run again with --dictionary NAME=REPO"):
+        layerscope.load(files["wide"], "arrow").figure("dictionaries")
+
+
 def test_a_page_of_one_draws_and_lists_what_that_of_its_own_run_does(files: dict[str, Path]) -> None:
     """And lies beside that of the first."""
     name = "heads"
@@ -65,6 +88,21 @@ def test_a_page_of_one_draws_and_lists_what_that_of_its_own_run_does(files: dict
     assert len(pages[0]) > 100
     assert f"somebody/{name}" in pages[0]
     assert pages[0] == pages[1]
+
+
+def test_a_page_says_which_dictionary_it_is_of_and_where_that_reads(files: dict[str, Path], chromium: Any) -> None:
+    report(files["whole"], dictionary="heads")
+    report(files["whole"])
+    said = {}
+    for name in ("whole.heads.html", "whole.html"):
+        with opened(chromium, files["whole"].with_name(name)) as tab:
+            said[name] = [tab.title(), *(tab.locator(part).first.inner_text() for part in (".eyebrow", ".facts"))]
+    title, eyebrow, facts = said["whole.heads.html"]
+    assert title == "whole.jsonl, dictionary heads – layerscope"
+    assert "whole.jsonl, dictionary heads ·" in eyebrow
+    assert "somebody/heads, read at mlp_out, top" in facts
+    assert not any("heads" in told or "read at" in told for told in said["whole.html"][:2])
+    assert "read at" not in said["whole.html"][2]
 
 
 def test_two_runs_are_compared_by_one(files: dict[str, Path]) -> None:
