@@ -21,7 +21,7 @@ from layerscope.records.array import write_array
 from layerscope.records.object_journal import open_output
 from layerscope.records.progress import Progress
 from layerscope.records.run import Run
-from layerscope.records.totals import Totals
+from layerscope.records.totals import Effort, Totals
 
 
 def run_job(config: Config) -> int:
@@ -36,19 +36,19 @@ def run_job(config: Config) -> int:
         totals, retried = recovered(file, warning, job.output.retry_errors)
         if file.lines < job.n_questions or retried:
             try:
-                totals, rate, stopped_by, left = _work(job, cluster, file, totals, retried)
+                totals, effort, stopped_by, left = _work(job, cluster, file, totals, retried)
             except KeyboardInterrupt:  # while Ray starts, or a second one while it ends
-                rate, stopped_by, left = 0.0, signal.SIGINT, ""
+                effort, stopped_by, left = Effort(), signal.SIGINT, ""
         else:
             say(_nothing_to_do(job))
-            rate, stopped_by, left = 0.0, None, ""
+            effort, stopped_by, left = Effort(), None, ""
     if stopped_by:
         say(f"Stopped by {stopped_by.name} after {file.lines} of {count_of(job.n_questions, 'question')}{left}.")
         say(f"To go on: {command_line()}")
         return 128 + stopped_by
     if job.output.array:
         write_array(job.output.records, job.output.array, Run.open(job.output.records).lines())
-    say(summarise(job, totals, rate))
+    say(summarise(job, totals, effort))
     return 0
 
 
@@ -75,8 +75,8 @@ def print_plan(config: Config) -> int:
 
 def _work(
     job: Job, cluster: Cluster, file: journal.Journal, totals: Totals, retried: list[int]
-) -> tuple[Totals, float, signal.Signals | None, str]:
-    """Starts Ray and computes what the file lacks: the new totals, questions per second, what stopped it, what is left.
+) -> tuple[Totals, Effort, signal.Signals | None, str]:
+    """Starts Ray and computes what the file lacks: the new totals, what it took, what stopped it, what is left.
 
     What stopped it is None where nothing is left to do.
     """
@@ -92,4 +92,4 @@ def _work(
         remaining = compute(job, engine, file, progress, timeline, retried, lambda: bool(caught))
         left = f", {remaining} of {len(retried)} with an error line not computed again" if remaining else ""
         stopped_by = caught[0] if caught and (left or file.lines < job.n_questions) else None
-        return progress.totals, progress.rate(), stopped_by, left
+        return progress.totals, progress.effort(), stopped_by, left

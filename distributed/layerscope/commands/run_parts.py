@@ -21,7 +21,7 @@ from layerscope.records.manifest import read_manifest
 from layerscope.records.object_journal import open_output
 from layerscope.records.parts import as_it_lies, held
 from layerscope.records.progress import Progress
-from layerscope.records.totals import Totals
+from layerscope.records.totals import Effort, Totals
 
 
 def run_parts(job: Job, cluster: Cluster) -> int:
@@ -34,7 +34,7 @@ def run_parts(job: Job, cluster: Cluster) -> int:
         return Task(own, _of_part(own, identity), own.about(command_line()), again)
 
     with held(output.records, len(output.parts), command_line()) as was_there:
-        parts, rate, stopped_by = [], 0.0, None
+        parts, effort, stopped_by = [], Effort(), None
         for number, path in enumerate(output.parts, start=1):
             if was_there and not path.exists():
                 warning(f"{path} is not there: its part is computed from the beginning.")
@@ -46,7 +46,7 @@ def run_parts(job: Job, cluster: Cluster) -> int:
         else:
             to_write = ToWrite(output.records, as_it_lies(output.records), parts, task, start_writer)
             try:
-                rate, stopped_by = _work(job, cluster, to_write, placed)
+                effort, stopped_by = _work(job, cluster, to_write, placed)
             except KeyboardInterrupt:  # while Ray starts, or a second one while it ends
                 stopped_by = signal.SIGINT
     totals = Totals.of_all(part.totals for part in parts)
@@ -56,7 +56,7 @@ def run_parts(job: Job, cluster: Cluster) -> int:
         say(f"Stopped by {stopped_by.name} after {totals.questions} of {count_of(job.n_questions, 'question')}{again}.")
         say(f"To go on: {command_line()}")
         return 128 + stopped_by
-    say(summarise(job, totals, rate))
+    say(summarise(job, totals, effort))
     for part in parts:
         if part.elsewhere:
             say(f"on another disk         {output.parts[part.number - 1]}, of {part.elsewhere}")
@@ -95,8 +95,8 @@ def _look_at(part: Part, task: Task) -> None:
         part.totals, _ = recovered(file, warning, retry_errors=False)
 
 
-def _work(job: Job, cluster: Cluster, to_write: ToWrite, placed: list[Share]) -> tuple[float, signal.Signals | None]:
-    """Starts Ray and has the writers compute what the parts lack: questions per second, and what stopped it."""
+def _work(job: Job, cluster: Cluster, to_write: ToWrite, placed: list[Share]) -> tuple[Effort, signal.Signals | None]:
+    """Starts Ray and has the writers compute what the parts lack: what it took, and what stopped it."""
     totals = Totals.of_all(part.totals for part in to_write.parts)
     cpus = sum(share.placement.gemma_actors * share.placement.gemma.num_cpus for share in placed)
     with (
@@ -112,10 +112,11 @@ def _work(job: Job, cluster: Cluster, to_write: ToWrite, placed: list[Share]) ->
         posts = Posts(
             placed,
             engine,
-            lambda share, nodes: share_of(job, share.crew, nodes),
+            lambda share, nodes: share_of(job, share.crew, nodes, share.writers_here),
             progress.note,
             job.patience,
         )
-        Writers(to_write, posts, engine, progress, lambda: bool(caught)).run()
+        writers = Writers(to_write, posts, engine, progress, lambda: bool(caught))
+        writers.run()
         incomplete = not all(part.complete for part in to_write.parts)
-        return progress.rate(), caught[0] if caught and incomplete else None
+        return progress.effort(writers.lost), caught[0] if caught and incomplete else None

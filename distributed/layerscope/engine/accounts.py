@@ -1,6 +1,7 @@
 """What metrics and the timeline are told of a run's batches."""
 
 import socket
+from collections.abc import Callable
 
 from layerscope.engine.interface import Engine
 from layerscope.engine.lines import BatchLines
@@ -12,8 +13,13 @@ from layerscope.engine.timeline import Timeline
 class Accounts:
     """Of one run."""
 
-    def __init__(self, engine: Engine, timeline: Timeline) -> None:
-        self._engine, self._timeline = engine, timeline
+    def __init__(self, engine: Engine, timeline: Timeline, begins_again: Callable[[int], None]) -> None:
+        self._engine, self._timeline, self._begins_again = engine, timeline, begins_again
+
+    def begun_again(self, questions: int) -> None:
+        """A batch of so many is computed once more."""
+        self._engine.measure("batch_retries", 1)
+        self._begins_again(questions)
 
     def called(self, stage: str, member: Member, batch: int, span: Span) -> None:
         """An actor has answered."""

@@ -23,6 +23,7 @@ from layerscope.engine.logs import Span
 from layerscope.engine.member import Member
 from layerscope.engine.timeline import Timeline
 from layerscope.errors import LayerscopeError, first_line
+from layerscope.formatting import listed
 from layerscope.planning.job import Job
 
 PACK = -1
@@ -65,6 +66,7 @@ class Driver:
         tell: is told what a person should know meanwhile.
         timeline: of the run; none by default.
         at_work: is told at every call of an actor; the first one is when work begins.
+        begins_again: is told of how many questions, whose batch is computed once more.
     """
 
     def __init__(
@@ -76,10 +78,11 @@ class Driver:
         tell: Callable[[str], None],
         timeline: Timeline | None = None,
         at_work: Callable[[], None] = lambda: None,
+        begins_again: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._job, self._crew, self._budget, self._tell = job, crew, budget, tell
         self._engine, self._at_work = crew.engine, at_work
-        self._accounts = Accounts(crew.engine, timeline or Timeline(""))
+        self._accounts = Accounts(crew.engine, timeline or Timeline(""), begins_again)
         self._turn = deque(batches)  # what is still to be handed out
         self._todo = sorted(batches)  # a heap of what is still to be given to a Gemma actor
         self._pending: dict[Reference, Call] = {}
@@ -270,12 +273,12 @@ class Driver:
     def _send_back(self, batch: int, fault: MachineFault) -> None:
         """Forgets what there is of a batch and puts it in line again."""
         if self._failures[batch] >= MAX_ATTEMPTS:
-            ids = self._job.plan.batch(batch)
+            ids = listed(map(str, self._job.plan.batch(batch)), 5)
             raise LayerscopeError(
-                f"Batch {batch} (questions {_some(ids)}) failed {MAX_ATTEMPTS} times: {first_line(fault)}\n"
+                f"Batch {batch} (questions {ids}) failed {MAX_ATTEMPTS} times: {first_line(fault)}\n"
                 "Everything before it is in the file. Smaller --batch-tokens need less memory; run again to go on."
             )
-        self._engine.measure("batch_retries", 1)
+        self._accounts.begun_again(len(self._job.plan.batch(batch)))
         for reference, call in list(self._pending.items()):
             if call.batch == batch:
                 del self._pending[reference]
@@ -294,7 +297,3 @@ class Driver:
         self._engine.measure("queue_depth", at_encoders, stage="encode")
         self._engine.measure("queue_depth", len(self._scored) - at_encoders, stage="turn")
         self._engine.measure("in_flight_bytes", self._budget.taken)
-
-
-def _some(ids: Any) -> str:
-    return ", ".join(map(str, ids[:5])) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")

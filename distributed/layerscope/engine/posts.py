@@ -53,6 +53,11 @@ class Post:
     awaited: dict[Reference, str] = field(default_factory=dict)
     """By what is waited for, the method that it is the answer of."""
     told_to_stop: bool = False
+    slice_of: str = field(init=False)
+    """The node that it shares with others; empty for none."""
+
+    def __post_init__(self) -> None:
+        self.slice_of = self.share.nodes[0].identity if self.share.writers_here > 1 else ""
 
     @property
     def node_ids(self) -> set[str]:
@@ -137,11 +142,14 @@ class Posts:
         return self._engine.node_ids() - self._engine.leaving()
 
     def _keep(self, post: Post, staying: set[str], waiting: int) -> None:
-        """A post on the nodes that it still has. One without any is given up; one without work gives them away."""
+        """A post on the nodes that it still has. One without any is given up; one without work gives them away, but for
+        a slice of one, whose others are at work."""
         left = [node for node in post.share.nodes if node.identity in staying]
-        if post.part is None and (not left or (not waiting and post.share.writers_here == 1)):
+        if post.part is None and not waiting:
+            self._free += [node for node in left if node.identity != post.slice_of]
+            left = [node for node in left if node.identity == post.slice_of]
+        if post.part is None and not left:
             self.all.remove(post)
-            self._free += left
         elif left and len(left) < len(post.share.nodes):
             self._use(post, left)
 
@@ -158,7 +166,7 @@ class Posts:
 
     def _give(self, node: Node, waiting: int) -> None:
         """Gives a node to a new writer while there are parts for one, else to the writer that has the fewest."""
-        working = [post for post in self.all if post.part is not None and post.share.writers_here == 1]
+        working = [post for post in self.all if post.part is not None]
         if waiting > sum(post.part is None for post in self.all):
             try:
                 self.all.append(Post(self._share_of(self._pattern, [node])))

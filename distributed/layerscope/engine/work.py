@@ -36,6 +36,10 @@ class Shown(Protocol):
         """Shows the totals as they are now."""
         ...
 
+    def begin_again(self, questions: int) -> None:
+        """Counts questions that are computed once more, because an actor or a node was lost."""
+        ...
+
 
 @dataclass(frozen=True)
 class Work:

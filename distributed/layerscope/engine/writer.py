@@ -48,6 +48,8 @@ class News:
     """Batches are being computed."""
     notes: tuple[str, ...]
     """What a person should know, since it was asked last."""
+    begun_again: int
+    """Questions that were computed once more, since it was asked last."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def compute(
     def results(batches: Sequence[int]) -> Generator[BatchLines]:
         crew = Crew(job, engine, shown.note, fingerprints)
         budget = Budget(job, engine.object_store_bytes())
-        driver = Driver(job, batches, crew, budget, shown.note, timeline, shown.begin)
+        driver = Driver(job, batches, crew, budget, shown.note, timeline, shown.begin, shown.begin_again)
         yield from driver.results(lambda: stopped() or file.is_taken_away())
 
     work = Work(job.plan, file, shown, fingerprints, results)
@@ -109,7 +111,7 @@ class Writer:
     def __init__(self) -> None:
         self.totals = Totals()
         self._at_work = self._stopped = False
-        self._notes = deque[str]()
+        self._notes, self._begun_again = deque[str](), deque[int]()
 
     def run(self, task: Task, engine: Engine) -> Outcome:
         """Computes and writes what a part lacks, until it is finished or stopped.
@@ -144,7 +146,8 @@ class Writer:
     def news(self) -> News:
         """How far it is."""
         notes = [self._notes.popleft() for _ in range(len(self._notes))]
-        return News(replace(self.totals), self._at_work, tuple(notes))
+        again = sum(self._begun_again.popleft() for _ in range(len(self._begun_again)))
+        return News(replace(self.totals), self._at_work, tuple(notes), again)
 
     def note(self, text: str) -> None:
         """Has the head tell something."""
@@ -156,6 +159,10 @@ class Writer:
     def begin(self) -> None:
         """Notes that work begins."""
         self._at_work = True
+
+    def begin_again(self, questions: int) -> None:
+        """Has the head count them."""
+        self._begun_again.append(questions)
 
     def update(self) -> None:
         """Nothing: it is asked."""

@@ -56,6 +56,8 @@ class Writers:
         self._stopping_since: float | None = None
         self._error: LayerscopeError | None = None
         self._other_disks = set[str]()
+        self.lost = 0
+        """Writers that died."""
         self._tended = engine.now()
 
     def run(self) -> None:
@@ -139,6 +141,7 @@ class Writers:
         part.totals = news.totals
         if news.at_work:
             self._shown.begin()
+        self._shown.begin_again(news.begun_again)
         for note in news.notes:
             self._shown.note(f"{self._name(part)}: {note}")
 
@@ -163,6 +166,7 @@ class Writers:
         if self._stopping_since is None:
             self._shown.note(f"The writer of {self._name(part)} died and is replaced: {first_line(fault)}")
         self._engine.measure("actor_restarts", 1, role="writer")
+        self.lost += 1
         self._put_in_line(part)
 
     def _put_in_line(self, part: Part) -> None:

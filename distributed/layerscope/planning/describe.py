@@ -19,7 +19,7 @@ from layerscope.records.marks import marks_path
 from layerscope.records.order import order_path
 from layerscope.records.residuals import residual_readings, residuals_path
 from layerscope.records.run import Run
-from layerscope.records.totals import Totals
+from layerscope.records.totals import Effort, Totals
 
 STANDIN_NOTE = "Stand-in weights: small, trained on generated text. Nothing here says anything about Gemma."
 
@@ -153,12 +153,14 @@ def _origin(job: Job) -> str:
     return " ".join([origin["dataset"], *(origin[key] for key in ("split", "config", "revision") if key in origin)])
 
 
-def summarise(job: Job, totals: Totals, rate: float) -> str:
+def summarise(job: Job, totals: Totals, effort: Effort) -> str:
     """What a finished run came to.
 
     Args:
-        rate: questions per second of this run; 0 where it had nothing to do.
+        effort: what it took.
     """
+    wasted = [count_of(effort.begun_again, "question")] if effort.begun_again else []
+    wasted += [f"what {count_of(effort.writers_lost, 'lost writer')} had under way"] if effort.writers_lost else []
     parts, records = job.output.parts, job.output.records
     beside = [each(records) for each in (manifest_path, order_path, marks_path)]
     files = [f"{parts[0]} and {len(parts) - 1} more" if parts else str(records)]
@@ -176,7 +178,8 @@ def summarise(job: Job, totals: Totals, rate: float) -> str:
         f"                      {totals.accuracy_per_character()} by log-likelihood per character (acc_norm)",
         f"readings              {', '.join(job.reading.names)}",
         f"mean active features  {totals.mean_active_features()} per solution and layer ({job.reading.names[0]})",
-        *([f"questions/s           {rate:.2f}"] if rate else []),
+        *([f"questions/s           {effort.rate:.2f}"] if effort.rate else []),
+        *([f"computed again        {' and '.join(wasted)}: an actor, a writer or a node was lost"] if wasted else []),
         *(f"file                  {file}" for file in files),
     ]
     return "\n".join([*([STANDIN_NOTE] if job.standin else []), *lines])

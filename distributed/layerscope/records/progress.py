@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from layerscope.formatting import count_of, say, size_text, takes_back, visible
 from layerscope.records.run import RecordsFile
-from layerscope.records.totals import Totals
+from layerscope.records.totals import Effort, Totals
 
 T = TypeVar("T")
 
@@ -33,6 +33,8 @@ class Progress:
         self.totals = totals
         self.already = totals.questions
         """That were there before."""
+        self.begun_again = 0
+        """Questions that were computed once more, because an actor or a node was lost."""
         self._began: float | None = None
         self._told = time.monotonic()
         self._bar = (
@@ -54,6 +56,10 @@ class Progress:
         if self._began is None:
             self._began = time.monotonic()
 
+    def begin_again(self, questions: int) -> None:
+        """Counts questions that are computed once more."""
+        self.begun_again += questions
+
     def update(self) -> None:
         """Shows the totals as they are now."""
         Progress.at_work = True
@@ -70,6 +76,10 @@ class Progress:
             self._bar.write(visible(text), file=self._stream)
         else:
             say(text, self._stream)
+
+    def effort(self, writers_lost: int = 0) -> Effort:
+        """What the run took, as far as it is."""
+        return Effort(self.rate(), self.begun_again, writers_lost)
 
     def rate(self) -> float:
         """How many per second since work began."""

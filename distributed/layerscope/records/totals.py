@@ -22,6 +22,17 @@ class Counts(NamedTuple):
     """Solution x layer cells that `active_features` is summed over."""
 
 
+class Effort(NamedTuple):
+    """What a run took."""
+
+    rate: float = 0.0
+    """Questions per second; 0 where it had nothing to do."""
+    begun_again: int = 0
+    """Questions that it computed once more, because an actor or a node was lost."""
+    writers_lost: int = 0
+    """Of parts, whose batches under way are not among these."""
+
+
 @dataclass
 class Totals:
     """Counts over the lines of a file."""

@@ -71,6 +71,11 @@ def test_a_device_that_fails_once_costs_its_actor_and_no_byte(run_here: Here, ex
     done = run_here(fault="device:1")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / OUTPUT).read_bytes() == expected
+    again = next(line for line in done.stdout.splitlines() if line.startswith("computed again"))
+    assert int(again.split()[2]) > 0
+    in_parts = run_here("--writers", "2", "--output-file", "x.jsonl", fault="device:1")
+    assert "\ncomputed again " in in_parts.stdout
+    assert "computed again" not in run_here("--output-file", "undisturbed.jsonl").stdout
 
 
 def test_a_device_that_stays_out_of_order_ends_the_run_in_words(run_here: Here) -> None:

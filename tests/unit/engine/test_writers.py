@@ -1,0 +1,125 @@
+"""The head of many writers, whose writers, actors and nodes are lost, called back and joined by others."""
+
+from collections.abc import Iterator
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fake_engine import Tape, node
+from fake_writers import Disk, Head, head, job_of, text_of
+from layerscope.engine import driver
+from layerscope.engine.posts import Part, Posts
+from layerscope.errors import LayerscopeError
+from layerscope.records.totals import Totals
+
+TAPE, TAPES = 250, 4
+GIVEN_UP = ("died 5 times", "failed 5 times", "no node could take")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_and_quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "gc", SimpleNamespace(freeze=lambda: None, unfreeze=lambda: None))
+        yield
+
+
+def check_schedule(tape: bytes) -> None:
+    """Heads follow one another, killed at some wait or stopped; the last one is left to come to the end."""
+    parts, nodes, heads, *rest = tape
+    decide, parts, disk = Tape(bytes(rest)), 2 + parts % 3, None
+    disk = Disk(parts)
+    for left in range(heads % 3, -1, -1):
+        there = [node(f"n{number}") for number in range(1 + (nodes + left) % 3)]
+        engine = Head(there, decide, disk=disk)
+        until = decide() if left else 1 << 30
+        how = decide() % 2
+        stopped = (lambda engine=engine, until=until: engine.waits > until) if how else (lambda: False)
+        if not how:
+            engine.lost_at_wait = until
+        actors = (None, 1, 3, 7)[decide() % 4]
+        writers, _, _ = head(engine, job_of(there, parts, actors), parts, stopped)
+        error = ""
+        try:
+            writers.run()
+        except LayerscopeError as raised:
+            error = str(raised)
+        assert not error or any(known in error for known in ("gone", *GIVEN_UP)), error
+        assert not disk.locked, "a writer was left behind"
+        assert all(writer.dead for writer in engine.writers)
+        disk.look()
+        if not left and not error:
+            assert [disk.files[part] for part in disk.files] == [text_of(part, parts) for part in disk.files]
+
+
+def nodes_of(posts: Posts) -> list[list[str]]:
+    return sorted(sorted(post.node_ids) for post in posts.all)
+
+
+def test_ten_of_sixteen_nodes_leave_within_a_minute_and_others_come_and_every_byte_is_there() -> None:
+    """Half of the ten are called back first, as spot nodes are, half are gone at once."""
+    parts = 2
+    engine = Head([node(f"n{number}") for number in range(16)], disk=Disk(parts), pace=16)
+    gone_at_once, called_back = range(5), range(5, 10)
+    engine.at = {
+        **{20 + number: partial(engine.lose, f"n{number}") for number in gone_at_once},
+        **{25 + number: partial(engine.drained.add, f"n{number}") for number in called_back},
+        **{30 + number: partial(engine.lose, f"n{number}") for number in called_back},
+        **dict.fromkeys((50, 51, 52), engine.join),
+    }
+    writers, posts, shown = head(engine, job_of(engine.nodes, parts), parts)
+    before = nodes_of(posts)
+    assert sum(map(len, before)) == 16
+    writers.run()
+    assert list(engine.disk.files.values()) == [text_of(part, parts) for part in engine.disk.files]
+    assert engine.waits > 52, "it was over before"
+    assert shown.begun_again + writers.lost > 0, "what the lost nodes had under way is computed again, and counted"
+    assert engine.node_ids() == {"more-1", "more-2", "more-3", *(f"n{number}" for number in range(10, 16))}
+
+
+def test_a_run_that_shrinks_to_one_node_and_grows_again_has_writers_wherever_there_is_room() -> None:
+    parts = 3
+    engine = Head([node(f"n{number}") for number in range(3)], disk=Disk(parts))
+    writers, posts, shown = head(engine, job_of(engine.nodes, parts), parts)
+    assert nodes_of(posts) == [["n0"], ["n1"], ["n2"]]
+    engine.lose("n1")
+    engine.lose("n2")
+    engine.seconds = 10
+    posts.tend(3)
+    assert nodes_of(posts) == [["n0"]]
+    engine.join()
+    engine.join()
+    posts.tend(3)
+    assert nodes_of(posts) == [["more-1"], ["more-2"], ["n0"]]
+    assert shown.told == ["more-1 joined the cluster.", "more-2 joined the cluster."]
+    writers.run()
+    assert {writer.node_id for writer in engine.writers} == {"n0", "more-1", "more-2"}
+    assert list(engine.disk.files.values()) == [text_of(part, parts) for part in engine.disk.files]
+
+
+def test_nodes_that_join_writers_of_one_node_work_for_them_and_are_given_away_again() -> None:
+    engine = Head([node("n0")], disk=Disk(2))
+    _, posts, _ = head(engine, job_of(engine.nodes, 2), 2)
+    assert nodes_of(posts) == [["n0"], ["n0"]]
+    first, second = posts.all
+    first.part = second.part = Part(1, 9, Totals())
+    for _ in range(3):
+        engine.join()
+    posts.tend(0)
+    assert nodes_of(posts) == [["more-1", "more-3", "n0"], ["more-2", "n0"]]
+    first.part = None
+    posts.tend(0)
+    assert nodes_of(posts) == [["more-1", "more-2", "more-3", "n0"], ["n0"]], "its slice alone stays"
+    engine.lose("n0")
+    posts.tend(1)
+    assert nodes_of(posts) == [["more-1", "more-2", "more-3"]]
+
+
+@settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(st.binary(min_size=TAPE * TAPES, max_size=TAPE * TAPES))
+def test_whatever_happens_every_part_is_a_prefix_and_a_run_that_ends_well_has_every_byte(data: bytes) -> None:
+    """400 schedules of lost writers, actors, nodes and heads, other ones each time."""
+    for start in range(0, len(data), TAPE):
+        check_schedule(data[start : start + TAPE])
