@@ -1,14 +1,13 @@
 """What attributions and ablations come to, in words. Every sentence is computed; nothing is drawn here."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
 from layerscope.analysis.causes.result import Causes, Chosen, Faces
 from layerscope.analysis.result import Analysis
 from layerscope.formatting import count_of
-from layerscope.records.effects import AblationSummary, Beside, FeatureEffect
+from layerscope.records.effects import AblationSummary, Beside
 from layerscope.report.sentences import number
 
 NOT_ASKED = (
@@ -25,7 +24,7 @@ def causes_verdict(analysis: Analysis, beside: Beside) -> str:
     """Whether what separates the solutions also moves the margin, in plain words, for the top of the section."""
     told, known = _attributed(analysis.causes, analysis.header.questions)
     if beside.ablations is not None:
-        told = f"{told} {ablated(beside.ablations.features, separating(analysis))}"
+        told = f"{told} {ablated(beside.ablations, separating(analysis))}"
     if beside.check is not None:
         told = f"{told} {_agreeing(beside.check)}"
     return f"{told} {_UNTRIED}" if known and beside == Beside() else told
@@ -76,12 +75,14 @@ def separating(analysis: Analysis) -> set[tuple[int, int]]:
     return set(zip(features.layer[rows].tolist(), features.feature_id[rows].tolist(), strict=True))
 
 
-def ablated(effects: Sequence[FeatureEffect], separate: set[tuple[int, int]]) -> str:
-    """What exact ablation comes to."""
+def ablated(ablations: AblationSummary, separate: set[tuple[int, int]]) -> str:
+    """What exact ablation comes to, or adding instead."""
+    effects = ablations.features
     if not effects:
         return "Nothing was taken out."
     beyond = [effect for effect in effects if effect.beyond_controls]
-    told = f"Taken out exactly, {_moving(len(beyond), len(effects), 'feature')}"
+    what = "Taken out exactly" if ablations.steer is None else "Added"
+    told = f"{what}, {_moving(len(beyond), len(effects), 'feature')}"
     mine = [effect for effect in effects if (effect.layer, effect.feature_id) in separate]
     if not mine:
         return f"{told}; none of these is confirmed to separate right from wrong."
@@ -118,8 +119,8 @@ def _moving(moving: int, of: int, what: str) -> str:
     named = {"feature": count_of(of, "feature"), "that separates": f"{of:,} that separate right from wrong"}[what]
     if of == 1:
         one = {"feature": "the one feature", "that separates": "the one that separates right from wrong"}[what]
-        return f"{one} {'changes' if moving else 'does not change'} the margin more than its controls do"
-    said = "none changes" if not moving else "one changes" if moving == 1 else f"{moving:,} change"
+        return f"{one} {'changes' if moving else 'is not shown to change'} the margin more than its controls do"
+    said = "none is shown to change" if not moving else "one changes" if moving == 1 else f"{moving:,} change"
     return f"of {named}, {said} the margin more than {'its' if moving == 1 else 'their'} controls do"
 
 

@@ -204,7 +204,10 @@ def test_nothing_asked_and_nothing_scored_are_told_apart(analysis: Analysis) -> 
     ("features", "said"),
     [
         ([], "Nothing was taken out."),
-        ([ablated((1, 3), 0, False)], "Taken out exactly, the one feature does not change the margin more than its"),
+        (
+            [ablated((1, 3), 0, False)],
+            "Taken out exactly, the one feature is not shown to change the margin more than its",
+        ),
         (
             [ablated(MATTERS, -0.5, True), ablated((1, 3), 0, False)],
             "Taken out exactly, of 2 features, one changes the margin more than its controls do; none of these is "
@@ -213,7 +216,7 @@ def test_nothing_asked_and_nothing_scored_are_told_apart(analysis: Analysis) -> 
         (
             [ablated(MATTERS, -0.5, True), ablated((1, 3), 0.4, True), ablated(SEPARATES, 0, False)],
             "Taken out exactly, of 3 features, 2 change the margin more than their controls do; the one that separates "
-            "right from wrong does not change the margin more than its controls do.",
+            "right from wrong is not shown to change the margin more than its controls do.",
         ),
         (
             [ablated(SEPARATES, -0.5, True)],
@@ -226,6 +229,9 @@ def test_the_sentence_says_what_taking_out_does(analysis: Analysis, features: li
     told = causes_verdict(analysis, Beside(summary(*features)))
     assert said in told
     assert UNTRIED not in told
+    if features:
+        steered = causes_verdict(analysis, Beside(replace_struct(summary(*features), steer=2.0)))
+        assert steered == told.replace("Taken out exactly", "Added")
 
 
 def test_the_sentence_says_how_far_attributions_agree(analysis: Analysis) -> None:
