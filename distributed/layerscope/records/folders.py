@@ -62,8 +62,11 @@ def files_named(named: Path) -> tuple[Path | None, list[Path]]:
     if named.is_dir():
         runs = runs_in(named)
         if len(runs) > 1:
-            names = sorted(files[0].name for files in runs)
-            raise UsageError(f"{named} has several runs: {listed(names)}.\nName one of them.")
+            names = sorted(files[0].name + f" and {len(files) - 1} more" * (len(files) > 1) for files in runs)
+            of_shards = any(len(files) > 1 for files in runs)
+            raise UsageError(
+                f"{named} has several runs: {listed(names)}.\nName one of them{', of shards all files' * of_shards}."
+            )
         (files,) = runs
         return files_named(files[0]) if len(files) == 1 else (None, files)
     run = named.with_name(named.name.removesuffix(_MANIFEST))

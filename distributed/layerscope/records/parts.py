@@ -7,7 +7,6 @@ that a run there has.
 """
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +24,9 @@ from layerscope.records.manifest import READING, manifest_path
 from layerscope.records.object_lock import ObjectLock
 from layerscope.records.packing import packing_suffix
 from layerscope.records.stored_run import StoredRun, content_of, replace_content
+from layerscope.records.strangers import OF_PARTS
 from layerscope.strict_json import parse_object
 
-_BEGINNING = re.compile(rb'\s*\{\s*"parts"')
 _LOOKED_AT = 200  # bytes that tell a manifest of parts from another, which may be a large one
 _PartName = Annotated[str, Meta(pattern=r"\A[^/\0]+\Z")]
 
@@ -58,9 +57,9 @@ def names_parts(run: Path) -> bool:
     """Whether what lies where a run's manifest does is that of a run of parts."""
     try:
         if isinstance(run, StoredRun):
-            return _BEGINNING.match(content_of(run.manifest)) is not None
+            return OF_PARTS.match(content_of(run.manifest)) is not None
         with os.fdopen(open_plain(manifest_path(run)), "rb") as stream:
-            return _BEGINNING.match(stream.read(_LOOKED_AT)) is not None
+            return OF_PARTS.match(stream.read(_LOOKED_AT)) is not None
     except OSError:
         return False
 

@@ -13,6 +13,8 @@ OF_RECORDS = (
     "It holds records: `layerscope report`, `export` and `compare` read those without a manifest, for what they hold."
 )
 _MANIFEST = ".manifest.json"
+OF_PARTS = re.compile(rb'\s*\{\s*"parts"')
+"""How the manifest of a run of parts begins, beside which no file is."""
 _TABLES = (".csv", ".tsv", ".parquet")
 
 
@@ -40,6 +42,7 @@ def _manifest_without_records(path: Path) -> str:
     with suppress(OSError):
         manifests = [each for each in path.parent.iterdir() if each.name.endswith(_MANIFEST)]
         alone = [each for each in manifests if not each.with_name(each.name.removesuffix(_MANIFEST)).exists()]
+        alone = [each for each in alone if OF_PARTS.match(each.read_bytes()[:_LOOK_BYTES]) is None]
         if len(alone) == 1:
             names = shell_word(str(alone[0])), shell_word(str(path.with_name(path.name + _MANIFEST)))
             return "\n{0} has no file beside it; if it is this one's: mv {0} {1}".format(*names)

@@ -160,6 +160,14 @@ def test_a_part_in_another_s_place_is_named(tmp_path: Path) -> None:
         verify(base)
 
 
+def test_a_part_whose_manifest_is_gone_is_not_offered_that_of_all(tmp_path: Path) -> None:
+    base = plain(tmp_path)
+    manifest_path(part_paths(base, 3)[1]).unlink()
+    with pytest.raises(UsageError, match=r"x-00002-of-00003\.jsonl has no manifest") as caught:
+        verify(base)
+    assert "mv " not in str(caught.value)
+
+
 def test_a_folder_of_several_runs_is_asked_for_one_of_them(tmp_path: Path) -> None:
     base = plain(tmp_path)
     run(tmp_path / "other.jsonl", ORDER)
@@ -180,6 +188,11 @@ def test_a_folder_of_shards_without_a_manifest_of_all_is_read_as_the_shards(tmp_
     base = plain(tmp_path)
     manifest_path(base).unlink()
     assert "x-00001-of-00003.jsonl and 2 more: 7 of 7 lines" in verify(tmp_path)
+    other = run(tmp_path / "other.jsonl", ORDER)
+    with pytest.raises(UsageError, match=r"runs: other\.jsonl, x-00001-of-00003\.jsonl and 2 more\.\n.* all files\."):
+        verify(tmp_path)
+    other.unlink()
+    manifest_path(other).unlink()
     with pytest.raises(UsageError, match="There is no file"):
         verify(base)
 
