@@ -80,8 +80,15 @@ def _settle_width(shelf: Shelf, here: Sequence[SaeChoice], width: str) -> str:
     if width == "auto":
         width = _USUAL_WIDTH if _USUAL_WIDTH in widths or len(widths) > 1 else widths[0]
     if width not in widths:
+        width = {_in_thousands(each): each for each in widths}.get(width, width)
+    if width not in widths:
         raise UsageError(f"{shelf.repository.name} has no SAEs of width {width}; it has {', '.join(widths)}.")
     return width
+
+
+def _in_thousands(width: str) -> str:
+    """As Gemma Scope calls it: 65k for the 64k of others, which both are 65,536."""
+    return f"{int(width[:-1]) * 1024 // 1000}k" if width.endswith("k") else width
 
 
 def _by_layer(here: Sequence[SaeChoice], width: str, n_layers: int) -> dict[int, list[SaeChoice]]:

@@ -35,19 +35,21 @@ _ARCHITECTURES: dict[str, tuple[Architecture, bool]] = {
 }
 """By SAELens's name, ours, and whether it decodes to another place than it reads."""
 _SCALINGS: dict[str, Scaling] = {"none": "none", "constant_norm_rescale": "norm", "layer_norm": "deviation"}
+_OUTER = r"(?:(?:model|language_model)\.)*"
+"""What may stand before the layers of what reads text: those of what sees are no layers of it."""
 _HOOKS: tuple[tuple[str, Site, str], ...] = (
     (r"blocks\.(\d+)\.hook_resid_post", "resid_post", ""),
-    (r"(?:\w+\.)*layers\.(\d+)(?:\.output)?", "resid_post", ""),
+    (rf"{_OUTER}layers\.(\d+)(?:\.output)?", "resid_post", ""),
     (r"blocks\.(\d+)\.attn\.hook_z", "attn_out", ""),
-    (r"(?:\w+\.)*layers\.(\d+)\.self_attn\.o_proj\.input", "attn_out", ""),
+    (rf"{_OUTER}layers\.(\d+)\.self_attn\.o_proj\.input", "attn_out", ""),
     (r"blocks\.(\d+)\.hook_mlp_out", "mlp_out", ""),
-    (r"(?:\w+\.)*layers\.(\d+)\.post_feedforward_layernorm\.output", "mlp_out", ""),
+    (rf"{_OUTER}layers\.(\d+)\.post_feedforward_layernorm\.output", "mlp_out", ""),
     # What a family's transcoders read: without the gain of the norm for Gemma 2, with it for Gemma 3.
     (r"blocks\.(\d+)\.ln2\.hook_normalized", "transcoder", "gemma-2"),
-    (r"(?:\w+\.)*layers\.(\d+)\.pre_feedforward_layernorm\.output", "transcoder", "gemma-3"),
+    (rf"{_OUTER}layers\.(\d+)\.pre_feedforward_layernorm\.output", "transcoder", "gemma-3"),
 )
 """How hooks are called, which site that is, and of which models alone."""
-_BEFORE = re.compile(r"blocks\.(\d{1,4})\.hook_resid_pre|(?:\w+\.)*layers\.(\d{1,4})\.input")
+_BEFORE = re.compile(r"blocks\.(\d{1,4})\.hook_resid_pre|" + _OUTER + r"layers\.(\d{1,4})\.input")
 """What a layer gets: the very tensor that the layer before it gave, so that one's number is the SAE's."""
 
 

@@ -110,6 +110,24 @@ def test_of_several_of_a_layer_one_is_to_be_named(tmp_path: Path) -> None:
         assert sae.recipe.k == k
 
 
+def test_a_width_has_its_name_in_either_way_of_counting(tmp_path: Path) -> None:
+    """65,536 features are 64k where they are counted in powers of two, and Gemma Scope's 65k."""
+    made(tmp_path / "sae", d_sae=1 << 16)
+    repository = open_repository(str(tmp_path))
+    for asked in ("auto", "64k", "65k"):
+        ((sae,), _) = choose_saes(repository, 26, None, asked, "canonical")
+        assert sae.width == "64k"
+    with pytest.raises(UsageError, match="no SAEs of width 66k; it has 64k"):
+        choose_saes(repository, 26, None, "66k", "canonical")
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "language_model.", "model.language_model.", "language_model.model."])
+def test_what_reads_text_is_the_model_however_it_is_wrapped(prefix: str, tmp_path: Path) -> None:
+    made(tmp_path / "sae", hook_name=f"{prefix}layers.3")
+    (sae,) = open_shelf(open_repository(str(tmp_path))).saes
+    assert (sae.layer, sae.site) == (3, "resid_post")
+
+
 def made(folder: Path, like: str = "standard", arrays: Mapping[str, Any] = {}, **changes: Any) -> Path:
     """A folder like one of SAELens's, with some of its configuration and arrays changed; None leaves one out."""
     folder.mkdir(parents=True)
@@ -142,6 +160,8 @@ def made(folder: Path, like: str = "standard", arrays: Mapping[str, Any] = {}, *
         ("standard", {"hook_name": "blocks.3.hook_resid_mid"}, "'blocks.3.hook_resid_mid', which is no site"),
         ("standard", {"hook_name": "blocks.3.hook_attn_out"}, "no site"),
         ("standard", {"hook_name": None}, "no hook_name"),
+        ("standard", {"hook_name": "model.vision_tower.vision_model.encoder.layers.3"}, "no site"),
+        ("standard", {"hook_name": "vision_tower.vision_model.encoder.layers.3.input"}, "no site"),
         ("standard", {"hook_head_index": 2}, "one head of attention"),
         # Without the gain of the norm for Gemma 2, with it for Gemma 3: 287 active features instead of 170.
         ("transcoder", {"model_name": "gemma-3-1b-pt"}, "no site"),
