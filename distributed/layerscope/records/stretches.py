@@ -109,10 +109,11 @@ def read_placed(path: Path) -> Iterator[Placed]:
         if method is None:
             for line in stream:
                 begins, read = read, read + len(line)
-                if line.endswith(b"\n"):
-                    yield Placed(line, begins, read)
-                elif _is_whole(line):
-                    yield Placed(line + b"\n", begins, read)
+                if not line.endswith(b"\n"):  # the last one, though more may be written while this reads
+                    if _is_whole(line):
+                        yield Placed(line + b"\n", begins, read)
+                    return
+                yield Placed(line, begins, read)
             return
         for piece, text, ends in _decoded(stream, method):
             read += len(piece)
