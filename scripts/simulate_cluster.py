@@ -42,10 +42,12 @@ from simulation.options import parse
 from simulation.result import table
 from simulation.running import note, simulate
 
+from layerscope.formatting import count_of
+
 
 def main() -> None:
     options = parse(str(__doc__))
-    store = int(4e9 * options.gigabytes) + (100 << 20)  # of which the driver fills less than a third
+    store = int(1e6 * (options.store_megabytes or 4000 * min(1, options.gigabytes) + 100))  # drivers fill a third
     with (
         tempfile.TemporaryDirectory(prefix="layerscope-simulation-", dir=options.folder) as folder,
         tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as ray_folder,  # a socket's path must be short
@@ -53,9 +55,10 @@ def main() -> None:
         simulated_cluster(options, store) as nodes,
     ):
         runs = []
-        for n_actors in sorted(options.actors):
-            print(f"{n_actors} Gemma actors …", file=sys.stderr, flush=True)
-            runs.append(simulate(n_actors, options, nodes, Path(folder)))
+        writers = options.writers * (len(options.actors) // len(options.writers))
+        for n_actors, n_writers in sorted(zip(options.actors, writers, strict=True)):
+            print(f"{n_actors} Gemma actors, {count_of(n_writers, 'writer')} …", file=sys.stderr, flush=True)
+            runs.append(simulate(n_actors, n_writers, options, nodes, Path(folder)))
             note(f"{runs[-1].questions / runs[-1].wall:,.0f} questions/s")
     print(table(runs, options.questions_per_second_per_gpu))
     if options.json:

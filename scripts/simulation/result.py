@@ -3,42 +3,37 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from simulation.measuring import Driving
 
-@dataclass
-class Run:
-    """What a run came to: seconds, bytes and counts."""
+
+@dataclass(kw_only=True)
+class Run(Driving):
+    """What a run came to: seconds, bytes and counts; of its drivers all together."""
 
     gemma_actors: int
+    writers: int
     encoders: int
     nodes: int
     batches: int
-    questions: int
     bytes: int
-    wall: float
     ideal: float
     """Questions per second of all Gemma actors, if nothing ever made them wait."""
-    cpu: float
-    """Of the driver's thread, all in all."""
-    write_cpu: float
-    """Of the thread that writes, in the journal, from the pieces of a record to the disk."""
-    ray_cpu: float
-    """Of the driver's thread, in `ray.wait` and `ray.get`."""
-    other_threads_cpu: float
-    """Of all others in the driver's process: the one that hashes, and Ray's own."""
-    raylet_cpu: float
-    """Of the raylet beside the driver, which fetches objects."""
-    disk_wait: float
-    """Of the thread that writes, until what it wrote is on the disk."""
-    writer_wait: float
-    """Of the driver's thread, until the batch before is on the disk."""
-    fetch_wait: float
-    idle: float
-    """In `ray.wait`: there was nothing to do."""
+    head_cpu: float = 0.0
+    """Of the process that has the writers write, and writes nothing itself."""
+    head_bytes: int = 0
+    """That it was answered, pickled."""
+    head_raylet_cpu: float
+    """Of the raylet beside the one driver or the head, which fetches objects."""
+    raylets_cpu: float
+    gcs_cpu: float
+    """Of Ray's one server of metadata."""
     head_of_line_mean: float
-    """Between a batch's last block and the last block of the batches before it."""
+    """Between a batch's last block and the last block of the batches before it in its part."""
     head_of_line_max: float
-    memory: int
-    """Largest private memory of the driver; the object store, which is mapped, is not in it."""
+    store_fullest: float
+    """The largest share of a node's object store that was in use."""
+    store_spilled: int
+    """Bytes, to the disk."""
     deaths: int
     actors_lost: int
     plain_write: float
@@ -46,7 +41,7 @@ class Run:
 
     @property
     def derived(self) -> float:
-        """Questions per second by the CPU time alone of the driver's two threads, which work side by side."""
+        """Questions per second of one driver by the CPU time alone of its two threads, which work side by side."""
         return self.questions / max(self.cpu, self.write_cpu)
 
     @property
@@ -62,6 +57,7 @@ def table(runs: list[Run], rate: float) -> str:
 
     figures: list[tuple[str, Callable[[Run], str]]] = [
         ("Gemma actors", lambda run: f"{run.gemma_actors}"),
+        ("writers", lambda run: f"{run.writers}"),
         ("encoders / nodes", lambda run: f"{run.encoders} / {run.nodes}"),
         ("questions / batches", lambda run: f"{run.questions:,} / {run.batches:,}"),
         ("ideal questions/s", lambda run: f"{run.ideal:,.0f}"),
@@ -69,20 +65,27 @@ def table(runs: list[Run], rate: float) -> str:
         ("  of the ideal", lambda run: f"{run.questions / run.wall / run.ideal:.1%}"),
         ("  MB/s written", lambda run: f"{run.bytes / run.wall / 1e6:,.0f}"),
         ("  MB/s of plain writing", lambda run: f"{run.bytes / run.plain_write / 1e6:,.0f}"),
-        ("driver's thread: CPU share", lambda run: f"{run.cpu / run.wall:.0%}"),
+        ("a driver's thread: CPU share", lambda run: f"{run.cpu / run.wall / run.writers:.0%}"),
         ("  us CPU a question", per_question(lambda run: run.cpu)),
         ("    in ray.get, ray.wait", per_question(lambda run: run.ray_cpu)),
         ("  us waiting for objects", per_question(lambda run: run.fetch_wait)),
         ("  us waiting for the writer", per_question(lambda run: run.writer_wait)),
-        ("  nothing to do", lambda run: f"{run.idle / run.wall:.0%}"),
+        ("  nothing to do", lambda run: f"{run.idle / run.wall / run.writers:.0%}"),
         ("writer's thread, us CPU", per_question(lambda run: run.write_cpu)),
         ("  us waiting for the disk", per_question(lambda run: run.disk_wait)),
         ("hashing, Ray's threads, us", per_question(lambda run: run.other_threads_cpu)),
-        ("head node's raylet, us", per_question(lambda run: run.raylet_cpu)),
-        ("driver's memory, MiB", lambda run: f"{run.memory / (1 << 20):,.0f}"),
+        ("head node's raylet, us", per_question(lambda run: run.head_raylet_cpu)),
+        ("all nodes' raylets, us", per_question(lambda run: run.raylets_cpu)),
+        ("Ray's GCS, us", per_question(lambda run: run.gcs_cpu)),
+        ("  share of a core", lambda run: f"{run.gcs_cpu / run.wall:.1%}"),
+        ("head of writers, us", per_question(lambda run: run.head_cpu)),
+        ("  share of a core", lambda run: f"{run.head_cpu / run.wall:.1%}"),
+        ("  bytes a question", lambda run: f"{run.head_bytes / run.questions:,.1f}"),
+        ("a driver's memory, MiB", lambda run: f"{run.memory / (1 << 20):,.0f}"),
         ("head of line, s: mean / max", lambda run: f"{run.head_of_line_mean:.2f} / {run.head_of_line_max:.2f}"),
+        ("fullest store / spilled", lambda run: f"{run.store_fullest:.1%} / {run.store_spilled / 1e6:,.0f} MB"),
         ("deaths / actors lost", lambda run: f"{run.deaths} / {run.actors_lost}"),
-        ("derived questions/s: CPU", lambda run: f"{run.derived:,.0f}"),
+        ("derived q/s a driver: CPU", lambda run: f"{run.derived:,.0f}"),
         ("  and waits", lambda run: f"{run.derived_with_waits:,.0f}"),
         ("  feeds so many GPUs", lambda run: f"{run.derived_with_waits / rate:,.1f} to {run.derived / rate:,.1f}"),
     ]

@@ -1,30 +1,30 @@
-"""One run of the simulation: the real driver and crew over simulated actors, disturbed and measured."""
+"""One run of the simulation: the real driver, or writers, and crews over simulated actors, disturbed and measured."""
 
 import argparse
 import pickle
 import random
 import sys
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
-from unittest.mock import patch
-
-import psutil
 
 from layerscope.engine.budget import Budget
 from layerscope.engine.crew import Crew
 from layerscope.engine.driver import Driver
 from layerscope.engine.lines import BatchLines
 from layerscope.planning.job import Job
+from layerscope.planning.shares import shares
 from layerscope.records.journal import Journal, open_journal
 from layerscope.records.write_behind import WriteBehind
-from simulation.actors import EncoderHost, GemmaHost, Hosts
+from simulation.actors import EncoderHost, GemmaHost, Hosts, Kind
+from simulation.answers import write_answers
 from simulation.checking import check
 from simulation.engine import SimulatedEngine
-from simulation.measuring import Clock, cpu_of, head_of_line, private_memory, seconds_to_write
+from simulation.measuring import Clock, Driving, driving, head_of_line, seconds_to_write
 from simulation.nodes import Nodes, SimulatedGpus
 from simulation.result import Run
-from simulation.workload import Features, make_job, manifest, packed_batches
+from simulation.workload import Features, make_job, manifest
+from simulation.writing import Head, of_writers
 
 ENCODER_LOAD = 0.8
 LATE = 0.25  # of the questions are written when late nodes join
@@ -35,107 +35,124 @@ def note(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
-def simulate(n_actors: int, options: argparse.Namespace, nodes: Nodes, folder: Path) -> Run:
-    """Runs a job over `n_actors` Gemma actors to its end and checks its file."""
+def simulate(n_actors: int, n_writers: int, options: argparse.Namespace, nodes: Nodes, folder: Path) -> Run:
+    """Runs a job over `n_actors` Gemma actors to its end and checks its file, or those of its parts."""
     nodes.grow(n_actors + -(-n_actors // 8), options.late)  # `place` gives the encoders a ninth of the GPUs
     known = SimulatedGpus(note)
-    job, features = make_job(n_actors, options, known.usable(PROBE_SECONDS), folder)
-    log, path = folder / f"{n_actors}.log", folder / f"{n_actors}{''.join(job.output.records.suffixes)}"
-    gemma, encoders = start_actors(job, features, options, log)
-    clock = Clock()
-    engine = SimulatedEngine(known, gemma, encoders, clock)
-    disturbance = Disturbance(options, nodes, [gemma, encoders])
-    with open_journal(path, *manifest(job), overwrite=False) as file:
-        crew = Crew(job, engine, note)
-        before = readings(nodes)
-        budget = Budget(job, engine.object_store_bytes())
-        memory = write(
-            file, clock, disturbance, job, Driver(job, range(len(job.plan)), crew, budget, note).results(lambda: False)
-        )
-        after = readings(nodes)
-        n_encoders = len(crew.encoders)
-        gemma.end()
-        encoders.end()
-    wall, cpu, all_threads, raylet_cpu = (now - then for now, then in zip(after, before, strict=True))
-    cpu, all_threads = cpu - clock.cpu["disturb"], all_threads - clock.cpu["disturb"]
-    check(path, job, features)
-    mean, longest = head_of_line(log, len(job.plan))
-    size = path.stat().st_size
-    plain_write = seconds_to_write(path.with_suffix(".copy"), size)
-    path.unlink()
+    there = known.usable(PROBE_SECONDS)
+    job, features = make_job(n_actors, n_writers, options, there, folder)
+    log = folder / f"{n_actors}-{n_writers}.log"
+    kinds = kinds_of_actors(job, features, options, log)
+    gemma, encoders = hosts = Hosts(kinds[0]), Hosts(kinds[1])
+    disturbance = Disturbance(options, nodes, hosts)
+    before, told = nodes.readings(), Head()
+    with nodes.watched() as watch:
+        if n_writers == 1:
+            for kind, of_kind in zip(hosts, (True, False), strict=True):
+                kind.start(
+                    seat.node.identity for seat in job.placement.seats if seat.node and (seat.block is None) == of_kind
+                )
+            found, n_encoders = one_driver(job, known, hosts, disturbance, options)
+            found.other_threads_cpu -= watch.cpu
+        else:
+            for kind in hosts:
+                kind.start(node.identity for node in there)
+            placed = shares(job, there)
+            n_encoders = sum(seat.block is not None for share in placed for seat in share.placement.seats)
+            found, told = of_writers(job, known, kinds, placed, disturbance, options)
+            told.cpu -= watch.cpu
+    after = nodes.readings()
+    gemma.end()
+    encoders.end()
+    check(job.output.files, job, features)
+    mean, longest = head_of_line(log, len(job.plan), n_writers)
+    size = sum(path.stat().st_size for path in job.output.files)
+    plain_write = seconds_to_write(folder / "plain", size)
+    for path in job.output.files:
+        path.unlink()
     return Run(
+        **asdict(found),
         gemma_actors=n_actors,
+        writers=n_writers,
         encoders=n_encoders,
         nodes=len(nodes),
         batches=len(job.plan),
-        questions=job.n_questions,
         bytes=size,
-        wall=wall - clock.cpu["disturb"] - clock.wait["disturb"],
         ideal=n_actors * options.questions_per_second_per_gpu,
-        cpu=cpu,
-        write_cpu=clock.cpu["write"],
-        ray_cpu=clock.cpu["get"] + clock.cpu["wait"],
-        other_threads_cpu=all_threads - cpu - clock.cpu["write"],
-        raylet_cpu=raylet_cpu,
-        disk_wait=clock.wait["write"],
-        writer_wait=clock.wait["append"],
-        fetch_wait=clock.wait["get"],
-        idle=clock.wait["wait"],
+        head_cpu=told.cpu,
+        head_bytes=told.bytes,
+        head_raylet_cpu=after.head_raylet - before.head_raylet,
+        raylets_cpu=after.raylets - before.raylets,
+        gcs_cpu=after.gcs - before.gcs,
         head_of_line_mean=mean,
         head_of_line_max=longest,
-        memory=memory,
+        store_fullest=watch.fullest,
+        store_spilled=watch.spilled,
         deaths=disturbance.deaths,
         actors_lost=disturbance.lost,
         plain_write=plain_write,
     )
 
 
-def start_actors(job: Job, features: Features, options: argparse.Namespace, log: Path) -> tuple[Hosts, Hosts]:
-    """The processes of both kinds of actor, on their nodes."""
-    pickled, packed = log.with_name("features.pickle"), log.with_name("packed.pickle")
+def one_driver(
+    job: Job, known: SimulatedGpus, hosts: tuple[Hosts, Hosts], disturbance: "Disturbance", options: argparse.Namespace
+) -> tuple[Driving, int]:
+    """Has one driver, in this process, write a job; gives how many encoders it had, too."""
+    clock = Clock()
+    engine = SimulatedEngine(known, *hosts, clock)
+    with (
+        open_journal(job.output.records, *manifest(job), overwrite=False) as file,
+        driving(clock, options.slow_disk) as found,
+    ):
+        crew, budget = Crew(job, engine, note), Budget(job, engine.object_store_bytes())
+        driver = Driver(job, range(len(job.plan)), crew, budget, note)
+        write(file, clock, disturbance, job, driver.results(lambda: False))
+        n_encoders = len(crew.encoders)
+    return found, n_encoders
+
+
+def kinds_of_actors(job: Job, features: Features, options: argparse.Namespace, log: Path) -> tuple[Kind, Kind]:
+    """Of Gemma's and of encoders: what their processes are made with."""
+    pickled, answers = log.with_name("features.pickle"), log.with_suffix(".answers")
     pickled.write_bytes(pickle.dumps(features))
-    packed.write_bytes(pickle.dumps(packed_batches(job, features)))
+    write_answers(answers, job, features)
     rate = options.questions_per_second_per_gpu
     encoder_rate = rate * job.placement.gemma_actors / job.placement.encoders_per_block / ENCODER_LOAD
-    gemma = Hosts(GemmaHost, options.gpus_per_node, rate, options.stragglers, options.seed)
-    encoders = Hosts(EncoderHost, options.gpus_per_node, encoder_rate, pickled, packed, log)
-    gemma.start(seat.node.identity for seat in job.placement.seats if seat.node and seat.block is None)
-    encoders.start(seat.node.identity for seat in job.placement.seats if seat.node and seat.block is not None)
-    return gemma, encoders
+    return (
+        Kind(f"gemma {log.stem}", GemmaHost, (answers, rate, options.stragglers, options.seed), options.gpus_per_node),
+        Kind(f"encoder {log.stem}", EncoderHost, (answers, encoder_rate, pickled, log), options.gpus_per_node),
+    )
 
 
 class Disturbance:
     """Nodes that join late and processes that die, in between."""
 
-    def __init__(self, options: argparse.Namespace, nodes: Nodes, hosts: list[Hosts]) -> None:
+    def __init__(self, options: argparse.Namespace, nodes: Nodes, hosts: tuple[Hosts, Hosts]) -> None:
         self._chance, self._nodes, self._hosts = options.deaths, nodes, hosts
         self._dice = random.Random(options.seed)
         self.deaths = self.lost = 0
 
-    def happen(self, written: float) -> None:
-        """Args:
-        written: share of the questions.
+    def happen(self, written: float, kill_a_writer: Callable[[random.Random], None] | None = None) -> None:
+        """With every batch.
+
+        Args:
+            written: share of the questions.
+            kill_a_writer: one of several; every third death is one's.
         """
         if written >= LATE:
             self._nodes.let_late_nodes_join()
         if self._dice.random() < self._chance:
             self.deaths += 1
-            self.lost += self._dice.choice(self._hosts).kill_one(self._dice)
+            if kill_a_writer is not None and not self._dice.randrange(3):
+                kill_a_writer(self._dice)
+            else:
+                self.lost += self._dice.choice(self._hosts).kill_one(self._dice)
 
 
-def write(file: Journal, clock: Clock, disturbance: Disturbance, job: Job, batches: Iterable[BatchLines]) -> int:
-    """Writes batch after batch; the largest private memory of the driver meanwhile."""
-    process, memory = psutil.Process(), 0
-    with patch.object(file, "append", clock.timed("write", file.append)), WriteBehind(file) as writer:
+def write(file: Journal, clock: Clock, disturbance: Disturbance, job: Job, batches: Iterable[BatchLines]) -> None:
+    """Writes batch after batch."""
+    with WriteBehind(file) as writer:
         for batch in batches:
-            with clock.timing("append"):
-                writer.append(batch.to_append(0))
+            writer.append(batch.to_append(0))
             with clock.timing("disturb"):  # which is no work of a driver's
                 disturbance.happen(file.lines / job.n_questions)
-            memory = max(memory, private_memory(process))
-    return memory
-
-
-def readings(nodes: Nodes) -> list[float]:
-    """Wall time, this thread's CPU time, this process's, and the CPU time of the raylet beside it."""
-    return [time.monotonic(), time.thread_time(), time.process_time(), cpu_of(nodes.head_raylet())]

@@ -12,9 +12,6 @@ import orjson
 from msgspec import UNSET
 
 from layerscope.config import FIRST, Config
-from layerscope.engine.answers import Scores
-from layerscope.engine.lines import BatchLines, batch_lines, packed
-from layerscope.engine.logs import Span
 from layerscope.hub.repository import Repository
 from layerscope.models.spec import ModelSpec
 from layerscope.planning.job import Job
@@ -35,6 +32,7 @@ from layerscope.records.feature_lists import LayerBlock, serialise_block
 from layerscope.records.identity import Identity, ModelFiles, PlanSize, SaeFile, SaeFiles, Settings
 from layerscope.records.lines import Frame, frame_record
 from layerscope.records.manifest import About, Tokens
+from layerscope.records.parts import part_paths
 from layerscope.records.pieces import SolutionScore
 from layerscope.saes.choice import SaeChoice
 
@@ -43,12 +41,19 @@ N_LAYERS, D_MODEL, D_SAE, PARAMETERS = 26, 2304, 16384, 2_614_000_000
 Features = dict[tuple[int, ...], LayerBlock]  # by the layers of a block
 
 
-def make_job(n_actors: int, options: argparse.Namespace, nodes: list[Node], folder: Path) -> tuple[Job, Features]:
-    """A job for so many Gemma actors, and the features that its encoders return."""
+def make_job(
+    n_actors: int, n_writers: int, options: argparse.Namespace, nodes: list[Node], folder: Path
+) -> tuple[Job, Features]:
+    """A job for so many Gemma actors and writers, and the features that its encoders return."""
     needs = Needs(2 * PARAMETERS, dict.fromkeys(range(N_LAYERS), 4 * D_MODEL * D_SAE), D_MODEL)
     questions = folder / "questions.jsonl"
     config = Config(
-        dataset=str(questions), num_samples="all", device="cuda", gemma_actors=n_actors, top_k=options.top_k
+        dataset=str(questions),
+        num_samples="all",
+        device="cuda",
+        gemma_actors=n_actors,
+        layer_blocks=options.layer_blocks,
+        top_k=options.top_k,
     )
     crew = settle_crew(config, nodes, D_MODEL)
     placement = place(crew, nodes, needs)
@@ -64,6 +69,7 @@ def make_job(n_actors: int, options: argparse.Namespace, nodes: list[Node], fold
     features = {layers: make_features(layers, rows, options.top_k, dice) for layers in placement.blocks}
     saes = tuple(SaeChoice(layer, "16k", options.top_k, "", None) for layer in range(N_LAYERS))
     nowhere = Repository("simulated", None, {})
+    records = folder / f"{n_actors}-{n_writers}.jsonl{'.zst' if options.compressed else ''}"
     job = Job(
         standin=False,
         model=nowhere,
@@ -83,11 +89,12 @@ def make_job(n_actors: int, options: argparse.Namespace, nodes: list[Node], fold
         placement=placement,
         patience=config.patience,
         output=Output(
-            folder / f"records.jsonl{'.zst' if options.compressed else ''}",
+            records,
             None,
             "",
             overwrite=False,
             retry_errors=False,
+            parts=tuple(part_paths(records, n_writers)) if n_writers > 1 else (),
         ),
         software=dict(probe().software),
         warnings=(),
@@ -130,7 +137,7 @@ def make_features(layers: Iterable[int], rows: int, k: int, dice: np.random.Gene
     def top_k() -> SimpleNamespace:
         activations = -np.sort(-dice.lognormal(2, 1, (rows, k)).astype(np.float32), axis=1)
         counts = dice.integers(k, 2 * k, rows)
-        ids = dice.integers(0, D_SAE, rows * k)
+        ids = np.concatenate([dice.choice(D_SAE, k, replace=False) for _ in range(rows)])
         return SimpleNamespace(
             feature_ids=ids, activations=activations.ravel(), starts=np.arange(rows + 1) * k, active_counts=counts
         )
@@ -151,28 +158,14 @@ def make_frame(question: Question, index: int) -> Frame:
     return frame_record(question, (scores[0], scores[1]), (2 * index, 2 * index + 1))
 
 
-def packed_batches(job: Job, features: Features) -> dict[int, BatchLines]:
-    """Of every batch what its encoders would answer, where the lines are compressed."""
-    if job.packing is None:
-        return {}
-    made = {}
-    for batch in range(len(job.plan)):
-        questions = list(job.selection.read(job.plan.batch(batch)))
-        frames = [make_frame(question, index) for index, question in enumerate(questions)]
-        blocks = [first_rows(block, 2 * len(questions)) for block in features.values()]
-        scores = Scores(list(frames), False, 48 * len(questions), Span(0.0, 0.0))
-        made[batch] = packed(batch_lines(batch, scores, blocks), job.packing)
-    return made
-
-
 def manifest(job: Job) -> tuple[Identity, About]:
-    """Of this job, as far as `verify` asks; no file of it was ever there."""
+    """Of this job or part of one, as far as `verify` asks; no file of it was ever there."""
     layers, anything = [sae.layer for sae in job.saes], "simulated"
     words = ("prompt", "layers", "sae_width", "sae_l0", "dtype", "sae_dtype", "attention")
     settings = Settings(
         strip_solutions=False,
-        num_samples=job.n_questions,
-        shard=None,
+        num_samples=len(job.selection),
+        shard="{}/{}".format(*job.shard) if job.shard[1] > 1 else None,
         seed=None,
         top_k=job.numerics.top_k or "all",
         batch_tokens=0,

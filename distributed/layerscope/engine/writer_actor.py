@@ -57,9 +57,8 @@ class ShareEngine(RayEngine):
         return [node for node in self._usable if node.identity in there]
 
 
-@ray.remote
-class WriterActor:
-    """A writer in a process of its own."""
+class WriterProcess:
+    """A writer, as the process of its actor has it."""
 
     def __init__(self) -> None:
         self._writer = Writer()
@@ -77,10 +76,14 @@ class WriterActor:
 
     def run(self, task: Task, share: Share) -> Outcome:
         """Writes a part until it is finished or stopped."""
-        self._engine = engine = ShareEngine(share)
+        self._engine = engine = self.engine_of(share)
         if not is_address(records := task.job.output.records):
             records.parent.mkdir(parents=True, exist_ok=True)
         return self._writer.run(task, engine)
+
+    def engine_of(self, share: Share) -> ShareEngine:
+        """Who starts the actors of a share."""
+        return ShareEngine(share)
 
     def news(self) -> News:
         """How far it is, after a moment."""
@@ -95,6 +98,11 @@ class WriterActor:
     def stop(self) -> None:
         """Has it come to an end."""
         self._writer.stop()
+
+
+@ray.remote
+class WriterActor(WriterProcess):
+    """A writer in a process of its own."""
 
 
 def start_writer(node_id: str) -> Handle:
