@@ -5,8 +5,8 @@
         [--late 0.25] [--slow-disk 0.2] [--json FILE]
 
 Real: the driver, or the head and the writers, each a process of its own; the crew, `place`, the plan, the bytes of the
-records (`records/lines.py`), the journal with its syncs, and Ray: a head node for the driver and a node (raylet, object store, agents) for every `--gpus-per-node` GPUs,
-with every byte of a record carried between them.
+records (`records/lines.py`), the journal with its syncs, and Ray: a head node for the driver and a node (raylet, object
+store, agents) for every `--gpus-per-node` GPUs, with every byte of a record carried between them.
 
 With `--compressed` the records are zstd frames. They are made before the clock starts, as scores are, because two cores
 that compress are what would be measured; the actors return them at once.
@@ -16,9 +16,9 @@ because 256 processes do not fit a small machine; in it each answers one call af
 GPU would compute. The features of one batch are made, and returned for every batch. Encoders keep up with the Gemma
 actors, with a fifth to spare. Activations are of 128 KiB, enough to travel by reference as real ones do; the driver
 touches neither.
-A death is a SIGKILL of such a process, with all actors in it, and Ray starts the process again; every third one that of a
-writer, if there are several, and the head starts another. A straggler works at a third of the speed. Late nodes join
-when a quarter of the questions is written.
+A death is a SIGKILL of such a process, with all actors in it, and Ray starts the process again; every third one is that
+of a writer, if there are several, and the head starts another. A straggler works at a third of the speed. Late nodes
+join when a quarter of the questions is written.
 
 Every line of the file is compared with what the plain functions give for its place in the plan.
 
