@@ -20,7 +20,7 @@ from layerscope.engine.interface import Handle, Reference
 from layerscope.engine.posts import Part, Posts
 from layerscope.engine.ray_engine import RayEngine
 from layerscope.engine.writer import Outcome, Task
-from layerscope.engine.writer_actor import ShareEngine, WriterHere
+from layerscope.engine.writer_actor import ShareEngine, WriterProcess
 from layerscope.engine.writers import ToWrite, Writers
 from layerscope.planning.job import Job
 from layerscope.planning.shares import Share, part_of, share_of
@@ -50,7 +50,7 @@ class Disturbing(Protocol):
 
 
 @ray.remote(num_cpus=0, max_concurrency=_CALLS_AT_ONCE)
-class SimulatedWriter(WriterHere):
+class SimulatedWriter(WriterProcess):
     """A writer whose actors are simulated.
 
     Args:
