@@ -111,6 +111,9 @@ class Shown:
     def begin(self) -> None:
         pass
 
+    def begin_again(self, questions: int) -> None:
+        del questions
+
     def update(self) -> None:
         written = self.totals.questions / self._job.n_questions
         while self._happened < int(written * len(self._job.plan)):
