@@ -75,6 +75,7 @@ DEAREST = (
     "test_package.py",
     "test_gpus_of_ray.py",
     "test_object_faults.py",
+    "test_promises.py",
     "test_journal.py",
     "test_finished_pages.py",
     "test_page.py",

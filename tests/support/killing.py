@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,19 +15,23 @@ STEPS = ("write", "writev", "pwrite", "fsync", "fdatasync", "ftruncate", "replac
 
 @contextmanager
 def before_every_step(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
-    """Copies of a folder as a kill before each step of the system would leave it, half of what is written included."""
+    """Copies of a folder as a kill before each step of the system would leave it, half of what is written included.
+
+    While one is made, the steps of other threads wait.
+    """
     copies: list[Path] = []
-    busy = False
+    busy, one_at_a_time = False, threading.RLock()
 
     def watched(call: Callable[..., Any]) -> Callable[..., Any]:
         def step(*arguments: Any, **named: Any) -> Any:
             nonlocal busy
-            if not busy:
-                busy = True
-                copies.append(folder.with_name(f"copy {len(copies)}"))
-                shutil.copytree(folder, copies[-1])
-                busy = False
-            return call(*arguments, **named)
+            with one_at_a_time:
+                if not busy:
+                    busy = True
+                    copies.append(folder.with_name(f"copy {len(copies)}"))
+                    shutil.copytree(folder, copies[-1])
+                    busy = False
+                return call(*arguments, **named)
 
         return step
 

@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
@@ -44,6 +45,8 @@ class Storage:
     bucket: str = ""
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    watch: Callable[[str], None] | None = None
+    """Called before every request that changes something."""
 
     @property
     def run(self) -> str:
@@ -71,6 +74,8 @@ class _Faulty:
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         line = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}?{environ['QUERY_STRING']}"
         self._storage.requests.append(line)
+        if self._storage.watch is not None and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            self._storage.watch(line)
         fault = next((each for each in self._storage.faults if each.times and re.search(each.match, line)), None)
         if fault is None:
             return self._app(environ, start_response)
@@ -111,24 +116,32 @@ def _server() -> Storage:
     return storage
 
 
-@pytest.fixture
-def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
+@contextmanager
+def a_bucket() -> Iterator[Storage]:
     """A bucket of its own, which this process and those that it starts find by the usual chain."""
     found = _server()
-    for name, value in {
-        "AWS_ENDPOINT_URL": found.url,
-        "AWS_ACCESS_KEY_ID": "AKIATESTTESTTESTTEST",
-        "AWS_SECRET_ACCESS_KEY": "secretsecretsecret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(object_store, "_FIRST_PAUSE", 0.01)
-    object_store._file_system.cache_clear()
-    found.bucket = f"bucket-{next(_buckets)}"
-    found.faults.clear()
-    object_store.ask(f"s3://{found.bucket}", "made", lambda files: files.mkdir(found.bucket))
-    found.requests.clear()
-    yield found
-    found.faults.clear()
-    object_store._file_system.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": found.url,
+            "AWS_ACCESS_KEY_ID": "AKIATESTTESTTESTTEST",
+            "AWS_SECRET_ACCESS_KEY": "secretsecretsecret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }.items():
+            patch.setenv(name, value)
+        patch.setattr(object_store, "_FIRST_PAUSE", 0.01)
+        object_store._file_system.cache_clear()
+        found.bucket = f"bucket-{next(_buckets)}"
+        found.faults.clear()
+        object_store.ask(f"s3://{found.bucket}", "made", lambda files: files.mkdir(found.bucket))
+        found.requests.clear()
+        yield found
+        found.faults.clear()
+        found.watch = None
+        object_store._file_system.cache_clear()
+
+
+@pytest.fixture
+def storage() -> Iterator[Storage]:
+    with a_bucket() as found:
+        yield found

@@ -24,7 +24,7 @@ from layerscope.records.stretches import read_stretches
 from object_storage import Storage, storage  # noqa: F401 - a fixture
 
 Here = Callable[..., "subprocess.CompletedProcess[str]"]
-FORMS = (".jsonl", ".jsonl.zst", ".jsonl.gz")
+FORMS = (".jsonl.zst", ".jsonl.gz")
 
 
 def lines(path: Path) -> bytes:
