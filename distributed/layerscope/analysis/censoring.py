@@ -48,11 +48,11 @@ class LayerPairs:
             self.whole,
         )
 
-    def mean_jaccard(self) -> float:
-        """Mean over pairs of |both fire| / |either fires|; NaN if nothing fires in any."""
+    def jaccards(self) -> Floats:
+        """[Q] |both fire| / |either fires|; NaN where nothing does."""
         either = np.bincount(self.pair, minlength=len(self.whole))
         both = np.bincount(self.pair[self.firing == 0], minlength=len(self.whole))
-        return float(np.mean(both[either > 0] / either[either > 0])) if len(self.pair) else float("nan")
+        return np.where(either > 0, both / np.maximum(either, 1), np.nan)
 
 
 def pair_up(lists: FeatureLists) -> LayerPairs:

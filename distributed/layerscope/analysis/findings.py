@@ -207,7 +207,7 @@ def _first_pass(
         pairs = pair_up(lists)
         scores.add_layer(pairs)
         strata = _strata(questions, pairs)
-        layers.append(_layer(layer, lists, pairs))
+        layers.append(_layer(layer, lists, pairs, questions.group))
         found = layer_tests(pairs, questions.group, questions.discovery, strata, signs, flips, options.min_pairs)
         tests.append(found)
         shares.append({name: _mean(members) for name, members in strata.items()})
@@ -224,11 +224,14 @@ def _strata(questions: Questions, pairs: LayerPairs) -> dict[str, Bools]:
     }
 
 
-def _layer(layer: int, lists: FeatureLists, pairs: LayerPairs) -> Layers:
+def _layer(layer: int, lists: FeatureLists, pairs: LayerPairs, group: Ints) -> Layers:
     """The one row of a layer."""
-    active = lists.active.mean(axis=0) if len(lists.active) else np.full(2, np.nan)
-    row = (layer, *active, _mean(lists.active > lists.listed), pairs.mean_jaccard())
-    return Layers(*(np.array([value]) for value in row))
+    active, jaccards = lists.active, pairs.jaccards()
+    of_both = active.mean(axis=1) if len(active) else np.zeros(0)
+    row = layer, _mean(active[:, 0]), _mean(active[:, 1]), _mean(active > lists.listed), _mean(jaccards[jaccards >= 0])
+    per_question = active[:, 0], active[:, 1], of_both, jaccards
+    intervals = (statistics.mean_interval(values, group) for values in per_question)
+    return Layers(*(np.array([value]) for value in (*row, *intervals)))
 
 
 def _features(layers: Sequence[int], tests: Sequence[LayerTests], n_questions: int) -> Features:

@@ -77,6 +77,10 @@ class Layers:
     negative_active: Floats  # [L]
     cut_share: Floats  # [L] share of its cells that are cut
     jaccard: Floats  # [L] mean of |both fire| / |either fires| above the limit, over pairs in which anything does
+    positive_interval: Floats  # [L, 2] of the mean of the positive solution's, 95 %, over goal groups; NaN of one alone
+    negative_interval: Floats  # [L, 2]
+    active_interval: Floats  # [L, 2] of the mean of both
+    jaccard_interval: Floats  # [L, 2]
 
 
 @dataclass(frozen=True)

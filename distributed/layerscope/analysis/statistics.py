@@ -5,6 +5,7 @@ a label is to flip a sign, and changes nothing else: ranks and counts of pairs s
 Shapes: `M` feature x pair, ordered by feature; `F` features; `Q` pairs; `P` permutations.
 """
 
+import math
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -189,6 +190,28 @@ def auroc_interval(
         found.append(wins(drawn, drawn[order], below, up_to) / drawn.sum(axis=0) ** 2)
     low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
     return float(low), float(high)
+
+
+def mean_interval(values: Floats | Ints, group: Ints) -> tuple[float, float]:
+    """The 95 % interval of a mean over questions whose goal groups are what is independent; NaN of fewer than two.
+
+    By the variance of the linearised ratio of the groups' sums to their sizes, which is what draws of whole groups have
+    in the long run (Cochran, Sampling Techniques, chapter 6), and Student's t.
+
+    Args:
+        values: [Q]; NaN does not count.
+        group: [Q].
+    """
+    known = ~np.isnan(values)
+    values, (present, group) = values[known], np.unique(group[known], return_inverse=True)
+    n_groups = len(present)
+    if n_groups < 2:
+        return float("nan"), float("nan")
+    mean = float(values.mean())
+    off = np.bincount(group, values - mean, n_groups)
+    error = math.sqrt(n_groups / (n_groups - 1) * float(off @ off)) / len(values)
+    reach = float(stats.t.ppf(0.975, n_groups - 1)) * error
+    return mean - reach, mean + reach
 
 
 def wins(weight: Floats, beside: Floats, below: Ints, up_to: Ints) -> Floats:

@@ -88,8 +88,14 @@ def auroc_scale(of: Sequence[HeldOut]) -> tuple[float, float]:
 
 def whisker(x: float, scale: Scale, of: HeldOut, index: int) -> Iterator[Markup]:
     """The interval of a layer's AUROC; nothing where there are too few goal groups for one."""
-    low, high = float(of.auroc_low[index]), float(of.auroc_high[index])
+    yield from bar(x, scale, (of.auroc_low[index], of.auroc_high[index]))
+
+
+def bar(x: float, scale: Scale, interval: Sequence[float] | Floats) -> Iterator[Markup]:
+    """An interval, as far as the axis goes; nothing where there is none."""
+    low, high = (float(end) for end in interval)
     if low == low:
+        low, high = max(low, min(scale.low, scale.high)), min(high, max(scale.low, scale.high))
         yield line((x, scale(low)), (x, scale(high)), "whisker")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from layerscope.analysis.result import Analysis, Contrast, Tested
-from layerscope.report.depth_axis import LEFT, DepthAxis, auroc_scale, strongest_first, whisker
+from layerscope.report.depth_axis import LEFT, DepthAxis, auroc_scale, bar, strongest_first, whisker
 from layerscope.report.sentences import odds
 from layerscope.report.svg import Scale, area, curve, dot, element, line, rectangle, text, ticks
 from layerscope.report.untested import nothing_selected
@@ -189,10 +189,14 @@ def _active(depth: DepthAxis, top: float) -> _Drawn:
     layers, top_k = depth.analysis.layers, depth.analysis.header.top_k
     by_label = depth.contrast.first == "right"
     both = (layers.positive_active + layers.negative_active) / 2
-    sides = [("first", layers.positive_active), ("second", layers.negative_active)] if by_label else [("ink", both)]
-    values = [float(value) for _, side in sides for value in side if value == value]
-    high = max([top_k or 0, 1, *values]) * 1.12
-    note: list[Markup | str] = ["mean per solution"]
+    sides = [
+        ("first", layers.positive_active, layers.positive_interval),
+        ("second", layers.negative_active, layers.negative_interval),
+    ]
+    sides = sides if by_label else [("ink", both, layers.active_interval)]
+    values = [float(value) for _, *side in sides for value in np.concatenate([np.ravel(of) for of in side])]
+    high = max([top_k or 0, 1, *(value for value in values if value == value)]) * 1.12
+    note: list[Markup | str] = ["mean per solution · bar: 95 %"]
     if by_label:
         note = [element("tspan", "● right  ", class_="first"), element("tspan", "○ wrong  ", class_="second"), *note]
     if top_k is not None:
@@ -200,9 +204,12 @@ def _active(depth: DepthAxis, top: float) -> _Drawn:
     panel = _Panel("Active features", note, 60, 0, high, [(value, f"{value:g}") for value in ticks(0, high, 2)])
     scale = panel.scale(top)
     marks = [] if top_k is None else [line((LEFT, scale(top_k)), (depth.end, scale(top_k)), "limit")]
-    for side, means in reversed(sides):
-        points = [(depth.x(index), scale(float(value))) for index, value in enumerate(means)]
+    apart = min(depth.step * 0.12, 4) if by_label else 0
+    for side, means, intervals in reversed(sides):
+        beside = {"first": -apart, "second": apart}.get(side, 0)  # so that no side's bar lies on the other's
+        points = [(depth.x(index) + beside, scale(float(value))) for index, value in enumerate(means)]
         marks.append(curve(points, f"{side} thread"))
+        marks += [mark for (x, _), interval in zip(points, intervals, strict=True) for mark in bar(x, scale, interval)]
         hollow = side == "second"
         radius = min(4.4 if hollow else 2.6, depth.step * (0.34 if hollow else 0.2))
         marks += [
@@ -213,7 +220,7 @@ def _active(depth: DepthAxis, top: float) -> _Drawn:
 
 def _overlap(depth: DepthAxis, top: float) -> _Drawn:
     jaccard = depth.analysis.layers.jaccard
-    note = ["Jaccard index · 1: the same features, 0: none shared"]
+    note = ["mean Jaccard index · 1: the same features, 0: none shared · bar: 95 %"]
     panel = _Panel("Overlap of the two solutions' features", note, 60, 0, 1, [(0, "0"), (0.5, "0.5"), (1, "1")])
     scale = panel.scale(top)
     marks = [
@@ -223,6 +230,8 @@ def _overlap(depth: DepthAxis, top: float) -> _Drawn:
         for index, value in enumerate(jaccard)
         if value == value
     ]
+    for index, interval in enumerate(depth.analysis.layers.jaccard_interval):
+        marks += bar(depth.x(index), scale, interval)
     return panel, marks
 
 

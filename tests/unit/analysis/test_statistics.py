@@ -261,3 +261,25 @@ def test_the_interval_of_an_auroc_is_that_of_plain_draws_of_goal_groups() -> Non
     found = statistics.auroc_interval(first, second, weight, group, draws)
     assert found == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=1e-12)
     assert found[0] < statistics.auroc(first, second, weight) < found[1]
+
+
+def test_the_interval_of_a_mean_is_about_that_of_plain_draws_of_goal_groups() -> None:
+    """Groups of unlike sizes whose questions resemble one another, and values that are not known."""
+    rng = np.random.default_rng(2)
+    group = np.repeat(np.arange(150), rng.integers(1, 6, 150))
+    values = rng.normal(size=150)[group] + 0.3 * rng.normal(size=len(group))
+    values[::7] = np.nan
+    members = [np.flatnonzero((group == goal) & ~np.isnan(values)) for goal in range(150)]
+    draws = [np.concatenate([members[goal] for goal in rng.integers(0, 150, 150)]) for _ in range(2000)]
+    plain = np.quantile([values[draw].mean() for draw in draws], [0.025, 0.975])
+    found = statistics.mean_interval(values, group)
+    assert found == pytest.approx(plain, abs=0.06 * (plain[1] - plain[0]))
+    assert sum(found) / 2 == pytest.approx(np.nanmean(values))
+    alone = statistics.mean_interval(values, np.arange(len(values)))
+    assert alone[1] - alone[0] < 0.75 * (found[1] - found[0]), "as if questions of a group were independent"
+
+
+def test_the_interval_of_a_mean_of_one_group_is_not_known() -> None:
+    for values in ([], [1.0, 2.0], [math.nan, 1.0]):
+        assert np.isnan(statistics.mean_interval(np.array(values), np.zeros(len(values), dtype=int))).all()
+    assert statistics.mean_interval(np.array([2, 2, 2]), np.arange(3)) == (2, 2)

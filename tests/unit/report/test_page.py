@@ -702,6 +702,63 @@ def test_the_chart_of_auroc_has_the_interval_of_auroc(page: Path, analysis: Anal
         assert drawn[0] < drawn[1] < drawn[2]
 
 
+def drawn_bars(page: Path, title: str, until: str) -> list[tuple[float, float]]:
+    """Where each bar of a panel of the chart over depth begins and ends, by the panel's own axis."""
+    chart = next(iter(re.findall(r'<svg class="chart wide".*?</svg>', page.read_text("utf-8"), re.S)))
+    panel = chart[chart.index(f">{title}<") :]
+    panel = panel[: panel.index(until)]
+    marked = [
+        (float(y) - 4, float(said))
+        for y, said in re.findall(r'y="([\d.]+)" class="tick"[^>]*"end"[^>]*>([\d.]+)<', panel)
+    ]
+    (y, value), (other_y, other) = min(marked), max(marked)
+    bars = re.findall(r'd="M[\d.]+ ([\d.]+)L[\d.]+ ([\d.]+)" class="whisker"', panel)
+    return [
+        (
+            value + (float(low) - y) * (other - value) / (other_y - y),
+            value + (float(high) - y) * (other - value) / (other_y - y),
+        )
+        for low, high in bars
+    ]
+
+
+def test_the_means_by_depth_have_their_intervals_over_goal_groups(page: Path, analysis: Analysis, run: Path) -> None:
+    """Counted anew from the file: active features of both sides, and the overlap of what both lists can show."""
+    group, layers = analysis.questions.group, [int(layer) for layer in analysis.layers.layer]
+    found = [orjson.loads(line) for line in run.read_bytes().splitlines()]
+    found = [record for record in found if not record["error"]]
+    draws = np.random.default_rng(0).integers(0, group.max() + 1, (3000, group.max() + 1))
+
+    def plain(values: list[float]) -> Any:
+        """By draws of whole goal groups."""
+        known = ~np.isnan(values)
+        of_groups = [np.bincount(group[known], weight) for weight in (np.array(values)[known], np.ones(known.sum()))]
+        means = np.divide(*(of_group[draws].sum(axis=1) for of_group in of_groups))
+        low, high = np.quantile(means, [0.025, 0.975])
+        return pytest.approx((low, high), abs=0.1 * (high - low))
+
+    active = drawn_bars(page, "Active features", ">Overlap of")
+    for number, side in enumerate(reversed(SIDES)):
+        counts = [[record[side]["active_feature_count_by_layer"][str(layer)] for record in found] for layer in layers]
+        for each, bar in zip(counts, active[number * len(layers) :], strict=False):
+            assert bar == plain(each)
+    assert len(active) == 2 * len(layers)
+    overlap = drawn_bars(page, "Overlap of the two solutions' features".replace("'", "&#39;"), "</svg>")
+    assert len(overlap) == len(layers)
+    for index, layer in enumerate(layers):
+        shares = []
+        for record in found:
+            lists = [record[side]["active_features_by_layer"][str(layer)] for side in SIDES]
+            counts = [record[side]["active_feature_count_by_layer"][str(layer)] for side in SIDES]
+            ends = [
+                each[-1]["activation"] if count > len(each) else 0 for each, count in zip(lists, counts, strict=True)
+            ]
+            first, second = ({each["feature_id"] for each in of if each["activation"] > max(ends)} for of in lists)
+            shares.append(len(first & second) / len(first | second) if first | second else math.nan)
+        assert analysis.layers.jaccard[index] == pytest.approx(np.nanmean(shares))
+        assert overlap[index] == plain(shares)
+
+
 def test_the_headline_number_is_explained_where_it_stands(page: Path, analysis: Analysis) -> None:
     held_out = analysis.right_wrong.held_out
     best = int(np.nanargmax(held_out.auroc))
