@@ -196,7 +196,7 @@ def _active(depth: DepthAxis, top: float) -> _Drawn:
     sides = sides if by_label else [("ink", both, layers.active_interval)]
     values = [float(value) for _, *side in sides for value in np.concatenate([np.ravel(of) for of in side])]
     high = max([top_k or 0, 1, *(value for value in values if value == value)]) * 1.12
-    note: list[Markup | str] = ["mean per solution · bar: 95 %"]
+    note: list[Markup | str] = ["mean, bar: 95 %"]
     if by_label:
         note = [element("tspan", "● right  ", class_="first"), element("tspan", "○ wrong  ", class_="second"), *note]
     if top_k is not None:
@@ -220,7 +220,7 @@ def _active(depth: DepthAxis, top: float) -> _Drawn:
 
 def _overlap(depth: DepthAxis, top: float) -> _Drawn:
     jaccard = depth.analysis.layers.jaccard
-    note = ["mean Jaccard index · 1: the same features, 0: none shared · bar: 95 %"]
+    note = ["mean Jaccard, bar: 95 % · 1: all shared, 0: none"]
     panel = _Panel("Overlap of the two solutions' features", note, 60, 0, 1, [(0, "0"), (0.5, "0.5"), (1, "1")])
     scale = panel.scale(top)
     marks = [
