@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from layerscope.analysis import statistics
 from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.lists import FeatureLists
+from layerscope.analysis.result import Layers
 
 
 @dataclass(frozen=True)
@@ -84,3 +86,19 @@ def list_limits(lists: FeatureLists) -> Floats:
     there = cut & (listed > 0)
     limits[there] = lists.activation[ends[there] - 1]
     return limits.reshape(lists.listed.shape)
+
+
+def layer_row(layer: int, lists: FeatureLists, pairs: LayerPairs, group: Ints) -> Layers:
+    """What holds of a layer whatever the contrast."""
+    active, jaccards = lists.active, pairs.jaccards()
+    of_both = active.mean(axis=1) if len(active) else np.zeros(0)
+    row = (
+        layer,
+        statistics.mean(active[:, 0]),
+        statistics.mean(active[:, 1]),
+        statistics.mean(active > lists.listed),
+        statistics.mean(jaccards[jaccards >= 0]),
+    )
+    per_question = active[:, 0], active[:, 1], of_both, jaccards
+    intervals = (statistics.mean_interval(values, group) for values in per_question)
+    return Layers(*(np.array([value]) for value in (*row, *intervals)))

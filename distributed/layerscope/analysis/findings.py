@@ -7,26 +7,23 @@ are taken over all layers together and features are selected; the second scores 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from layerscope.analysis import contrast, overview, statistics
-from layerscope.analysis.against_mean import against_mean
 from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.baselines.comparison import compare
 from layerscope.analysis.baselines.features import FeatureScores
 from layerscope.analysis.baselines.residuals import lacking, residual_differences
 from layerscope.analysis.baselines.split import Split
 from layerscope.analysis.causes.measuring import Separating, find_causes
-from layerscope.analysis.censoring import LayerPairs, pair_up
+from layerscope.analysis.censoring import LayerPairs, layer_row, pair_up
 from layerscope.analysis.contrast import joined
 from layerscope.analysis.held_out import HeldOut
 from layerscope.analysis.judging import NOTHING, Judged, held_out_of, judged
 from layerscope.analysis.label_flips import LabelFlips
 from layerscope.analysis.layer_tests import ContrastTests, LayerTests, layer_tests
-from layerscope.analysis.lists import FeatureLists
 from layerscope.analysis.method import method
 from layerscope.analysis.random_dictionary import random_features, recorded_features
 from layerscope.analysis.reading import Columns, reading
@@ -82,14 +79,14 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
         comparison = compare(questions, scores.split, run.layers, run.texts, features, residuals, missing, progress)
         separating = Separating(found.features, found.firing[0], found.magnitude[0])
         causes = find_causes(run, scores.split, separating, options, progress)
-        of_all = against_mean(run, scores.split, options, progress)
+        of_all = againststatistics.mean(run, scores.split, options, progress)
     right_wrong, chosen_rejected = (
         contrast.assemble(*parts, found.layers, found.features, found.stratum_shares, options)
         for parts in zip(_CONTRASTS, found.contrasts, found.firing, found.magnitude, found.held_out, strict=True)
     )
     return Analysis(
         options,
-        overview.header(run, _mean(found.layers.cut_share)),
+        overview.header(run, statistics.mean(found.layers.cut_share)),
         questions,
         found.layers,
         found.features,
@@ -207,10 +204,10 @@ def _first_pass(
         pairs = pair_up(lists)
         scores.add_layer(pairs)
         strata = _strata(questions, pairs)
-        layers.append(_layer(layer, lists, pairs, questions.group))
+        layers.append(layer_row(layer, lists, pairs, questions.group))
         found = layer_tests(pairs, questions.group, questions.discovery, strata, signs, flips, options.min_pairs)
         tests.append(found)
-        shares.append({name: _mean(members) for name, members in strata.items()})
+        shares.append({name: statistics.mean(members) for name, members in strata.items()})
         progress("testing", (index + 1) / len(run.layers))
     return joined(layers), tests, {name: float(np.mean([share[name] for share in shares])) for name in strata}
 
@@ -222,16 +219,6 @@ def _strata(questions: Questions, pairs: LayerPairs) -> dict[str, Bools]:
         "full stop": questions.full_stop,
         "lists not cut": pairs.whole,
     }
-
-
-def _layer(layer: int, lists: FeatureLists, pairs: LayerPairs, group: Ints) -> Layers:
-    """The one row of a layer."""
-    active, jaccards = lists.active, pairs.jaccards()
-    of_both = active.mean(axis=1) if len(active) else np.zeros(0)
-    row = layer, _mean(active[:, 0]), _mean(active[:, 1]), _mean(active > lists.listed), _mean(jaccards[jaccards >= 0])
-    per_question = active[:, 0], active[:, 1], of_both, jaccards
-    intervals = (statistics.mean_interval(values, group) for values in per_question)
-    return Layers(*(np.array([value]) for value in (*row, *intervals)))
 
 
 def _features(layers: Sequence[int], tests: Sequence[LayerTests], n_questions: int) -> Features:
@@ -295,7 +282,3 @@ def _scores(pairs: LayerPairs, feature_ids: Ints, weights: Floats) -> tuple[Floa
         for side in (pairs.positive, pairs.negative)
     )
     return positive, negative
-
-
-def _mean(values: NDArray[Any]) -> float:
-    return float(values.mean()) if values.size else float("nan")

@@ -6,7 +6,7 @@ Shapes: `M` feature x pair, ordered by feature; `F` features; `Q` pairs; `P` per
 """
 
 import math
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,6 +192,11 @@ def auroc_interval(
     return float(low), float(high)
 
 
+def mean(values: NDArray[Any]) -> float:
+    """NaN of nothing."""
+    return float(values.mean()) if values.size else float("nan")
+
+
 def mean_interval(values: Floats | Ints, group: Ints) -> tuple[float, float]:
     """The 95 % interval of a mean over questions whose goal groups are what is independent; NaN of fewer than two.
 
@@ -207,11 +212,11 @@ def mean_interval(values: Floats | Ints, group: Ints) -> tuple[float, float]:
     n_groups = len(present)
     if n_groups < 2:
         return float("nan"), float("nan")
-    mean = float(values.mean())
-    off = np.bincount(group, values - mean, n_groups)
+    middle = mean(values)
+    off = np.bincount(group, values - middle, n_groups)
     error = math.sqrt(n_groups / (n_groups - 1) * float(off @ off)) / len(values)
     reach = float(stats.t.ppf(0.975, n_groups - 1)) * error
-    return mean - reach, mean + reach
+    return middle - reach, middle + reach
 
 
 def wins(weight: Floats, beside: Floats, below: Ints, up_to: Ints) -> Floats:
