@@ -79,7 +79,7 @@ def analyse(files: Files, options: Options | None = None, progress: Progress = l
         comparison = compare(questions, scores.split, run.layers, run.texts, features, residuals, missing, progress)
         separating = Separating(found.features, found.firing[0], found.magnitude[0])
         causes = find_causes(run, scores.split, separating, options, progress)
-        of_all = againststatistics.mean(run, scores.split, options, progress)
+        of_all = against_mean(run, scores.split, options, progress)
     right_wrong, chosen_rejected = (
         contrast.assemble(*parts, found.layers, found.features, found.stratum_shares, options)
         for parts in zip(_CONTRASTS, found.contrasts, found.firing, found.magnitude, found.held_out, strict=True)
