@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from layerscope.analysis import contrast, overview, statistics
+from layerscope.analysis.against_mean import against_mean
 from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.baselines.comparison import compare
 from layerscope.analysis.baselines.features import FeatureScores
