@@ -48,6 +48,7 @@ class _Columns:
     """The lines of a file; NaN where there is none yet, or no margin."""
 
     example_ids: list[int]
+    missing: int
     margin: Floats  # [Q]
     ablated: Floats  # [Q, F, K]
     tokens: Ints  # [Q, F, K]
@@ -82,6 +83,7 @@ def summarise(path: Path, run: Path | None = None) -> AblationSummary:
         agreement=_agreement(file, run, columns) if chosen_by == "check" and run is not None else None,
         rule=of_run.attribution or "",
         against_means=of_run.attribution_means is not None,
+        missing=columns.missing,
     )
 
 
@@ -132,11 +134,13 @@ def _read(file: AblationFile) -> _Columns:
     kind = {name: number for number, name in enumerate(plan.kinds)}
     shape = (len(question), len(place), len(kind))
     margin, ablated, tokens = np.full(shape[0], np.nan), np.full(shape, np.nan), np.zeros(shape, np.int64)
+    missing = plan.lines
     for _, line in file.entries():
+        missing -= 1
         at = question[line.example_id], place[line.layer, line.feature_id], kind[line.control]
         if line.margin is not None and line.margin_ablated is not None:
             margin[at[0]], ablated[at], tokens[at] = line.margin, line.margin_ablated, line.tokens
-    return _Columns(list(plan.order), margin, ablated, tokens)
+    return _Columns(list(plan.order), missing, margin, ablated, tokens)
 
 
 class _Bootstrap:

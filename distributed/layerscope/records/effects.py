@@ -99,6 +99,8 @@ class AblationSummary(Struct, frozen=True, kw_only=True):
     """Of these attributions: `gradient` or `relp`."""
     against_means: bool = False
     """Whether they are against what features are on average: what is taken out is all that a feature says."""
+    missing: int = 0
+    """Lines that the file does not have yet: it is of the longest questions."""
 
 
 class Beside(NamedTuple):

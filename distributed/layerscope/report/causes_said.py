@@ -82,7 +82,8 @@ def ablated(ablations: AblationSummary, separate: set[tuple[int, int]]) -> str:
         return "Nothing was taken out."
     beyond = [effect for effect in effects if effect.beyond_controls]
     what = "Taken out exactly" if ablations.steer is None else "Added"
-    told = f"{what}, {_moving(len(beyond), len(effects), 'feature')}"
+    so_far = f" so far ({count_of(ablations.missing, 'line')} of the file are missing)" if ablations.missing else ""
+    told = f"{what}{so_far}, {_moving(len(beyond), len(effects), 'feature')}"
     mine = [effect for effect in effects if (effect.layer, effect.feature_id) in separate]
     if not mine:
         return f"{told}; none of these is confirmed to separate right from wrong."
@@ -93,11 +94,15 @@ def ablated(ablations: AblationSummary, separate: set[tuple[int, int]]) -> str:
 def _agreeing(check: AblationSummary) -> str:
     """How far attributions are to be trusted."""
     known = [each.rank_correlation for each in check.agreement or () if each.rank_correlation is not None]
+    if not known and check.missing:
+        return "How far attributions agree with exact ablation is not known yet: the file of the check is not finished."
     if not known:
         return "How far attributions agree with exact ablation is not known: too few features were tried."
     low, high = number(min(known)), number(max(known))
     between = f"of {low}" if low == high else f"between {low} and {high}, by layer"
-    return f"Attributions agree with exact ablation by a rank correlation {between}."
+    return (
+        f"Attributions{' so far' if check.missing else ''} agree with exact ablation by a rank correlation {between}."
+    )
 
 
 def check_said(check: AblationSummary) -> str:

@@ -104,6 +104,7 @@ def test_every_number_is_that_of_its_definition(made_up: MadeUp, tmp_path: Path,
     groups = [group for group, mine in zip(made_up.groups, tested, strict=True) if mine]
     assert summary.tested == ("all" if chosen_by == "file" else "validation")
     assert summary.groups == len(set(groups))
+    assert summary.missing == 0
     margin, ablated = made_up.margin[tested].astype(float), made_up.ablated[tested].astype(float)
     change = ablated - margin[:, None, None]
     ps, flips_ps = [], []

@@ -15,6 +15,7 @@ import pytest
 
 import layerscope
 from conftest import actors_here, called
+from layerscope.analysis.ablations import summarise
 from layerscope.engine import ablating
 from layerscope.errors import UsageError
 from layerscope.models.gemma2 import GEMMA_2
@@ -136,6 +137,7 @@ def test_one_that_is_stopped_anywhere_goes_on_to_the_same_bytes(
     begun = (tmp_path / "a.jsonl").read_bytes()
     assert 0 < len(begun) < len(whole)
     assert whole.startswith(begun)
+    assert summarise(tmp_path / "a.jsonl").missing == whole.count(b"\n") - begun.count(b"\n")
     with (tmp_path / "a.jsonl").open("r+b") as stream:  # as if it had been killed within a portion, and within a line
         stream.truncate(len(begun) - 300)
     refused = ablate("--top", "1")

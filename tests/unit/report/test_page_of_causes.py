@@ -232,6 +232,8 @@ def test_the_sentence_says_what_taking_out_does(analysis: Analysis, features: li
     if features:
         steered = causes_verdict(analysis, Beside(replace_struct(summary(*features), steer=2.0)))
         assert steered == told.replace("Taken out exactly", "Added")
+        growing = causes_verdict(analysis, Beside(replace_struct(summary(*features), missing=12)))
+        assert "Taken out exactly so far (12 lines of the file are missing), " in growing
 
 
 def test_the_sentence_says_how_far_attributions_agree(analysis: Analysis) -> None:
