@@ -129,6 +129,8 @@ class Head(FakeEngine):
     drained: set[str] = field(default_factory=set)
     others: int = 0
     """Nodes that have joined so far."""
+    astray: int = 0
+    """Writers that come up on another node than was asked for."""
     pace: int = 1
     """Waits from one batch to the next."""
     at: dict[int, Callable[[], object]] = field(default_factory=dict)
@@ -136,6 +138,8 @@ class Head(FakeEngine):
 
     def start_writer(self, node_id: str) -> FakeWriter:
         here = node_id if node_id in self.node_ids() else next(iter(sorted(self.node_ids())), "")
+        if self.astray:
+            self.astray, here = self.astray - 1, max(self.node_ids() - {node_id}, default=here)
         self.writers.append(FakeWriter(here, self.disk, self.tape))
         if not here:
             self.writers[-1].dead = True

@@ -23,7 +23,7 @@ from layerscope.engine.driver import Driver
 from layerscope.engine.lines import BatchLines, Line
 from layerscope.engine.work import Work, recover
 from layerscope.errors import UsageError
-from layerscope.formatting import count_of, ranges, say, utf8
+from layerscope.formatting import count_of, ranges, say, shell_word, utf8
 from layerscope.planning.ablation import (
     FEATURES_AT_ONCE,
     ablating,
@@ -46,6 +46,7 @@ from layerscope.records.manifest import AblationAbout, Advice, manifest_path
 from layerscope.records.packing import packing_of
 from layerscope.records.progress import Progress
 from layerscope.records.run import Run
+from layerscope.records.shards import named_files
 from layerscope.records.stored_run import StoredRun
 from layerscope.records.targets import records_path
 
@@ -66,7 +67,7 @@ class _Prepared:
 
 def ablate(file: Path, options: AblationOptions) -> int:
     """Ablates features of a run, or goes on with it, and prints what they do: 0 when the file is complete."""
-    run = Run.open(file)
+    run = Run.open(_one_file(file))
     config = _config(run, options)
     cluster = Cluster(config, add_nodes=not options.plan)
     prepared = _prepare(run, config, options, cluster.nodes)
@@ -92,6 +93,21 @@ def ablate(file: Path, options: AblationOptions) -> int:
     say(as_text(summarise(job.output.records, run.path)))
     say(f"file      {job.output.records}")
     return 0
+
+
+def _one_file(named: Path) -> Path:
+    """The file that is meant.
+
+    Raises:
+        UsageError: it is several.
+    """
+    _, paths = named_files(named)
+    if len(paths) > 1:
+        raise UsageError(
+            f"{named} is a run of {len(paths)} parts, and ablations are of one file.\n"
+            f"layerscope export {shell_word(str(named))} --to one.jsonl makes one of them."
+        )
+    return paths[0]
 
 
 def _config(run: Run, options: AblationOptions) -> Config:
