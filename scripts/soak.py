@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Runs the job again and again while its processes are killed at random, and compares every byte.
 
-    scripts/soak.py --minutes 20 [--seed 0] [-- OPTIONS OF layerscope run]
+    scripts/soak.py --minutes 20 [--seed 0] [--writers 3] [-- OPTIONS OF layerscope run]
 
 Each round runs one job to its end: its driver is killed with SIGKILL every few seconds and started again, its actors
 are killed in between, and every start draws another number of actors, blocks and encoders. After each death of the
 driver the file must be a byte-prefix of an undisturbed run's; at the end of a round it must be the same, and `verify`
-must pass.
+must pass. With --writers the run is of so many parts, each of which must be a prefix of an undisturbed one; the driver
+is their head then, and writers are killed too.
 """
 
 import argparse
@@ -27,31 +28,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--writers", type=int, default=1)
     parser.add_argument("options", nargs="*", default=[], help="of layerscope run, behind --")
     arguments = parser.parse_args()
     options = arguments.options or ["--standin", "--num-samples", "all", "--batch-tokens", "80"]
     with tempfile.TemporaryDirectory(prefix="layerscope-soak-") as folder:
-        soak(Path(folder), [*options, "--address", "local"], arguments.minutes * 60, random.Random(arguments.seed))
+        options += ["--address", "local", "--writers", str(arguments.writers)]
+        soak(Path(folder), options, arguments.writers, arguments.minutes * 60, random.Random(arguments.seed))
 
 
-def soak(folder: Path, options: list[str], seconds: float, dice: random.Random) -> None:
+def soak(folder: Path, options: list[str], writers: int, seconds: float, dice: random.Random) -> None:
     reference, output = folder / "reference.jsonl", folder / "soaked.jsonl"
+    whole, files = (files_of(path, writers) for path in (reference, output))
+    pairs = list(zip(files, whole, strict=True))
     check(command("run", options, reference).wait() == 0, "the undisturbed run failed")
     counts: Counter[str] = Counter()
     started = time.monotonic()
     while time.monotonic() - started < seconds:
         while not attack(command("run", [*options, *spread(dice)], output), dice, counts):
-            check(is_prefix(output, reference, counts), "the file is not a prefix of the undisturbed run's")
-        check(is_prefix(output, reference, counts), "the finished file differs")
-        check(output.stat().st_size == reference.stat().st_size, "the finished file is too short")
+            for ours, theirs in pairs:
+                check(is_prefix(ours, theirs, counts), f"{ours.name} is not a prefix of the undisturbed run's")
+        for ours, theirs in pairs:
+            check(is_prefix(ours, theirs, counts), f"the finished {ours.name} differs")
+            check(ours.stat().st_size == theirs.stat().st_size, f"the finished {ours.name} is too short")
+            counts["lines checked"] += ours.read_bytes().count(b"\n")
         verified = subprocess.run([sys.executable, "-m", "layerscope", "verify", str(output)], check=False)
         check(verified.returncode == 0, "verify refused the finished file")
         counts["jobs finished"] += 1
-        counts["lines checked"] += output.read_bytes().count(b"\n")
-        for path in folder.glob(f"{output.name}*"):
+        for path in folder.glob(f"{output.stem}*"):
             path.unlink()
         told = ", ".join(f"{count:,} {what}" for what, count in sorted(counts.items()))
         print(f"{(time.monotonic() - started) / 60:.1f} min: {told}; 0 bytes differ", flush=True)
+
+
+def files_of(output: Path, writers: int) -> list[Path]:
+    """The file of a run, or those of its parts."""
+    if writers == 1:
+        return [output]
+    return [output.with_name(f"{output.stem}-{part:05}-of-{writers:05}.jsonl") for part in range(1, writers + 1)]
 
 
 def command(name: str, options: list[str], output: Path) -> subprocess.Popen[bytes]:
@@ -72,7 +86,7 @@ def attack(run: subprocess.Popen[bytes], dice: random.Random, counts: Counter[st
             run.wait(dice.uniform(0.5, 4))
         except subprocess.TimeoutExpired:
             if dice.random() < 0.3:
-                counts["actors killed"] += kill_an_actor(run.pid, dice)
+                counts.update(kill_an_actor(run.pid, dice))
             continue
         check(run.returncode == 0, f"the run ended with {run.returncode}: {run.communicate()[1].decode()[-2000:]}")
         return True
@@ -82,15 +96,19 @@ def attack(run: subprocess.Popen[bytes], dice: random.Random, counts: Counter[st
     return False
 
 
-def kill_an_actor(driver: int, dice: random.Random) -> int:
+def kill_an_actor(driver: int, dice: random.Random) -> list[str]:
+    """Kills an actor or a writer of a run, if it has any; which it was."""
     try:
         below = psutil.Process(driver).children(recursive=True)
-        actors = [process for process in below if "Actor" in "".join(process.cmdline())]
-        if actors:
-            dice.choice(actors).kill()
-        return len(actors[:1])
+        actors = {process: "".join(process.cmdline()) for process in below}
+        actors = {process: name for process, name in actors.items() if "Actor" in name}
+        if not actors:
+            return []
+        process = dice.choice(list(actors))
+        process.kill()
+        return ["writers killed" if "WriterActor" in actors[process] else "actors killed"]
     except psutil.Error:
-        return 0
+        return []
 
 
 def is_prefix(output: Path, reference: Path, counts: Counter[str]) -> bool:
