@@ -5,6 +5,7 @@ As in `fake_engine.py` every decision takes a byte of a tape, and a tape that is
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -129,6 +130,8 @@ class Head(FakeEngine):
     drained: set[str] = field(default_factory=set)
     others: int = 0
     """Nodes that have joined so far."""
+    own_disks: bool = False
+    """A node that is lost takes the parts along that were written there."""
     astray: int = 0
     """Writers that come up on another node than was asked for."""
     pace: int = 1
@@ -182,7 +185,7 @@ class Head(FakeEngine):
     def _answer_writer(self, call: _Call) -> None:
         writer = call.writer
         if call.method == "begin":
-            answer: Any = (writer.node_id, writer.node_id, True)
+            answer: Any = (writer.node_id, writer.node_id, not self.own_disks)
         elif call.method == "run":
             task, share = call.arguments
             if not writer.part:
@@ -246,6 +249,9 @@ class Head(FakeEngine):
                 self._lose(writer)
             elif writer.engine is not None:
                 writer.engine.lose_node(node_id)
+        if self.own_disks:
+            there = {writer.part: writer.node_id for writer in self.writers if writer.part}  # the last writer's counts
+            self.disk.files.update((part, b"") for part, place in there.items() if place == node_id)
 
     def join(self) -> None:
         self.others += 1
@@ -296,7 +302,7 @@ def head(
 
     placed = shares(the_job, engine.nodes)
     known = [part(number) for number in range(1, parts + 1)]
-    to_write = ToWrite(None, b"", known, task, engine.start_writer)  # type: ignore[arg-type]
+    to_write = ToWrite(Path("x.jsonl"), b"", known, task, engine.start_writer)
     posts = Posts(
         placed,
         engine,

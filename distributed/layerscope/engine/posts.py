@@ -35,6 +35,8 @@ class Part:
     """Lines with errors that were to be computed again and were not."""
     elsewhere: str = ""
     """The node on whose own disk it lies; empty where the head sees it."""
+    node_id: str = ""
+    """Of that node, as the engine knows it."""
 
     @property
     def complete(self) -> bool:

@@ -93,6 +93,7 @@ class Writers:
         if self._engine.now() - self._tended > _TEND_SECONDS:
             self._tended = self._engine.now()
             self._posts.tend(len(self._waiting))
+            self._miss_finished_parts()
         for post in self._posts.idle() if self._waiting else []:
             if self._waiting:
                 post.part = self._to_write.parts[heappop(self._waiting)[1] - 1]
@@ -130,7 +131,7 @@ class Writers:
             post.release(self._engine)
             self._put_in_line(part)
             return
-        part.elsewhere = "" if sees_the_run else post.node_name
+        part.elsewhere, part.node_id = ("", "") if sees_the_run else (post.node_name, post.node_id)
         if not sees_the_run and post.node_name not in self._other_disks:
             self._other_disks.add(post.node_name)
             self._shown.note(
@@ -174,6 +175,15 @@ class Writers:
         self._engine.measure("actor_restarts", 1, role="writer")
         self.lost += 1
         self._put_in_line(part)
+
+    def _miss_finished_parts(self) -> None:
+        """A finished part whose node is gone, with the disk on which it was, is written again."""
+        there, at_work = self._engine.node_ids(), [post.part for post in self._posts.all]
+        for part in self._to_write.parts:
+            if part.complete and part.node_id and part.node_id not in there and part not in at_work:
+                self._shown.note(f"{self._name(part)} was on {part.elsewhere}, which is gone: it is computed again.")
+                part.totals, part.elsewhere, part.node_id = Totals(), "", ""
+                self._put_in_line(part)
 
     def _put_in_line(self, part: Part) -> None:
         heappush(self._waiting, (part.complete, part.number))

@@ -99,6 +99,21 @@ def test_a_run_that_shrinks_to_one_node_and_grows_again_has_writers_wherever_the
     assert list(engine.disk.files.values()) == [text_of(part, parts) for part in engine.disk.files]
 
 
+def test_what_was_on_a_lost_nodes_own_disk_is_computed_again_finished_or_not() -> None:
+    engine = Head([node("n0"), node("n1")], disk=Disk(2), own_disks=True, pace=8)
+
+    def lose_the_first_finished() -> None:
+        done = [writer for writer in engine.writers if writer.part and writer.lines == 3]
+        engine.lose(done[0].node_id)
+
+    engine.at = {26: lose_the_first_finished}
+    writers, _, shown = head(engine, job_of(engine.nodes, 2), 2)
+    writers.run()
+    assert any("is another than here: parts that are written there stay there" in told for told in shown.told)
+    assert any("which is gone: it is computed again" in told for told in shown.told)
+    assert list(engine.disk.files.values()) == [text_of(part, 2) for part in engine.disk.files]
+
+
 @pytest.mark.parametrize("astray", [2, 99])
 def test_a_writer_that_comes_up_on_another_node_is_asked_for_again_but_not_for_ever(astray: int) -> None:
     engine = Head([node("n0"), node("n1")], disk=Disk(2), astray=astray)
