@@ -80,7 +80,7 @@ def _counts(depth: DepthAxis, top: float, tested: Tested[Any], title: str, heigh
     names = (("first", depth.contrast.first, "▲"), ("second", depth.contrast.second, "▼"))
     note = [
         *(element("tspan", f"{arrow} {name}  ", class_=side) for side, name, arrow in names),
-        "solid: confirmed · pale: all pairs",
+        "solid: confirmed · pale: significant",
     ]
     panel = _Panel(title, note, height, low, high, [(value, str(int(abs(value)))) for value in marked])
     scale = panel.scale(top)
@@ -98,7 +98,7 @@ def _counts(depth: DepthAxis, top: float, tested: Tested[Any], title: str, heigh
         most = int(np.argmax(confirmed))
         if confirmed[most]:
             y = scale(max(int(pale[number][most]), int(confirmed[most])) * (1, -1)[number]) + (-5, 14)[number]
-            marks.append(text((depth.x(most), y), confirmed[most], "value", "middle"))
+            marks.append(text((depth.x(most), y), f"{confirmed[most]:,} confirmed", "value", _anchor(depth, most)))
     return panel, [*marks, line((LEFT, scale(0)), (depth.end, scale(0)), "zero")]
 
 
@@ -195,15 +195,17 @@ def _active(depth: DepthAxis, top: float) -> _Drawn:
     ]
     sides = sides if by_label else [("ink", both, layers.active_interval)]
     values = [float(value) for _, *side in sides for value in np.concatenate([np.ravel(of) for of in side])]
-    high = max([top_k or 0, 1, *(value for value in values if value == value)]) * 1.12
+    most = max([1, *(value for value in values if value == value)])
+    limit = top_k if top_k is not None and top_k < 2.5 * most else None  # one far above would flatten all else
+    high = max(limit or 0, most) * 1.12
     note: list[Markup | str] = ["mean, bar: 95 %"]
     if by_label:
         note = [element("tspan", "● right  ", class_="first"), element("tspan", "○ wrong  ", class_="second"), *note]
     if top_k is not None:
-        note.append(f" · dashed: lists end at {top_k}")
+        note.append(f" · {'' if limit is None else 'dashed: '}lists end at {top_k}")
     panel = _Panel("Active features", note, 60, 0, high, [(value, f"{value:g}") for value in ticks(0, high, 2)])
     scale = panel.scale(top)
-    marks = [] if top_k is None else [line((LEFT, scale(top_k)), (depth.end, scale(top_k)), "limit")]
+    marks = [] if limit is None else [line((LEFT, scale(limit)), (depth.end, scale(limit)), "limit")]
     apart = min(depth.step * 0.12, 4) if by_label else 0
     for side, means, intervals in reversed(sides):
         beside = {"first": -apart, "second": apart}.get(side, 0)  # so that no side's bar lies on the other's
@@ -236,7 +238,10 @@ def _overlap(depth: DepthAxis, top: float) -> _Drawn:
 
 
 def _anchor(depth: DepthAxis, index: int) -> str:
-    return "end" if index == len(depth.layers) - 1 else "middle"
+    """Of what stands over a layer: at the ends it does not go beyond the axis, however short that is."""
+    if len(depth.layers) == 1:
+        return "middle"
+    return {0: "start", len(depth.layers) - 1: "end"}.get(index, "middle")
 
 
 def _nothing(depth: DepthAxis, y: float, said: str) -> Markup:
