@@ -104,8 +104,8 @@ def _work(job: Job, cluster: Cluster, to_write: ToWrite, placed: list[Share]) ->
         cluster.engine(cpus, progress.note) as engine,
         stop_signals() as caught,
     ):
-        if totals.questions:
-            progress.note(f"Going on after {totals.questions} of {count_of(job.n_questions, 'question')}.")
+        if totals.questions:  # as far as manifests note; what lies behind, the writers read
+            progress.note(f"Going on after at least {totals.questions} of {count_of(job.n_questions, 'question')}.")
         at_once = f", {len(placed)} at a time" if len(placed) < len(to_write.parts) else ""
         progress.note(f"{count_of(len(to_write.parts), 'writer')}{at_once}:")
         tell_place(job, progress, [share.placement for share in placed])
