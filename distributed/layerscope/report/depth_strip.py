@@ -98,7 +98,9 @@ def _counts(depth: DepthAxis, top: float, tested: Tested[Any], title: str, heigh
         most = int(np.argmax(confirmed))
         if confirmed[most]:
             y = scale(max(int(pale[number][most]), int(confirmed[most])) * (1, -1)[number]) + (-5, 14)[number]
-            marks.append(text((depth.x(most), y), f"{confirmed[most]:,} confirmed", "value", _anchor(depth, most)))
+            anchor = _anchor(depth, most)
+            x = depth.x(most) + depth.bar / 2 * {"start": -1, "end": 1}.get(anchor, 0)
+            marks.append(text((x, y), f"{confirmed[most]:,} confirmed", "value", anchor))
     return panel, [*marks, line((LEFT, scale(0)), (depth.end, scale(0)), "zero")]
 
 
