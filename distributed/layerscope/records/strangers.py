@@ -28,6 +28,8 @@ def reader_of(path: Path) -> str:
         return f"\nIt is a manifest: name the file that it stands beside, {path.name.removesuffix(_MANIFEST)}."
     if path.suffix.lower() in (".html", ".htm"):
         return "\nIt is a web page: a browser opens it, and `layerscope report` makes it of a .jsonl file."
+    if _RECORD.match(beginning) and beginning.lstrip().startswith(b"["):
+        return "\nIt is a JSON array of records: name the .jsonl file of the run, or make lines of it with jq -c '.[]'."
     if _RECORD.match(beginning):
         return f"\n{OF_RECORDS}{_manifest_without_records(path)}"
     if path.suffix.lower() in _TABLES:

@@ -262,6 +262,9 @@ def test_where_nothing_can_be_said_two_lines_tell_what_is_missing(name: str, who
         with pytest.raises(UsageError, match=told) as error:
             command(path)
         assert str(error.value).count("\n") == 1
+    with pytest.raises(UsageError, match="has no manifest") as error:
+        status(path)
+    assert ("jq -c '.[]'" in str(error.value)) == (name == "array")
 
 
 def test_no_features_is_told_by_what_they_are_of(whole: Path, tmp_path: Path) -> None:
