@@ -193,8 +193,9 @@ def _cost(job: Job, settings: AblationSettings, found: choosing.Tally) -> str:
         above = (1 - head) * (spec.n_layers - 1 - feature.layer) / spec.n_layers
         passes += fires * len(plan.kinds) * (above + head)
     beside = f", each with {', '.join(settings.controls)} beside it" if settings.controls else ""
+    layers = f"{'layer' if len(by_layer) == 1 else 'layers'} {ranges(by_layer)}"
     return (
-        f"features  {len(settings.features)} of the layers {ranges(by_layer)}{beside}\n"
+        f"features  {len(settings.features)} of {layers}{beside}\n"
         f"lines     {count_of(plan.lines, 'line')}: {count_of(job.n_questions, 'question')} each\n"
         f"work      about {passes:.1f} forward passes over all questions; more where features fire at tokens of which "
         "the records say nothing"

@@ -50,7 +50,8 @@ def side_by_side(
         for letter, run, dictionary in zip("AB", runs, whose, strict=True):
             options = Options(reading=found["reading"], dictionary=dictionary, permutations=0)
             files, page = [part.path for part in run.parts], address_of(run.path.with_suffix(".html"), to)
-            sides.append(Side(letter, run, analyse_firing(files, options, partial(_tell, stages, letter)), page))
+            found_in = analyse_firing(files, options, partial(_tell, stages, letter))
+            sides.append(Side(letter, run, found_in, page, dictionary))
     same = {int(layer): each["mean_jaccard"] for layer, each in found["layers"].items()}
     written = render_sides(found, Sides(sides[0], sides[1], same), title)
     write_page(to, written, show)

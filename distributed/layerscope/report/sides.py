@@ -8,6 +8,7 @@ import numpy as np
 
 from layerscope.analysis.arrays import Ints
 from layerscope.analysis.findings import FoundFiring
+from layerscope.records.dictionaries import FIRST
 from layerscope.records.run import Run
 
 
@@ -20,6 +21,15 @@ class Side:
     found: FoundFiring
     page: str = ""
     """The address of its own report, where there is one."""
+    dictionary: str = FIRST
+    """Whose lists are looked at; the run is as it sees it."""
+
+    @property
+    def saes(self) -> str:
+        """Where they are from, where they read, and which of the run's dictionaries they are, for people."""
+        identity = self.run.manifest.identity
+        at = "" if identity.settings.site == "resid_post" else f", read at {identity.settings.site}"
+        return f"{identity.saes.repository}{at}{'' if self.dictionary == FIRST else f' ({self.dictionary})'}"
 
     def index(self, layer: int) -> int | None:
         """The place of a layer among its own; None where it has none."""

@@ -7,6 +7,7 @@ from typing import Any
 from layerscope.analysis.proportion import Proportion
 from layerscope.analysis.statistics import wilson
 from layerscope.formatting import count_of, ranges
+from layerscope.records.dictionaries import FIRST
 from layerscope.records.goals import told_goals
 from layerscope.report.sentences import number, percent
 from layerscope.report.sides import Side, Sides
@@ -122,6 +123,16 @@ def _found(side: Side) -> str:
     layers, of = int((by_layer.confirmed > 0).sum()), count_of(len(by_layer.confirmed), "layer")
     tell = "tells" if side.confirmed == 1 else "tell"
     return f"In {side.letter} {count_of(side.confirmed, 'feature')} in {layers:,} of {of} {tell} right from wrong"
+
+
+def of_which_dictionaries(sides: Sides) -> str:
+    """Those of the two runs, where either is a further one."""
+    names = [side.dictionary for side in sides.both]
+    if names == [FIRST, FIRST]:
+        return ""
+    if names[0] == names[1]:
+        return f", of dictionary {names[0]}"
+    return f", of dictionary {names[0]} in A and {names[1]} in B"
 
 
 def of_which_questions(sides: Sides) -> str:

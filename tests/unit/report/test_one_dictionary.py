@@ -11,6 +11,7 @@ import pytest
 import layerscope
 from browsing import opened
 from layerscope import read_features
+from layerscope.cli import main
 from layerscope.config import FIRST
 from layerscope.errors import UsageError
 from layerscope.report.page import report
@@ -53,6 +54,17 @@ def test_findings_and_charts_of_one_in_a_notebook(files: dict[str, Path]) -> Non
         assert planted in found["feature_id"].to_pylist()
         assert several.figure("depth", dictionary=name).svg == single.figure("depth").svg
         assert str(several.report(dictionary=name)) == str(single.report())
+
+
+def test_two_runs_side_by_side_say_whose_lists_are_each_ones(files: dict[str, Path], tmp_path: Path) -> None:
+    page = tmp_path / "two.html"
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["report", str(files["whole"]), str(files["heads"]), "--dictionary", "heads", "--to", str(page)])
+    written = page.read_text()
+    assert "of dictionary heads in A and first in B" in written
+    saes = re.findall(r"<bdi>([^<]*)</bdi>", written.partition(">SAEs</th>")[2].partition("</tr>")[0])
+    assert ["(heads)" in each for each in saes] == [True, False]
+    assert [each.partition(", read at ")[2].partition(" ")[0] for each in saes] == ["mlp_out", "mlp_out"]
 
 
 def test_the_chart_of_all_is_that_of_the_first_ones_page(files: dict[str, Path]) -> None:
