@@ -111,7 +111,8 @@ def test_a_mistyped_option_or_value_is_told_with_the_one_that_was_meant(
     done = command(*words, cwd=ROOT)
     assert (done.returncode, done.stdout) == (2, "")
     assert told in done.stderr
-    assert 1 <= len(done.stderr.splitlines()) <= 2
+    lines = [line for line in done.stderr.splitlines() if "waits for" not in line]  # which a busy machine is told
+    assert 1 <= len(lines) <= 2
 
 
 def test_names_in_files_are_told_with_what_was_meant(tmp_path: Path, command: Command) -> None:
