@@ -132,20 +132,13 @@ class Head(FakeEngine):
     """Nodes that have joined so far."""
     own_disks: bool = False
     """A node that is lost takes the parts along that were written there."""
-    astray: int = 0
-    """Writers that come up on another node than was asked for."""
     pace: int = 1
     """Waits from one batch to the next."""
     at: dict[int, Callable[[], object]] = field(default_factory=dict)
     """What happens at a wait, whatever the tape says."""
 
     def start_writer(self, node_id: str) -> FakeWriter:
-        here = node_id if node_id in self.node_ids() else next(iter(sorted(self.node_ids())), "")
-        if self.astray:
-            self.astray, here = self.astray - 1, max(self.node_ids() - {node_id}, default=here)
-        self.writers.append(FakeWriter(here, self.disk, self.tape))
-        if not here:
-            self.writers[-1].dead = True
+        self.writers.append(FakeWriter(node_id, self.disk, self.tape, dead=node_id not in self.node_ids()))
         return self.writers[-1]
 
     def submit(self, handle: FakeWriter, method: str, arguments: Sequence[Any], returns: int = 1) -> list[Any]:  # noqa: ARG002

@@ -9,7 +9,7 @@ from layerscope.commands.saying import command_line, stop_signals, tell_place, w
 from layerscope.engine.cluster import Cluster
 from layerscope.engine.posts import Part, Posts
 from layerscope.engine.work import recovered
-from layerscope.engine.writer import Task
+from layerscope.engine.writer import Task, opened
 from layerscope.engine.writer_actor import start_writer
 from layerscope.engine.writers import ToWrite, Writers
 from layerscope.formatting import count_of, say
@@ -18,7 +18,6 @@ from layerscope.planning.job import Job
 from layerscope.planning.shares import Share, part_of, share_of, shares
 from layerscope.records.identity import Identity, PlanSize
 from layerscope.records.manifest import read_manifest
-from layerscope.records.object_journal import open_output
 from layerscope.records.parts import as_it_lies, held
 from layerscope.records.progress import Progress
 from layerscope.records.totals import Effort, Totals
@@ -38,7 +37,7 @@ def run_parts(job: Job, cluster: Cluster) -> int:
         for number, path in enumerate(output.parts, start=1):
             if was_there and not path.exists():
                 warning(f"{path} is not there: its part is computed from the beginning.")
-            parts.append(_begun(number, task(number, placed[0], False), output.overwrite))
+            parts.append(_begun(number, task(number, placed[0], False), was_there, output.overwrite))
         if all(part.complete for part in parts) and not output.retry_errors:
             for part in parts:
                 _look_at(part, task(part.number, placed[0], False))
@@ -70,15 +69,18 @@ def _of_part(own: Job, whole: Identity) -> Identity:
     return replace(whole, settings=settings, plan=plan)
 
 
-def _begun(number: int, task: Task, overwrite: bool) -> Part:
+def _begun(number: int, task: Task, was_there: bool, overwrite: bool) -> Part:
     """A part that is there now, new or to be gone on with, and what its manifest notes.
+
+    Args:
+        was_there: the run was begun before, and its writers may be about to die with their head.
 
     Raises:
         UsageError: it was made with other settings, or not by a run.
         LayerscopeError: another run is on it, or it cannot be written.
     """
     path, planned = task.job.output.records, task.job.n_questions
-    with open_output(path, task.identity, task.about, overwrite):
+    with opened(task, was_there, overwrite=overwrite):
         progress = read_manifest(path).progress
     if progress is UNSET:
         return Part(number, planned, Totals())
@@ -91,7 +93,7 @@ def _look_at(part: Part, task: Task) -> None:
     Raises:
         LayerscopeError: they are not.
     """
-    with open_output(task.job.output.records, task.identity, task.about, overwrite=False) as file:
+    with opened(task, patient=True) as file:
         part.totals, _ = recovered(file, warning, retry_errors=False)
 
 

@@ -16,6 +16,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from ray.exceptions import (
+    ActorUnschedulableError,
     LocalRayletDiedError,
     NodeDiedError,
     ObjectLostError,
@@ -32,7 +33,14 @@ from layerscope.errors import LayerscopeError, first_line
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_ACTOR_LOST = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, RaySystemError)
+_ACTOR_LOST = (
+    RayActorError,
+    ActorUnschedulableError,
+    WorkerCrashedError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RaySystemError,
+)
 _FULL = (ObjectStoreFullError, OutOfDiskError)
 _DEVICE = re.compile(
     r"CUDA error|CUDA driver|CUDA out of memory|CUBLAS_STATUS|cuBLAS|CUDNN_STATUS|cuDNN error|NVML"

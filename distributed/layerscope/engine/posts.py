@@ -55,8 +55,6 @@ class Post:
     awaited: dict[Reference, str] = field(default_factory=dict)
     """By what is waited for, the method that it is the answer of."""
     told_to_stop: bool = False
-    strayed: int = 0
-    """How often a writer of it came up on another node: who starts it may not know yet that a node has joined."""
     slice_of: str = field(init=False)
     """The node that it shares with others; empty for none."""
 
@@ -66,11 +64,6 @@ class Post:
     @property
     def node_ids(self) -> set[str]:
         return {node.identity for node in self.share.nodes}
-
-    @property
-    def is_astray(self) -> bool:
-        """Whether its writer is on none of its nodes."""
-        return "" not in self.node_ids and self.node_id not in self.node_ids
 
     @property
     def writes(self) -> bool:

@@ -105,6 +105,27 @@ def compute(
     return left
 
 
+def opened(task: Task, patient: bool, stopped: Callable[[], bool] = lambda: False, overwrite: bool = False) -> Journal:
+    """Opens and locks a part, new or to go on with.
+
+    Args:
+        patient: whether a writer that died may yet seem to hold it.
+        stopped: whether to come to an end.
+
+    Raises:
+        UsageError, LayerscopeError: as `open_journal`.
+    """
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            about = task.about.with_order(task.job.plan.order)
+            return open_output(task.job.output.records, task.identity, about, overwrite)
+        except TakenError:
+            if not patient or stopped() or time.monotonic() > deadline:
+                raise
+        time.sleep(_AGAIN_SECONDS)
+
+
 class Writer:
     """Writes a part; is asked for news by others while it does."""
 
@@ -120,24 +141,13 @@ class Writer:
             LayerscopeError: a fault that a retry does not mend.
         """
         job = task.job
-        with self._opened(task) as file:
+        with opened(task, task.again, lambda: self._stopped) as file:
             self.totals, retried = recovered(file, self._warn, job.output.retry_errors)
             left = 0
             if file.lines < job.n_questions or retried:
                 with Timeline(job.output.timeline) as timeline:
                     left = compute(job, engine, file, self, timeline, retried, lambda: self._stopped)
             return Outcome(file.lines, left, self.news())
-
-    def _opened(self, task: Task) -> Journal:
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                about = task.about.with_order(task.job.plan.order)
-                return open_output(task.job.output.records, task.identity, about, overwrite=False)
-            except TakenError:
-                if not task.again or self._stopped or time.monotonic() > deadline:
-                    raise
-            time.sleep(_AGAIN_SECONDS)
 
     def stop(self) -> None:
         """Has it come to an end, with whole lines."""

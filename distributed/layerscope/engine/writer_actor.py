@@ -109,7 +109,7 @@ def start_writer(node_id: str) -> Handle:
     """Asks for a writer.
 
     Args:
-        node_id: where, if that node is there; anywhere if empty.
+        node_id: where; anywhere if empty.
     """
     options: dict[str, Any] = {
         "num_cpus": 0,
@@ -118,6 +118,7 @@ def start_writer(node_id: str) -> Handle:
         "runtime_env": {"env_vars": _ENVIRONMENT},
     }
     if node_id:
-        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id, soft=True)
+        # Ray takes a soft wish of an actor that asks for no CPU for none at all.
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id, soft=False)
     actor: Any = WriterActor
     return actor.options(**options).remote()

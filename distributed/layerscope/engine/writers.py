@@ -18,7 +18,6 @@ from layerscope.planning.shares import Share
 from layerscope.records.totals import Totals
 
 MAX_DEATHS = 5  # of writers of one part, one after the other, none of which wrote a line
-MAX_STRAYED = 3  # writers of one post on nodes that are not its own: what they write would go to and fro
 _WAIT_SECONDS = 0.5
 _TEND_SECONDS = 2.0
 _STOP_SECONDS = 60.0  # in which writers that are told to stop have stopped
@@ -126,11 +125,6 @@ class Writers:
     def _welcome(self, post: Post, part: Part, place: tuple[str, str, bool]) -> None:
         """A writer is there: it gets its part."""
         post.node_id, post.node_name, sees_the_run = place
-        if post.is_astray and post.strayed < MAX_STRAYED:
-            post.strayed += 1
-            post.release(self._engine)
-            self._put_in_line(part)
-            return
         part.elsewhere, part.node_id = ("", "") if sees_the_run else (post.node_name, post.node_id)
         if not sees_the_run and post.node_name not in self._other_disks:
             self._other_disks.add(post.node_name)

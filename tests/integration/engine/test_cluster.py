@@ -14,7 +14,7 @@ from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
-from background import Start, actors_on, ray_cluster, say
+from background import Start, actors_on, ray_cluster, raylet_of, say, titled
 
 STORE = 100 << 20
 
@@ -98,6 +98,29 @@ def test_a_lost_node_changes_nothing_and_a_new_one_is_used_until_it_drains(
     assert "joined the cluster" in errors
     assert re.search(r"is about to leave the cluster: gemma #\d gets no new batch", errors)
     assert run.output.read_bytes() == expected
+
+
+@pytest.mark.slow
+def test_a_lost_nodes_part_is_gone_on_with_by_a_writer_elsewhere(
+    cluster: Cluster, home: Any, start: Start, expected: bytes, pace: Path, tmp_path: Path
+) -> None:
+    """Each of two nodes has a writer with its actors; one is lost with all of them in mid-batch."""
+    say(pace, "slow:1")
+    second = add_node(cluster)
+    run = start("--gemma-actors", "2", "--writers", "2", output="x.jsonl", address=cluster.address)
+    parts = [tmp_path / f"x-0000{number}-of-00002.jsonl" for number in (1, 2)]
+    assert run.wait_until(lambda: at_work(second) and all(part.exists() and part.stat().st_size for part in parts))
+    assert all(len(titled(raylet_of(node), "ray::WriterActor")) == 1 for node in (home, second))
+    cluster.remove_node(second, allow_graceful=False)
+    before = [part.read_bytes() for part in parts]
+    assert all(content in expected for content in before)
+    say(pace, "")
+    code, said, errors = run.finish()
+    assert code == 0, errors
+    assert all(part.read_bytes().startswith(content) for part, content in zip(parts, before, strict=True))
+    assert b"".join(part.read_bytes() for part in parts) == expected
+    assert re.search(r"The writer of part \d of 2 died and is replaced", errors)
+    assert "what 1 lost writer had under way" in said
 
 
 @pytest.mark.usefixtures("home")

@@ -8,6 +8,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -138,6 +139,9 @@ def test_what_cannot_be_a_run_of_parts_is_refused_before_anything_starts(
         assert refused.returncode == 2, words
         assert told in refused.stderr
         assert "Traceback" not in refused.stderr
+    writer = open_locked(parts[0])  # of a head that was killed a moment ago
+    Timer(1.5, os.close, [writer]).start()
+    assert f"{base} is complete already." in run_here("--writers", "2").stdout
     head = open_locked(manifest_path(base))
     refused = run_here("--writers", "2")
     os.close(head)

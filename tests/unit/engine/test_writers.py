@@ -114,17 +114,6 @@ def test_what_was_on_a_lost_nodes_own_disk_is_computed_again_finished_or_not() -
     assert list(engine.disk.files.values()) == [text_of(part, 2) for part in engine.disk.files]
 
 
-@pytest.mark.parametrize("astray", [2, 99])
-def test_a_writer_that_comes_up_on_another_node_is_asked_for_again_but_not_for_ever(astray: int) -> None:
-    engine = Head([node("n0"), node("n1")], disk=Disk(2), astray=astray)
-    writers, _, _ = head(engine, job_of(engine.nodes, 2), 2)
-    writers.run()
-    assert writers.lost == 0
-    assert list(engine.disk.files.values()) == [text_of(part, 2) for part in engine.disk.files]
-    worked = {(writer.part, writer.node_id) for writer in engine.writers if writer.part}
-    assert worked == ({(1, "n0"), (2, "n1")} if astray == 2 else {(1, "n1"), (2, "n0")})
-
-
 def test_nodes_that_join_writers_of_one_node_work_for_them_and_are_given_away_again() -> None:
     engine = Head([node("n0")], disk=Disk(2))
     _, posts, _ = head(engine, job_of(engine.nodes, 2), 2)
