@@ -138,7 +138,8 @@ class Head(FakeEngine):
     """What happens at a wait, whatever the tape says."""
 
     def start_writer(self, node_id: str) -> FakeWriter:
-        self.writers.append(FakeWriter(node_id, self.disk, self.tape, dead=node_id not in self.node_ids()))
+        here = node_id or min(self.node_ids(), default="")
+        self.writers.append(FakeWriter(here, self.disk, self.tape, dead=here not in self.node_ids()))
         return self.writers[-1]
 
     def submit(self, handle: FakeWriter, method: str, arguments: Sequence[Any], returns: int = 1) -> list[Any]:  # noqa: ARG002

@@ -95,8 +95,9 @@ class Writers:
             self._miss_finished_parts()
         for post in self._posts.idle() if self._waiting else []:
             if self._waiting:
-                post.part = self._to_write.parts[heappop(self._waiting)[1] - 1]
-                post.handle = self._to_write.start(post.share.nodes[0].identity)
+                post.part = part = self._to_write.parts[heappop(self._waiting)[1] - 1]
+                # After a death anywhere: its node may be gone, and nobody has noticed yet.
+                post.handle = self._to_write.start("" if part.deaths else post.share.nodes[0].identity)
                 post.ask(self._engine, "begin", self._to_write.run, self._to_write.manifest)
 
     def _take(self, reference: Reference) -> None:

@@ -120,7 +120,7 @@ def test_a_lost_nodes_part_is_gone_on_with_by_a_writer_elsewhere(
     assert all(part.read_bytes().startswith(content) for part, content in zip(parts, before, strict=True))
     assert b"".join(part.read_bytes() for part in parts) == expected
     assert re.search(r"The writer of part \d of 2 died and is replaced", errors)
-    assert "what 1 lost writer had under way" in said
+    assert re.search(r"what \d lost writers? had under way", said)
 
 
 @pytest.mark.usefixtures("home")
