@@ -127,7 +127,9 @@ class Posts:
         there, leaving = self._engine.node_ids(), self._engine.leaving()
         for post in list(self.all):
             self._keep(post, there - leaving, waiting)
-            if post.writes and post.node_id in leaving and not post.told_to_stop:
+            if post.writes and not post.node_ids & there:  # it is elsewhere than its actors, which are gone
+                post.stop(self._engine)
+            elif post.writes and post.node_id in leaving and not post.told_to_stop:
                 self._tell(f"{post.node_name} is about to leave the cluster: its writer's part goes on elsewhere.")
                 post.stop(self._engine)
         free = [node for node in self._free if node.identity in there - leaving]

@@ -16,7 +16,7 @@ from layerscope.errors import LayerscopeError
 from layerscope.records.totals import Totals
 
 TAPE, TAPES = 250, 4
-GIVEN_UP = ("died 5 times", "failed 5 times", "no node could take")
+GIVEN_UP = ("died 5 times", "failed 5 times", "no node could take", "no actor of")
 
 
 @pytest.fixture(scope="module", autouse=True)
