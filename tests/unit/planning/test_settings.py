@@ -20,7 +20,7 @@ from layerscope.planning.settings import output_file
 from layerscope.planning.surroundings import surroundings
 from layerscope.records.differences import settings_that_differ
 from layerscope.records.manifest import Manifest
-from layerscope.records.totals import Totals
+from layerscope.records.totals import Effort, Totals
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_residuals_are_reckoned_with_before_the_run_starts(
 def test_the_summary_names_the_readings_and_the_goals_that_count_once() -> None:
     """Features of which token, and how many questions are no independent ones, is else not to be seen in it."""
     config = Config(standin=True, num_samples="all", readings="final,max")
-    told = summarise(prepare(config, [probe()]), Totals(1, 0, 1, 1, 64, 2), 0.0)
+    told = summarise(prepare(config, [probe()]), Totals(1, 0, 1, 1, 64, 2), Effort())
     assert "readings              final, max\n" in told
     assert "32.0 per solution and layer (final)" in told
     assert "goals                 10 questions in 5 groups of equal goals" in told
