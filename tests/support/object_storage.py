@@ -11,7 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
@@ -63,6 +63,11 @@ class Storage:
 class _Quiet(WSGIRequestHandler):
     def log(self, *_: Any) -> None:
         pass
+
+    def handle(self) -> None:
+        """A connection that a fault closed cannot be read from for a next request."""
+        with suppress(OSError):
+            super().handle()
 
 
 class _Faulty:
