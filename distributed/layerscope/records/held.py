@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from layerscope.records.record import NEGATIVE, OTHERS, POSITIVE, NotARecordError, Record, Unscored, parse
+from layerscope.records.stretches import object_of
 
 _DETAILS = (
     "text",
@@ -34,7 +35,7 @@ def parse_held(line: bytes) -> Record | Unscored:
     try:
         return parse(line)
     except NotARecordError:
-        found = _object(line)
+        found = object_of(line)
         if found is None:
             raise
         if _has_nothing(found):
@@ -48,18 +49,10 @@ def parse_held(line: bytes) -> Record | Unscored:
 
 def lacks(line: bytes) -> str:
     """What a line has to have and has not, for people; empty where it is a record, or nothing like one."""
-    found = _object(line)
+    found = object_of(line)
     if found is None or found.keys().isdisjoint(("example_id", POSITIVE, NEGATIVE)) or found.get("error"):
         return ""
     return "" if _has_nothing(found) else ", ".join(_missing(found))
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    try:
-        found = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _has_nothing(found: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -110,7 +110,7 @@ def read_placed(path: Path) -> Iterator[Placed]:
             for line in stream:
                 begins, read = read, read + len(line)
                 if not line.endswith(b"\n"):  # the last one, though more may be written while this reads
-                    if _is_whole(line):
+                    if object_of(line) is not None:
                         yield Placed(line + b"\n", begins, read)
                     return
                 yield Placed(line, begins, read)
@@ -141,6 +141,15 @@ class LinesByPlace:
         return self._lines[number] if number < len(self._lines) else b""
 
 
+def object_of(line: bytes) -> dict[str, Any] | None:
+    """The JSON object that a line is, whatever its keys; None where it is none."""
+    try:
+        found = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def compressed_as(path: Path) -> Method | None:
     """How a file is compressed, as its first bytes say; None for a file of plain lines, and an empty one."""
     with path.open("rb") as stream:
@@ -161,13 +170,6 @@ def _whole(stream: BinaryIO) -> Iterator[bytes]:
         if not line.endswith(b"\n"):
             return  # a run may write the rest of it now, which is no line of its own
         yield line
-
-
-def _is_whole(line: bytes) -> bool:
-    try:
-        return isinstance(msgspec.json.decode(line), dict)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
 
 
 def _method_of(stream: BinaryIO) -> Method | None:
