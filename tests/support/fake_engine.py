@@ -97,11 +97,16 @@ class Reference:
 class Actor:
     """An actor's process."""
 
-    def __init__(self, seat: Seat, node_id: str) -> None:
-        self.seat, self.node_id = seat, node_id
+    def __init__(self, seat: Seat, node: Node | None) -> None:
+        self.seat, self.node = seat, node
         self.layers: tuple[int, ...] = ()
         self.blocks: tuple[tuple[int, ...], ...] = ()
         self.dead = self.loaded = False
+
+    @property
+    def node_id(self) -> str:
+        """Where it is, which its engine's nodes may no longer be: nothing if it waits for room."""
+        return self.node.identity if self.node else ""
 
 
 @dataclass
@@ -156,7 +161,8 @@ class FakeEngine:
 
     def start(self, seat: Seat, node_id: str, accelerator: str, calls_at_once: int) -> Actor:
         assert calls_at_once in (1, CALLS_PER_GEMMA_ACTOR)
-        here = node_id if node_id in self.node_ids() else self._room_for(seat, accelerator)
+        asked = next((node for node in self.nodes if node.identity == node_id), None)
+        here = asked or self._room_for(seat, accelerator)
         self.actors.append(Actor(seat, here))
         return self.actors[-1]
 
@@ -223,8 +229,8 @@ class FakeEngine:
     def seat_waiting_actors(self) -> None:
         """Gives those that wait for room a place, as Ray does once there is some."""
         for actor in self.actors:
-            if not actor.node_id and not actor.dead:
-                actor.node_id = self._room_for(actor.seat, "")
+            if not actor.node and not actor.dead:
+                actor.node = self._room_for(actor.seat, "")
 
     def lose_node(self, node_id: str) -> None:
         self.nodes = [node for node in self.nodes if node.identity != node_id]
@@ -232,14 +238,14 @@ class FakeEngine:
             if actor.node_id == node_id:
                 self._die(actor)
 
-    def _room_for(self, seat: Seat, accelerator: str) -> str:
+    def _room_for(self, seat: Seat, accelerator: str) -> Node | None:
         for node in self.nodes:
             here = [a.seat.share for a in self.actors if a.node_id == node.identity and not a.dead]
             cpus = node.cpus - sum(share.num_cpus for share in here)
             gpus = len(node.gpus) - sum(share.num_gpus for share in here)
             if cpus >= seat.share.num_cpus and gpus >= seat.share.num_gpus and accelerator in ("", node.accelerator):
-                return node.identity
-        return ""
+                return node
+        return None
 
     def _at_work(self) -> list[Call]:
         """The first call of every actor that has any."""
@@ -291,8 +297,7 @@ class FakeEngine:
         self.calls.remove(call)
         actor, (answer, *activations) = call.actor, call.answers
         if call.method == "begin":
-            (there,) = [node for node in self.nodes if node.identity == actor.node_id]
-            self.answered[answer] = Arrival(there, actor.node_id, 1)
+            self.answered[answer] = Arrival(actor.node, actor.node_id, 1)
         elif call.method == "load":
             actor.loaded = True
             if actor.seat.block is None:
