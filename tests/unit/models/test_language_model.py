@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 
 from layerscope.engine.batch import score_batch
 from layerscope.errors import LayerscopeError
-from layerscope.models.language_model import LanguageModel, target_log_probs
+from layerscope.models.language_model import LanguageModel, log_sum_exp, target_log_probs
 from layerscope.models.loading import load_language_model
 from layerscope.models.pair_attention import lay_out
 from layerscope.questions.pairs import Pair, PairTokenizer
@@ -207,6 +207,16 @@ def test_bfloat16_logits_cost_no_digits_where_it_matters(softcap: float | None, 
     np.testing.assert_allclose(got.numpy(), exact.numpy(), atol=2e-3)
     rounded = logits.bfloat16().double().log_softmax(dim=1)[index["target_predictors"], targets]
     assert float((rounded - exact).abs().max()) > 0.02  # what this test would let through otherwise
+
+
+def test_sums_of_exponentials_are_as_often_too_large_as_too_small() -> None:
+    """A constant of the soft-cap in float32 would make each 1.2e-6 too large, which a long solution adds up."""
+    generator = torch.Generator().manual_seed(0)
+    rows, weight = torch.randn(400, 64, generator=generator), torch.randn(6000, 64, generator=generator) / 8
+    exact = torch.logsumexp(torch.tanh(rows.double() @ weight.double().T / 30) * 30, dim=1)
+    off = log_sum_exp(rows, weight, 30.0).double() - exact
+    assert abs(float(off.mean())) < 1e-7
+    assert float(off.abs().max()) < 1e-6
 
 
 def test_bfloat16_stays_near_float32(tiny: Path, model: LanguageModel, tokenizer: PairTokenizer) -> None:
