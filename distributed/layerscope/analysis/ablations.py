@@ -54,11 +54,11 @@ class _Columns:
     tokens: Ints  # [Q, F, K]
 
 
-def summarise(path: Path, run: Path | None = None) -> AblationSummary:
+def summarise(path: Path, run: Run | None = None) -> AblationSummary:
     """Reads a file of ablations, finished or growing; questions some of whose lines are missing are left out.
 
     Args:
-        run: the file that it is of, for how far attributions agree with ablations.
+        run: that it is of, for how far attributions agree with ablations.
 
     Raises:
         UsageError: it is no file of ablations, or the run is another.
@@ -124,7 +124,7 @@ def _summary_beside(path: Path, run: Run, dictionary: str) -> AblationSummary:
             f"{path} has ablations of another run than {run.path}: of {file.about.run}, as it was then.\n"
             "Give the file of that run, or ablate this one: layerscope ablate."
         )
-    return summarise(path, run.path)
+    return summarise(path, run)
 
 
 def _read(file: AblationFile) -> _Columns:
@@ -259,18 +259,16 @@ def _judged(found: list[FeatureEffect]) -> Iterator[FeatureEffect]:
         yield replace(each, q=known[0], flips_q=known[1], beyond_controls=beyond[0], flips_beyond_controls=beyond[1])
 
 
-def _agreement(file: AblationFile, run: Path, columns: _Columns) -> list[LayerAgreement] | None:
+def _agreement(file: AblationFile, run: Run, columns: _Columns) -> list[LayerAgreement] | None:
     """Per layer, of attributions with what the margin loses."""
-    records = Run.open(run)
-    noted = records.manifest.lines_noted()
-    if noted != records.planned or file.settings.run not in str(records.manifest.as_read.get("progress")):
+    if file.settings.run != digest_of(run):
         raise UsageError(
-            f"{run} is not the file that {file.path} is of, or was changed since.\nName the run's own file."
+            f"{run.path} is not the run that {file.path} is of, or was changed since.\nName the run's own file."
         )
     number_of = {example_id: number for number, example_id in enumerate(columns.example_ids)}
     place: dict[Key, int] = {(each.layer, each.feature_id): n for n, each in enumerate(file.settings.features)}
     told_by_layer: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    for _, record in records.records():
+    for _, record in run.records():
         if isinstance(record, Record):
             question = number_of[record.example_id]
             lost = columns.margin[question] - columns.ablated[question, :, 0]  # [F]

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from pathlib import Path
 
 import numpy as np
 
@@ -131,13 +130,13 @@ def by_attribution(found: Tally, count: int) -> list[Key]:
     return sorted(found.attribution, key=lambda key: (-found.attribution[key], key))[:count]
 
 
-def by_contrast(path: Path, layers: Collection[int], count: int) -> list[Key]:
+def by_contrast(run: Run, layers: Collection[int], count: int) -> list[Key]:
     """Those that fire most surely more often on one side, by the sign test on the half that discovers.
 
     Raises:
         UsageError: none can be tested.
     """
-    analysis = analyse(path, Options(permutations=0))
+    analysis = analyse([part.path for part in run.parts], Options(permutations=0))
     test, features = analysis.right_wrong.firing.discovery, analysis.features
     able = np.flatnonzero(~np.isnan(test.p) & np.isin(features.layer, list(layers)))
     order = able[np.lexsort((features.feature_id[able], features.layer[able], -np.abs(test.z[able]), test.p[able]))]

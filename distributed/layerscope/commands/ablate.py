@@ -23,7 +23,7 @@ from layerscope.engine.driver import Driver
 from layerscope.engine.lines import BatchLines, Line
 from layerscope.engine.work import Work, recover
 from layerscope.errors import UsageError
-from layerscope.formatting import count_of, ranges, say, shell_word, utf8
+from layerscope.formatting import count_of, ranges, say, utf8
 from layerscope.planning.ablation import (
     FEATURES_AT_ONCE,
     ablating,
@@ -46,7 +46,7 @@ from layerscope.records.manifest import AblationAbout, Advice, manifest_path
 from layerscope.records.packing import packing_of
 from layerscope.records.progress import Progress
 from layerscope.records.run import Run
-from layerscope.records.shards import named_files
+from layerscope.records.shards import open_run
 from layerscope.records.stored_run import StoredRun
 from layerscope.records.targets import records_path
 
@@ -67,7 +67,7 @@ class _Prepared:
 
 def ablate(file: Path, options: AblationOptions) -> int:
     """Ablates features of a run, or goes on with it, and prints what they do: 0 when the file is complete."""
-    run = Run.open(_one_file(file))
+    run = _whole_run(file)
     config = _config(run, options)
     cluster = Cluster(config, add_nodes=not options.plan)
     prepared = _prepare(run, config, options, cluster.nodes)
@@ -90,31 +90,31 @@ def ablate(file: Path, options: AblationOptions) -> int:
         say(f"Stopped by {stopped_by.name} after {output.lines} of {count_of(total, 'line')}.")
         say(f"To go on: {command_line()}")
         return 128 + stopped_by
-    say(as_text(summarise(job.output.records, run.path)))
+    say(as_text(summarise(job.output.records, run)))
     say(f"file      {job.output.records}")
     return 0
 
 
-def _one_file(named: Path) -> Path:
-    """The file that is meant.
+def _whole_run(named: Path) -> Run:
+    """A run's file, its parts or its shards.
 
     Raises:
-        UsageError: it is several.
+        UsageError: there is no such run, or shards of several are missing.
     """
-    _, paths = named_files(named)
-    if len(paths) > 1:
+    run = open_run(named)
+    if len(run.parts) > 1 and run.manifest.identity.settings.shard is not None:
         raise UsageError(
-            f"{named} is a run of {len(paths)} parts, and ablations are of one file.\n"
-            f"layerscope export {shell_word(str(named))} --to one.jsonl makes one of them."
+            f"{run.path}{run.others}: {run.notes[0]}\nPut them beside the others, or name one shard's file."
         )
-    return paths[0]
+    return run
 
 
 def _config(run: Run, options: AblationOptions) -> Config:
     """The run's settings, with this command's places and machines."""
     path = records_path(options.output_file)
     not_plain = packing_of(path) is not None or options.output_file.endswith(".json")
-    if isinstance(path, StoredRun) or path == run.path.absolute() or not_plain:
+    is_own = path in [each.path.absolute() for each in (run, *run.parts)]
+    if isinstance(path, StoredRun) or is_own or not_plain:
         is_what = (
             "no name of plain lines on a disk" if not_plain or isinstance(path, StoredRun) else "the run's own file"
         )
@@ -128,6 +128,8 @@ def _config(run: Run, options: AblationOptions) -> Config:
         sae_repo=options.sae_repo or config.sae_repo,
         dataset=options.dataset or config.dataset,
         output_file=options.output_file,
+        writers=1,
+        shard=run.manifest.identity.settings.shard or "1/1",
         overwrite=options.overwrite,
         device=options.device,
         gemma_actors=options.gemma_actors,
@@ -178,7 +180,7 @@ def _chosen(
     if options.check:
         return choosing.sample(found, options.check), "check"
     if options.by == "contrast" or (options.by == "auto" and not found.attributed):
-        return choosing.by_contrast(run.path, layers, options.top), "contrast"
+        return choosing.by_contrast(run, layers, options.top), "contrast"
     return choosing.by_attribution(found, options.top), "attribution"
 
 

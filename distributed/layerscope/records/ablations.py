@@ -14,11 +14,13 @@ import msgspec
 import numpy as np
 import orjson
 from msgspec import UNSET, Struct, UnsetType
+from xxhash import xxh3_128_hexdigest
 
 from layerscope.records.addresses import existing_records, run_path
 from layerscope.records.extent import Extent
 from layerscope.records.identity import AblationSettings, ChosenFeature, Control, Identity
 from layerscope.records.manifest import AblationAbout, manifest_path, read_manifest
+from layerscope.records.noted import Progress
 from layerscope.records.parts import names_parts
 from layerscope.records.readings import Float32, Id
 from layerscope.records.record import NotARecordError
@@ -202,11 +204,16 @@ def _told(place: Place | Ablation) -> str:
 
 
 def digest_of(run: Run) -> str:
-    """What names a finished run's content in the settings of its ablations; empty of one that is not finished."""
-    progress = run.manifest.progress
-    if progress is UNSET:
-        return ""
-    return str(progress.sha256 if progress.xxh3_128 is UNSET else progress.xxh3_128)
+    """What names a finished run's content in the settings of its ablations; empty of one that has none yet.
+
+    That of a run of several files is made of theirs, in their order.
+    """
+    digests = [_noted(part.manifest.progress) for part in run.parts if isinstance(part, Run)]
+    return digests[0] if len(digests) == 1 else xxh3_128_hexdigest(" ".join(digests).encode())
+
+
+def _noted(progress: Progress | UnsetType) -> str:
+    return "" if progress is UNSET else str(progress.digest)
 
 
 def open_written(path: Path) -> Run:

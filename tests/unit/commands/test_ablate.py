@@ -26,13 +26,14 @@ from layerscope.records.means import save_means
 from layerscope.saes.choice import Recipe
 from layerscope.standin.build import StandinSpec, build
 from made_up import edit_manifest
+from object_storage import a_bucket
 from paths import ROOT
 
 Said = subprocess.CompletedProcess[str]
 Ablate = Callable[..., Said]
 
 
-def layerscope_run(folder: Path, tiny: Path, *more: str) -> Path:
+def layerscope_run(folder: Path, tiny: Path, *more: str, output: str = "run.jsonl") -> Path:
     """A small finished run in this process."""
     lines = (ROOT / "distributed/layerscope/standin/questions.jsonl").read_text(encoding="utf-8").splitlines()[:11]
     lines.insert(5, '{"goal": "nothing to say", "sol1": "", "sol2": "x", "label": 0}')
@@ -40,9 +41,9 @@ def layerscope_run(folder: Path, tiny: Path, *more: str) -> Path:
     sources = ["--model", str(tiny / "model"), "--sae-repo", str(tiny / "saes"), "--sae-width", "1k"]
     words = ["run", *sources, "--dataset", "questions.jsonl", "--num-samples", "all", "--batch-tokens", "150"]
     with actors_here():
-        done = called(*words, "--output-file", "run.jsonl", *more, cwd=folder)
+        done = called(*words, "--output-file", output, *more, cwd=folder)
     assert done.returncode == 0, done.stderr
-    return folder / "run.jsonl"
+    return folder / output
 
 
 @pytest.fixture(scope="module")
@@ -58,17 +59,70 @@ def ablate(run_file: Path, command: Callable[..., Said], one_process: object, tm
     return lambda *words: command("ablate", str(run_file), "--output-file", "a.jsonl", *words, cwd=tmp_path)
 
 
+IN_PARTS = ["--attribution", "gradient", "--top-k", "20", "--writers", "3", "--gemma-actors", "1"]
+
+
+@pytest.fixture(scope="module")
+def expected(run_file: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The ablations of one feature of the run's plain file."""
+    folder = tmp_path_factory.mktemp("ablated")
+    with actors_here():
+        done = called("ablate", str(run_file), "--output-file", "a.jsonl", "--top", "1", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return (folder / "a.jsonl").read_bytes()
+
+
 def test_a_run_with_compressed_lines_is_ablated_as_its_plain_ones_are(
-    ablate: Ablate, run_file: Path, command: Callable[..., Said], tmp_path: Path
+    run_file: Path, command: Callable[..., Said], one_process: object, expected: bytes, tmp_path: Path
 ) -> None:
+    assert one_process
     assert command("export", str(run_file), "--to", "run.jsonl.zst", cwd=tmp_path).returncode == 0
-    assert ablate("--top", "1").returncode == 0
     done = command("ablate", "run.jsonl.zst", "--output-file", "b.jsonl", "--top", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "b.jsonl").read_bytes() == (tmp_path / "a.jsonl").read_bytes()
+    assert (tmp_path / "b.jsonl").read_bytes() == expected
     refused = command("ablate", "run.jsonl.zst", "--output-file", "c.jsonl.zst", "--top", "1", cwd=tmp_path)
     assert refused.returncode == 2
     assert "no name of plain lines on a disk" in refused.stderr
+
+
+def test_parts_and_shards_are_ablated_as_the_one_file_that_they_make(
+    tiny: Path, command: Callable[..., Said], one_process: object, expected: bytes, tmp_path: Path
+) -> None:
+    assert one_process
+    (tmp_path / "run").mkdir()
+    parts = layerscope_run(tmp_path, tiny, *IN_PARTS, output="run/x.jsonl")
+    ablated = ["ablate", "run", "--output-file", "b.jsonl"]
+    done = command(*ablated, "--top", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "b.jsonl").read_bytes() == expected
+    page = command("report", "run", "--ablations", "b.jsonl", "--to", "page.html", cwd=tmp_path)
+    assert page.returncode == 0, page.stderr
+    assert "Taken out exactly" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    checked = command(*ablated, "--check", "1", "--overwrite", cwd=tmp_path)
+    assert "Rank correlation of attribution by the gradient" in checked.stdout
+    for own in ("x.jsonl", "x-00001-of-00003.jsonl"):
+        refused = command("ablate", "run", "--output-file", f"run/{own}", "--top", "1", cwd=tmp_path)
+        assert refused.returncode == 2
+        assert "is the run's own file" in refused.stderr
+    manifest_path(parts).unlink()  # what is left are shards
+    planned = command("ablate", "run", "--output-file", "c.jsonl", "--top", "1", "--plan", cwd=tmp_path)
+    assert "48 lines: 12 questions each" in planned.stdout
+    (tmp_path / "run" / "x-00002-of-00003.jsonl").unlink()
+    (tmp_path / "run" / "x-00002-of-00003.jsonl.manifest.json").unlink()
+    refused = command("ablate", "run", "--output-file", "c.jsonl", "--top", "1", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "Not among these files: shard 2 of 3." in refused.stderr
+
+
+def test_a_run_in_object_storage_is_ablated_as_a_file_is(
+    tiny: Path, command: Callable[..., Said], one_process: object, expected: bytes, tmp_path: Path
+) -> None:
+    assert one_process
+    with a_bucket() as bucket:
+        layerscope_run(tmp_path, tiny, *IN_PARTS, output=bucket.run)
+        done = command("ablate", bucket.run, "--output-file", "b.jsonl", "--top", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "b.jsonl").read_bytes() == expected
 
 
 def test_the_first_by_attribution_are_ablated_in_every_question_beside_three_controls(
