@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from layerscope.analysis.arrays import Floats
 from layerscope.analysis.findings import Progress, analyse_firing
 from layerscope.analysis.result import Analysis, Contrast, Questions
-from layerscope.analysis.statistics import group_weights
+from layerscope.analysis.statistics import group_weights, mean_interval
 from layerscope.records.run import Run
 from layerscope.records.shards import as_seen_by
 
@@ -24,6 +24,7 @@ class Overlap:
     """
 
     jaccard: Floats  # [L] of those that either ranks right, the share that both do
+    interval: Floats  # [L, 2] of the index, 95 %, over goal groups; NaN of one alone
     by_chance: Floats  # [L] what two that rank as many right would have if neither knew of the other
 
 
@@ -69,10 +70,15 @@ def overlap(of: Sequence[tuple[Questions, Contrast]]) -> Overlap:
     right, also = first.held_out.first_higher[:, rows], second.held_out.first_higher[:, others]
     known = (first.held_out.features > 0) & (second.held_out.features > 0)
     either = _ratio((right & also) @ weight, (right | also) @ weight)
+    shared = np.where(right | also, right & also, np.nan)  # the index is the mean of those that either ranks right
+    intervals = [mean_interval(layer, one.group[rows], weight) for layer in shared]
     shares = right @ weight / max(weight.sum(), 1), also @ weight / max(weight.sum(), 1)
     together = shares[0] * shares[1]
     by_chance = _ratio(together, shares[0] + shares[1] - together)
-    return Overlap(np.where(known, either, np.nan), np.where(known, by_chance, np.nan))
+    index, ends, chance = (
+        np.where(known, each.T, np.nan).T for each in (either, np.array(intervals).reshape(-1, 2), by_chance)
+    )
+    return Overlap(index, ends, chance)
 
 
 def _named(run: Run, name: str, found: Contrast, beside: Overlap | None) -> Dictionary:

@@ -5,7 +5,6 @@ a label is to flip a sign, and changes nothing else: ranks and counts of pairs s
 Shapes: `M` feature x pair, ordered by feature; `F` features; `Q` pairs; `P` permutations.
 """
 
-import math
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,6 +15,7 @@ from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.label_flips import LabelFlips
 from layerscope.analysis.proportion import Proportion
 from layerscope.analysis.result import Firing, Magnitude
+from layerscope.records.goals import interval_of_mean
 
 _PRODUCT_ROWS = 4096  # features whose permuted statistics are held at once
 _DRAWN = 1 << 16  # numbers of a table of drawn weights at once: what a core has at hand
@@ -197,26 +197,18 @@ def mean(values: NDArray[Any]) -> float:
     return float(values.mean()) if values.size else float("nan")
 
 
-def mean_interval(values: Floats | Ints, group: Ints) -> tuple[float, float]:
+def mean_interval(values: Floats | Ints, group: Ints, weight: Floats | None = None) -> tuple[float, float]:
     """The 95 % interval of a mean over questions whose goal groups are what is independent; NaN of fewer than two.
-
-    By the variance of the linearised ratio of the groups' sums to their sizes, which is what draws of whole groups have
-    in the long run (Cochran, Sampling Techniques, chapter 6), and Student's t.
 
     Args:
         values: [Q]; NaN does not count.
         group: [Q].
+        weight: [Q] how much each question counts; all the same by default.
     """
     known = ~np.isnan(values)
-    values, (present, group) = values[known], np.unique(group[known], return_inverse=True)
-    n_groups = len(present)
-    if n_groups < 2:
-        return float("nan"), float("nan")
-    middle = mean(values)
-    off = np.bincount(group, values - middle, n_groups)
-    error = math.sqrt(n_groups / (n_groups - 1) * float(off @ off)) / len(values)
-    reach = float(stats.t.ppf(0.975, n_groups - 1)) * error
-    return middle - reach, middle + reach
+    present, group = np.unique(group[known], return_inverse=True)
+    weight = np.ones(len(group)) if weight is None else weight[known]
+    return interval_of_mean(*(np.bincount(group, each, len(present)) for each in (weight * values[known], weight)))
 
 
 def wins(weight: Floats, beside: Floats, below: Ints, up_to: Ints) -> Floats:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from layerscope.formatting import count_of
 
@@ -89,3 +90,27 @@ def told_goals(found: dict[str, int]) -> str:
         f"{count_of(found['questions_sharing'], 'question')} in {count_of(found['shared'], 'group')} of equal goals "
         f"(but for case, digits, punctuation, spaces): a group counts once"
     )
+
+
+def interval_of_mean(sums: ArrayLike, sizes: ArrayLike) -> tuple[float, float]:
+    """The 95 % interval of a mean over what lies in goal groups, which alone are independent; NaN of fewer than two.
+
+    By the variance of the linearised ratio of the groups' sums to their sizes, which is what draws of whole groups have
+    in the long run (Cochran, Sampling Techniques, chapter 6), and Student's t.
+
+    Args:
+        sums: [G] of the values in each group.
+        sizes: [G] how many values, or how much weight, each group has; those with none do not count.
+    """
+    from scipy.special import stdtrit
+
+    there = np.asarray(sizes) > 0
+    sums, sizes = (np.asarray(each, dtype=np.float64)[there] for each in (sums, sizes))
+    n_groups, total = len(sizes), float(sizes.sum())
+    if n_groups < 2:
+        return float("nan"), float("nan")
+    middle = float(sums.sum()) / total
+    off = sums - middle * sizes
+    error = float(np.sqrt(n_groups / (n_groups - 1) * (off @ off))) / total
+    reach = float(stdtrit(n_groups - 1, 0.975)) * error
+    return middle - reach, middle + reach

@@ -1,18 +1,30 @@
 """Where the margin lies by depth, and what separates beside what matters."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from layerscope.analysis.arrays import Floats, Ints
-from layerscope.analysis.causes.result import Causes
+from layerscope.analysis.arrays import Floats
+from layerscope.analysis.causes.result import Causes, Depth
 from layerscope.analysis.result import Analysis
 from layerscope.report.causes_said import said_of_layer_of_causes
-from layerscope.report.depth_axis import LEFT, DepthAxis
+from layerscope.report.depth_axis import LEFT, DepthAxis, bar
 from layerscope.report.sentences import number
-from layerscope.report.svg import Point, Scale, curve, dot, drawing, element, line, polygon, rectangle, text, ticks
+from layerscope.report.svg import (
+    Point,
+    Scale,
+    band,
+    curve,
+    dot,
+    drawing,
+    element,
+    line,
+    polygon,
+    rectangle,
+    text,
+    ticks,
+)
 
 _SQUARE, _DIAMOND, _UP = (
     ((-4, -4), (4, -4), (4, 4), (-4, 4)),
@@ -32,21 +44,20 @@ TERM_NAMES = {
     "error": "SAE’s error",
     "total": "all together (gradient times residual)",
 }
-_HEAD, _GAP, _TERMS, _MASS = 34, 26, 180, 70
+_HEAD, _GAP, _TERMS, _MASS = 50, 26, 180, 70
 _DOTS = 600
 _FACES, _TOP = 300, 26
-_FACE_COLUMNS = "layer,feature_id,auroc,attribution,chosen_by_the_other_half"
+_FACE_COLUMNS = "layer,feature_id,auroc,attribution,low_95,high_95,chosen_by_the_other_half"
 
 
 def causes_chart(analysis: Analysis, available: int) -> Markup:
     """Layer by layer the signed terms over the solutions' tokens, then the size of what features have."""
     assert analysis.causes is not None, "asked of a run with attributions"
     depth, found = DepthAxis(analysis, analysis.right_wrong, available), analysis.causes.depth
-    terms, mass = found.terms[:, :3].sum(axis=1), found.mass[:, :3].sum(axis=1)
     content, top = [*depth.labels(11)], 26.0
-    content += _terms(depth, top, terms)
+    content += _terms(depth, top, found)
     top += _HEAD + _TERMS + _GAP
-    content += _mass(depth, top, mass)
+    content += _mass(depth, top, found)
     top += _HEAD + _MASS + _GAP
     said = [said_of_layer_of_causes(analysis, index) for index in range(len(depth.layers))]
     content += [*depth.labels(top), *depth.columns(18, top - 14, said)]
@@ -63,31 +74,47 @@ def _swatch(key: str) -> Markup:
     return element("svg", *marks, class_="chart swatch-line", width=30, height=14, aria_hidden="true")
 
 
-def _terms(depth: DepthAxis, top: float, terms: Floats) -> Iterator[Markup]:
-    low, high = float(min(terms.min(initial=0), 0)), float(max(terms.max(initial=0), 0))
-    low, high = (low, high) if high > low else (-1.0, 1.0)
+def _terms(depth: DepthAxis, top: float, found: Depth) -> Iterator[Markup]:
+    terms = found.terms[:, :3].sum(axis=1)
+    low, high = _reach(terms, found.terms_interval)
     scale = Scale(low, high, top + _HEAD + _TERMS, top + _HEAD)
     yield text((0, top + 13), "Nats for the right solution, mean of a question", "title")
+    yield text((0, top + 29), "band: its 95 % interval", "note")
     yield from _grid(depth, scale, ticks(low, high, 5))
     yield line((LEFT, scale(0)), (depth.end, scale(0)), "zero")
     every = max(1, int(np.ceil(26 / depth.step)))
     for order, key in enumerate(_GLYPHS):
-        places = [(depth.x(index), scale(float(value))) for index, value in enumerate(terms[:, order])]
+        columns = terms[:, order], *found.terms_interval[:, order].T
+        places, low_ends, high_ends = (
+            [(depth.x(index), scale(float(value))) for index, value in enumerate(column)] for column in columns
+        )
+        yield band(low_ends, high_ends, f"band of-{key}")
         yield curve(places, f"course of-{key}")
         if len(places) == 1:
             places = [(places[0][0] + 9 * (order - 1.5), places[0][1])]
+            yield from bar(places[0][0], scale, found.terms_interval[0, order])
         yield from (_glyph(at, key) for index, at in enumerate(places) if index % every == order % every or every == 1)
 
 
-def _mass(depth: DepthAxis, top: float, mass: Floats) -> Iterator[Markup]:
-    highest = float(mass.max(initial=0)) or 1.0
+def _reach(*values: Floats) -> tuple[float, float]:
+    """From the lowest to the highest that is known, with nothing among them."""
+    known = [float(value) for each in values for value in each.ravel() if value == value]
+    low, high = min([0.0, *known]), max([0.0, *known])
+    return (low, high) if high > low else (-1.0, 1.0)
+
+
+def _mass(depth: DepthAxis, top: float, found: Depth) -> Iterator[Markup]:
+    mass = found.mass[:, :3].sum(axis=1)
+    highest = _reach(mass, found.mass_interval)[1]
     scale = Scale(0, highest, top + _HEAD + _MASS, top + _HEAD)
     yield text((0, top + 13), "Size of the listed attributions, without signs", "title")
+    yield text((0, top + 29), "nats of a question, mean, bar: 95 %", "note")
     yield from _grid(depth, scale, ticks(0, highest, 3))
     for index, value in enumerate(mass.tolist()):
         yield rectangle(
             depth.x(index) - depth.bar / 2, scale(value), depth.bar, scale(0) - scale(value), "ink solid pale"
         )
+        yield from bar(depth.x(index), scale, found.mass_interval[index])
     yield line((LEFT, scale(0)), (depth.end, scale(0)), "zero")
 
 
@@ -108,26 +135,32 @@ def faces_chart(causes: Causes, width: int, kind: str) -> Markup:
     faces = causes.faces
     assert faces is not None, "asked of a run in which something is tested"
     reach = max(float(np.abs(faces.auroc - 0.5).max(initial=0)), 0.05)
-    size = max(float(np.abs(faces.mean).max(initial=0)), 1e-6)
+    known = _known(causes)
+    size = max([1e-6, *(abs(float(end)) for interval in known.values() for end in interval)])
+    size = max(float(np.abs(faces.mean).max(initial=0)), size)
     x, root = Scale(0.5 - reach, 0.5 + reach, LEFT, width - 14), size**0.5
     y = Scale(-root, root, _TOP + _FACES, _TOP)
     marks = [line((LEFT, y(0)), (width - 14, y(0)), "zero"), line((x(0.5), _TOP), (x(0.5), _TOP + _FACES), "limit")]
     for value in _values(size):
-        at = y(float(np.sign(value)) * abs(value) ** 0.5)
+        at = y(_root(value))
         marks += [line((LEFT, at), (width - 14, at), "grid")] if value else []
         marks.append(text((LEFT - 8, at + 4), f"{value:g}".replace("-", "−"), "tick", "end"))
     for value in ticks(0.5 - reach, 0.5 + reach, 5 if width > 400 else 3):
         marks.append(text((x(value), _TOP + _FACES + 18), f"{value:g}", "tick", "middle"))
-    for row, known in _drawn(causes):
+    for row in _drawn(causes):
         mean = float(faces.mean[row])
         said = (
             f"feature {faces.feature_id[row]} of layer {faces.layer[row]}: AUROC {faces.auroc[row]:.2f}, attribution "
             f"{number(mean, 3)}"
         )
-        place = (x(float(faces.auroc[row])), y(float(np.sign(mean)) * abs(mean) ** 0.5))
-        numbers = f"{faces.layer[row]},{faces.feature_id[row]},{faces.auroc[row]:.4f},{mean:.6g},{known:d}"
-        size_and_kind = (4.5, "ink solid") if known else (2.6, "ink hollow")
-        marks.append(dot(place, *size_and_kind, element("title", said), row=numbers))
+        interval = known.get((int(faces.layer[row]), int(faces.feature_id[row])))
+        said += f" (95 %: {number(interval[0], 3)} to {number(interval[1], 3)})" if interval else ""
+        ends = "{:.6g},{:.6g}".format(*interval) if interval else ","
+        place = (x(float(faces.auroc[row])), y(_root(mean)))
+        marks += bar(place[0], y, [_root(end) for end in interval]) if interval else []
+        numbers = f"{faces.layer[row]},{faces.feature_id[row]},{faces.auroc[row]:.4f},{mean:.6g},{ends}"
+        size_and_kind = (4.5, "ink solid") if interval else (2.6, "ink hollow")
+        marks.append(dot(place, *size_and_kind, element("title", said), row=f"{numbers},{interval is not None:d}"))
     marks += [
         text((0, 12), "attribution, nats a question (square-root scale)", "note"),
         text(((LEFT + width - 14) / 2, _TOP + _FACES + 38), "AUROC of right against wrong", "note", "middle"),
@@ -136,22 +169,30 @@ def faces_chart(causes: Causes, width: int, kind: str) -> Markup:
     return drawing(width, _TOP + _FACES + 48, *marks, kind=f"chart {kind}", label=label, columns=_FACE_COLUMNS)
 
 
+def _root(value: float) -> float:
+    return float(np.sign(value) * abs(value) ** 0.5)
+
+
 def _values(size: float) -> list[float]:
     """Round numbers on a square-root scale: the largest, a quarter of it, nothing, and both below."""
     step = ticks(0, size, 2)[-1] or size
     return [-step, -step / 4, 0.0, step / 4, step]
 
 
-def _drawn(causes: Causes) -> list[tuple[int, bool]]:
-    """Which features are drawn, and whether one half chose them: these last, and of the others some, evenly."""
-    faces, chosen = causes.faces, causes.chosen
-    assert faces is not None and chosen is not None, "both are there or neither"  # noqa: PT018
-    keys = set(zip(chosen.layer.tolist(), chosen.feature_id.tolist(), strict=True))
-    known = np.array([key in keys for key in _pairs(faces.layer, faces.feature_id)], dtype=bool)
+def _known(causes: Causes) -> dict[tuple[int, int], tuple[float, float]]:
+    """The features that one half chose, by layer and id, with the interval of what they have of the margin."""
+    chosen = causes.chosen
+    assert chosen is not None, "asked of a run in which something is tested"
+    keys = zip(chosen.layer.tolist(), chosen.feature_id.tolist(), strict=True)
+    return dict(zip(keys, zip(chosen.low.tolist(), chosen.high.tolist(), strict=True), strict=True))
+
+
+def _drawn(causes: Causes) -> list[int]:
+    """Which features are drawn: those that one half chose last, and of the others some, evenly."""
+    faces, keys = causes.faces, _known(causes)
+    assert faces is not None, "asked of a run in which something is tested"
+    pairs = zip(faces.layer.tolist(), faces.feature_id.tolist(), strict=True)
+    known = np.array([key in keys for key in pairs], dtype=bool)
     others = np.flatnonzero(~known)
     some = others[np.unique(np.linspace(0, len(others) - 1, min(len(others), _DOTS)).astype(np.int64))]
-    return [*((int(row), False) for row in some), *((int(row), True) for row in np.flatnonzero(known))]
-
-
-def _pairs(layer: Ints, feature_id: Ints) -> list[Any]:
-    return list(zip(layer.tolist(), feature_id.tolist(), strict=True))
+    return [*map(int, some), *map(int, np.flatnonzero(known))]

@@ -4,43 +4,50 @@ import numpy as np
 from markupsafe import Markup
 
 from layerscope.analysis.result import Analysis
+from layerscope.analysis.statistics import proportion
 from layerscope.formatting import count_of
 from layerscope.report.sentences import number, percent
 from layerscope.report.svg import Scale, dot, drawing, element, line, rectangle, text, ticks
 
 _LEFT, _TOP, _HEIGHT = 50, 26, 180
 _BINS = 40
-_MARGINS = "nats_from,nats_to,questions"  # of the outermost bins what lies beyond them, too
+_MARGINS = "nats_from,nats_to,questions,low_95,high_95"  # of the outermost bins what lies beyond them, too
 _LENGTHS = "tokens_from,tokens_to,right,questions,low_95,high_95"
 
 
 def margin_histogram(analysis: Analysis, width: int, kind: str) -> Markup:
-    """Questions by margin; the outermost bins hold what lies beyond them."""
-    margin = analysis.questions.margin
+    """Questions by margin, with intervals by goal group; the outermost bins hold what lies beyond them."""
+    margin, group = analysis.questions.margin, analysis.questions.group
     reach = max(float(np.quantile(np.abs(margin), 0.98)) if len(margin) else 0.0, 1e-6)
     step = ticks(0, 2 * reach, _BINS)[1]
     edges = step * np.arange(-int(reach / step) - 1, int(reach / step) + 2)
     inside = np.clip(margin, edges[0], np.nextafter(edges[-1], -np.inf))
-    counts = np.histogram(inside, edges)[0]
-    x, y, frame = _frame(width, (float(edges[0]), float(edges[-1])), float(counts.max(initial=1)))
+    of = np.digitize(inside, edges) - 1
+    bins = [proportion(of == number, group) for number in range(len(edges) - 1)]
+    ends = [(each.low * each.total, each.high * each.total) if each.total else (0.0, 0.0) for each in bins]
+    x, y, frame = _frame(width, (float(edges[0]), float(edges[-1])), max([1.0, *(high for _, high in ends)]))
     beyond = int(((margin < edges[0]) | (margin >= edges[-1])).sum())
     marks = []
-    for low, high, count in zip(edges, edges[1:], counts, strict=False):
+    for low, high, count, end in zip(edges, edges[1:], [each.count for each in bins], ends, strict=False):
         side = "first" if low >= 0 else "second"
         said = f"{number(float(low), 1)} to {number(float(high), 1)} nats: {count_of(count, 'question')}"
         bar = rectangle(
             x(float(low)) + 0.5,
-            y(int(count)),
+            y(count),
             x(float(high)) - x(float(low)) - 1,
-            y(0) - y(int(count)),
+            y(0) - y(count),
             f"{side} solid",
         )
-        row = f"{low:g},{high:g},{count}"
-        marks.append(element("g", element("title", said), bar, data_row=row))
+        row, middle = f"{low:g},{high:g},{count},{end[0]:.1f},{end[1]:.1f}", x(float(low + high) / 2)
+        whisker = [line((middle, y(end[0])), (middle, y(end[1])), "whisker")] if count else []
+        marks.append(element("g", element("title", said), bar, *whisker, data_row=row))
     marks += [line((x(0), _TOP), (x(0), y(0)), "zero")]
     marks += _bottom(x, [(value, number(value, 0)) for value in ticks(float(edges[0]), float(edges[-1]), 6)])
-    ends = f", {beyond:,} beyond the ends" if beyond else ""
-    marks += [text((0, 12), f"questions{ends}", "note"), _unit(width, "margin: log-likelihood, right − wrong, nats")]
+    outside = f", {beyond:,} beyond the ends" if beyond else ""
+    marks += [
+        text((0, 12), f"questions, bar: 95 %{outside}", "note"),
+        _unit(width, "margin: log-likelihood, right − wrong, nats"),
+    ]
     sides = [("second", "wrong preferred", x(0) - 8, "end"), ("first", "right preferred", x(0) + 8, "start")]
     marks += [text((at, _TOP + 4), said, f"note {side}", anchor) for side, said, at, anchor in sides]
     return drawing(

@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from layerscope.analysis.arrays import Floats
 from layerscope.analysis.dictionaries import Dictionary
-from layerscope.report.depth_axis import LEFT, LayerAxis, auroc_scale, whisker
+from layerscope.report.depth_axis import LEFT, LayerAxis, auroc_scale, bar, whisker
 from layerscope.report.svg import Scale, curve, dot, element, line, rectangle, text, ticks
 from layerscope.report.untested import confirmed_in, is_untested, nothing_selected
 
@@ -61,7 +61,7 @@ def _auroc(
 def _overlap(axis: LayerAxis, top: float, each: Dictionary, first: str) -> Iterator[Markup]:
     assert each.overlap is not None
     scale = Scale(0, 1, top + _NOTE + _OVERLAP, top + _NOTE)
-    yield text((LEFT, top + 15), f"overlap with {first} · line: by chance", "note")
+    yield text((LEFT, top + 15), f"overlap with {first}, bar: 95 % · line: by chance", "note")
     for value in (0, 1):
         yield text((LEFT - 8, scale(value) + 4), f"{value}", "tick", "end")
     yield line((LEFT, scale(0)), (axis.end, scale(0)), "zero")
@@ -69,6 +69,7 @@ def _overlap(axis: LayerAxis, top: float, each: Dictionary, first: str) -> Itera
         if value == value:
             left, height = axis.x(index) - axis.bar / 2, scale(0) - scale(float(value))
             yield rectangle(left, scale(float(value)), axis.bar, height, "ink pale")
+            yield from bar(axis.x(index), scale, each.overlap.interval[index])
             yield line((left, scale(float(chance))), (left + axis.bar, scale(float(chance))), "zero")
 
 

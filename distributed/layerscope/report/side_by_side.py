@@ -53,7 +53,8 @@ def side_by_side(
             found_in = analyse_firing(files, options, partial(_tell, stages, letter))
             sides.append(Side(letter, run, found_in, page, dictionary))
     same = {int(layer): each["mean_jaccard"] for layer, each in found["layers"].items()}
-    written = render_sides(found, Sides(sides[0], sides[1], same), title)
+    intervals = {int(layer): each["mean_jaccard_95"] for layer, each in found["layers"].items()}
+    written = render_sides(found, Sides(sides[0], sides[1], same, intervals), title)
     write_page(to, written, show)
     return "\n".join([f"comparison  {to} ({size_text(len(written))})", *_notes(runs)])
 

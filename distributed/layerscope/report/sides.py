@@ -1,7 +1,7 @@
 """Two runs, A and B, and what each one's features say of right and wrong, laid out on the layers of both."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -59,6 +59,8 @@ class Sides:
     b: Side
     same: dict[int, float | None]
     """The layers with the same SAE in both: mean Jaccard index of a solution's two lists, None where all are empty."""
+    same_interval: dict[int, list[float] | None] = field(default_factory=dict)
+    """Of these the 95 % interval, by goal group."""
 
     @property
     def both(self) -> tuple[Side, Side]:

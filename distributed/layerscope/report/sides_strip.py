@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from markupsafe import Markup
 
 from layerscope.analysis.arrays import Ints
-from layerscope.report.depth_axis import LEFT, LayerAxis, auroc_scale, whisker
+from layerscope.report.depth_axis import LEFT, LayerAxis, auroc_scale, bar, whisker
 from layerscope.report.depth_said import auroc_interval
 from layerscope.report.sides import Side, Sides
 from layerscope.report.svg import Scale, curve, dot, element, line, rectangle, text, ticks
@@ -81,9 +81,10 @@ def _held_out(axis: LayerAxis, top: float, sides: Sides) -> Iterator[Markup]:
 
 
 def _overlap(axis: LayerAxis, top: float, sides: Sides) -> Iterator[Markup]:
+    nan = float("nan")
     scale = Scale(0, 1, top + 2 * _HEAD + _SAME, top + 2 * _HEAD)
     yield text((0, top + 13), "How far both list the same features", "title")
-    yield text((0, top + 29), "mean Jaccard index · layers with the same SAEs", "note")
+    yield text((0, top + 29), "mean Jaccard, bar: 95 % · layers with the same SAEs", "note")
     for value in (0, 0.5, 1):
         yield line((LEFT, scale(value)), (axis.end, scale(value)), "grid")
         yield text((LEFT - 8, scale(value) + 4), f"{value:g}", "tick", "end")
@@ -92,6 +93,7 @@ def _overlap(axis: LayerAxis, top: float, sides: Sides) -> Iterator[Markup]:
         if jaccard is not None:
             left = axis.x(index) - axis.bar / 2
             yield rectangle(left, scale(jaccard), axis.bar, scale(0) - scale(jaccard), "ink pale")
+            yield from bar(axis.x(index), scale, sides.same_interval.get(layer) or [nan, nan])
 
 
 def _pointed_at(axis: LayerAxis, bottom: float, sides: Sides) -> Iterator[Markup]:

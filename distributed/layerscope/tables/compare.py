@@ -76,7 +76,9 @@ class Comparison:
             recorded = [of if isinstance(of, SolutionDetails) else of.details for of in (solution, of_b[place])]
             both = [details.reading(self.reading) for details in recorded if details is not None]
             for layer in self.layers if len(both) == 2 else ():
-                self.overlaps[layer].add(*(lists.active_features_by_layer[layer][: self.top_k] for lists in both))
+                self.overlaps[layer].add(
+                    group, *(lists.active_features_by_layer[layer][: self.top_k] for lists in both)
+                )
 
     def result(self) -> Json:
         return {

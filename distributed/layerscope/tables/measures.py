@@ -1,13 +1,16 @@
 """What two runs come to, question by question: which of them is right, and how far their features are the same."""
 
+from array import array
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any
 
+import numpy as np
 from scipy.stats import binomtest
 
+from layerscope.records.goals import interval_of_mean
 from layerscope.records.readings import Feature
 from layerscope.records.record import Record
 
@@ -109,22 +112,34 @@ class Overlap:
     """Those for which either run lists a feature."""
     jaccard: float = 0.0
     """Sum over these of |shared| / |in either|."""
+    of_groups: "tuple[array[float], array[float]]" = field(default_factory=lambda: (array("d"), array("f")))
+    """[G] that sum and that number again, of every goal group."""
     largest: float | None = None
     """Absolute difference of the activations of a shared feature, the largest; None where none is shared."""
 
-    def add(self, a: Sequence[Feature], b: Sequence[Feature]) -> None:
+    def add(self, group: int, a: Sequence[Feature], b: Sequence[Feature]) -> None:
+        """Adds the lists of a solution.
+
+        Args:
+            group: the goal group of its question; they are numbered from 0 as they appear.
+        """
         of_a = {feature.feature_id: feature.activation for feature in a}
         of_b = {feature.feature_id: feature.activation for feature in b}
         shared, either = of_a.keys() & of_b.keys(), of_a.keys() | of_b.keys()
         if either:
             self.solutions += 1
-            self.jaccard += len(shared) / len(either)
+            self.jaccard += (jaccard := len(shared) / len(either))
+            for column, more in zip(self.of_groups, (jaccard, 1), strict=True):
+                column.extend([0.0] * (group + 1 - len(column)))
+                column[group] += more
         if shared:
             self.largest = max(self.largest or 0.0, *(abs(of_a[feature] - of_b[feature]) for feature in shared))
 
     def result(self) -> Json:
+        interval = interval_of_mean(*self.of_groups)
         return {
             "mean_jaccard": self.jaccard / self.solutions if self.solutions else None,
+            "mean_jaccard_95": None if np.isnan(interval[0]) else list(interval),
             "largest_activation_difference": self.largest,
         }
 

@@ -12,7 +12,8 @@ from layerscope.analysis.causes.measuring import BY_ATTRIBUTION, auroc_of_differ
 from layerscope.analysis.causes.result import Causes
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Options
-from layerscope.analysis.statistics import auroc
+from layerscope.analysis.statistics import auroc, mean_interval
+from layerscope.records.goals import goal_key
 from layerscope.records.record import Record, parse
 from synthetic_attributions import write_attributions
 from synthetic_run import Effect, Spec, write_run
@@ -158,6 +159,18 @@ def test_depth_has_the_mean_terms_and_sizes(run: Path, causes: Causes) -> None:
     assert causes.depth.mass[1, 2] == pytest.approx(
         np.mean([sum(abs(each.attribution) for each in of.lists[2]) for of in common])
     )
+
+
+def test_depth_has_the_intervals_of_what_the_solutions_tokens_have(run: Path, causes: Causes) -> None:
+    records = [record for line in run.read_bytes().splitlines() if isinstance(record := parse(line), Record)]
+    goals = np.unique([goal_key(record.question) for record in records], return_inverse=True)[1]
+    of_solutions = [[record.attributions[name] for name in ("positive", "negative", "common")] for record in records]
+    totals = np.array([sum(of.terms[2].total for of in groups) for groups in of_solutions])
+    sizes = np.array([sum(abs(one.attribution) for of in groups for one in of.lists[2]) for groups in of_solutions])
+    depth = causes.depth
+    assert depth.terms_interval[1, 3] == pytest.approx(mean_interval(totals, goals))
+    assert depth.mass_interval[1] == pytest.approx(mean_interval(sizes, goals))
+    assert depth.mass_interval[1].mean() == pytest.approx(depth.mass[1, :3].sum())
 
 
 @pytest.mark.parametrize("questions", [0, 6])

@@ -11,6 +11,7 @@ import pytest
 from layerscope.analysis.dictionaries import Dictionary, dictionaries_by_depth, overlap
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Options
+from layerscope.analysis.statistics import mean_interval
 from layerscope.records.shards import read_run
 from several import write_several
 from synthetic_run import Effect
@@ -84,6 +85,10 @@ def test_overlap_is_counted_right(files: dict[str, Path], first: Analysis, found
     shares = sum(one.values()) / len(one), sum(other.values()) / len(one)
     together = shares[0] * shares[1]
     assert beside.by_chance[1] == pytest.approx(together / (sum(shares) - together))
+    of_either = [number for number in one if one[number] or other[number]]  # here each goal has one question
+    values = np.array([one[number] and other[number] for number in of_either], dtype=float)
+    assert beside.interval[1] == pytest.approx(mean_interval(values, np.arange(len(values))))
+    assert np.isnan(beside.interval[[0, 2]]).all()
     assert np.isnan(beside.jaccard[[0, 2]]).all(), "nothing is selected by both there"
 
 

@@ -279,6 +279,14 @@ def test_the_interval_of_a_mean_is_about_that_of_plain_draws_of_goal_groups() ->
     assert alone[1] - alone[0] < 0.75 * (found[1] - found[0]), "as if questions of a group were independent"
 
 
+def test_a_question_of_weight_two_counts_as_two_in_the_interval_of_a_mean() -> None:
+    rng = np.random.default_rng(1)
+    values, group, weight = rng.normal(size=30), rng.integers(0, 12, 30), rng.integers(1, 4, 30)
+    values[3] = np.nan
+    expected = statistics.mean_interval(np.repeat(values, weight), np.repeat(group, weight))
+    assert statistics.mean_interval(values, group, weight.astype(float)) == pytest.approx(expected)
+
+
 def test_the_interval_of_a_mean_of_one_group_is_not_known() -> None:
     for values in ([], [1.0, 2.0], [math.nan, 1.0]):
         assert np.isnan(statistics.mean_interval(np.array(values), np.zeros(len(values), dtype=int))).all()

@@ -702,6 +702,21 @@ def test_the_chart_of_auroc_has_the_interval_of_auroc(page: Path, analysis: Anal
         assert drawn[0] < drawn[1] < drawn[2]
 
 
+def test_the_margins_have_the_intervals_of_their_shares(page: Path, analysis: Analysis) -> None:
+    chart = next(
+        iter(re.findall(r'<svg class="chart wide"[^>]*Histogram of margins.*?</svg>', page.read_text("utf-8")))
+    )
+    columns = [[float(cell) for cell in row.split(",")] for row in re.findall(r'data-row="(.*?)"', chart)]
+    assert sum(count for _, _, count, _, _ in columns) == len(analysis.questions.margin)
+    margin, group = analysis.questions.margin, analysis.questions.group
+    for begin, end, count, low, high in columns[1:-1]:
+        share = proportion((margin >= begin) & (margin < end), group)
+        assert (count, low, high) == pytest.approx(
+            (share.count, share.low * share.total, share.high * share.total), abs=0.06
+        )
+    assert chart.count('class="whisker"') == sum(count > 0 for _, _, count, _, _ in columns)
+
+
 def drawn_bars(page: Path, title: str, until: str) -> list[tuple[float, float]]:
     """Where each bar of a panel of the chart over depth begins and ends, by the panel's own axis."""
     chart = next(iter(re.findall(r'<svg class="chart wide".*?</svg>', page.read_text("utf-8"), re.S)))

@@ -308,6 +308,9 @@ def test_both_faces_stand_side_by_side(chromium: Any, page: Path, analysis: Anal
         other = next(row for feature, row in found.items() if feature not in (MATTERS, SEPARATES))
         assert (other["change"], other["beyond"]) == ("–", "–")
         assert [row["separates"] for row in rows(tab, "ablations")] == ["no", "yes"]
+        depth = tab.locator("#causes svg.wide:has(.course)")
+        assert depth.locator(".band:not([d=''])").count() == 4, "an interval of each term"
+        assert depth.locator(".whisker").count() == 2, "of the size in each layer"
         by_rank = [(row["layer"], row["rank_correlation"], row["pairs"]) for row in rows(tab, "agreement")]
         assert by_rank == [("1", "0.91", "40"), ("2", "not known", "2")]
         said = tab.locator("#causes").inner_text()
@@ -322,6 +325,7 @@ def test_both_faces_stand_side_by_side(chromium: Any, page: Path, analysis: Anal
         copied = csv.DictReader(tab.evaluate("window.copied").splitlines())
         dots = {(int(row["layer"]), int(row["feature_id"])): row for row in copied}
         assert {key for key, row in dots.items() if row["chosen_by_the_other_half"] == "1"} == {*found} & {*dots}
+        assert scatter.locator("svg.wide .whisker").count() == len({*found} & {*dots})
         assert float(dots[MATTERS]["auroc"]) == pytest.approx(float(matters["auroc"]), abs=0.006)
         assert float(dots[MATTERS]["attribution"]) == pytest.approx(float(matters["attribution"]), abs=0.006)
         for kind in ("SVG", "PNG"):

@@ -61,6 +61,7 @@ def test_it_is_drawn_for_screens_and_its_table_can_be_sorted(
         told = tab.locator("#dictionaries svg.chart:visible title").all_text_contents()
         assert len(told) == 9
         assert [each for each in told if "overlap" in each] == [told[4]]
+        assert tab.locator("#dictionaries svg.chart:visible .whisker").count() == 3 + 1, "AUROCs, and an overlap"
         tab.locator("#dictionaries summary").click()
         tab.locator("#dictionaries th button", has_text=re.compile("^AUROC$")).click()
         expect(tab.locator("#dictionaries tbody tr").first).not_to_have_text("–")

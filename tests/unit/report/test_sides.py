@@ -130,6 +130,10 @@ def test_features_by_layer_are_those_of_either_report(two: tuple[Path, Path], pa
     assert rows[1][8] == "1", "the one planted in both"
     assert rows[2][8] == "0"
     assert rows[0][4:] == ["–"] * 6
+    chart = source[
+        source.index("How far both list the same features") : source.index("</svg>", source.index('"depth"'))
+    ]
+    assert chart.count('class="whisker"') == 2, "of the layers with the same SAEs"
     assert "1 is the same, of the layers with the same SAEs." in text_of(page)
 
 

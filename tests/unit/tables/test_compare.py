@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import Command
+from layerscope.analysis.statistics import mean_interval
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
 from layerscope.records.lines import error_line
@@ -29,7 +30,8 @@ from made_up import Features, identity, record_line, write_run
 Json = dict[str, Any]
 LAYERS = (8, 20)
 IDENTITY = identity(LAYERS)
-ALL_EQUAL = {str(layer): {"mean_jaccard": 1.0, "largest_activation_difference": 0.0} for layer in LAYERS}
+EQUAL = {"mean_jaccard": 1.0, "mean_jaccard_95": [1.0, 1.0], "largest_activation_difference": 0.0}
+ALL_EQUAL = {str(layer): EQUAL for layer in LAYERS}
 
 
 def question(number: int) -> Question:
@@ -165,13 +167,16 @@ def test_overlap_is_the_mean_jaccard_and_the_largest_difference(
     pairs: list[tuple[dict[int, float], dict[int, float]]],
 ) -> None:
     """Two empty lists share nothing, and are no agreement; where none is compared the mean is not 0 or 1 but none."""
-    overlap, jaccards, gaps = Overlap(), [], []
-    for a, b in pairs:
-        overlap.add(*([Feature(i, v, 0) for i, v in features.items()] for features in (a, b)))
+    overlap, jaccards, gaps, groups = Overlap(), [], [], []
+    for number, (a, b) in enumerate(pairs):
+        overlap.add(number // 2, *([Feature(i, v, 0) for i, v in features.items()] for features in (a, b)))
         either = set(a) | set(b)
         jaccards += [len(set(a) & set(b)) / len(either)] if either else []
+        groups += [number // 2] if either else []
         gaps += [abs(a[feature] - b[feature]) for feature in either if feature in a and feature in b]
     assert overlap.result()["mean_jaccard"] == (pytest.approx(np.mean(jaccards)) if jaccards else None)
+    low, high = overlap.result()["mean_jaccard_95"] or (np.nan, np.nan)
+    assert (low, high) == pytest.approx(mean_interval(np.array(jaccards), np.array(groups, dtype=int)), nan_ok=True)
     assert overlap.result()["largest_activation_difference"] == max(gaps, default=None)
 
 
@@ -254,13 +259,21 @@ def test_what_was_not_tested_is_not_told_as_no_difference(a: Path) -> None:
     lines = [line(number, features=[]) for number in range(3)]
     write_run(a, lines, IDENTITY)
     found = compare(a, write_b(a, lines))
-    assert found["layers"]["8"] == {"mean_jaccard": None, "largest_activation_difference": None}
+    assert found["layers"]["8"] == {
+        "mean_jaccard": None,
+        "mean_jaccard_95": None,
+        "largest_activation_difference": None,
+    }
     text = as_text(found)
     assert text.count("neither run lists any") == len(LAYERS)
     assert text.count("not tested: no question that one run alone has right") == 2
     write_run(a, [line(number, features=[(1, 2.0)]) for number in range(3)], IDENTITY)
     found = compare(a, write_b(a, [line(number, features=[(3, 2.0)]) for number in range(3)]))
-    assert found["layers"]["8"] == {"mean_jaccard": 0.0, "largest_activation_difference": None}
+    assert found["layers"]["8"] == {
+        "mean_jaccard": 0.0,
+        "mean_jaccard_95": [0.0, 0.0],
+        "largest_activation_difference": None,
+    }
     assert as_text(found).count("none is shared") == len(LAYERS)
 
 

@@ -41,18 +41,25 @@ class AttributionColumns:
         """Sums over the questions, of every layer and group of tokens."""
         self.mass: Floats = np.zeros((len(layers), len(GROUPS)))
         """The same of what is listed, without its sign."""
+        self._of_questions = [Column("d", stack) for _ in layers]
 
     def add(self, record: Record) -> None:
         """Adds a question."""
         attributions = record.attributions
-        for number, name in enumerate(GROUPS):
-            group = attributions[name]
-            for index, layer in enumerate(self._layers):
-                self.mass[index, number] += sum(map(abs, map(_attribution, group.lists[layer])))
-                terms = group.terms[layer]
-                self.terms[index, number] += terms.features, terms.bias, terms.error, terms.total
         for index, layer in enumerate(self._layers):
+            of_groups = np.zeros((len(GROUPS), len(TERMS) + 1))
+            for number, name in enumerate(GROUPS):
+                group = attributions[name]
+                terms, mass = group.terms[layer], sum(map(abs, map(_attribution, group.lists[layer])))
+                of_groups[number] = terms.features, terms.bias, terms.error, terms.total, mass
+            self.terms[index] += of_groups[:, :-1]
+            self.mass[index] += of_groups[:, -1]
+            self._of_questions[index].extend(of_groups[: len(OF_SOLUTIONS)].sum(axis=0).tolist())
             self._add_lists(index, layer, [attributions[name] for name in OF_SOLUTIONS])
+
+    def of_questions(self, index: int) -> Floats:
+        """[Q, 5] of the layer with this index what every question has over its solutions' tokens: terms, then mass."""
+        return self._of_questions[index].read().reshape(-1, len(TERMS) + 1)
 
     def _add_lists(self, index: int, layer: int, groups: Sequence[Attributions]) -> None:
         feature_ids, attributions = self._columns[index]

@@ -17,7 +17,7 @@ from layerscope.analysis.causes.result import Causes, Chosen, Depth, Faces
 from layerscope.analysis.censoring import LayerPairs, pair_up
 from layerscope.analysis.reading import Columns
 from layerscope.analysis.result import Features, Firing, Magnitude, Options, Tested
-from layerscope.analysis.statistics import false_discovery_rates, midranks, signed_rank_test, sums
+from layerscope.analysis.statistics import false_discovery_rates, mean_interval, midranks, signed_rank_test, sums
 
 BY_ATTRIBUTION, BY_CONTRAST = 100, 200
 """How many features the discovery half chooses, at most."""
@@ -67,7 +67,8 @@ def find_causes(
         return None
     asked = settings.attribution, settings.attribution_means is not None
     n_questions = max(len(run.questions.correct), 1)
-    depth = Depth(columns.terms / n_questions, columns.mass / n_questions)
+    intervals = np.array([_intervals(columns.of_questions(index), run) for index in range(len(run.layers))])
+    depth = Depth(columns.terms / n_questions, columns.mass / n_questions, intervals[:, :-1], intervals[:, -1])
     separate = int(separating.confirmed.sum())
     if split is None:
         why = f"either half of the questions needs {LEAST_GROUPS} goals that differ"
@@ -86,6 +87,11 @@ def find_causes(
         progress("weighing attributions", 0.5 + (index + 1) / (2 * len(run.layers)))
     chosen = _tested(found, run, wanted, separating, options)
     return Causes(*asked, "", depth, chosen, _faces(run, layers, separating, aurocs), separate)
+
+
+def _intervals(of_questions: Floats, run: Columns) -> list[tuple[float, float]]:
+    """Of the mean of every column."""
+    return [mean_interval(column, run.questions.group) for column in of_questions.T]
 
 
 class _Wanted(NamedTuple):

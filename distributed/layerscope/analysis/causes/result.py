@@ -17,6 +17,10 @@ class Depth:
 
     terms: Floats  # [L, 4 groups, 4 terms] signed: features, decoder's bias, SAE's error, their sum
     mass: Floats  # [L, 4 groups] of the listed attributions without their signs
+    terms_interval: (
+        Floats  # [L, 4 terms, 2] of their sum over the solutions' tokens, 95 %, over goal groups; NaN of one
+    )
+    mass_interval: Floats  # [L, 2] of the same of the mass
 
 
 @dataclass(frozen=True)
