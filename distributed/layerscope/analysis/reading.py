@@ -80,13 +80,13 @@ def reading(files: Files, name: str, progress: Callable[[float], None], dictiona
     run = read_run(files, dictionary)
     run.check_reading(name)
     layers = tuple(run.manifest.about.layers)
-    totals, rows, texts = Totals(), _QuestionRows(), TextColumns()
-    solutions = SolutionColumns()
+    totals, rows, solutions = Totals(), _QuestionRows(), SolutionColumns()
     scored = list[tuple[Path, "array[int]"]]()
     with ExitStack() as stack:
         columns = [_LayerColumns(layer, stack) for layer in layers]
         of_others = [_LayerColumns(layer, stack, 1) for layer in layers] if run.all_solutions else []
         attributions = AttributionColumns(layers, stack) if run.attributed else None
+        texts = TextColumns(stack)
         for _, record in _records(run, scored):
             totals.add_record(record)
             if isinstance(record, Record):

@@ -86,8 +86,8 @@ def _without_depth(questions: Questions, split: Split, texts: Texts) -> Iterator
     yield "likelihood", [Probe(margin, discovery_auroc(margin, split))]
     longer = discovery_auroc(length, split)
     yield "length", [Probe(length if longer >= 0.5 else -length, max(longer, 1 - longer))]
-    yield "words", [ridge(texts.words.columns(split), split)]
-    yield "last", [ridge(texts.last_tokens.columns(split), split)]
+    yield "words", [ridge(texts.words().columns(split), split)]
+    yield "last", [ridge(texts.last_tokens().columns(split), split)]
 
 
 def _measured(probes: Sequence[Probe | None], split: Split) -> tuple[Measured, Chosen]:

@@ -1,15 +1,18 @@
 """What the texts alone differ in: words or tokens, and the last token. Collected while a file is read."""
 
 import re
-from array import array
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 from msgspec import UNSET
+from numpy.typing import NDArray
+from scipy import sparse
 
-from layerscope.analysis.arrays import Floats, Ints
 from layerscope.analysis.baselines.split import Split
+from layerscope.analysis.spilling import Column
 from layerscope.records.record import Record, SolutionDetails
 
 COLUMNS = 1000
@@ -21,39 +24,39 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 class Differences:
     """In what the two solutions of every pair differ, a row for each."""
 
-    pair: Ints  # [E] index of the question
-    word: Ints  # [E]
-    count: Ints  # [E] how often the right solution has it, less the wrong one; never 0
+    pair: NDArray[np.int32]  # [E] index of the question
+    word: NDArray[np.int32]  # [E]
+    count: NDArray[np.int32]  # [E] how often the right solution has it, less the wrong one; never 0
 
-    def columns(self, split: Split) -> Floats:
+    def columns(self, split: Split) -> sparse.csr_array:
         """The differences in the most frequent, [Q, C]."""
         pairs_of = np.bincount(self.word[split.discovery[self.pair]], minlength=int(self.word.max(initial=-1)) + 1)
         kept = np.argsort(-pairs_of, kind="stable")[:COLUMNS]
         kept = kept[pairs_of[kept] > 0]
-        column = np.full(len(pairs_of), -1)
+        column = np.full(len(pairs_of), -1, dtype=np.int32)
         column[kept] = np.arange(len(kept))
-        columns, rows = np.zeros((len(split.discovery), len(kept))), column[self.word] >= 0
-        columns[self.pair[rows], column[self.word[rows]]] = self.count[rows]
-        return columns
+        rows = column[self.word] >= 0
+        found = self.count[rows].astype(np.float64), (self.pair[rows], column[self.word[rows]])
+        return sparse.csr_array(found, shape=(len(split.discovery), len(kept)))
 
 
 @dataclass(frozen=True)
 class Texts:
     """Of all pairs."""
 
-    words: Differences
-    last_tokens: Differences
+    words: Callable[[], Differences]
+    """Reads them."""
+    last_tokens: Callable[[], Differences]
     tokens: bool
     """Words are tokens, which the file has; otherwise words and signs of the text, whatever their case."""
 
 
-@dataclass
 class TextColumns:
-    """These while they grow: 12 bytes for every word in which two solutions differ."""
+    """These while they grow: 12 bytes for every word in which two solutions differ, on disk."""
 
-    _tokens: bool = True
-    _words: "_Growing" = field(default_factory=lambda: _Growing())
-    _last_tokens: "_Growing" = field(default_factory=lambda: _Growing())
+    def __init__(self, stack: ExitStack) -> None:
+        self._tokens = True
+        self._words, self._last_tokens = _Growing(stack), _Growing(stack)
 
     def add(self, record: Record) -> None:
         positive, negative = record.solutions
@@ -62,26 +65,24 @@ class TextColumns:
         self._last_tokens.add([positive.final_token], [negative.final_token])
 
     def texts(self) -> Texts:
-        return Texts(self._words.differences(), self._last_tokens.differences(), self._tokens)
+        return Texts(self._words.differences, self._last_tokens.differences, self._tokens)
 
 
 def _parts(details: SolutionDetails) -> list[str]:
     return _WORD.findall(details.text.casefold()) if details.tokens is UNSET else details.tokens
 
 
-@dataclass
 class _Growing:
-    pairs: int = 0
-    numbers: dict[str, int] = field(default_factory=dict)
-    rows: "array[int]" = field(default_factory=lambda: array("i"))
+    def __init__(self, stack: ExitStack) -> None:
+        self._pairs, self._numbers, self._rows = 0, dict[str, int](), Column("i", stack)
 
     def add(self, positive: list[str], negative: list[str]) -> None:
         count = Counter(positive)
         count.subtract(negative)
         for word, difference in count.items():
             if difference:
-                self.rows.extend((self.pairs, self.numbers.setdefault(word, len(self.numbers)), difference))
-        self.pairs += 1
+                self._rows.extend((self._pairs, self._numbers.setdefault(word, len(self._numbers)), difference))
+        self._pairs += 1
 
     def differences(self) -> Differences:
-        return Differences(*np.array(self.rows, dtype=np.int64).reshape(-1, 3).T.copy())
+        return Differences(*self._rows.read().reshape(-1, 3).T)
