@@ -34,7 +34,7 @@ def read_features(path: Path) -> list[Key]:
         else:
             rows = [json.loads(line, object_pairs_hook=_object) for line in text.splitlines() if line.strip()]
         keys = [_key(row, number) for number, row in enumerate(rows, 1)]
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise UsageError(
             f"--features: {path} is no list of features: {str(error)[:200]}.\n"
             'It is CSV with the columns layer and feature_id, or JSON lines such as {"layer": 8, "feature_id": 1234}.'
@@ -57,7 +57,7 @@ def _key(row: object, number: int) -> Key:
 
 def _number(row: object, name: str, number: int) -> int:
     if not isinstance(row, dict) or row.get(name) is None:
-        there = f"; it has {', '.join(map(str, row))}" if isinstance(row, dict) else ""
+        there = f"; it has {', '.join(map(str, row))}" if isinstance(row, dict) else f": it is {str(row)[:40]}"
         raise ValueError(f"row {number} has no {name}{there}")
     value = row[name]
     if isinstance(value, str) and value.strip().isdecimal():

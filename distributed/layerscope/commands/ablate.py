@@ -112,12 +112,10 @@ def _whole_run(named: Path) -> Run:
 def _config(run: Run, options: AblationOptions) -> Config:
     """The run's settings, with this command's places and machines."""
     path = records_path(options.output_file)
-    not_plain = packing_of(path) is not None or options.output_file.endswith(".json")
-    is_own = path in [each.path.absolute() for each in (run, *run.parts)]
-    if isinstance(path, StoredRun) or is_own or not_plain:
-        is_what = (
-            "no name of plain lines on a disk" if not_plain or isinstance(path, StoredRun) else "the run's own file"
-        )
+    is_plain = packing_of(path) is None and not isinstance(path, StoredRun)
+    is_plain = is_plain and not options.output_file.endswith((".json", "/"))
+    if not is_plain or path in [each.path.absolute() for each in (run, *run.parts)]:
+        is_what = "the run's own file" if is_plain else "no name of plain lines on a disk"
         raise UsageError(f"--output-file: {options.output_file} is {is_what}.\nName another, such as ablations.jsonl.")
     if path.exists() and manifest_path(path).exists():
         AblationFile.open(path, _NOT_OVER)  # what a run wrote is not overwritten by what is made of it
@@ -146,7 +144,7 @@ def _prepare(run: Run, config: Config, options: AblationOptions, nodes: Sequence
     layers = [layer for layer in job.layers if wanted is None or layer in wanted]
     if not layers:
         raise UsageError(
-            f"--layers is {options.layers}, and the run has the layers {ranges(job.layers)}.\nName of these."
+            f"--layers is {options.layers}, and the run has the layers {ranges(job.layers)}.\nName some of these."
         )
     named = read_features(Path(options.features).expanduser()) if options.features else []
     expect_features(named, layers, job.d_sae)

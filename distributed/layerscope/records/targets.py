@@ -86,6 +86,8 @@ def check_output(records: Path, array: Path | None, inputs: Iterable[Path], over
                     "with `layerscope export` or `layerscope report`."
                 )
             _check_place(option, path, inputs, compressed=packing_suffix(path) is not None)
+            if _of_a_run(path):
+                raise UsageError(f"{option}: {path} belongs to a run, which it would spoil. Name another file.")
             if _is_there(option, path) and not _readable(option, path, own):
                 raise UsageError(f"{option}: {path} was not made by a run. Move it away, or name another file.")
     if len(os.fsencode(records.name)) > LONGEST_NAME:

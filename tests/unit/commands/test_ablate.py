@@ -246,7 +246,12 @@ def test_features_are_named_in_files_and_steered(ablate: Ablate, tmp_path: Path)
     refused = ablate("--features", "others.jsonl", "--overwrite")
     assert refused.returncode == 2
     assert "the dictionary has the features 0 to 1023" in refused.stderr
-    for text, reason in (('{"layer": 9, "feature_id": 1}', "no SAE of that layer"), ("[1]", "is no list of features")):
+    for text, reason in (
+        ('{"layer": 9, "feature_id": 1}', "no SAE of that layer"),
+        ('[{"layer": 1, "feature_id": 1}]', "row 1 has no layer: it is [{"),
+        ("[" * 10_000, "is no list of features"),
+        ("\ufeff", "names no feature"),
+    ):
         (tmp_path / "others.jsonl").write_text(text)
         assert reason in ablate("--features", "others.jsonl").stderr
     (tmp_path / "others.jsonl").write_text('{"layer": 1, "layer": 2, "feature_id": 1}')
@@ -386,6 +391,15 @@ def test_runs_that_cannot_be_ablated_are_refused(
     assert "holds records and not ablations" in over.stderr
     assert "--overwrite" not in over.stderr
     assert (tmp_path / "other.jsonl").read_bytes() == run_file.read_bytes()
+    for name, reason in (
+        ("a.json", "no name of plain"),
+        ("a/", "no name of plain"),
+        ("run.jsonl.marks", "belongs to a run"),
+    ):
+        (tmp_path / "run.jsonl.marks").touch()
+        refused = command("ablate", "run.jsonl", "--top", "1", "--output-file", name, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert reason in refused.stderr
     ablated = ["ablate", "run.jsonl", "--top", "1", "--output-file", "a.jsonl"]
     edit_manifest(copy, lambda manifest: manifest["about"].update(command="python -c pass"))
     assert "another kind of command" in command(*ablated, cwd=tmp_path).stderr

@@ -106,6 +106,11 @@ def test_an_output_file_that_no_run_made_is_refused_even_to_overwrite(
     assert "reads or writes already" in refused(lambda: check_output(run, questions, [questions], overwrite))
     assert "was not made by a run" in refused(lambda: check_output(notes, None, [], overwrite))
     assert "was not made by a run" in refused(lambda: check_output(run, notes, [], overwrite))
+    marks = run.with_name(
+        f"{run.name}.marks"
+    )  # though a finished run leaves them empty, as a run not begun leaves a file
+    marks.touch()
+    assert "belongs to a run" in refused(lambda: check_output(marks, None, [], overwrite))
 
 
 def test_a_name_that_leaves_no_room_for_the_manifests_is_refused(tmp_path: Path) -> None:
