@@ -35,6 +35,7 @@ class Probe(NamedTuple):
 Scores = dict[str, Sequence[Probe | None]]
 """By the name of a baseline its scores, layer by layer; None where a layer has none."""
 
+
 class _Fit(NamedTuple):
     """One penalty's."""
 
