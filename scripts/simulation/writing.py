@@ -23,7 +23,7 @@ from layerscope.engine.writer import Outcome, Task
 from layerscope.engine.writer_actor import ShareEngine, WriterProcess
 from layerscope.engine.writers import ToWrite, Writers
 from layerscope.planning.job import Job
-from layerscope.planning.shares import Share, part_of, share_of
+from layerscope.planning.shares import Share, part_of
 from layerscope.records.parts import as_it_lies, held
 from layerscope.records.totals import Totals
 from simulation.actors import Hosts, Kind
@@ -150,7 +150,7 @@ def of_writers(
     with held(run, count, "simulated"):
         parts = [Part(number, part_of(job, number, placed[0]).n_questions, Totals()) for number in range(1, count + 1)]
         engine = HeadEngine(known)
-        posts = Posts(placed, engine, lambda share, nodes: share_of(job, share.crew, nodes), print, job.patience)
+        posts = Posts(job, placed, engine, print)
         shown = Shown(job, disturbance, posts)
         began = time.process_time()
         to_write = ToWrite(run, as_it_lies(run), parts, task, start)

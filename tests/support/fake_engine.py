@@ -97,8 +97,8 @@ class Reference:
 class Actor:
     """An actor's process."""
 
-    def __init__(self, seat: Seat, node: Node | None) -> None:
-        self.seat, self.node = seat, node
+    def __init__(self, seat: Seat, node: Node | None, accelerator: str) -> None:
+        self.seat, self.node, self.accelerator = seat, node, accelerator
         self.layers: tuple[int, ...] = ()
         self.blocks: tuple[tuple[int, ...], ...] = ()
         self.dead = self.loaded = False
@@ -153,6 +153,8 @@ class FakeEngine:
     """Seconds for which everybody is stopped in mid-run, once."""
     other_bits: set[str] = field(default_factory=set)
     """Nodes whose last digits are others."""
+    drained: set[str] = field(default_factory=set)
+    """Nodes that are about to leave."""
     error: Exception | None = None
     """What the next forward pass raises."""
 
@@ -161,9 +163,9 @@ class FakeEngine:
 
     def start(self, seat: Seat, node_id: str, accelerator: str, calls_at_once: int) -> Actor:
         assert calls_at_once in (1, CALLS_PER_GEMMA_ACTOR)
-        asked = next((node for node in self.nodes if node.identity == node_id), None)
+        asked = next((node for node in self.usable_nodes() if node.identity == node_id), None)
         here = asked or self._room_for(seat, accelerator)
-        self.actors.append(Actor(seat, here))
+        self.actors.append(Actor(seat, here, accelerator))
         return self.actors[-1]
 
     def end(self, handle: Actor) -> None:
@@ -215,10 +217,10 @@ class FakeEngine:
         return {node.identity for node in self.nodes}
 
     def leaving(self) -> set[str]:
-        return set()
+        return self.drained & self.node_ids()
 
     def usable_nodes(self) -> list[Node]:
-        return list(self.nodes)
+        return [each for each in self.nodes if each.identity not in self.drained]
 
     def resources(self) -> str:
         return f"{len(self.nodes)} nodes"
@@ -230,7 +232,7 @@ class FakeEngine:
         """Gives those that wait for room a place, as Ray does once there is some."""
         for actor in self.actors:
             if not actor.node and not actor.dead:
-                actor.node = self._room_for(actor.seat, "")
+                actor.node = self._room_for(actor.seat, actor.accelerator)
 
     def lose_node(self, node_id: str) -> None:
         self.nodes = [node for node in self.nodes if node.identity != node_id]
@@ -239,7 +241,7 @@ class FakeEngine:
                 self._die(actor)
 
     def _room_for(self, seat: Seat, accelerator: str) -> Node | None:
-        for node in self.nodes:
+        for node in self.usable_nodes():
             here = [a.seat.share for a in self.actors if a.node_id == node.identity and not a.dead]
             cpus = node.cpus - sum(share.num_cpus for share in here)
             gpus = len(node.gpus) - sum(share.num_gpus for share in here)

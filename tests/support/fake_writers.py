@@ -22,7 +22,7 @@ from layerscope.engine.writer import News, Outcome
 from layerscope.engine.writers import ToWrite, Writers
 from layerscope.errors import LayerscopeError
 from layerscope.planning.node import Node
-from layerscope.planning.shares import Share, share_of, shares
+from layerscope.planning.shares import Share, shares
 from layerscope.records.totals import Totals
 
 LINES = expected_lines()
@@ -127,7 +127,6 @@ class Head(FakeEngine):
     """Nodes that there can be."""
     writers: list[FakeWriter] = field(default_factory=list)
     waiting: list[_Call] = field(default_factory=list)
-    drained: set[str] = field(default_factory=set)
     others: int = 0
     """Nodes that have joined so far."""
     own_disks: bool = False
@@ -153,12 +152,6 @@ class Head(FakeEngine):
     def end(self, handle: FakeWriter) -> None:
         if not handle.dead:
             self._lose(handle)
-
-    def leaving(self) -> set[str]:
-        return self.drained & self.node_ids()
-
-    def usable_nodes(self) -> list[Node]:
-        return [each for each in self.nodes if each.identity not in self.drained]
 
     def wait(self, references: Sequence[Any], seconds: float) -> list[Any]:
         self.waits += 1
@@ -247,9 +240,9 @@ class Head(FakeEngine):
             there = {writer.part: writer.node_id for writer in self.writers if writer.part}  # the last writer's counts
             self.disk.files.update((part, b"") for part, place in there.items() if place == node_id)
 
-    def join(self) -> None:
+    def join(self, gpus: int = 0, **more: Any) -> None:
         self.others += 1
-        self.nodes.append(node(f"more-{self.others}"))
+        self.nodes.append(node(f"more-{self.others}", gpus, **more))
 
 
 @dataclass
@@ -273,9 +266,9 @@ class Shown:
         pass
 
 
-def job_of(nodes: Sequence[Node], parts: int, writers_actors: int | None = None) -> Any:
+def job_of(nodes: Sequence[Node], parts: int, gemma_actors: int | None = None, device: str = "cpu") -> Any:
     """A job in parts; what shares and heads read of one."""
-    made = job(Config(device="cpu", gemma_actors=writers_actors, output_file="x.jsonl"), nodes)
+    made = job(Config(device=device, gemma_actors=gemma_actors, output_file="x.jsonl"), nodes)
     made.output = SimpleNamespace(parts=tuple(range(parts)))
     return made
 
@@ -297,11 +290,5 @@ def head(
     placed = shares(the_job, engine.nodes)
     known = [part(number) for number in range(1, parts + 1)]
     to_write = ToWrite(Path("x.jsonl"), b"", known, task, engine.start_writer)
-    posts = Posts(
-        placed,
-        engine,
-        lambda share, nodes: share_of(the_job, share.crew, nodes, share.writers_here),
-        shown.note,
-        the_job.patience,
-    )
+    posts = Posts(the_job, placed, engine, shown.note)
     return Writers(to_write, posts, engine, shown, stopped), posts, shown

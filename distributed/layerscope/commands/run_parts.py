@@ -15,7 +15,7 @@ from layerscope.engine.writers import ToWrite, Writers
 from layerscope.formatting import count_of, say
 from layerscope.planning.describe import summarise
 from layerscope.planning.job import Job
-from layerscope.planning.shares import Share, part_of, share_of, shares
+from layerscope.planning.shares import Share, part_of, shares
 from layerscope.records.identity import Identity, PlanSize
 from layerscope.records.manifest import read_manifest
 from layerscope.records.parts import as_it_lies, held
@@ -111,13 +111,7 @@ def _work(job: Job, cluster: Cluster, to_write: ToWrite, placed: list[Share]) ->
         at_once = f", {len(placed)} at a time" if len(placed) < len(to_write.parts) else ""
         progress.note(f"{count_of(len(to_write.parts), 'writer')}{at_once}:")
         tell_place(job, progress, [share.placement for share in placed])
-        posts = Posts(
-            placed,
-            engine,
-            lambda share, nodes: share_of(job, share.crew, nodes, share.writers_here),
-            progress.note,
-            job.patience,
-        )
+        posts = Posts(job, placed, engine, progress.note)
         writers = Writers(to_write, posts, engine, progress, lambda: bool(caught))
         writers.run()
         incomplete = not all(part.complete for part in to_write.parts)

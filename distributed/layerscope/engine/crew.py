@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from layerscope.engine.answers import Arrival
-from layerscope.engine.growth import more_seats
+from layerscope.engine.growth import counted, more_seats, seated_first
 from layerscope.engine.interface import Engine, Handle, MachineFault, Reference
 from layerscope.engine.loading import to_load
 from layerscope.engine.member import Member, least_loaded
@@ -17,7 +17,7 @@ from layerscope.formatting import count_of, ranges
 from layerscope.planning.job import Job
 from layerscope.planning.node import Node
 from layerscope.planning.placement import Placement, Seat
-from layerscope.planning.placing import place
+from layerscope.planning.placing import place, suited
 from layerscope.records.fingerprints import Fingerprint, Fingerprints
 
 CALLS_PER_GEMMA_ACTOR = 3  # one at work and two made ready: with one an H100 waited a tenth of its time
@@ -49,11 +49,12 @@ class Crew:
         self.starting: dict[Reference, tuple[Member, Handle]] = {}
         """What is awaited of actors that are not ready yet, and the actor that was asked."""
         self._there = self._built_on = engine.node_ids()
-        self._known = {seat.node.identity for seat in job.placement.seats if seat.node}
+        self._known = {seat.node.identity: seat.node.name for seat in job.placement.seats if seat.node}
+        self._said = set[str]()
         self._tended = engine.now()
         self._told = float("-inf")
         self._stuck = 0.0  # seconds for which there has been no way on
-        for seat in _seated_first(job.placement):
+        for seat in seated_first(job.placement):
             self._add(seat)
 
     @property
@@ -142,6 +143,12 @@ class Crew:
             f"The cluster has {self.engine.resources()}."
         )
 
+    def _tell_once(self, text: str) -> None:
+        """What holds for every actor of a node."""
+        if text not in self._said:
+            self._said.add(text)
+            self._tell(text)
+
     def _add(self, seat: Seat) -> None:
         if seat.block is None:
             self.gemma.append(Member(seat, "gemma", len(self.gemma)))
@@ -175,15 +182,9 @@ class Crew:
         """An actor's process is there: it may load, if its numbers will be those of the others."""
         member.node_id, member.node_name = arrival.node_id, arrival.node.name
         job, placement = self._job, self.placement
-        kinds = arrival.node.kinds(placement.device)
-        member.kind = " and ".join(sorted(kinds))
-        strange = kinds - set(placement.kinds)
-        changed = [f"{name} {version}" for name, version in arrival.node.software if job.software[name] != version]
-        if unlike := [*sorted(strange), *changed]:
-            self._tell(
-                f"{arrival.node.name} is left out: it has {', '.join(unlike)}, which this run was not begun with, "
-                "and its numbers may differ."
-            )
+        member.kind = " and ".join(sorted(arrival.node.kinds(placement.device)))
+        if unlike := arrival.node.unlike(placement.device, placement.kinds, job.software):
+            self._tell_once(f"{arrival.node.name} is left out: {unlike}")
             self._end(member)
             return
         self._await(member, "load", *to_load(job, placement, member.seat))
@@ -210,34 +211,39 @@ class Crew:
 
     def _leave_draining_nodes(self) -> None:
         """Actors on a node that is about to leave end what they have and start anew elsewhere."""
+        for identity in sorted(self._known.keys() - self._there - {""}):
+            self._tell(f"{self._known.pop(identity)} left.")
         draining = self.engine.leaving()
         for member in self.members if draining else []:
             if member.node_id not in draining:
                 continue
-            if not member.leaving:
-                member.leaving = True
-                self._tell(f"{member.node_name} is about to leave the cluster: {member.name} gets no new batch.")
+            member.leaving = True
+            self._tell_once(f"{member.node_name} is about to leave the cluster: its actors get no new batch.")
             if member.calls == 0:
                 member.seat = replace(member.seat, node=None)
                 self._start(member)
 
     def _grow(self) -> None:
         """Adds actors for nodes that joined; a number of actors that was asked for is kept, and its rest takes them."""
-        if "" in self._known or self._there <= self._known:
+        if "" in self._known or self._there <= self._known.keys():
             return  # a Ray of our own stays as it is
-        nodes = self.engine.usable_nodes()
+        nodes = suited(self._job.crew, self.engine.usable_nodes())
         joined = [node for node in nodes if node.identity not in self._known]
         taken = [node for node in nodes if node.identity in self._known]
         for node in joined:
-            self._known.add(node.identity)
+            self._known[node.identity] = node.name
+            unlike = node.unlike(self.placement.device, self.placement.kinds, self._job.software)
             try:
                 wanted = self._place([*taken, node])
             except LayerscopeError as error:
-                self._tell(f"{node.name} joined the cluster and is left out: {first_line(error)}")
+                unlike = unlike or first_line(error)
+            if unlike:
+                self._tell(f"{node.name} joined and is left out: {unlike}")
                 continue
             taken.append(node)
-            self._tell(f"{node.name} joined the cluster.")
-            for seat in more_seats(self._job.crew, self.placement, wanted, self.members, taken):
+            seats = more_seats(self._job.crew, self.placement, wanted, self.members, taken)
+            self._tell(f"{node.name} joined{counted(seats)}.")
+            for seat in seats:
                 self._add(seat)
 
     def _check_for_a_way_on(self, step: float) -> None:
@@ -280,10 +286,10 @@ class Crew:
         self.dismiss()
         self.placement = placement
         self.gemma, self.encoders = [], []
-        self._known |= {node.identity for node in nodes}
+        self._known |= {node.identity: node.name for node in nodes}
         self._built_on = self._there
         self._stuck = 0.0
-        for seat in _seated_first(placement):
+        for seat in seated_first(placement):
             self._add(seat)
         return True
 
@@ -291,8 +297,3 @@ class Crew:
         job = self._job
         # The layer blocks stay: batches are under way that are cut into them.
         return place(replace(job.crew, layer_blocks=len(self.placement.blocks)), nodes, job.needs)
-
-
-def _seated_first(placement: Placement) -> list[Seat]:
-    """Those that wait for a node come last: Ray would give them the room of an actor that is started after them."""
-    return sorted(placement.seats, key=lambda seat: seat.node is None)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 from layerscope.engine.member import Member
+from layerscope.formatting import count_of
 from layerscope.planning.node import Node
 from layerscope.planning.placement import Placement, Seat, Share
 from layerscope.planning.settings import Crew
@@ -44,6 +45,19 @@ def more_seats(
         share = Share(0, 1) if placement.device == "cuda" else placement.gemma
         seats += [Seat(None, node, share) for node in places]
     return seats
+
+
+def counted(seats: Sequence[Seat]) -> str:
+    """`: 7 Gemma actors and 3 encoders more`; empty of none."""
+    gemma = sum(seat.block is None for seat in seats)
+    counts = {"Gemma actor": gemma, "encoder": len(seats) - gemma}
+    told = " and ".join(count_of(count, noun) for noun, count in counts.items() if count)
+    return f": {told} more" if told else ""
+
+
+def seated_first(placement: Placement) -> list[Seat]:
+    """Those that wait for a node come last: Ray would give them the room of an actor that is started after them."""
+    return sorted(placement.seats, key=lambda seat: seat.node is None)
 
 
 def _free_places(node: Node, placement: Placement, members: Sequence[Member]) -> int:

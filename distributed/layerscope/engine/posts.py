@@ -5,17 +5,17 @@ Knows no Ray: `interface.py` is all it sees of it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any
 
 from layerscope.engine.interface import Engine, Handle, Reference
 from layerscope.errors import LayerscopeError, first_line
 from layerscope.formatting import count_of
+from layerscope.planning.job import Job
 from layerscope.planning.node import Node
-from layerscope.planning.shares import Share
+from layerscope.planning.placing import suited
+from layerscope.planning.shares import Share, share_of, shares_of
 from layerscope.records.totals import Totals
-
-ShareOf = Callable[[Share, Sequence[Node]], Share]
-"""Other nodes, as the share of a writer; raises LayerscopeError where its actors find no room there."""
 
 
 @dataclass
@@ -55,6 +55,8 @@ class Post:
     awaited: dict[Reference, str] = field(default_factory=dict)
     """By what is waited for, the method that it is the answer of."""
     told_to_stop: bool = False
+    cramped: bool = False
+    """What it has left of its nodes is too little for the whole of its actors: it takes no other part."""
     slice_of: str = field(init=False)
     """The node that it shares with others; empty for none."""
 
@@ -94,16 +96,12 @@ class Posts:
     Args:
         shares: of those who can be at work at once.
         tell: is told what a person should know.
-        patience: seconds to go on without a node for any writer.
     """
 
-    def __init__(
-        self, shares: Sequence[Share], engine: Engine, share_of: ShareOf, tell: Callable[[str], None], patience: float
-    ) -> None:
+    def __init__(self, job: Job, shares: Sequence[Share], engine: Engine, tell: Callable[[str], None]) -> None:
         self.all = [Post(share) for share in shares]
-        self._engine, self._share_of, self._tell, self._patience = engine, share_of, tell, patience
-        self._pattern = replace(shares[0], writers_here=1)
-        self._known = set[str]().union(*(post.node_ids for post in self.all))
+        self._job, self._engine, self._tell = job, engine, tell
+        self._known = {node.identity: node.name for share in shares for node in share.nodes}
         self._own_ray = "" in self._known  # which stays as it is
         self._free: list[Node] = []
         self._able = engine.now()
@@ -111,7 +109,8 @@ class Posts:
     def idle(self) -> list[Post]:
         """Those who can take a part."""
         staying = self._staying()
-        return [post for post in self.all if post.part is None and (self._own_ray or post.node_ids <= staying)]
+        able = [post for post in self.all if post.part is None and not post.cramped]
+        return [post for post in able if self._own_ray or post.node_ids <= staying]
 
     def tend(self, waiting: int) -> None:
         """Gives every node to somebody who can use it; posts on a node that leaves are told to stop.
@@ -132,14 +131,17 @@ class Posts:
             elif post.writes and post.node_id in leaving and not post.told_to_stop:
                 self._tell(f"{post.node_name} is about to leave the cluster: its writer's part goes on elsewhere.")
                 post.stop(self._engine)
-        free = [node for node in self._free if node.identity in there - leaving]
-        joined = [node for node in self._engine.usable_nodes() if node.identity not in self._known]
-        for node in joined:
-            self._tell(f"{node.name} joined the cluster.")
-        self._known = (self._known | {node.identity for node in joined}) & there
+        for identity in sorted(self._known.keys() - there):
+            self._tell(f"{self._known.pop(identity)} left the cluster.")
+        given = [node for node in self._free if node.identity in there - leaving]
+        for node in suited(self._job.crew, self._engine.usable_nodes()):
+            if node.identity not in self._known:
+                self._known[node.identity] = node.name
+                self._tell(f"{node.name} joined the cluster.")
+                given.append(node)
         self._free = []
-        for node in [*free, *joined]:
-            self._give(node, waiting)
+        for number, node in enumerate(given):
+            self._give(node, ceil(self._writers_lacking(waiting) / (len(given) - number)))
         self._look_for_a_way_on(waiting)
 
     def _staying(self) -> set[str]:
@@ -149,44 +151,60 @@ class Posts:
         """A post on the nodes that it still has. One without any is given up; one without work gives them away, but for
         a slice of one, whose others are at work."""
         left = [node for node in post.share.nodes if node.identity in staying]
-        if post.part is None and not waiting:
+        if post.part is None and post.cramped:
+            self._free += left
+            left = []
+        elif post.part is None and not waiting:
             self._free += [node for node in left if node.identity != post.slice_of]
             left = [node for node in left if node.identity == post.slice_of]
         if post.part is None and not left:
             self.all.remove(post)
         elif left and len(left) < len(post.share.nodes):
-            self._use(post, left)
+            try:
+                self._use(post, left)
+            except LayerscopeError:  # its actors are where they were, or wait for room: its crew sees to that
+                post.cramped, post.share = True, replace(post.share, nodes=tuple(left))
 
-    def _use(self, post: Post, nodes: Sequence[Node]) -> bool:
-        """Has a post use other nodes, if its actors find room there."""
-        try:
-            post.share = self._share_of(post.share, nodes)
-        except LayerscopeError as error:
-            self._tell(f"{', '.join(node.name for node in nodes)} cannot be used: {first_line(error)}")
-            return False
+    def _use(self, post: Post, nodes: Sequence[Node]) -> None:
+        """Has a post use other nodes.
+
+        Raises:
+            LayerscopeError: its actors do not find room there, or their numbers may be others.
+        """
+        post.share = share_of(self._job, post.share.crew, nodes, post.share.writers_here)
+        post.cramped = False
         if post.handle is not None:
             post.ask(self._engine, "use", list(nodes))
-        return True
 
-    def _give(self, node: Node, waiting: int) -> None:
-        """Gives a node to a new writer while there are parts for one, else to the writer that has the fewest."""
+    def _writers_lacking(self, waiting: int) -> int:
+        """How many writers more would find a part to write, and a Gemma actor where their number is given."""
+        lacking = waiting - len([post for post in self.all if post.part is None and not post.cramped])
+        return lacking if self._job.crew.gemma_actors is None else min(lacking, self._actors_left())
+
+    def _actors_left(self) -> int:
+        """Of the Gemma actors that were asked for, those that nobody has."""
+        return (self._job.crew.gemma_actors or 0) - sum(post.share.crew.gemma_actors or 0 for post in self.all)
+
+    def _give(self, node: Node, writers: int) -> None:
+        """Gives a node to so many new writers; where none is lacking, to the one that has the fewest GPUs or nodes."""
         working = [post for post in self.all if post.part is not None]
-        if waiting > sum(post.part is None for post in self.all):
-            try:
-                self.all.append(Post(self._share_of(self._pattern, [node])))
-            except LayerscopeError as error:
-                self._tell(f"{node.name} is left out: {first_line(error)}")
-        elif working:
-            fewest = min(working, key=lambda post: len(post.share.nodes))
-            self._use(fewest, [*fewest.share.nodes, node])
-        else:
-            self._free.append(node)
+        try:
+            if writers > 0:
+                actors = None if self._job.crew.gemma_actors is None else self._actors_left()
+                self.all += [Post(share) for share in shares_of(self._job, node, writers, actors)]
+            elif working:
+                fewest = min(working, key=lambda post: sum(max(1, len(node.gpus)) for node in post.share.nodes))
+                self._use(fewest, [*fewest.share.nodes, node])
+            else:
+                self._free.append(node)
+        except LayerscopeError as error:
+            self._tell(f"{node.name} is left out: {first_line(error)}")
 
     def _look_for_a_way_on(self, waiting: int) -> None:
         now = self._engine.now()
         if self.all or not waiting:
             self._able = now
-        elif now - self._able > self._patience and not self._engine.launching():
+        elif now - self._able > self._job.patience and not self._engine.launching():
             raise LayerscopeError(
                 f"For {now - self._able:.0f} s no node could take a writer, and {count_of(waiting, 'part')} "
                 f"{'is' if waiting == 1 else 'are'} not finished; the cluster has {self._engine.resources()}.\n"

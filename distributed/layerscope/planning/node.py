@@ -1,7 +1,7 @@
 """A machine that may take actors, and its GPUs."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 FIRST_WITH_BFLOAT16 = (8, 0)  # compute capability: Ampere's; older cards take several times as long over it
@@ -57,6 +57,14 @@ class Node:
     def kinds(self, device: str) -> set[str]:
         """The kinds of GPU or processor that actors meet here."""
         return {gpu.name for gpu in self.gpus} if device == "cuda" else {self.processor or "CPU"}
+
+    def unlike(self, device: str, kinds: Sequence[str], software: Mapping[str, str]) -> str:
+        """Why it must not take part in a run that was begun on such hardware and versions; empty where it may."""
+        other = sorted(self.kinds(device) - set(kinds))
+        other += [f"{name} {version}" for name, version in self.software if software[name] != version]
+        if not other:
+            return ""
+        return f"it has {', '.join(other)}, which this run was not begun with, and its numbers may differ."
 
 
 def gpu_types(nodes: Sequence[Node]) -> Counter[str]:

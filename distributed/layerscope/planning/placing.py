@@ -29,7 +29,7 @@ def place(crew: Crew, nodes: Sequence[Node], needs: Needs) -> Placement:
     layers = sorted(needs.sae_by_layer)
     if crew.device == "cpu":
         return place_on_cpus(crew, nodes, needs, split(layers, crew.layer_blocks or 1))
-    nodes = of_type(crew.gpu_type, nodes)
+    nodes = of_type(crew, nodes)
     *more, fewest = _numbers_of_blocks(crew, nodes)
     for number in more:
         with suppress(LayerscopeError):  # every encoder takes memory of its own
@@ -48,20 +48,26 @@ def _numbers_of_blocks(crew: Crew, nodes: Sequence[Node]) -> list[int]:
     return [number for number in _BEST_NUMBERS_OF_BLOCKS if all(node.cpus >= 2 * number for node in nodes)] + [1]
 
 
-def of_type(gpu_type: str, nodes: Sequence[Node]) -> list[Node]:
+def of_type(crew: Crew, nodes: Sequence[Node]) -> list[Node]:
     """The nodes with GPUs, of one type if it is named.
 
     Raises:
         LayerscopeError: there is none of that type.
     """
-    with_gpus = [node for node in nodes if node.gpus]
-    wanted = gpu_type.casefold()
-    chosen = [
-        node
-        for node in with_gpus
-        if node.accelerator.casefold() == wanted or all(wanted in gpu.name.casefold() for gpu in node.gpus)
-    ]
-    if not chosen:
-        names = ", ".join(kinds(with_gpus, "cuda"))
-        raise LayerscopeError(f"No node has GPUs of --gpu-type {gpu_type}. There are: {names}.")
+    if not (chosen := suited(crew, nodes)):
+        names = ", ".join(kinds([node for node in nodes if node.gpus], "cuda"))
+        raise LayerscopeError(f"No node has GPUs of --gpu-type {crew.gpu_type}. There are: {names}.")
     return chosen
+
+
+def suited(crew: Crew, nodes: Sequence[Node]) -> list[Node]:
+    """The nodes that have what a crew works on: on GPUs those with GPUs, of its type if it names one."""
+    if crew.device == "cpu":
+        return list(nodes)
+    wanted = crew.gpu_type.casefold()
+    return [
+        node
+        for node in nodes
+        if node.gpus
+        and (node.accelerator.casefold() == wanted or all(wanted in gpu.name.casefold() for gpu in node.gpus))
+    ]

@@ -36,21 +36,30 @@ def shares(job: Job, nodes: Sequence[Node]) -> list[Share]:
     Raises:
         LayerscopeError: not even one can.
     """
-    parts, crew = len(job.output.parts), job.crew
-    nodes = of_type(crew.gpu_type, nodes) if crew.device == "cuda" else list(nodes)
-    at_most = min(parts, sum(_room(crew, node) for node in nodes), crew.gemma_actors or parts)
-    for number in range(at_most, 1, -1):
-        with suppress(LayerscopeError):  # every one has a model of its own, which takes memory
-            return _divided(job, nodes, number)
-    return _divided(job, nodes, 1)
+    return _as_many_as_fit(job, job.crew, of_type(job.crew, nodes), len(job.output.parts))
+
+
+def shares_of(job: Job, node: Node, writers: int, gemma_actors: int | None) -> list[Share]:
+    """The shares of so many writers at most on a node that joins a run.
+
+    Args:
+        gemma_actors: that may be asked for; None for as many as find room.
+
+    Raises:
+        LayerscopeError: not even one finds room there, or its numbers may be others.
+    """
+    return _as_many_as_fit(job, replace(job.crew, gemma_actors=gemma_actors), [node], writers)
 
 
 def share_of(job: Job, crew: Crew, nodes: Sequence[Node], writers_here: int = 1) -> Share:
     """The share that some nodes are.
 
     Raises:
-        LayerscopeError: the weights do not fit there.
+        LayerscopeError: the weights do not fit there, or its numbers may be others.
     """
+    for node in nodes:
+        if unlike := node.unlike(crew.device, job.placement.kinds, job.software):
+            raise LayerscopeError(unlike)
     return Share(tuple(nodes), writers_here, crew, place(crew, nodes, job.needs))
 
 
@@ -74,20 +83,29 @@ def _room(crew: Crew, node: Node) -> int:
     return len(node.gpus) if crew.device == "cuda" else max(1, node.cores // crew.threads)
 
 
-def _divided(job: Job, nodes: Sequence[Node], number: int) -> list[Share]:
+def _as_many_as_fit(job: Job, crew: Crew, nodes: Sequence[Node], writers: int) -> list[Share]:
+    """The shares of so many writers, or of as many as find room."""
+    at_most = min(writers, sum(_room(crew, node) for node in nodes), crew.gemma_actors or writers)
+    for number in range(at_most, 1, -1):
+        with suppress(LayerscopeError):  # every one has a model of its own, which takes memory
+            return _divided(job, crew, nodes, number)
+    return _divided(job, crew, nodes, 1)
+
+
+def _divided(job: Job, crew: Crew, nodes: Sequence[Node], number: int) -> list[Share]:
     """So many shares, as equal as they can be."""
-    crews = [_crew_of(job.crew, index, number) for index in range(number)]
+    crews = [_crew_of(crew, index, number) for index in range(number)]
     if number <= len(nodes):
         groups: list[list[Node]] = [[] for _ in range(number)]
-        for node in sorted(nodes, key=lambda node: -_room(job.crew, node)):
-            min(groups, key=lambda group: sum(_room(job.crew, each) for each in group)).append(node)
-        return [share_of(job, crew, group) for crew, group in zip(crews, groups, strict=True)]
+        for node in sorted(nodes, key=lambda node: -_room(crew, node)):
+            min(groups, key=lambda group: sum(_room(crew, each) for each in group)).append(node)
+        return [share_of(job, own, group) for own, group in zip(crews, groups, strict=True)]
     slices = [1] * len(nodes)
     for _ in range(number - len(nodes)):
-        fullest = max(range(len(nodes)), key=lambda index: _room(job.crew, nodes[index]) / slices[index])
+        fullest = max(range(len(nodes)), key=lambda index: _room(crew, nodes[index]) / slices[index])
         slices[fullest] += 1
     divided = [(part, count) for node, count in zip(nodes, slices, strict=True) for part in _slices(node, count)]
-    return [share_of(job, crew, [part], count) for crew, (part, count) in zip(crews, divided, strict=True)]
+    return [share_of(job, own, [part], count) for own, (part, count) in zip(crews, divided, strict=True)]
 
 
 def _slices(node: Node, count: int) -> list[Node]:

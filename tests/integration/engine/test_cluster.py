@@ -95,8 +95,9 @@ def test_a_lost_node_changes_nothing_and_a_new_one_is_used_until_it_drains(
     say(pace, "")
     code, _, errors = run.finish()
     assert code == 0, errors
-    assert "joined the cluster" in errors
-    assert re.search(r"is about to leave the cluster: gemma #\d gets no new batch", errors)
+    assert errors.count(" joined: 1 Gemma actor more.") == 2
+    assert errors.count(" is about to leave the cluster: its actors get no new batch.") == 1
+    assert errors.count(" left.\n") == 2
     assert run.output.read_bytes() == expected
 
 

@@ -51,7 +51,7 @@ def test_every_gpu_of_nodes_that_join_a_run_on_one_gpu_is_used(at_once: bool) ->
             settle(crew, engine)
     settle(crew, engine)
     assert ready(crew) == {"a": (1, 1), "b": (1, 0), "c": (1, 0), "d": (1, 0), "e": (1, 0)}
-    assert [line for line in told if "joined" in line] == [f"{name} joined the cluster." for name in "bcde"]
+    assert [line for line in told if "joined" in line] == [f"{name} joined: 1 Gemma actor more." for name in "bcde"]
     settle(crew, engine)
     assert len(crew.gemma) == 5, "and nobody is added for the same room twice"
 
@@ -68,6 +68,37 @@ def test_a_cluster_that_doubles_gets_the_encoders_that_it_needs() -> None:
     assert per_block > 1
     assert gemma + per_block == 32, "every GPU is used"
     assert all(counts[0] + counts[1] / 2 == 8 for counts in ready(crew).values())
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "told"),
+    [
+        (1, {}, "b joined: 8 Gemma actors more."),
+        (8, {}, "b joined: 7 Gemma actors and 2 encoders more."),
+        (1, {"gemma_actors": 9}, "b joined."),
+    ],
+    ids=["encoders have room for all", "as many as there were", "a number that was asked for"],
+)
+def test_a_node_with_eight_gpus_that_joins_has_an_actor_on_each_and_comes_and_goes_in_a_line(
+    gpus: int, asked: dict[str, Any], told: str
+) -> None:
+    """Of eight actors and more that are on a node a person hears once; of nodes without GPUs, not at all."""
+    crew, engine, said = crew_on([node("a", gpus=gpus)], layer_blocks=2, **asked)
+    settle(crew, engine)
+    engine.nodes += [node("head"), node("b", gpus=8), node("other", gpus=8, kind="T4")]
+    settle(crew, engine)
+    gemma, encoders = ready(crew)["b"]
+    assert gemma + encoders / 2 == 8
+    engine.drained.add("b")
+    settle(crew, engine)
+    engine.lose_node("b")
+    settle(crew, engine, 20)
+    assert said == [
+        told,
+        "other joined and is left out: it has T4, which this run was not begun with, and its numbers may differ.",
+        "b is about to leave the cluster: its actors get no new batch.",
+        "b left.",
+    ]
 
 
 def test_a_number_of_actors_that_was_asked_for_is_kept_and_its_rest_takes_the_nodes_that_join() -> None:
@@ -94,7 +125,7 @@ def test_a_node_that_is_too_small_or_of_another_kind_is_left_out_and_the_others_
     engine.nodes += [small, node("other", gpus=1, kind="T4"), node("b", gpus=1)]
     settle(crew, engine)
     assert ready(crew) == {"a": (1, 1), "b": (1, 0)}
-    assert any(line.startswith("small joined the cluster and is left out: The weights do not fit") for line in told)
+    assert any(line.startswith("small joined and is left out: The weights do not fit") for line in told)
 
 
 def test_a_node_that_says_late_what_it_has_is_used_once_it_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The head of many writers, whose writers, actors and nodes are lost, called back and joined by others."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -93,7 +94,12 @@ def test_a_run_that_shrinks_to_one_node_and_grows_again_has_writers_wherever_the
     engine.join()
     posts.tend(3)
     assert nodes_of(posts) == [["more-1"], ["more-2"], ["n0"]]
-    assert shown.told == ["more-1 joined the cluster.", "more-2 joined the cluster."]
+    assert [told.partition(" the cluster")[0] for told in shown.told] == [
+        "n1 left",
+        "n2 left",
+        "more-1 joined",
+        "more-2 joined",
+    ]
     writers.run()
     assert {writer.node_id for writer in engine.writers} == {"n0", "more-1", "more-2"}
     assert list(engine.disk.files.values()) == [text_of(part, parts) for part in engine.disk.files]
@@ -130,6 +136,78 @@ def test_nodes_that_join_writers_of_one_node_work_for_them_and_are_given_away_ag
     engine.lose("n0")
     posts.tend(1)
     assert nodes_of(posts) == [["more-1", "more-2", "more-3"]]
+
+
+def on_gpus(parts: int, gpus: int, gemma_actors: int | None = None) -> tuple[Head, Posts, list[str]]:
+    """Every writer of the one node at work on a part."""
+    engine = Head([node("n0", gpus)], disk=Disk(parts))
+    _, posts, shown = head(engine, job_of(engine.nodes, parts, gemma_actors, "cuda"), parts)
+    for post in posts.all:
+        post.part = Part(1, 9, Totals())
+    return engine, posts, shown.told
+
+
+def gpus_of(posts: Posts) -> list[dict[str, int]]:
+    return [{node.identity: len(node.gpus) for node in post.share.nodes} for post in posts.all]
+
+
+def test_a_node_with_eight_gpus_that_joins_takes_as_many_writers_as_there_are_parts_for() -> None:
+    """As it would have from the beginning, and each has the actors for its slice of the GPUs."""
+    engine, posts, told = on_gpus(6, 2)
+    engine.join(8)
+    posts.tend(4)
+    assert gpus_of(posts) == [{"n0": 1}, {"n0": 1}, *[{"more-1": 2}] * 4]
+    assert [post.share.placement.gemma_actors for post in posts.all[2:]] == [1] * 4
+    assert all(post.share.placement.encoders_per_block == 1 for post in posts.all)
+    for post in posts.all:
+        post.part = Part(1, 9, Totals())
+    engine.join(8)
+    engine.join()
+    engine.join(8, kind="T4")
+    for _ in range(3):
+        posts.tend(0)
+    assert gpus_of(posts)[0] == {"n0": 1, "more-2": 8}, "who has the fewest"
+    engine.lose("more-2")
+    posts.tend(0)
+    posts.tend(0)
+    assert told == [
+        "more-1 joined the cluster.",
+        "more-2 joined the cluster.",
+        "more-4 joined the cluster.",
+        "more-4 is left out: it has T4, which this run was not begun with, and its numbers may differ.",
+        "more-2 left the cluster.",
+    ]
+
+
+def test_gemma_actors_that_were_asked_for_are_no_more_for_a_writer_that_joins() -> None:
+    """Those of the first writers wait for room, and a node that joins has it: another writer would find none there."""
+    engine, posts, _ = on_gpus(4, 2, gemma_actors=8)
+    assert [post.share.crew.gemma_actors for post in posts.all] == [4, 4]
+    engine.join(8)
+    posts.tend(2)
+    assert gpus_of(posts) == [{"n0": 1, "more-1": 8}, {"n0": 1}]
+
+
+def test_a_writer_whose_nodes_no_longer_hold_its_actors_ends_its_part_and_takes_no_other() -> None:
+    """It is told to nobody every two seconds that the whole crew would not fit: its crew sees to what is there."""
+    engine = Head([node("n0", 2), node("n1", 1)], disk=Disk(1))
+    the_job = job_of(engine.nodes, 1, device="cuda")
+    the_job.crew = replace(the_job.crew, encoder_gpus=2)
+    _, posts, shown = head(engine, the_job, 1)
+    (post,) = posts.all
+    post.part = Part(1, 9, Totals())
+    engine.lose("n1")
+    posts.tend(0)
+    posts.tend(0)
+    assert gpus_of(posts) == [{"n0": 2}]
+    post.part = None
+    assert not posts.idle()
+    posts.tend(1)
+    assert shown.told == [
+        "n1 left the cluster.",
+        "n0 is left out: --encoder-gpus 2 leaves no GPU for Gemma: there are 2. Name fewer, or 0 to share them.",
+    ]
+    assert not posts.all
 
 
 @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
