@@ -68,14 +68,16 @@ def plain_run(config: Config, residuals: dict[int, bytes] | None = None) -> byte
     dictionaries = [
         Encoders(
             each.name,
-            job.columns(each),
+            job.columns(each.site),
             [load_encoder(each.repository, sae, job.spec.width(each.site), sae_dtype, device) for sae in each.saes],
         )
         for each in job.dictionaries
     ]
     means = read_means(job.reading.means, job.layers) if job.reading.means else None
+    read, written = (job.columns(site) for site in (job.reading.sites[0], job.reading.acts_at))
+    widths = read.stop - read.start, written.stop - written.start
     decoders = [
-        load_decoder(job.sae_repository, sae, job.spec.width(job.reading.sites[0]), sae_dtype, device, means)
+        load_decoder(job.sae_repository, sae, widths, sae_dtype, device, means)
         for sae in (job.saes if job.reading.attribution else ())
     ]
     lines: list[bytes | memoryview] = []
@@ -85,7 +87,8 @@ def plain_run(config: Config, residuals: dict[int, bytes] | None = None) -> byte
         scored = score_batch(model, tokenizer, questions, job.layers, job.reading)
         outcomes, kept, attribute = scored.outcomes, scored.residuals, None
         if scored.gradients is not None and scored.groups is not None:
-            attribute = ToAttribute(scored.gradients.to(device), scored.groups, decoders)
+            there = kept[..., written].to(device)
+            attribute = ToAttribute(scored.gradients.to(device), scored.groups, decoders, there)
         encode = partial(
             encode_dictionaries, kept.to(device), job.layers, dictionaries, job.numerics.top_k, scored.spans
         )

@@ -158,14 +158,17 @@ class EncoderActor(_Actor):
         self._layers, self._reading = layers, reading
         self._log = ActorLog(f"encoder {ranges(self._layers)}")
         self._dictionaries, self._decoders = list[Encoders](), list[SaeDecoder]()
+        self._written: slice | None = None
         with self._log.timed("load"):
             means = read_means(reading.means, self._layers) if reading.means else None
-            for name, repository, saes, columns in dictionaries:
+            for name, repository, saes, columns, written in dictionaries:
                 width, there = columns.stop - columns.start, on_this_node(repository)
                 loaded = [load_encoder(there, sae, width, dtype, self._device) for sae in saes]
                 self._dictionaries.append(Encoders(name, columns, loaded))
                 if reading.attribution and name == FIRST:
-                    self._decoders = [load_decoder(there, sae, width, dtype, self._device, means) for sae in saes]
+                    to = written or columns
+                    how = (width, to.stop - to.start), dtype, self._device, means
+                    self._written, self._decoders = written, [load_decoder(there, sae, *how) for sae in saes]
             if self._device.type == "cuda":
                 warm_up_encoders(self._dictionaries)
         with self._log.timed("fingerprint"):
@@ -189,7 +192,8 @@ class EncoderActor(_Actor):
             attribute = None
             if activations.gradients is not None and activations.groups is not None:
                 gradients = from_array(activations.gradients).to(self._device)
-                attribute = ToAttribute(gradients, activations.groups, self._decoders)
+                written = None if self._written is None else residuals[..., self._written]
+                attribute = ToAttribute(gradients, activations.groups, self._decoders, written)
             of_block = residuals, self._layers, self._dictionaries, k, activations.spans
             block = encode_dictionaries(*of_block, self._reading, attribute)
         return (Encoded(None, span(), block.nbytes), block) if apart else Encoded(block, span(), block.nbytes)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from layerscope.config import AttributionRule, Site
+from layerscope.config import Site
 from layerscope.engine.readings import read_batch, rows_among
 from layerscope.errors import LayerscopeError
 from layerscope.numerics.out_of_memory import give_back, is_out_of_memory
@@ -39,7 +39,7 @@ class ScoredBatch(NamedTuple):
     outcomes: list[Outcome]
     """The frame or the error line of every question, in order."""
     residuals: Tensor  # [L, R, D]; R is 0 where no question can be scored
-    gradients: Tensor | None  # [L, R, D] of the margin by these, where it is attributed
+    gradients: Tensor | None  # [L, R, O] of the margin by these, or by some of their numbers, where it is attributed
     spans: Spans | None
     """Which rows are of which solution, where lists are made over several tokens."""
     groups: Groups | None
@@ -72,7 +72,7 @@ def score_batch(
     attributed = reading.attribution is not None
     rows = read_batch(scorable, reading.names, None, attributed)
     if scorable:
-        passed = _pass(model, scorable, ids, labels, layers, rows.places, reading.sites, reading.attribution)
+        passed = _pass(model, scorable, ids, labels, layers, rows.places, reading)
         scores, residuals, gradients, halved = passed
     else:
         scores, residuals, gradients, halved = [], torch.empty(len(layers), 0, 0), None, False
@@ -102,16 +102,16 @@ def _pass(
     labels: Sequence[int],
     layers: Sequence[int],
     places: Sequence[Sequence[int]],
-    sites: Sequence[Site],
-    attribution: AttributionRule | None,
+    reading: Reading,
 ) -> tuple[list[PairScore], Tensor, Tensor | None, bool]:
     """Forward, and where it is asked for back; also whether the pairs did not fit the memory at once."""
     try:
-        if attribution is None:
-            return (*model.forward(pairs, layers, places, sites), None, False)
+        if reading.attribution is None:
+            return (*model.forward(pairs, layers, places, reading.sites), None, False)
         from layerscope.models.attribution import differentiate
 
-        return (*differentiate(model, pairs, labels, strongest_wrong, layers, places, attribution, sites), False)
+        how = reading.attribution, reading.sites, reading.acts_at
+        return (*differentiate(model, pairs, labels, strongest_wrong, layers, places, *how), False)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -123,11 +123,11 @@ def _pass(
     give_back()  # outside the handler, which keeps the failed pass's tensors alive
     half = len(pairs) // 2
     parts = [
-        _pass(model, pairs[part], ids[part], labels[part], layers, places[part], sites, attribution)
+        _pass(model, pairs[part], ids[part], labels[part], layers, places[part], reading)
         for part in (slice(half), slice(half, None))
     ]
     scores, residuals, gradients, _ = zip(*parts, strict=True)
-    by_rows = None if attribution is None else torch.cat(gradients, dim=1)
+    by_rows = None if reading.attribution is None else torch.cat(gradients, dim=1)
     return [score for part in scores for score in part], torch.cat(residuals, dim=1), by_rows, True
 
 

@@ -36,11 +36,12 @@ class InProcess:
         self._device, dtype = TorchSettings(job.placement.device, numerics.dtype, numerics.threads).apply()
         self._tokenizer = PairTokenizer(tokenizer_path(job.model), job.spec.context, job.reading.prompt, spell=spell)
         self._model = load_language_model(fetch_model(job.model, job.spec), dtype, self._device)
-        of_saes = job.d_read, getattr(torch, numerics.sae_dtype), self._device
-        self._encoders = [load_encoder(job.sae_repository, sae, *of_saes) for sae in job.saes]
+        of_saes, width = (getattr(torch, numerics.sae_dtype), self._device), job.spec.width(job.reading.sites[0])
+        self._encoders = [load_encoder(job.sae_repository, sae, width, *of_saes) for sae in job.saes]
         attributed = job.saes if job.reading.attribution else ()
         means = read_means(job.reading.means, job.layers) if job.reading.means else None
-        self._decoders = [load_decoder(job.sae_repository, sae, *of_saes, means) for sae in attributed]
+        widths = width, job.spec.width(job.reading.acts_at)
+        self._decoders = [load_decoder(job.sae_repository, sae, widths, *of_saes, means) for sae in attributed]
 
     def lines(self, job: Job, batch: int) -> list[bytes]:
         """The line of every question of a batch.
@@ -50,10 +51,11 @@ class InProcess:
         """
         questions = [job.selection[int(example_id)] for example_id in job.plan.batch(batch)]
         scored = score_batch(self._model, self._tokenizer, questions, job.layers, job.reading)
-        attribute = None
+        rows, attribute = scored.residuals.to(self._device), None
         if scored.gradients is not None and scored.groups is not None:
-            attribute = ToAttribute(scored.gradients.to(self._device), scored.groups, self._decoders)
-        rows = scored.residuals.to(self._device)
+            written = rows[..., job.columns(job.reading.acts_at)]
+            attribute = ToAttribute(scored.gradients.to(self._device), scored.groups, self._decoders, written)
+        rows = rows[..., job.columns(job.reading.sites[0])]
         encode = partial(encode_block, rows, job.layers, self._encoders, job.numerics.top_k, scored.spans)
         blocks = [encode(job.reading, attribute)] if rows.numel() else []
         settled = [settle(outcome, blocks) for outcome in scored.outcomes]

@@ -18,6 +18,8 @@ class EncodersToLoad(NamedTuple):
     saes: Sequence[SaeChoice]
     columns: slice
     """Which numbers of a row these read: those of their site."""
+    written: slice | None = None
+    """To which of them their features add up, where that is not what they read and the margin is attributed to them."""
 
 
 def to_load(job: Job, placement: Placement, seat: Seat) -> tuple[Any, ...]:
@@ -28,8 +30,15 @@ def to_load(job: Job, placement: Placement, seat: Seat) -> tuple[Any, ...]:
     if seat.block is None:
         return job.model, job.spec, placement.blocks, job.reading, settings, job.ablation
     layers = placement.blocks[seat.block]
+    written = job.columns(job.reading.writes) if job.reading.writes else None
     dictionaries = [
-        EncodersToLoad(each.name, each.repository, [sae for sae in each.saes if sae.layer in layers], job.columns(each))
+        EncodersToLoad(
+            each.name,
+            each.repository,
+            [sae for sae in each.saes if sae.layer in layers],
+            job.columns(each.site),
+            written if each is job.dictionaries[0] else None,
+        )
         for each in job.dictionaries
     ]
     return layers, dictionaries, numerics.dtype, job.reading, settings

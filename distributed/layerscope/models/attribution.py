@@ -5,7 +5,7 @@ layer on it keeps what the way back needs. Weights are frozen, tokens that solut
 is read twice but attention's scores and the gate of the MLP, which are larger than what makes them.
 
 Shapes: B pairs, T tokens of a batch, P positions that predict a solution token, N solution tokens, V vocabulary,
-L captured layers, R captured rows, D d_model.
+L captured layers, R captured rows, D d_model, or the width of whatever is captured, O where the gradient is taken.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +43,7 @@ class MarginGradients(NamedTuple):
 
     scores: list[PairScore]  # B
     residuals: Tensor  # [L, R, D] in the model's dtype, on the CPU; the rows of a pair's tokens follow one another
-    gradients: Tensor  # [L, R, D] of the margin by what the first of the sites has of these
+    gradients: Tensor  # [L, R, O] of the margin by what one of the sites has of these
 
 
 def differentiate(
@@ -55,6 +55,7 @@ def differentiate(
     places: Sequence[Sequence[int]],
     rule: AttributionRule,
     sites: Sequence[Site] = RESIDUAL,
+    by: Site | None = None,
 ) -> MarginGradients:
     """Scores the solutions of every pair, and leads log-likelihood(positive) - log-likelihood(negative) back to a site.
 
@@ -62,17 +63,18 @@ def differentiate(
         positives: of every pair, the number of its right solution.
         negative: from the log-likelihoods and that number to the number of the solution that it is weighed against.
         places: of every pair, which tokens of its row.
-        sites: where in the layers rows are taken, one behind the other, and at the first of them gradients.
+        sites: where in the layers rows are taken, one behind the other.
+        by: at which of them gradients; by default at the first.
     """
+    by = by or sites[0]
     layout = lay_out(pairs, model.transfers, places, share=False)
     with model.turn:
-        hidden, states, others = _forward(model, layout, layers, rule, sites)
+        hidden, states, others = _forward(model, layout, layers, rule, sites, by)
         with torch.no_grad():
             output = Output.of(hidden.detach(), model, layout)
-            here = dict(
-                zip(layers, (of_layer[0].index_select(0, layout.read_tokens) for of_layer in states), strict=True)
-            )
-            read = stacked([here, *others], layers)
+            here = (of_layer[0].index_select(0, layout.read_tokens) for of_layer in states)
+            captured = {by: dict(zip(layers, here, strict=True)), **others}
+            read = stacked([captured[site] for site in sites], layers)
             finite = torch.isfinite(read).all(dim=-1)  # [L, R]
             read, finite, log_probs = model.transfers.download(read, finite, output.log_probs()).wait()
             scores = pair_scores(log_probs.numpy(), layout, finite.numpy(), layers)
@@ -88,9 +90,14 @@ def differentiate(
 
 
 def _forward(
-    model: LanguageModel, layout: PairLayout, layers: Sequence[int], rule: AttributionRule, sites: Sequence[Site]
-) -> tuple[Tensor, list[Tensor], list[dict[int, Tensor]]]:
-    """[T, D] after the final norm, and [1, T, D] of each chosen layer at the first site, with the way back between.
+    model: LanguageModel,
+    layout: PairLayout,
+    layers: Sequence[int],
+    rule: AttributionRule,
+    sites: Sequence[Site],
+    by: Site,
+) -> tuple[Tensor, list[Tensor], dict[Site, dict[int, Tensor]]]:
+    """[T, D] after the final norm, and [1, T, O] of each chosen layer at one site, with the way back between.
 
     Also, of each of the other sites, the rows that are read of each layer.
     """
@@ -99,11 +106,12 @@ def _forward(
         stack.enter_context(torch.enable_grad())
         stack.enter_context(attention_by(config, WITH_GRADIENT))
         stack.enter_context(relevance_rules(body) if rule == "relp" else lean_norms(body))
-        captured = stack.enter_context(_captured(body.layers, layers, model.family.site(sites[0])))
-        others = [
-            stack.enter_context(capture_rows(body.layers, layers, model.family.site(site), layout.read_tokens))
-            for site in sites[1:]
-        ]
+        captured = stack.enter_context(_captured(body.layers, layers, model.family.site(by)))
+        others = {
+            site: stack.enter_context(capture_rows(body.layers, layers, model.family.site(site), layout.read_tokens))
+            for site in sites
+            if site != by
+        }
         hidden = body(
             input_ids=layout.tokens[None],
             position_ids=layout.positions[None],

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from msgspec import UNSET
 
+from layerscope.config import Site
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import ranges, size_text, utf8
 from layerscope.hub import repository as hub
@@ -94,11 +95,11 @@ class Job:
         """The width of the rows that the SAEs read, all sites together."""
         return sum(map(self.spec.width, self.reading.sites))
 
-    def columns(self, dictionary: Dictionary) -> slice:
-        """Which numbers of a row are those of a dictionary's site."""
+    def columns(self, site: Site) -> slice:
+        """Which numbers of a row are those of a site."""
         sites = self.reading.sites
-        start = sum(map(self.spec.width, sites[: sites.index(dictionary.site)]))
-        return slice(start, start + self.spec.width(dictionary.site))
+        start = sum(map(self.spec.width, sites[: sites.index(site)]))
+        return slice(start, start + self.spec.width(site))
 
     @property
     def sae_repository(self) -> Repository:

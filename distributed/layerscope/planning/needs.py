@@ -60,7 +60,7 @@ def estimate(
     numerics: Numerics,
     rows: int,
     rows_per_question: float,
-    attributed: bool = False,
+    attributed: Site | None = None,
 ) -> Needs:
     """What a run takes.
 
@@ -69,14 +69,18 @@ def estimate(
         dictionaries: of each where it reads, and d_sae.
         rows: of a layer's tensors that the plan's largest batch makes.
         rows_per_question: on average.
-        attributed: whether the margin is led back to the first one's rows: of its SAEs the decoders too, of rows the
-            gradients.
+        attributed: to which site the margin is led back, if it is: of the first one's SAEs the decoders too, and an
+            affine connection where they may have one, of rows the gradients.
     """
     both = 2 if attributed else 1
     size = BYTES_PER_VALUE[numerics.dtype]
     first, *others = [spec.width(site) * d_sae for site, d_sae in dictionaries]
-    weights = both * first + sum(others)
-    width = sum(map(spec.width, {site for site, _ in dictionaries}))
+    weights = first + sum(others)
+    read_at, d_sae = dictionaries[0]
+    if attributed:
+        weights += spec.width(attributed) * (d_sae if attributed == read_at else d_sae + spec.width(read_at))
+    sites = {site for site, _ in dictionaries} | ({attributed} if attributed else set())
+    width = sum(map(spec.width, sites))
     by_layer = both * rows * width * size
     kept = _bytes_kept(spec, min(layers), size) * numerics.batch_tokens if attributed else 0
     return Needs(

@@ -18,7 +18,7 @@ from layerscope.planning.node import Node, gpu_types
 from layerscope.planning.output import settle_output
 from layerscope.planning.placement import Placement
 from layerscope.planning.placing import place
-from layerscope.planning.saes import Dictionary, take_dictionaries
+from layerscope.planning.saes import Dictionary, acts_at, take_dictionaries
 from layerscope.planning.settings import (
     numeric,
     questions_wanted,
@@ -60,13 +60,14 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     first = dictionaries[0]
     crew = settle_crew(config, nodes, spec.d_model)
     numerics = settle_numerics(config, nodes, crew)
-    reading = _reading(config, settle_reading(config, model, selection.source.solutions), dictionaries)
+    reading = _reading(config, settle_reading(config, model, selection.source.solutions), dictionaries, spec)
     tokenizer = _tokenizer(model, spec, reading.prompt)
     settings = selection, tokenizer, numerics.batch_tokens, reading.attribution is None
     plan = kept_plan(*settings, lambda: make_plan(*settings, limits().cpus))
     shard = parse_shard(config.shard)
     rows = reading.rows(int(np.diff(plan.starts).max(initial=0)), numerics.batch_tokens)
-    of_question, attributed = _rows_per_question(plan, reading), reading.attribution is not None
+    of_question = _rows_per_question(plan, reading)
+    attributed = reading.acts_at if reading.attribution is not None else None
     sizes = [(each.site, each.d_sae) for each in dictionaries]
     needs = estimate(spec, first.layers, sizes, numerics, rows, of_question, attributed)
     placement = place(crew, nodes, needs)
@@ -93,20 +94,16 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
     )
 
 
-def _reading(config: Config, settled: Reading, dictionaries: Sequence[Dictionary]) -> Reading:
+def _reading(config: Config, settled: Reading, dictionaries: Sequence[Dictionary], spec: ModelSpec) -> Reading:
     """With what the dictionaries read and decode to, and the files that the settings name."""
     first = dictionaries[0]
-    if settled.attribution is not None and any(
-        sae.recipe.transcodes or sae.recipe.scaling != "none" for sae in first.saes
-    ):
-        raise UsageError(
-            "--attribution needs SAEs that give back what they read, as a sum of their features and a bias.\n"
-            "These decode to another place, or scale what they read first: leave it out, or take others."
-        )
+    sites = [each.site for each in dictionaries]
+    writes = acts_at(first, spec) if settled.attribution is not None else first.site
     baseline = parse_baseline(config.attribution_baseline)
     return replace(
         settled,
-        sites=tuple(dict.fromkeys(each.site for each in dictionaries)),
+        sites=tuple(dict.fromkeys([*sites, writes])),
+        writes=writes if writes != first.site else None,
         dictionaries=tuple(each.name for each in dictionaries[1:]),
         prompt=replace(settled.prompt, shots=_shots(config)) if config.shots else settled.prompt,
         means=find_means(baseline, first.layers, first.d_sae) if baseline else settled.means,

@@ -13,6 +13,7 @@ from layerscope.saes.choice import CANONICAL, SaeChoice
 from layerscope.saes.choosing import choose_saes
 from layerscope.saes.suites import original_name, suite_of
 from layerscope.saes.weights import read_d_sae
+from layerscope.saes.writing import written_site
 from layerscope.standin import standin_folder
 
 
@@ -34,6 +35,21 @@ class Dictionary:
     @property
     def site(self) -> Site:
         return self.saes[0].site
+
+    @property
+    def writes(self) -> Site:
+        """The site to which the features of each add up; reads configurations.
+
+        Raises:
+            UsageError: one's says another place than is known, or they write at several.
+        """
+        first, *others = (written_site(self.repository, sae) for sae in self.saes)
+        if another := next((site for site in others if site != first), None):
+            raise UsageError(
+                f"The SAEs of {self.repository.name} write at {first} of some layers and at {another} of others.\n"
+                "A margin cannot be attributed to them, nor can they be ablated: take --layers that are alike."
+            )
+        return first
 
     @property
     def layers(self) -> list[int]:
@@ -82,6 +98,23 @@ def take_dictionaries(config: Config, model: Repository, spec: ModelSpec) -> tup
             raise type(error)(f"--dictionary {asked.name}: {error}{advice}") from error
         taken.append(other)
     return tuple(taken)
+
+
+def acts_at(dictionary: Dictionary, spec: ModelSpec) -> Site:
+    """The site at which a dictionary's features act on what a model does: that to which they add up.
+
+    Raises:
+        UsageError: it is none at which this can be told.
+    """
+    site, family = dictionary.writes, spec.family
+    takes = family.site(site).takes
+    if takes is None or (takes != "output" and site != dictionary.site):
+        raise UsageError(
+            f"The SAEs of {dictionary.repository.name} write at {site}, where a feature's part of what {family.name} "
+            "computes cannot be told.\n"
+            "A margin cannot be attributed to them, nor can they be ablated: run without --attribution, or take others."
+        )
+    return site
 
 
 def _take(

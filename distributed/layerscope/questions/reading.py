@@ -37,12 +37,19 @@ class Reading:
     """Whether any question has more than two solutions."""
     sites: tuple[Site, ...] = ("resid_post",)
     """What is read of a token: tensors of a layer, where SAEs were trained, the first dictionary's first."""
+    writes: Site | None = None
+    """One of these, where the margin is attributed to features that write elsewhere than they are read."""
     dictionaries: tuple[str, ...] = ()
     """The names of further dictionaries, in the order of the record."""
     attribution: AttributionRule | None = None
     """How the margin is led back to features; None where it is not."""
     means: Means | None = None
     """What features are on average, where the margin is attributed against that."""
+
+    @property
+    def acts_at(self) -> Site:
+        """Where the first dictionary's features add up to what is there, and the margin's gradient is taken."""
+        return self.writes or self.sites[0]
 
     @property
     def spells(self) -> bool:

@@ -20,7 +20,8 @@ from layerscope.records.readings import LARGEST_FLOAT32, Float32, Id
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TERMS = ("features", "bias", "error", "total")
+TERMS = ("features", "bias", "error", "total", "skip")
+"""The last of dictionaries alone that pass anything on beside their features."""
 GROUPS = ("positive", "negative", "common", "prompt")
 """Of tokens, as `Record.attributions` names them."""
 OF_THE_LINE = ("common", "prompt")
@@ -51,7 +52,9 @@ class AttributionTerms(Struct, frozen=True, gc=False):
     error: Float32
     """Of the SAE: what it does not reconstruct."""
     total: Float32
-    """Gradient times residual stream."""
+    """Gradient times what the features are a part of: the residual stream, or what SAEs write of another site."""
+    skip: Float32 = 0.0
+    """What a dictionary passes on beside its features, such as a transcoder's affine connection. Most have none."""
 
 
 class Attributions(NamedTuple):
@@ -77,7 +80,7 @@ class Found(Protocol):
     @property
     def active_counts(self) -> NDArray[np.int64]: ...  # [G]
     @property
-    def terms(self) -> NDArray[np.float32]: ...  # [G, 4]
+    def terms(self) -> NDArray[np.float32]: ...  # [G, 4], or [G, 5] with `skip`
 
 
 class AttributionRows(NamedTuple):
@@ -130,6 +133,7 @@ def _lists(layer: int, found: Found) -> list[bytes]:
 
 
 def _terms(layer: int, terms: NDArray[np.float32]) -> list[bytes]:
-    form = b'"%d":{%b}' % (layer, b",".join(b'"%b":%%b' % name.encode() for name in TERMS))
+    n_terms = terms.shape[1]
+    form = b'"%d":{%b}' % (layer, b",".join(b'"%b":%%b' % name.encode() for name in TERMS[:n_terms]))
     numbers: Any = decimals(terms.reshape(-1))
-    return [form % tuple(numbers[start : start + len(TERMS)]) for start in range(0, len(numbers), len(TERMS))]
+    return [form % tuple(numbers[start : start + n_terms]) for start in range(0, len(numbers), n_terms)]

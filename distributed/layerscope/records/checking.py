@@ -159,7 +159,7 @@ def _check_attributions(
         if len(ids) < len(features) or max(ids, default=0) >= d_sae or len(ids) > most:
             raise NotARecordError(f"the attributions {where} name a feature twice, one that is not, or too many")
         terms = group.terms[layer]
-        parts = terms.features, terms.bias, terms.error
+        parts = terms.features, terms.bias, terms.error, terms.skip
         if abs(sum(parts) - terms.total) > _ROUNDING * sum(map(abs, (*parts, terms.total))):
             raise NotARecordError(f"the terms of attribution {where} do not sum to their total")
 

@@ -26,16 +26,18 @@ from layerscope.report.svg import (
     ticks,
 )
 
-_SQUARE, _DIAMOND, _UP = (
+_SQUARE, _DIAMOND, _UP, _DOWN = (
     ((-4, -4), (4, -4), (4, 4), (-4, 4)),
     ((0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)),
     ((0, -5), (5, 4), (-5, 4)),
+    ((0, 5), (5, -4), (-5, -4)),
 )
 _GLYPHS: dict[str, tuple[tuple[Point, ...], str]] = {
     "features": ((), "solid"),
     "bias": (_SQUARE, "hollow"),
     "error": (_DIAMOND, "hollow"),
     "total": (_UP, "solid"),
+    "skip": (_DOWN, "hollow"),
 }
 """How the points of each term are drawn: told by glyph and dashes, without colour too."""
 TERM_NAMES = {
@@ -43,6 +45,7 @@ TERM_NAMES = {
     "bias": "decoder’s bias",
     "error": "SAE’s error",
     "total": "all together (gradient times residual)",
+    "skip": "passed on beside the features",
 }
 _HEAD, _GAP, _TERMS, _MASS = 50, 26, 180, 70
 _DOTS = 600
@@ -64,9 +67,9 @@ def causes_chart(analysis: Analysis, available: int) -> Markup:
     return depth.drawing(top + 8, content, "Attribution by depth; the numbers are in the table below")
 
 
-def legend() -> list[tuple[Markup, str]]:
+def legend(terms: Sequence[str]) -> list[tuple[Markup, str]]:
     """The lines of the chart by their glyphs and dashes."""
-    return [(_swatch(key), name) for key, name in TERM_NAMES.items()]
+    return [(_swatch(key), TERM_NAMES[key]) for key in terms]
 
 
 def _swatch(key: str) -> Markup:
@@ -83,7 +86,7 @@ def _terms(depth: DepthAxis, top: float, found: Depth) -> Iterator[Markup]:
     yield from _grid(depth, scale, ticks(low, high, 5))
     yield line((LEFT, scale(0)), (depth.end, scale(0)), "zero")
     every = max(1, int(np.ceil(26 / depth.step)))
-    for order, key in enumerate(_GLYPHS):
+    for order, key in enumerate(found.term_names):
         columns = terms[:, order], *found.terms_interval[:, order].T
         places, low_ends, high_ends = (
             [(depth.x(index), scale(float(value))) for index, value in enumerate(column)] for column in columns
@@ -91,7 +94,7 @@ def _terms(depth: DepthAxis, top: float, found: Depth) -> Iterator[Markup]:
         yield band(low_ends, high_ends, f"band of-{key}")
         yield curve(places, f"course of-{key}")
         if len(places) == 1:
-            places = [(places[0][0] + 9 * (order - 1.5), places[0][1])]
+            places = [(places[0][0] + 9 * (order - (len(found.term_names) - 1) / 2), places[0][1])]
             yield from bar(places[0][0], scale, found.terms_interval[0, order])
         yield from (_glyph(at, key) for index, at in enumerate(places) if index % every == order % every or every == 1)
 

@@ -8,7 +8,7 @@ import numpy as np
 from layerscope.analysis.arrays import Ints
 from layerscope.analysis.causes.result import Causes, Chosen
 from layerscope.analysis.result import Analysis
-from layerscope.records.attributions import GROUPS, TERMS
+from layerscope.records.attributions import GROUPS
 from layerscope.records.effects import AblationSummary, Beside, Effect, FeatureEffect
 from layerscope.records.run import Run
 from layerscope.report import causes_said as say
@@ -60,10 +60,10 @@ def section(analysis: Analysis, shown: ShownCauses, descriptions: Descriptions) 
             "against_means": causes.against_means,
             "title": say.depth_title(analysis),
             "charts": [causes_chart(analysis, width) for width in (WIDE, NARROW)],
-            "legend": legend(),
+            "legend": legend(causes.depth.term_names),
             "layers": list(_layer_rows(analysis, causes)),
             "groups": GROUPS,
-            "terms": TERMS,
+            "terms": causes.depth.term_names,
         }
     if causes is not None and causes.chosen is not None and causes.faces is not None:
         rows = _ordered(causes.chosen)
@@ -88,7 +88,8 @@ def _ordered(chosen: Chosen) -> Ints:
 def _layer_rows(analysis: Analysis, causes: Causes) -> Iterator[tuple[int, list[str]]]:
     """Of every layer the terms of each group of tokens, and the size of what is listed."""
     for index, layer in enumerate(analysis.layers.layer.tolist()):
-        numbers = [*causes.depth.terms[index].ravel().tolist(), *causes.depth.mass[index].tolist()]
+        terms = causes.depth.terms[index, :, : len(causes.depth.term_names)]
+        numbers = [*terms.ravel().tolist(), *causes.depth.mass[index].tolist()]
         yield layer, [number(value, 3) for value in numbers]
 
 

@@ -155,9 +155,10 @@ def said_of_layer_of_causes(analysis: Analysis, index: int) -> str:
     """One layer in a line."""
     assert analysis.causes is not None, "asked of a run with attributions"
     depth = analysis.causes.depth
-    features, bias, error, total = depth.terms[index, :3].sum(axis=0)
+    features, bias, error, total, skip = depth.terms[index, :3].sum(axis=0)
+    beside = f"beside the features {number(float(skip), 3)}, " if "skip" in depth.term_names else ""
     return (
         f"Layer {analysis.layers.layer[index]}, nats a question: features {number(float(features), 3)}, decoder’s bias "
-        f"{number(float(bias), 3)}, SAE’s error {number(float(error), 3)}, together {number(float(total), 3)}; without "
-        f"signs the listed features have {number(float(depth.mass[index, :3].sum()), 3)}"
+        f"{number(float(bias), 3)}, SAE’s error {number(float(error), 3)}, {beside}together {number(float(total), 3)}; "
+        f"without signs the listed features have {number(float(depth.mass[index, :3].sum()), 3)}"
     )

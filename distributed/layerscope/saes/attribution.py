@@ -1,9 +1,12 @@
 """The margin attributed to features: of each token a (g · d), summed over groups of tokens, and what is left besides.
 
 With x = Σ a d + b_dec + ε, the part g · x of the margin's first-order change splits into features, the decoder's bias
-and the SAE's error ε, which is held fixed. Knows nothing of Ray, JSON or files.
+and the SAE's error ε, which is held fixed. A transcoder's features add up to what stands elsewhere than what it reads,
+and g is the gradient by that. What a dictionary passes on beside its features is a part of its own: a transcoder's
+affine connection, and the mean that is taken from a row before it is encoded. Knows nothing of Ray, JSON or files.
 
-Shapes: R rows (tokens), D d_model, F d_sae, G groups, N features that are listed.
+Shapes: R rows (tokens), D width of what is read, O of what is written (D, but for transcoders), F d_sae, G groups, N
+features that are listed.
 """
 
 from collections.abc import Sequence
@@ -16,8 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from layerscope.numerics.chosen_products import chosen_products
+from layerscope.numerics.matrix_products import product
 from layerscope.saes.against_means import Fired, against_means
-from layerscope.saes.encoder import strongest
+from layerscope.saes.choice import Scaling
+from layerscope.saes.encoder import size_of, strongest
 from layerscope.saes.spans import Groups
 
 
@@ -25,9 +30,20 @@ from layerscope.saes.spans import Groups
 class SaeDecoder:
     """The other half of an SAE."""
 
-    w_dec: Tensor  # [F, D] float32 or bfloat16
-    b_dec: Tensor  # [D] float32
+    w_dec: Tensor  # [F, O] float32 or bfloat16
+    b_dec: Tensor  # [O] float32
     mean: Tensor | None = None  # [F] float32; what is attributed against; None for nothing
+    skip: Tensor | None = None  # [D, O] float32; an affine connection; None for none
+    scaling: Scaling = "none"
+    """What a row was divided by before it was encoded, and what is decoded is multiplied by."""
+
+    def beside(self, rows: Tensor) -> Tensor | None:
+        """What it passes on of rows [R, D] beside its features: [R, O] or [R, 1] float32; None where it never does."""
+        passed = None if self.skip is None else product(rows.float(), self.skip)
+        if self.scaling != "deviation":
+            return passed
+        mean = rows.float().mean(dim=1, keepdim=True)
+        return mean if passed is None else passed + mean
 
 
 class Attributed(NamedTuple):
@@ -39,18 +55,26 @@ class Attributed(NamedTuple):
     tokens: NDArray[np.int64]  # [N]; where that is; the earliest of several
     starts: NDArray[np.int64]  # [G + 1]; group g has starts[g]:starts[g + 1]
     active_counts: NDArray[np.int64]  # [G]; of all features with an attribution, those not listed too
-    terms: NDArray[np.float32]  # [G, 4]; of features, bias and error, and their sum g · x
+    terms: NDArray[np.float32]
+    """[G, 4]; of features, bias and error, and their sum g · x; [G, 5] with what is passed on beside the features."""
 
 
 class Attributing:
     """Collects a layer's attributions, chunk of rows by chunk, as its encoder goes.
 
     Args:
-        gradients: [R, D] of the margin by the rows that are encoded.
+        residuals: [R, D] that are encoded.
+        written: [R, O] to which the features add up: these, but for a transcoder's.
+        gradients: [R, O] of the margin by that.
     """
 
-    def __init__(self, residuals: Tensor, gradients: Tensor, decoder: SaeDecoder, groups: Groups) -> None:
-        self._residuals, self._gradients, self._decoder, self._groups = residuals, gradients, decoder, groups
+    def __init__(
+        self, residuals: Tensor, written: Tensor, gradients: Tensor, decoder: SaeDecoder, groups: Groups
+    ) -> None:
+        self._residuals, self._written, self._by_written = residuals, written, gradients
+        self._decoder, self._groups, self._gradients = decoder, groups, gradients
+        if decoder.scaling != "none":  # by what is decoded, before it is as large again as the row was
+            self._gradients = gradients.float() * size_of(residuals, decoder.scaling)
         self._in_group = torch.from_numpy(groups.numbers >= 0).to(residuals.device)
         self._found: list[tuple[NDArray[np.generic], ...]] = []
 
@@ -96,21 +120,28 @@ class Attributing:
         return self._groups.n_groups
 
     def _terms(self, features: NDArray[np.float64], mean: Tensor | None = None) -> NDArray[np.float32]:
-        """[G, 4], of what features make in each group.
+        """[G, 4 or 5], of what features make in each group.
 
         Args:
-            mean: [D] what the features are on average, which stands beside the bias.
+            mean: [O] what the features are on average, which stands beside the bias.
         """
-        gradients, silent = self._gradients.float(), self._decoder.b_dec.float()
-        silent = silent if mean is None else silent + mean
-        by_row = ((gradients * part).sum(dim=1) for part in (self._residuals.float(), silent))
-        mine = self._groups.numbers >= 0
-        total, bias = (
-            np.bincount(self._groups.numbers[mine], of_rows.cpu().numpy()[mine].astype(np.float64), minlength=len(self))
-            for of_rows in by_row
-        )
+        silent = self._decoder.b_dec.float()
+        total = self._by_group(self._by_written, self._written)
+        bias = self._by_group(self._gradients, silent if mean is None else silent + mean)
+        beside = self._decoder.beside(self._residuals)
         with np.errstate(invalid="ignore"):  # of what is infinite; whoever writes the terms looks
-            return np.stack([features, bias, total - bias - features, total], axis=1).astype(np.float32)
+            if beside is None:
+                terms = [features, bias, total - bias - features, total]
+            else:
+                skip = self._by_group(self._by_written, beside)
+                terms = [features, bias, total - bias - features - skip, total, skip]
+            return np.stack(terms, axis=1).astype(np.float32)
+
+    def _by_group(self, gradients: Tensor, part: Tensor) -> NDArray[np.float64]:
+        """[G]: gradients [R, O] times a part of what is written, [R, O] or alike at all rows."""
+        of_rows = (gradients.float() * part.float()).sum(dim=1).cpu().numpy().astype(np.float64)
+        mine = self._groups.numbers >= 0
+        return np.bincount(self._groups.numbers[mine], of_rows[mine], minlength=len(self)).astype(np.float64)
 
 
 def _summed(number: NDArray[np.int64], values: NDArray[np.floating[Any]], n: int) -> NDArray[np.float64]:
@@ -121,10 +152,12 @@ def _summed(number: NDArray[np.int64], values: NDArray[np.floating[Any]], n: int
 class ToAttribute(NamedTuple):
     """What the margin is attributed with, in a block of L layers."""
 
-    gradients: Tensor  # [L, R, D] of the margin by what is encoded, on the encoders' device
+    gradients: Tensor  # [L, R, O] of the margin by what features add up to, on the encoders' device
     groups: Groups
     decoders: Sequence[SaeDecoder]  # L
+    written: Tensor | None = None  # [L, R, O] what they add up to; None where that is what is encoded
 
     def begin(self, layer: int, residuals: Tensor) -> Attributing:
         """Of the block's layer of this number, and what is encoded of it: [R, D]."""
-        return Attributing(residuals, self.gradients[layer], self.decoders[layer], self.groups)
+        written = residuals if self.written is None else self.written[layer]
+        return Attributing(residuals, written, self.gradients[layer], self.decoders[layer], self.groups)

@@ -39,7 +39,7 @@ class Half(NamedTuple):
     arrays: tuple[str, ...]
     """The first is the matrix, in the run's number format; the others are float32."""
     axis: int
-    """Of the matrix as it is kept, along which it is as wide as what is encoded."""
+    """Of the matrix as it is kept, along which it is as wide as what is encoded, or decoded to."""
     turned: bool
     """The matrix is kept the other way round: a row for every feature."""
     read: Callable[[Repository, SaeChoice, int], Mapping[str, NDArray[np.float32]]]
@@ -71,7 +71,9 @@ def load_encoder(
     return SaeEncoder(by_feature.T if w_enc is None else w_enc, b_enc, threshold, sae.recipe.scaling, most_active)
 
 
-def load_half(half: Half, repository: Repository, sae: SaeChoice, d_in: int, dtype: torch.dtype) -> list[Tensor]:
+def load_half(
+    half: Half, repository: Repository, sae: SaeChoice, d_in: int, dtype: torch.dtype, width: int | None = None
+) -> list[Tensor]:
     """The arrays of one half of an SAE, from this node's cache; made from the SAE's file by whoever comes first.
 
     The matrix is as it is kept: of encoders turned.
@@ -79,14 +81,18 @@ def load_half(half: Half, repository: Repository, sae: SaeChoice, d_in: int, dty
     On a CPU the weights are the mapped file, which all processes of a node share; where the cache cannot be written,
     this process's own.
 
+    Args:
+        width: of the rows of the matrix, where that is not `d_in`.
+
     Raises:
         LayerscopeError: the file is broken, or not an SAE of this model.
     """
     file = cached(half.kind, _file_name(half, repository, sae, dtype))
-    tensors = _read(half, file, d_in)
+    width = d_in if width is None else width
+    tensors = _read(half, file, width)
     if tensors is None:
         with alone_with(file) as writable:
-            tensors = _read(half, file, d_in)
+            tensors = _read(half, file, width)
             if tensors is None:
                 tensors = _make(half, repository, sae, d_in, dtype, file if writable else None)
     touch(file)
@@ -118,10 +124,10 @@ def _make(
         with replacing(file) as temporary:
             safetensors.torch.save_file(tensors, temporary, {_DIGEST: _digest(tensors)})
         make_room(half.kind)
-    return _read(half, file, d_in) or tensors
+    return _read(half, file, tensors[half.arrays[0]].shape[half.axis]) or tensors
 
 
-def _read(half: Half, file: Path, d_in: int) -> dict[str, Tensor] | None:
+def _read(half: Half, file: Path, width: int) -> dict[str, Tensor] | None:
     """The tensors of a file of the cache, mapped; None where there is none, or it is not as it was written."""
     if not file.is_file():
         return None
@@ -129,7 +135,7 @@ def _read(half: Half, file: Path, d_in: int) -> dict[str, Tensor] | None:
         with safe_open(str(file), framework="pt") as stored:
             if set(stored.keys()) != set(half.arrays):
                 return None
-            if stored.get_slice(half.arrays[0]).get_shape()[half.axis] != d_in:
+            if stored.get_slice(half.arrays[0]).get_shape()[half.axis] != width:
                 return None
             tensors = {name: stored.get_tensor(name) for name in half.arrays}
             told = (stored.metadata() or {}).get(_DIGEST)

@@ -149,12 +149,25 @@ def scale(rows: Tensor, scaling: Scaling) -> Tensor:
     Returns:
         [R, 1] float32
     """
+    size = size_of(rows, scaling)
+    return (size if scaling == "norm" else size + _LAYER_NORM_EPSILON).reciprocal()
+
+
+def size_of(rows: Tensor, scaling: Scaling) -> Tensor:
+    """What is decoded of a scaled row is multiplied by this, to be as large as the row was.
+
+    Args:
+        rows: [R, D], any float dtype.
+
+    Returns:
+        [R, 1] float32
+    """
     wide = rows.float()
     if scaling == "norm":
         size: Tensor = torch.linalg.vector_norm(wide, dim=1, keepdim=True) / wide.shape[1] ** 0.5
     else:
-        size = wide.std(dim=1, keepdim=True) + _LAYER_NORM_EPSILON
-    return size.reciprocal()
+        size = wide.std(dim=1, keepdim=True)
+    return size
 
 
 def _are_strongest(pre: Tensor, most: int) -> Tensor:

@@ -134,12 +134,19 @@ def _place(about: Mapping[str, Any], model: str) -> tuple[int, Site]:
     for name in names:
         if (before := _BEFORE.fullmatch(name)) and (layer := int(before[1] or before[2])):
             return layer - 1, "resid_post"
-        for pattern, site, of_models in _HOOKS:
-            if (match := re.fullmatch(pattern, name)) and len(match[1]) <= 4 and of_models in model:
-                return int(match[1]), site
+        if found := place_of_hook(name, model):
+            return found
     raise _UnknownError(
         f"it reads at {names[0]!r}, which is no site that layerscope reads" if names else "no hook_name"
     )
+
+
+def place_of_hook(name: str, model: str) -> tuple[int, Site] | None:
+    """The layer and site that a hook's name says, of a model of this name; None where it is none that is known."""
+    for pattern, site, of_models in _HOOKS:
+        if (match := re.fullmatch(pattern, name)) and len(match[1]) <= 4 and of_models in model:
+            return int(match[1]), site
+    return None
 
 
 def _recipe(config: Mapping[str, Any]) -> Recipe:

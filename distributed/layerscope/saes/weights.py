@@ -44,11 +44,12 @@ _TOLD = {
 }
 _FACTORS = ("scaling_factor", "finetuning_scaling_factor")
 """What some files hold besides; nobody says what to do with any but ones."""
+_SKIPS = ("affine_skip_connection", "W_skip")
 _COLUMNS_AT_ONCE = 1024
 
 
 class Decoder(NamedTuple):
-    """The decoder half: `x̂ = (f W_dec + b_dec) / s(x)`, and the mean of x added where it was taken from it."""
+    """The decoder half: `x̂ = (f W_dec + b_dec) size(x)`, and the mean of x added where it was taken from it."""
 
     w_dec: NDArray[np.float32]  # [F, O]
     b_dec: NDArray[np.float32]  # [O]
@@ -120,7 +121,7 @@ def read_decoder(repository: Repository, sae: SaeChoice, d_in: int) -> Decoder:
     Raises:
         LayerscopeError: the file is broken, or has no decoder that fits its encoder.
     """
-    file, wanted = SaeFile.of(repository, sae, d_in), ("W_enc", "W_dec", "b_dec", "affine_skip_connection", "W_skip")
+    file, wanted = SaeFile.of(repository, sae, d_in), ("W_enc", "W_dec", "b_dec", *_SKIPS)
     name = file.name
     with (
         hub.fetch(repository, sae.path).open("rb") as stream,
@@ -142,6 +143,20 @@ def read_decoder(repository: Repository, sae: SaeChoice, d_in: int) -> Decoder:
     if sae.recipe.by_decoder_norm:
         w_dec /= _norms(w_dec)[:, None]
     return Decoder(w_dec, b_dec, skip, sae.recipe.scaling)
+
+
+def read_skip(repository: Repository, sae: SaeChoice, d_in: int, d_out: int) -> NDArray[np.float32] | None:
+    """What a transcoder with an affine connection adds to its features, as x skip: [D, O]; None where it has none.
+
+    Raises:
+        LayerscopeError: the file is broken, or this has another shape.
+    """
+    file = SaeFile.of(repository, sae, d_in)
+    with (
+        hub.fetch(repository, sae.path).open("rb") as stream,
+        file.opened(stream, file.name, frozenset(_SKIPS)) as stored,
+    ):
+        return _skip(stored, (d_in, d_out), file.name)
 
 
 def _wanted(recipe: Recipe) -> tuple[str, ...]:
@@ -224,7 +239,7 @@ def _norms(w_dec: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _skip(stored: Stored, shape: tuple[int, int], name: str) -> NDArray[np.float32] | None:
     """The affine connection of a transcoder [D, O]; SAELens has it the other way round."""
-    for key, expected in (("affine_skip_connection", shape), ("W_skip", shape[::-1])):
+    for key, expected in zip(_SKIPS, (shape, shape[::-1]), strict=True):
         if key in stored.shapes:
             if stored.shapes[key] != expected:
                 raise LayerscopeError(f"{name} has {key} {list(stored.shapes[key])}; expected is {list(expected)}.")

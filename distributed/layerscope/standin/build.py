@@ -58,6 +58,8 @@ class StandinSpec:
     site: Site = "resid_post"
     suite: Suite | None = None
     """In whose layout the SAEs are; None is that of the family."""
+    affine: bool = False
+    """Of transcoders: with an affine connection beside their features."""
     vision: bool = False
     """Of a Gemma 3: the layout of those that see pictures as well, with the text's half whole."""
 
@@ -206,6 +208,8 @@ def make_saes(spec: StandinSpec, residuals: list[Tensor], folder: Path) -> None:
                 "b_dec": torch.zeros(width),
                 "threshold": threshold.clamp(min=1e-3),
             }
+            if spec.affine:
+                arrays["affine_skip_connection"] = torch.randn(width, width, generator=generator) * width**-0.5
             files = SaeFiles(spec.family, spec.site, layer, spec.width, number, l0, arrays)
             save_sae(spec.suite or SUITES[spec.family], files, folder)
 
@@ -222,6 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--family", choices=get_args(Family), default="gemma2", help="of the model")
     parser.add_argument("--suite", choices=get_args(Suite), help="of the SAEs; that of the family by default")
     parser.add_argument("--site", choices=get_args(Site), default="resid_post", help="where in a layer the SAEs read")
+    parser.add_argument("--affine", action="store_true", help="give transcoders an affine connection as well")
     parser.add_argument("--vision", action="store_true", help="lay a gemma3 out as those that see pictures as well")
     parser.add_argument("--layers", type=int, default=StandinSpec.n_layers, help="how many (%(default)s)")
     parser.add_argument("--d-model", type=int, default=StandinSpec.d_model, help="a multiple of 8 (%(default)s)")
@@ -249,6 +254,8 @@ def _spec(told: argparse.Namespace) -> StandinSpec:
             f"There is no stand-in of {told.layers} layers, d_model {told.d_model} and {told.d_sae} features.\n"
             f"It has at least 1 layer, a d_model that is a multiple of 8, and at least {_LEAST_D_SAE} features."
         )
+    if told.affine and told.site != "transcoder":
+        raise UsageError("--affine is of --site transcoder alone: other SAEs have no such connection. Leave it out.")
     suite = told.suite or SUITES[told.family]
     of_scope = tuple(StandinSpec.l0s[layer % len(StandinSpec.l0s)] for layer in range(told.layers))
     l0s = {"gemma-scope": of_scope, "gemma-scope-2": ((18, 60, 120),) * told.layers, "saelens": ((60,),) * told.layers}
@@ -261,6 +268,7 @@ def _spec(told: argparse.Namespace) -> StandinSpec:
         family=told.family,
         site=told.site,
         suite=suite,
+        affine=told.affine,
         vision=told.vision,
     )
 

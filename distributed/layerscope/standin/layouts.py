@@ -32,7 +32,7 @@ class SaeFiles(NamedTuple):
     """Which of its layer's it is, from 0."""
     l0: int
     arrays: Mapping[str, Tensor]
-    """`W_enc`, `W_dec`, `b_enc`, `b_dec` and `threshold`, float32."""
+    """`W_enc`, `W_dec`, `b_enc`, `b_dec` and `threshold`, float32; perhaps `affine_skip_connection`."""
 
 
 def save_sae(suite: Suite, sae: SaeFiles, folder: Path) -> None:
@@ -48,7 +48,9 @@ def _save_gemma_scope(sae: SaeFiles, folder: Path) -> None:
 
 
 def _save_gemma_scope_2(sae: SaeFiles, folder: Path) -> None:
-    path = folder / sae.site / f"layer_{sae.layer}_width_{sae.width}_l0_{SIZES_OF_GEMMA_SCOPE_2[sae.number]}"
+    affine = "affine_skip_connection" in sae.arrays
+    name = SIZES_OF_GEMMA_SCOPE_2[sae.number] + ("_affine" if affine else "")
+    path = folder / sae.site / f"layer_{sae.layer}_width_{sae.width}_l0_{name}"
     path.mkdir(parents=True)
     save_file({name.lower(): array.contiguous() for name, array in sae.arrays.items()}, path / "params.safetensors")
     told = {
@@ -59,6 +61,9 @@ def _save_gemma_scope_2(sae: SaeFiles, folder: Path) -> None:
         "l0": sae.l0,
         "type": "transcoder" if sae.site == "transcoder" else "sae",
     }
+    if sae.site == "transcoder":
+        written = f"model.layers.{sae.layer}.{_HOOKS_OF_GEMMA_3['mlp_out']}"
+        told |= {"affine_connection": affine, "hf_hook_point_out": written}
     (path / "config.json").write_text(json.dumps(told, indent=2))
 
 
@@ -73,7 +78,11 @@ _HOOKS_OF_GEMMA_3: dict[Site, str] = {
 def _save_saelens(sae: SaeFiles, folder: Path) -> None:
     path = folder / f"layer_{sae.layer}" / f"width_{sae.width}_l0_{sae.l0}"
     path.mkdir(parents=True)
-    save_file({name: array.contiguous() for name, array in sae.arrays.items()}, path / "sae_weights.safetensors")
+    arrays = dict(sae.arrays)
+    affine = arrays.pop("affine_skip_connection", None)
+    skip = {} if affine is None else {"W_skip": affine.T}
+    stored = {name: array.contiguous() for name, array in {**arrays, **skip}.items()}
+    save_file(stored, path / "sae_weights.safetensors")
     gemma_3 = sae.model_type != "gemma2"
     hook = {
         "resid_post": "hook_resid_post",
@@ -99,9 +108,10 @@ def _save_saelens(sae: SaeFiles, folder: Path) -> None:
             "sae_lens_version": "6.54.12",
             "model_name": "google/gemma-3-standin" if gemma_3 else "google/gemma-2-standin",
             "hook_name": name,
+            **({"hook_name_out": f"blocks.{sae.layer}.hook_mlp_out"} if transcodes else {}),
             "prepend_bos": True,
         },
-        "architecture": "jumprelu_transcoder" if transcodes else "jumprelu",
+        "architecture": "jumprelu" + ("_skip" if skip else "") + ("_transcoder" if transcodes else ""),
     }
     (path / "cfg.json").write_text(json.dumps(told, indent=2))
 

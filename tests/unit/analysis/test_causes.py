@@ -13,6 +13,7 @@ from layerscope.analysis.causes.result import Causes
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Options
 from layerscope.analysis.statistics import auroc, mean_interval
+from layerscope.records.attributions import TERMS
 from layerscope.records.goals import goal_key
 from layerscope.records.record import Record, parse
 from synthetic_attributions import write_attributions
@@ -152,9 +153,7 @@ def test_the_correlation_is_over_all_that_was_tested_and_not_over_the_chosen(
 def test_depth_has_the_mean_terms_and_sizes(run: Path, causes: Causes) -> None:
     records = [record for line in run.read_bytes().splitlines() if isinstance(record := parse(line), Record)]
     common = [record.attributions["common"] for record in records]
-    terms = np.mean(
-        [[of.terms[2].features, of.terms[2].bias, of.terms[2].error, of.terms[2].total] for of in common], axis=0
-    )
+    terms = np.mean([[getattr(of.terms[2], name) for name in TERMS] for of in common], axis=0)
     assert causes.depth.terms[1, 2] == pytest.approx(terms)
     assert causes.depth.mass[1, 2] == pytest.approx(
         np.mean([sum(abs(each.attribution) for each in of.lists[2]) for of in common])

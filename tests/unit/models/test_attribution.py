@@ -207,17 +207,21 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("in_float64")
-def test_finite_differences_in_double_precision(folder: Path, tokenizer: PairTokenizer) -> None:
+@pytest.mark.parametrize("site", ["resid_post", "mlp_out"])
+def test_finite_differences_in_double_precision(site: Site, folder: Path, tokenizer: PairTokenizer) -> None:
     model = load_language_model(folder, torch.float64, torch.device("cpu"))
     pairs = [pair_of(tokenizer, "Keep soup warm", *solutions) for solutions in EDGES]
     positives = [0, 1, 1, 0]
-    gradients = everywhere(model, pairs, positives).gradients
+    everywhere = [list(range(len(pair.tokens))) for pair in pairs]
+    found = differentiate(model, pairs, positives, strongest_wrong, LAYERS, everywhere, "gradient", [site])
+    gradients = found.gradients
     assert gradients.dtype == torch.float64
     rng = np.random.default_rng(0)
     places = np.concatenate([[0], np.cumsum([len(pair.tokens) for pair in pairs])])
     for layer in LAYERS:
         direction = torch.from_numpy(rng.normal(size=gradients.shape[1:])) * 1e-5
-        above, below = (_margins(model, pairs, positives, layer, sign * direction) for sign in (1, -1))
+        at = model.model.model.layers[layer].get_submodule(model.family.site(site).module)
+        above, below = (_margins(model, pairs, positives, at, sign * direction) for sign in (1, -1))
         for number, (start, end) in enumerate(pairwise(places)):
             by_gradient = float((gradients[layer, start:end] * direction[start:end]).sum())
             by_difference = (above[number] - below[number]) / 2
@@ -225,8 +229,10 @@ def test_finite_differences_in_double_precision(folder: Path, tokenizer: PairTok
             assert by_gradient == pytest.approx(by_difference, rel=1e-6, abs=1e-6 * scale)
 
 
-def _margins(model: LanguageModel, pairs: list[Pair], positives: list[int], layer: int, shift: Tensor) -> list[float]:
-    hook = model.model.model.layers[layer].register_forward_hook(lambda _m, _i, output: output + shift[None])
+def _margins(
+    model: LanguageModel, pairs: list[Pair], positives: list[int], at: nn.Module, shift: Tensor
+) -> list[float]:
+    hook = at.register_forward_hook(lambda _m, _i, output: output + shift[None])
     log_probs, _ = model.raw(pairs, LAYERS)
     hook.remove()
     margins, start = [], 0
@@ -260,5 +266,10 @@ def test_families_and_sites_and_more_than_two_solutions(kind: str, folder: Path,
             here = [pair.row_index(solution, position) for position in range(pair.lengths[solution])]
             expected[:, here] += sign * gradient_alone(plain, pair, solution, model.family.site(site))[1]
         torch.testing.assert_close(found.gradients, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().amax()))
+        if site == "mlp_out":  # where transcoders write
+            both: tuple[Site, ...] = ("transcoder", site)
+            written = differentiate(model, [pair], [1], strongest_wrong, LAYERS, places, rule, both, site)
+            assert torch.equal(written.gradients, found.gradients)
+            assert torch.equal(written.residuals, model.forward([pair], LAYERS, places, both).residuals)
         (other,) = {0, 2} - {negative}
         assert not found.gradients[:, pair.row_index(other, pair.shared) : pair.final_index(other) + 1].any()

@@ -109,7 +109,7 @@ def test_decoders_are_mapped_from_the_cache_as_encoders_are(
     w_dec, b_dec = np.arange(24, dtype=np.float32).reshape(D_SAE, D_MODEL), np.ones(D_MODEL, np.float32)
     np.savez(source, **WHOLE, W_dec=w_dec, b_dec=b_dec)
     for _ in range(2):
-        decoder = load_decoder(repository(source), SAE, D_MODEL, torch.float32, torch.device("cpu"))
+        decoder = load_decoder(repository(source), SAE, (D_MODEL, D_MODEL), torch.float32, torch.device("cpu"))
         assert np.array_equal(decoder.w_dec.numpy(), w_dec)
         assert np.array_equal(decoder.b_dec.numpy(), b_dec)
         (file,) = (home / "layerscope" / "decoders").glob("*")

@@ -44,9 +44,10 @@ def test_a_run_reads_a_gemma_3_at_the_site_of_its_saes(site: Site, tmp_path: Pat
 
     And what a margin is attributed to there is complete.
     """
-    folder = made("gemma3", site, tmp_path / "standin")
-    attribution: Any = "off" if site == "transcoder" else "gradient"
-    records = [json.loads(line) for line in plain_run(config_of(folder, site, attribution=attribution)).splitlines()]
+    affine = site == "transcoder"
+    folder = made("gemma3", site, tmp_path / "standin", affine=affine)
+    which: Any = {"sae_l0": "medium_affine" if affine else "canonical", "attribution": "gradient"}
+    records = [json.loads(line) for line in plain_run(config_of(folder, site, **which)).splitlines()]
     counts = [
         record[f"{side}_solution_details"]["active_feature_count_by_layer"][layer]
         for record in records
@@ -58,17 +59,18 @@ def test_a_run_reads_a_gemma_3_at_the_site_of_its_saes(site: Site, tmp_path: Pat
     terms = [
         of_layer
         for record in records
-        if attribution != "off"
         for of in (record, record["positive_solution_details"], record["negative_solution_details"])
         for name, by_layer in of.items()
         if name.endswith("attribution_terms_by_layer")
         for of_layer in by_layer.values()
     ]
-    assert len(terms) == (0 if attribution == "off" else 4 * 4 * 2)
+    assert len(terms) == 4 * 4 * 2
     for each in terms:
-        parts = [each[name] for name in ("features", "bias", "error")]
+        parts = [each[name] for name in ("features", "bias", "error", *(["skip"] if affine else []))]
+        assert len(each) == len(parts) + 1
         assert sum(parts) == pytest.approx(each["total"], abs=1e-4 * sum(map(abs, parts)))
-    assert attribution == "off" or any(each["features"] for each in terms)
+    assert any(each["features"] for each in terms)
+    assert not affine or any(each["skip"] for each in terms)
 
 
 def test_saes_of_another_width_or_site_are_refused(tmp_path: Path) -> None:

@@ -51,14 +51,14 @@ class AttributionColumns:
             for number, name in enumerate(GROUPS):
                 group = attributions[name]
                 terms, mass = group.terms[layer], sum(map(abs, map(_attribution, group.lists[layer])))
-                of_groups[number] = terms.features, terms.bias, terms.error, terms.total, mass
+                of_groups[number] = *(getattr(terms, term) for term in TERMS), mass
             self.terms[index] += of_groups[:, :-1]
             self.mass[index] += of_groups[:, -1]
             self._of_questions[index].extend(of_groups[: len(OF_SOLUTIONS)].sum(axis=0).tolist())
             self._add_lists(index, layer, [attributions[name] for name in OF_SOLUTIONS])
 
     def of_questions(self, index: int) -> Floats:
-        """[Q, 5] of the layer with this index what every question has over its solutions' tokens: terms, then mass."""
+        """[Q, 6] of the layer with this index what every question has over its solutions' tokens: terms, then mass."""
         return self._of_questions[index].read().reshape(-1, len(TERMS) + 1)
 
     def _add_lists(self, index: int, layer: int, groups: Sequence[Attributions]) -> None:

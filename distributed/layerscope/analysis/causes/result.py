@@ -9,18 +9,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from layerscope.analysis.arrays import Bools, Floats, Ints
+from layerscope.records.attributions import TERMS
 
 
 @dataclass(frozen=True)
 class Depth:
     """Of each layer and group of tokens, the mean over questions."""
 
-    terms: Floats  # [L, 4 groups, 4 terms] signed: features, decoder's bias, SAE's error, their sum
+    terms: Floats
+    """[L, 4 groups, 5 terms] signed: features, decoder's bias, SAE's error, the sum of all, what passes beside"""
     mass: Floats  # [L, 4 groups] of the listed attributions without their signs
     terms_interval: (
-        Floats  # [L, 4 terms, 2] of their sum over the solutions' tokens, 95 %, over goal groups; NaN of one
+        Floats  # [L, 5 terms, 2] of their sum over the solutions' tokens, 95 %, over goal groups; NaN of one
     )
     mass_interval: Floats  # [L, 2] of the same of the mass
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """Without what a dictionary passes on beside its features, where it does not."""
+        return TERMS if self.terms[..., -1].any() else TERMS[:-1]
 
 
 @dataclass(frozen=True)
