@@ -147,7 +147,10 @@ def test_two_thousand_questions_answer_within_a_tenth_of_a_second(chromium: Any,
             return float(next(1000 * each["value"] for each in metrics if each["name"] == "TaskDuration"))
 
         other = tab.evaluate("document.querySelectorAll('tr[id*=\"layer=3&\"]')[5].dataset.feature.split('/')[1]")
-        tab.wait_for_timeout(1000)  # what a page does before anything is clicked
+        done = -1.0
+        while spent() > done + 5:  # what a page does before anything is clicked
+            done = spent()
+            tab.wait_for_timeout(300)
         taken: dict[str, float] = {}
         for _ in range(3):
             tab.evaluate("location.hash = ''")

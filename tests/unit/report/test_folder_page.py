@@ -115,7 +115,7 @@ def test_it_is_sorted_and_filtered_and_leads_to_the_reports(chromium: Any, folde
         assert tab.evaluate("document.documentElement.scrollWidth") == 400
         assert overlapping_texts(tab) == []
         assert violations(tab, axe) == []
-    with opened(chromium, page, java_script_enabled=False) as tab:
+    with opened(chromium, page, scripts=False) as tab:
         assert tab.locator("table.filtered tbody tr:visible").count() == 6
 
 

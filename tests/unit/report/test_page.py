@@ -654,7 +654,7 @@ def test_nothing_is_wider_than_the_screen_and_no_text_of_a_chart_lies_on_another
 
 
 def test_without_scripts_both_contrasts_and_the_questions_are_there(chromium: Any, page: Path) -> None:
-    with opened(chromium, page, java_script_enabled=False) as tab:
+    with opened(chromium, page, scripts=False) as tab:
         for contrast in ("right", "chosen"):
             section = tab.locator(f"section[data-contrast={contrast}]")
             assert section.locator("table.features:visible tbody tr").count() >= 1

@@ -347,7 +347,7 @@ def test_no_text_of_the_charts_lies_on_another(chromium: Any, page: Path, width:
 
 
 def test_without_scripts_all_of_it_is_there(chromium: Any, page: Path) -> None:
-    with opened(chromium, page, java_script_enabled=False) as tab:
+    with opened(chromium, page, scripts=False) as tab:
         tab.locator("#causes details.cases summary").first.click()
         assert tab.locator("#causes details.cases .token:visible").count() > 0
         assert tab.locator("#causes svg.wide:visible").count() == 2

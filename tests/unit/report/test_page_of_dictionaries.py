@@ -28,7 +28,7 @@ def page(files: dict[str, Path]) -> Path:
 
 def test_what_each_finds_is_said_and_tabled(files: dict[str, Path], page: Path, chromium: Any) -> None:
     """Without a script too: as a run of each alone says it."""
-    with opened(chromium, page, java_script_enabled=False) as tab:
+    with opened(chromium, page, scripts=False) as tab:
         section = tab.locator("#dictionaries")
         expect(section.locator("h2")).to_have_text(
             "Features that tell right from wrong: 1 by first, 1 by wide, 1 by heads"

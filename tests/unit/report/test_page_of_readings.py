@@ -157,7 +157,7 @@ def test_no_text_of_the_readings_chart_lies_on_another(chromium: Any, page: Path
 
 
 def test_without_scripts_the_chart_and_the_first_reading_are_there(chromium: Any, page: Path) -> None:
-    with opened(chromium, page, java_script_enabled=False) as tab:
+    with opened(chromium, page, scripts=False) as tab:
         assert tab.locator("#readings svg.wide:visible").count() == 2
         assert tab.locator("#readings table").count() == 2
         assert "--reading max" in tab.locator("#readings").inner_text()

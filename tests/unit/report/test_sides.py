@@ -166,7 +166,7 @@ def test_it_can_be_filtered_sorted_and_taken_away(chromium: Any, page: Path) -> 
         tab.evaluate("location.hash = ''")
         expect(tab.locator("table.changed [aria-sort]")).to_have_count(0)
         assert tab.locator("table.changed tbody tr td:nth-child(2)").all_inner_texts() != shown
-    with opened(chromium, page, java_script_enabled=False) as tab:
+    with opened(chromium, page, scripts=False) as tab:
         assert tab.locator("table.changed tbody tr:visible").count() == count
         assert not tab.locator(".filters").is_visible()
 
