@@ -13,7 +13,7 @@ from layerscope.analysis.arrays import Floats, Ints
 from layerscope.analysis.baselines.split import Split
 from layerscope.analysis.held_out import HeldOut
 from layerscope.analysis.judging import NOTHING, Judged, held_out_of, judged
-from layerscope.analysis.layer_tests import EVERYTHING, HALVES
+from layerscope.analysis.layer_tests import EVERYTHING, HALVES, joined
 from layerscope.analysis.lists import Others
 from layerscope.analysis.reading import Columns
 from layerscope.analysis.result import AgainstMean, Features, Options, SetTest, Tested
@@ -47,7 +47,7 @@ def against_mean(
     features = _features(run, run.others, layers)
     firing, strength = (
         contrast.settle(
-            {part: contrast.joined([of[part] for of in of_layers]) for part in (EVERYTHING, *HALVES)},
+            {part: joined([of[part] for of in of_layers]) for part in (EVERYTHING, *HALVES)},
             np.zeros(0, dtype=np.float32),
             options,
         )
@@ -62,7 +62,7 @@ def against_mean(
 
 
 def _sets(run: Columns, others: Others, index: int) -> LayerSets:
-    return gather(run.feature_lists(index), others.feature_lists(index), others.question)
+    return gather(run.feature_lists(index).read(), others.feature_lists(index).read(), others.question)
 
 
 def _tests(run: Columns, others: Others, sets: LayerSets, options: Options) -> _Layer:

@@ -1,8 +1,8 @@
 """One contrast, put together from the tests of all layers: q-values and findings, layer by layer, and in strata."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,27 +14,6 @@ from layerscope.analysis.layer_tests import EVERYTHING, HALVES, ContrastTests
 from layerscope.analysis.result import ByLayer, Contrast, Features, Firing, Layers, Magnitude, Options, T, Tested
 from layerscope.analysis.statistics import Outcome
 from layerscope.analysis.stratum import Stratum, Survival
-
-_Table = TypeVar("_Table")
-
-
-def join_layers(layers: Sequence[ContrastTests]) -> ContrastTests:
-    """The tests of every layer's features, end to end."""
-    first = layers[0]
-    return ContrastTests(
-        joined([layer.comparison for layer in layers]),
-        {part: joined([layer.firing[part] for layer in layers]) for part in first.firing},
-        {part: joined([layer.magnitude[part] for layer in layers]) for part in first.magnitude},
-        {part: joined([layer.firing_strata[part] for layer in layers]) for part in first.firing_strata},
-        {part: joined([layer.magnitude_strata[part] for layer in layers]) for part in first.magnitude_strata},
-    )
-
-
-def joined(tables: Sequence[_Table]) -> _Table:
-    """Dataclasses of columns, end to end."""
-    kind: Any = type(tables[0])
-    table: _Table = kind(*(np.concatenate([getattr(table, field.name) for table in tables]) for field in fields(kind)))
-    return table
 
 
 def settle(tests: Mapping[str, T], largest: NDArray[np.float32], options: Options) -> Tested[T]:

@@ -19,12 +19,11 @@ from layerscope.analysis.baselines.features import FeatureScores
 from layerscope.analysis.baselines.residuals import lacking, residual_differences
 from layerscope.analysis.baselines.split import Split
 from layerscope.analysis.causes.measuring import Separating, find_causes
-from layerscope.analysis.censoring import LayerPairs, layer_row, pair_up
-from layerscope.analysis.contrast import joined
+from layerscope.analysis.censoring import Paired, PairedLists, layer_row
 from layerscope.analysis.held_out import HeldOut
 from layerscope.analysis.judging import NOTHING, Judged, held_out_of, judged
 from layerscope.analysis.label_flips import LabelFlips
-from layerscope.analysis.layer_tests import ContrastTests, LayerTests, layer_tests
+from layerscope.analysis.layer_tests import ContrastTests, LayerTests, joined, joined_tests, layer_tests
 from layerscope.analysis.method import method
 from layerscope.analysis.random_dictionary import random_features, recorded_features
 from layerscope.analysis.reading import Columns, reading
@@ -163,7 +162,7 @@ def _both_passes(
     features = _features(run.layers, tests, len(run.questions.correct))
     largest_firing = np.max([layer.largest_firing for layer in tests], axis=0)  # [contrast, P]
     largest_magnitude = np.max([layer.largest_magnitude for layer in tests], axis=0)
-    contrasts = [contrast.join_layers([layer.contrasts[number] for layer in tests]) for number in range(len(signs))]
+    contrasts = [joined_tests([layer.contrasts[number] for layer in tests]) for number in range(len(signs))]
     del tests  # as large as what was joined from them
     firing = [
         contrast.settle(found.firing, largest, options)
@@ -202,7 +201,7 @@ def _first_pass(
     layers, tests, shares = [], [], []
     for index, layer in enumerate(run.layers):
         lists = run.feature_lists(index)
-        pairs = pair_up(lists)
+        pairs = PairedLists(lists)
         scores.add_layer(pairs)
         strata = _strata(questions, pairs)
         layers.append(layer_row(layer, lists, pairs, questions.group))
@@ -213,7 +212,7 @@ def _first_pass(
     return joined(layers), tests, {name: float(np.mean([share[name] for share in shares])) for name in strata}
 
 
-def _strata(questions: Questions, pairs: LayerPairs) -> dict[str, Bools]:
+def _strata(questions: Questions, pairs: Paired) -> dict[str, Bools]:
     """Which of a layer's pairs are in each, [Q]."""
     return {
         "same final token": questions.same_final_token,
@@ -255,7 +254,7 @@ def _second_pass(
     group = run.questions.group[held_out]
     for index, layer in enumerate(run.layers):
         chosen = [firing.selected & (features.layer == layer) for firing in tested]
-        pairs = pair_up(run.feature_lists(index)) if any(map(np.any, chosen)) else None
+        pairs = PairedLists(run.feature_lists(index)) if any(map(np.any, chosen)) else None
         for number, (sign, firing, mask, found) in enumerate(zip(signs, tested, chosen, rows, strict=True)):
             if pairs is None or not mask.any():
                 found.append(NOTHING)
@@ -274,12 +273,13 @@ def _second_pass(
     return [held_out_of(found, first_higher) for found, first_higher in zip(rows, higher, strict=True)]
 
 
-def _scores(pairs: LayerPairs, feature_ids: Ints, weights: Floats) -> tuple[Floats, Floats]:
+def _scores(pairs: Paired, feature_ids: Ints, weights: Floats) -> tuple[Floats, Floats]:
     """The sum of the weights of the features that fire, of every positive and of every negative solution, [Q]."""
-    weight = np.zeros(len(pairs.feature_id))
-    weight[np.searchsorted(pairs.feature_id, feature_ids)] = weights
-    positive, negative = (
-        statistics.sums(pairs.pair, weight[pairs.feature] * (side > 0), len(pairs.whole))
-        for side in (pairs.positive, pairs.negative)
-    )
+    positive, negative = np.zeros((2, len(pairs.whole)))
+    for part in pairs.parts(feature_ids):
+        here = np.isin(feature_ids, part.feature_id)
+        weight = np.zeros(len(part.feature_id))
+        weight[np.searchsorted(part.feature_id, feature_ids[here])] = weights[here]
+        for total, side in ((positive, part.positive), (negative, part.negative)):
+            total += statistics.sums(part.pair, weight[part.feature] * (side > 0), len(total))
     return positive, negative

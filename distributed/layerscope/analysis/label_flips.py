@@ -3,11 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
+
+from layerscope.analysis.arrays import Floats, Ints
 
 _HELD_BYTES = 1 << 27  # of signs as numbers, at once
+_PRODUCT_ROWS = 4096  # features whose permuted statistics are held at once
+_WAITING = 1 << 23  # entries of features that wait, 8 bytes each
 _GROUPS_DRAWN = 1 << 12  # at once; a multiple of four, which is what the generator draws together
 
 
@@ -51,3 +57,43 @@ class LabelFlips:
         signs *= 2
         signs -= 1
         return signs
+
+
+class LargestFlipped:
+    """The largest |z| over features in every permutation; z is a signed sum over groups / its standard deviation.
+
+    Features come a few at a time, and wait until there are enough of them: what takes the time is to make numbers of
+    the signs.
+    """
+
+    def __init__(self, flips: LabelFlips) -> None:
+        self._flips = flips
+        self._largest = np.zeros(flips.permutations, dtype=np.float32)
+        self._waiting = list[Any]()  # sparse matrices, [F, G]
+
+    def add(self, feature: Ints, group: Ints, value: Floats | Ints, n_features: int) -> None:
+        """
+        Args:
+            value: [C] what a goal group adds to the sum of a feature: its sign, or its signed rank.
+        """
+        norm = np.sqrt(np.bincount(feature, np.square(value), n_features))
+        scaled, places = (value / norm[feature]).astype(np.float32), (feature.astype(np.int32), group.astype(np.int32))
+        self._waiting.append(sparse.csr_array((scaled, places), shape=(n_features, len(self._flips))))
+        if sum(matrix.nnz for matrix in self._waiting) > _WAITING:
+            self._flip()
+
+    def result(self) -> NDArray[np.float32]:
+        """[P]"""
+        self._flip()
+        return self._largest
+
+    def _flip(self) -> None:
+        first = 0
+        for signs in self._flips.blocks() if self._waiting else ():  # [G, some of P]
+            largest = self._largest[first : first + signs.shape[1]]
+            for matrix in self._waiting:
+                for start in range(0, matrix.shape[0], _PRODUCT_ROWS):
+                    z = matrix[start : start + _PRODUCT_ROWS] @ signs  # [rows, some of P]
+                    np.maximum(largest, np.maximum(z.max(axis=0), -z.min(axis=0)), out=largest)
+            first += signs.shape[1]
+        self._waiting.clear()

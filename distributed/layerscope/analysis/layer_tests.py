@@ -1,17 +1,20 @@
 """Every test of one layer's features: on all pairs, on the two halves, in every stratum, in both contrasts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.analysis import statistics
 from layerscope.analysis.arrays import Bools, Floats, Ints
-from layerscope.analysis.censoring import LayerPairs
-from layerscope.analysis.label_flips import LabelFlips
+from layerscope.analysis.censoring import LayerPairs, Paired
+from layerscope.analysis.label_flips import LabelFlips, LargestFlipped
 from layerscope.analysis.result import Firing, Magnitude
 from layerscope.analysis.votes import Cells, leading_signs
+
+_Table = TypeVar("_Table")
 
 Largest = NDArray[np.float32]  # [P]
 
@@ -60,6 +63,14 @@ class LayerTests:
     largest_magnitude: tuple[Largest, ...]
 
 
+class _Tests(NamedTuple):
+    """Of some of its features."""
+
+    feature_id: Ints
+    listed: Ints
+    contrasts: list[ContrastTests]
+
+
 @dataclass(frozen=True)
 class _BothFire:
     """The pairs in which both sides fire, ordered by feature, then by the amount of the difference."""
@@ -82,7 +93,7 @@ class _Ranked:
 
 
 def layer_tests(
-    pairs: LayerPairs,
+    pairs: Paired,
     group: Ints,
     discovery: Bools,
     strata: Mapping[str, Bools],
@@ -98,40 +109,69 @@ def layer_tests(
         strata: which pairs are in each stratum, [Q].
         signs: of every contrast, [Q].
     """
-    pairs = pairs.restricted(_testable(pairs, group, signs, min_pairs))
-    cells, both = Cells.of(pairs.feature, pairs.pair, group), _both_fire(pairs, group)
-
-    def tests(members: Bools) -> list[tuple[Firing, Magnitude]]:
-        return [
-            (_firing(pairs, cells, members, sign, min_pairs), _magnitude(both, members, sign, min_pairs))
-            for sign in signs
-        ]
-
     halves = dict(zip(HALVES, (discovery, ~discovery), strict=True))
-    everyone = np.ones(len(discovery), dtype=bool)
-    whole = {EVERYTHING: tests(everyone)} | {half: tests(halves[half]) for half in HALVES}
-    parts = {
-        (name, half): [(_brief(firing), _brief(magnitude)) for firing, magnitude in tests(members & halves[half])]
-        for name, members in strata.items()
-        for half in HALVES
-    }
-    contrasts = tuple(
-        ContrastTests(
-            _comparison(pairs, sign),
-            {part: found[number][0] for part, found in whole.items()},
-            {part: found[number][1] for part, found in whole.items()},
-            {part: found[number][0] for part, found in parts.items()},
-            {part: found[number][1] for part, found in parts.items()},
-        )
-        for number, sign in enumerate(signs)
+    parts = {(name, half): members & halves[half] for name, members in strata.items() for half in HALVES}
+    leads = [leading_signs(sign, group) for sign in signs]
+    alike = [(leading[group] == sign).all() for leading, sign in zip(leads, signs, strict=True)]
+    largest = [(LargestFlipped(flips), LargestFlipped(flips)) for _ in signs]
+    found, merged = list[_Tests](), False
+    for part in pairs.parts():
+        part = part.restricted(_testable(part, group, signs, min_pairs))
+        cells, both = Cells.of(part.feature, part.pair, group), _both_fire(part, group)
+        contrasts = [_contrast_tests(part, cells, both, halves, parts, sign, min_pairs) for sign in signs]
+        found.append(_Tests(part.feature_id, part.listed, contrasts))
+        merged |= cells.merged
+        for number, (sign, tests) in enumerate(zip(signs, contrasts, strict=True)):
+            if number == 0 or not alike[number]:
+                tested = tests.firing[EVERYTHING], tests.magnitude[EVERYTHING]
+                _add_flipped(part, cells, both, sign, leads[number], tested, largest[number])
+    # Contrasts are alike to label flips, unless questions of a group have other signs than the rest of it.
+    told = [largest[number if merged and not alike[number] else 0] for number in range(len(signs))]
+    return LayerTests(
+        np.concatenate([part.feature_id for part in found]),
+        np.concatenate([part.listed for part in found]),
+        tuple(joined_tests([part.contrasts[number] for part in found]) for number in range(len(signs))),
+        tuple(firing.result() for firing, _ in told),
+        tuple(magnitude.result() for _, magnitude in told),
     )
-    largest = list[tuple[Largest, Largest]]()
-    for sign, tested in zip(signs, whole[EVERYTHING], strict=True):
-        # Contrasts are alike to label flips, unless questions of a group have other signs than the rest of it.
-        alike = largest and not (cells.merged and (leading_signs(sign, group)[group] != sign).any())
-        largest.append(largest[0] if alike else _largest(pairs, cells, both, group, sign, tested, flips))
-    firing, magnitude = zip(*largest, strict=True)
-    return LayerTests(pairs.feature_id, pairs.listed, contrasts, firing, magnitude)
+
+
+def joined_tests(tests: Sequence[ContrastTests]) -> ContrastTests:
+    """The tests of some features after others', end to end."""
+    first = tests[0]
+    return ContrastTests(
+        joined([each.comparison for each in tests]),
+        {part: joined([each.firing[part] for each in tests]) for part in first.firing},
+        {part: joined([each.magnitude[part] for each in tests]) for part in first.magnitude},
+        {part: joined([each.firing_strata[part] for each in tests]) for part in first.firing_strata},
+        {part: joined([each.magnitude_strata[part] for each in tests]) for part in first.magnitude_strata},
+    )
+
+
+def joined(tables: Sequence[_Table]) -> _Table:
+    """Dataclasses of columns, end to end."""
+    kind: Any = type(tables[0])
+    table: _Table = kind(*(np.concatenate([getattr(table, field.name) for table in tables]) for field in fields(kind)))
+    return table
+
+
+def _contrast_tests(
+    pairs: LayerPairs,
+    cells: Cells,
+    both: _BothFire,
+    halves: Mapping[str, Bools],
+    strata: Mapping[tuple[str, str], Bools],
+    sign: Floats,
+    min_pairs: int,
+) -> ContrastTests:
+    whole = {EVERYTHING: np.ones(len(sign), dtype=bool), **halves}
+    return ContrastTests(
+        _comparison(pairs, sign),
+        {part: _firing(pairs, cells, members, sign, min_pairs) for part, members in whole.items()},
+        {part: _magnitude(both, members, sign, min_pairs) for part, members in whole.items()},
+        {part: _brief(_firing(pairs, cells, members, sign, min_pairs)) for part, members in strata.items()},
+        {part: _brief(_magnitude(both, members, sign, min_pairs)) for part, members in strata.items()},
+    )
 
 
 def _brief(test: Firing | Magnitude) -> Brief:
@@ -206,29 +246,22 @@ def _comparison(pairs: LayerPairs, sign: Floats) -> Comparison:
     )
 
 
-def _largest(
+def _add_flipped(
     pairs: LayerPairs,
     cells: Cells,
     both: _BothFire,
-    group: Ints,
     sign: Floats,
+    leads: Floats,
     tested: tuple[Firing, Magnitude],
-    flips: LabelFlips,
-) -> tuple[Largest, Largest]:
-    """Over the features tested for firing, and over those tested for strength, [P] each."""
-    everyone, leads = np.ones(len(group), dtype=bool), leading_signs(sign, group)
+    largest: tuple[LargestFlipped, LargestFlipped],
+) -> None:
+    """Flips the labels of the features tested for firing, and of those tested for strength."""
+    everyone = np.ones(len(sign), dtype=bool)
     votes, ranked = _votes(pairs, cells, everyone, sign), _ranked(both, everyone, sign)
-    firing, magnitude = (
-        _largest_flipped(feature, of, value * leads[of], ~np.isnan(test.p), flips)
-        for feature, of, value, test in (
-            (cells.feature, cells.group, votes, tested[0]),
-            (ranked.feature, ranked.group, np.sign(ranked.difference) * ranked.rank, tested[1]),
-        )
-    )
-    return firing, magnitude
-
-
-def _largest_flipped(feature: Ints, group: Ints, value: Floats, tested: Bools, flips: LabelFlips) -> Largest:
-    kept = tested[feature] & (value != 0)
-    index = np.cumsum(tested) - 1
-    return statistics.largest_flipped(index[feature[kept]], group[kept], value[kept], int(tested.sum()), flips)
+    for feature, of, value, test, into in (
+        (cells.feature, cells.group, votes, tested[0], largest[0]),
+        (ranked.feature, ranked.group, np.sign(ranked.difference) * ranked.rank, tested[1], largest[1]),
+    ):
+        able, amount = ~np.isnan(test.p), value * leads[of]
+        kept, index = able[feature] & (amount != 0), np.cumsum(able) - 1
+        into.add(index[feature[kept]], of[kept], amount[kept], int(able.sum()))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from layerscope.analysis.arrays import Ints
-from layerscope.analysis.lists import FeatureLists, Others
+from layerscope.analysis.lists import Lists, Others
 from layerscope.analysis.proportion import ManySolutions
 from layerscope.analysis.statistics import proportion
 from layerscope.records.record import Record
@@ -25,7 +25,7 @@ class SolutionColumns:
         self._solutions.append(2 + len(record.more))
         self._margin_to_mean.append(record.margin_to_mean)
 
-    def others(self, feature_lists: Callable[[int], FeatureLists]) -> Others | None:
+    def others(self, feature_lists: Callable[[int], Lists]) -> Others | None:
         """Whose features there are besides the pairs'; None where every question has two solutions."""
         solutions = np.array(self._solutions, dtype=np.int64)
         question = np.repeat(np.arange(len(solutions)), solutions - 2)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from layerscope.analysis.arrays import Ints
 from layerscope.analysis.baselines.residuals import scored_residuals
 from layerscope.analysis.censoring import LayerPairs, pair_up
-from layerscope.analysis.lists import FeatureLists
+from layerscope.analysis.lists import FeatureLists, Lists, StoredLists
 from layerscope.analysis.reading import Columns, reading
 from layerscope.errors import LayerscopeError
 from layerscope.records.dictionaries import RANDOM
@@ -44,7 +44,7 @@ def random_features(run: Columns, name: str, seed: int) -> Iterator[Columns]:
         def lists(index: int) -> FeatureLists:
             if index not in found:
                 residuals = scored_residuals(run.scored, run.layers[index], name)
-                made = random_lists(residuals, pair_up(run.feature_lists(index)), (seed, run.layers[index]))
+                made = random_lists(residuals, pair_up(run.feature_lists(index).read()), (seed, run.layers[index]))
                 found[index] = stack.enter_context(TemporaryFile())
                 for column in vars(made).values():
                     np.save(found[index], column)
@@ -69,10 +69,9 @@ def recorded_features(files: Files, name: str, run: Columns) -> Iterator[Columns
         if not np.array_equal(random.questions.example_id[:n], run.questions.example_id):
             raise LayerscopeError(f"{run.file} was written anew while it was read.\nRun the same command again.")
 
-        def lists(index: int) -> FeatureLists:
+        def lists(index: int) -> Lists:
             of = random.feature_lists(index)  # of more questions, where the file grew meanwhile
-            features = int(of.listed[:n].sum())
-            return FeatureLists(of.feature_id[:features], of.activation[:features], of.listed[:n], of.active[:n])
+            return of.of_first(n) if isinstance(of, StoredLists) else of
 
         yield replace(random, questions=run.questions, feature_lists=lists)
 

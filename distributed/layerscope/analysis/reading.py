@@ -19,7 +19,7 @@ from layerscope.analysis.baselines.residuals import Scored
 from layerscope.analysis.baselines.texts import TextColumns, Texts
 from layerscope.analysis.causes.columns import AttributionColumns
 from layerscope.analysis.halves import Halves
-from layerscope.analysis.lists import FeatureLists, Others
+from layerscope.analysis.lists import Lists, Others, StoredLists
 from layerscope.analysis.many_solutions import SolutionColumns
 from layerscope.analysis.proportion import ManySolutions
 from layerscope.analysis.result import Questions
@@ -55,8 +55,8 @@ class Columns:
     texts: Texts
     many: ManySolutions | None
     """What is to be said of more than two solutions; None where every question has two."""
-    feature_lists: Callable[[int], FeatureLists]
-    """Reads those of the layer with this index into `layers`."""
+    feature_lists: Callable[[int], Lists]
+    """Those of the layer with this index into `layers`."""
     attributions: AttributionColumns | None = None
     """None where the run has none."""
     others: Others | None = None
@@ -151,22 +151,20 @@ class _LayerColumns:
     def __init__(self, layer: int, stack: ExitStack, solutions: int = 2) -> None:
         self._layer, self._solutions = layer, solutions
         self._feature_id, self._activation = Column("i", stack), Column("f", stack)
-        self._listed, self._active = array("i"), array("i")
+        self._listed, self._active = Column("i", stack), Column("i", stack)
 
     def add(self, details: ReadingLists) -> None:
         features = details.active_features_by_layer[self._layer]
         self._feature_id.extend(map(_feature_id, features))
         self._activation.extend(map(_activation, features))
-        self._listed.append(len(features))
-        self._active.append(details.active_feature_count_by_layer[self._layer])
+        self._listed.extend((len(features),))
+        self._active.extend((details.active_feature_count_by_layer[self._layer],))
 
-    def feature_lists(self) -> FeatureLists:
-        return FeatureLists(
-            self._feature_id.read().astype(np.int64),
-            self._activation.read(),
-            np.array(self._listed, dtype=np.int64).reshape(-1, self._solutions),
-            np.array(self._active, dtype=np.int64).reshape(-1, self._solutions),
+    def feature_lists(self) -> StoredLists:
+        listed, active = (
+            column.read().astype(np.int64).reshape(-1, self._solutions) for column in (self._listed, self._active)
         )
+        return StoredLists(self._feature_id, self._activation, listed, active)
 
 
 class _QuestionRows:

@@ -26,10 +26,11 @@ class Column:
         if len(self._held) >= _HELD:
             self._spill()
 
-    def read(self) -> NDArray[Any]:
+    def read(self, start: int = 0, count: int = -1) -> NDArray[Any]:
+        """So many numbers from there; all that follow if -1."""
         self._spill()
-        self._file.seek(0)
-        return np.fromfile(self._file, dtype=self._held.typecode)
+        self._file.seek(start * self._held.itemsize)
+        return np.fromfile(self._file, dtype=self._held.typecode, count=count)
 
     def _spill(self) -> None:
         unwritten = memoryview(self._held.tobytes())

@@ -9,15 +9,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse, special, stats
+from scipy import special, stats
 
 from layerscope.analysis.arrays import Bools, Floats, Ints
-from layerscope.analysis.label_flips import LabelFlips
 from layerscope.analysis.proportion import Proportion
 from layerscope.analysis.result import Firing, Magnitude
 from layerscope.records.goals import interval_of_mean
 
-_PRODUCT_ROWS = 4096  # features whose permuted statistics are held at once
 _DRAWN = 1 << 16  # numbers of a table of drawn weights at once: what a core has at hand
 
 
@@ -114,27 +112,6 @@ def select_and_confirm(discovery: Outcome, validation: Outcome, level: float) ->
     validation_q = false_discovery_rates(validation_p)
     confirmed = (validation_q <= level) & (np.sign(validation.z) == np.sign(discovery.z))
     return Selection(discovery_q, validation_p, validation_q, selected, confirmed)
-
-
-def largest_flipped(
-    feature: Ints, group: Ints, value: Floats | Ints, n_features: int, flips: LabelFlips
-) -> NDArray[np.float32]:
-    """The largest |z| over features in every permutation, [P]; z is a signed sum over groups / its standard deviation.
-
-    Args:
-        value: [C] what a goal group adds to the sum: its sign, or its signed rank.
-    """
-    norm = np.sqrt(sums(feature, np.square(value), n_features))
-    scaled = (value / norm[feature]).astype(np.float32)
-    matrix = sparse.csr_array((scaled, (feature, group)), shape=(n_features, len(flips)))
-    found = []
-    for signs in flips.blocks():  # [G, some of P]
-        largest = np.zeros(signs.shape[1], dtype=np.float32)
-        for start in range(0, n_features, _PRODUCT_ROWS):
-            z = matrix[start : start + _PRODUCT_ROWS] @ signs  # [rows, some of P]
-            np.maximum(largest, np.maximum(z.max(axis=0), -z.min(axis=0)), out=largest)
-        found.append(largest)
-    return np.concatenate(found)
 
 
 def family_wise_threshold(tested: Bools, largest: NDArray[np.float32], level: float) -> float:

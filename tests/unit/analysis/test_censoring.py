@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerscope.analysis import statistics
-from layerscope.analysis.censoring import LayerPairs, list_limits, pair_up
+from layerscope.analysis.censoring import LayerPairs, jaccards, list_limits, pair_up
 from layerscope.analysis.label_flips import LabelFlips
 from layerscope.analysis.layer_tests import layer_tests
-from layerscope.analysis.reading import FeatureLists
+from layerscope.analysis.lists import FeatureLists
 
 Cell = dict[int, float]  # every active feature of a solution, and its activation
 
@@ -76,9 +76,9 @@ def test_jaccard_is_of_what_both_lists_can_show() -> None:
     cells = [({1: 1.0, 2: 2.0}, {1: 3.0}), ({1: 4.0, 2: 3.0, 3: 2.0, 4: 1.0}, {1: 5.0, 2: 2.5, 9: 0.5}), ({}, {})]
     pairs = pair_up(cut(cells, 3))
     assert pairs.whole.tolist() == [True, False, True]
-    known = pairs.jaccards()
+    known = jaccards(pairs)
     assert known[~np.isnan(known)].tolist() == [1 / 2, 2 / 2]
-    assert np.isnan(pair_up(cut([({}, {})], 3)).jaccards()).all()
+    assert np.isnan(jaccards(pair_up(cut([({}, {})], 3)))).all()
 
 
 def test_a_list_that_shows_nothing_of_what_is_active_hides_everything() -> None:

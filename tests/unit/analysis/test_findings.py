@@ -3,7 +3,7 @@
 import resource
 import shutil
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +13,8 @@ import numpy as np
 import orjson
 import pytest
 
-from layerscope.analysis import reading, spilling
+from layerscope.analysis import censoring, label_flips, lists, reading, spilling
+from layerscope.analysis.baselines import sparse_probes
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.halves import in_discovery_half
 from layerscope.analysis.overview import length_bins
@@ -468,9 +469,43 @@ def test_reading_does_not_hold_the_features(tmp_path: Path, monkeypatch: pytest.
         tracemalloc.start()
         with reading.reading(path, "final", lambda _: None) as run:
             peaks.append(tracemalloc.get_traced_memory()[1])
-            n_features.append(len(run.feature_lists(0).feature_id))
+            n_features.append(len(run.feature_lists(0).read().feature_id))
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 8 * (n_features[1] - n_features[0]) / 5
+
+
+def test_features_tested_some_after_the_others_are_tested_as_all_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is held is bounded so, and no figure may tell it."""
+    path = tmp_path / "run.jsonl"
+    write_run(path, Spec(questions=100, layers=(0,), top_k=9, effects=[Effect(0, 500, 0.8, 0.1)]))
+    whole = analyse(path, Options(permutations=40))
+    monkeypatch.setattr(censoring, "PART", 150)
+    monkeypatch.setattr(lists, "STRETCH", 70)
+    monkeypatch.setattr(label_flips, "_WAITING", 200)
+    monkeypatch.setattr(sparse_probes, "QUESTIONS", 64)
+    with reading.reading(path, "final", lambda _: None) as run:
+        of_layer = run.feature_lists(0)
+        parts = list(censoring.PairedLists(of_layer).parts())
+        assert len(parts) > 5
+        assert all(part.listed.sum() <= 150 or len(part.feature_id) == 1 for part in parts)
+        assert max(len(some.feature_id) for _, some in of_layer.stretches()) <= 70
+    again = analyse(path, Options(permutations=40))
+    for name in ("layers", "features", "right_wrong", "chosen_rejected", "comparison"):
+        for one, other in zip(_leaves(getattr(whole, name)), _leaves(getattr(again, name)), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """The numbers and arrays of nested dataclasses."""
+    if is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, dict | tuple | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(each)
+    elif isinstance(value, np.ndarray | float | int):
+        yield value
 
 
 def test_no_room_for_temporary_files_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

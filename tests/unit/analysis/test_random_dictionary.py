@@ -9,8 +9,8 @@ import pytest
 from conftest import Command
 from layerscope.analysis.censoring import LayerPairs, pair_up
 from layerscope.analysis.findings import analyse
+from layerscope.analysis.lists import FeatureLists
 from layerscope.analysis.random_dictionary import random_lists
-from layerscope.analysis.reading import FeatureLists
 from layerscope.analysis.result import Options
 from layerscope.errors import LayerscopeError
 from layerscope.records.residual_files import ResidualFiles, ResidualRows

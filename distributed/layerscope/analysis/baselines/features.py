@@ -7,7 +7,7 @@ from layerscope.analysis.baselines.measuring import discovery_auroc
 from layerscope.analysis.baselines.ridge import Probe, Scores
 from layerscope.analysis.baselines.sparse_probes import SIZES, sparse_probes
 from layerscope.analysis.baselines.split import Split
-from layerscope.analysis.censoring import LayerPairs
+from layerscope.analysis.censoring import Paired
 
 
 @dataclass
@@ -18,7 +18,7 @@ class FeatureScores:
     _sparse: list[list[Probe]] = field(default_factory=list)
     _selected: list[Probe | None] = field(default_factory=list)
 
-    def add_layer(self, pairs: LayerPairs) -> None:
+    def add_layer(self, pairs: Paired) -> None:
         """What few features of the next layer say."""
         if self.split is not None:
             self._sparse.append(sparse_probes(pairs, self.split))

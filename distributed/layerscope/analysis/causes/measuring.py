@@ -14,7 +14,7 @@ from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.baselines.split import LEAST_GROUPS, Split
 from layerscope.analysis.causes.columns import Entries
 from layerscope.analysis.causes.result import Causes, Chosen, Depth, Faces
-from layerscope.analysis.censoring import LayerPairs, pair_up
+from layerscope.analysis.censoring import Paired, PairedLists
 from layerscope.analysis.reading import Columns
 from layerscope.analysis.result import Features, Firing, Magnitude, Options, Tested
 from layerscope.analysis.statistics import false_discovery_rates, mean_interval, midranks, signed_rank_test, sums
@@ -80,7 +80,7 @@ def find_causes(
     wanted = _wanted(run, layers, separating)
     found, aurocs = [], np.full(len(separating.features.layer), np.nan)
     for index, layer in enumerate(run.layers):
-        pairs = pair_up(run.feature_lists(index))
+        pairs = PairedLists(run.feature_lists(index))
         of_layer = np.flatnonzero(separating.features.layer == layer)
         aurocs[of_layer] = _aurocs(pairs, separating.features.feature_id[of_layer], split)
         found.append(_of_layer(columns.entries(index), layers[index], wanted[index], pairs, split))
@@ -145,7 +145,7 @@ def _wanted(run: Columns, layers: list[_Layer], separating: Separating) -> list[
     return wanted
 
 
-def _of_layer(entries: Entries, layer: _Layer, wanted: _Wanted, pairs: LayerPairs, split: Split) -> _Found:
+def _of_layer(entries: Entries, layer: _Layer, wanted: _Wanted, pairs: Paired, split: Split) -> _Found:
     n, n_groups = len(wanted.feature_id), len(split.draws)
     rows = np.searchsorted(wanted.feature_id, entries.feature_id)
     there = np.append(wanted.feature_id, -1)[rows] == entries.feature_id
@@ -231,18 +231,19 @@ def _faces(run: Columns, layers: list[_Layer], separating: Separating, aurocs: F
     return Faces(layer, feature_id, auroc, mean, float(stats.spearmanr(*sizes).statistic) if varied else float("nan"))
 
 
-def _aurocs(pairs: LayerPairs, feature_ids: Ints, split: Split) -> Floats:
+def _aurocs(pairs: Paired, feature_ids: Ints, split: Split) -> Floats:
     """Of features' differences within a question, on the validation half; 1/2 of one that never differs."""
-    starts = np.searchsorted(pairs.feature, np.arange(len(pairs.feature_id) + 1))
-    places = np.searchsorted(pairs.feature_id, feature_ids)
     total = float(split.weight[split.held_out].sum())
     found = np.full(len(feature_ids), 0.5)
-    for number, (place, feature_id) in enumerate(zip(places.tolist(), feature_ids.tolist(), strict=True)):
-        if place < len(pairs.feature_id) and pairs.feature_id[place] == feature_id:
+    for part in pairs.parts(feature_ids):
+        starts = np.searchsorted(part.feature, np.arange(len(part.feature_id) + 1))
+        here = np.flatnonzero(np.isin(feature_ids, part.feature_id))
+        places = np.searchsorted(part.feature_id, feature_ids[here])
+        for number, place in zip(here.tolist(), places.tolist(), strict=True):
             rows = slice(starts[place], starts[place + 1])
-            mine = split.held_out[pairs.pair[rows]]
-            difference = (pairs.positive[rows] - pairs.negative[rows])[mine]
-            found[number] = auroc_of_differences(difference, split.weight[pairs.pair[rows]][mine], total)
+            mine = split.held_out[part.pair[rows]]
+            difference = (part.positive[rows] - part.negative[rows])[mine]
+            found[number] = auroc_of_differences(difference, split.weight[part.pair[rows]][mine], total)
     return found
 
 
