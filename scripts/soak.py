@@ -41,7 +41,9 @@ def soak(folder: Path, options: list[str], writers: int, seconds: float, dice: r
     reference, output = folder / "reference.jsonl", folder / "soaked.jsonl"
     whole, files = (files_of(path, writers) for path in (reference, output))
     pairs = list(zip(files, whole, strict=True))
-    check(command("run", options, reference).wait() == 0, "the undisturbed run failed")
+    undisturbed = command("run", options, reference)
+    errors = undisturbed.communicate()[1].decode()
+    check(undisturbed.returncode == 0, f"the undisturbed run failed: {errors[-2000:]}")
     counts: Counter[str] = Counter()
     started = time.monotonic()
     while time.monotonic() - started < seconds:

@@ -40,9 +40,10 @@ from layerscope.planning.prepare import prepare
 from layerscope.questions.plan import Plan
 from layerscope.records import journal
 from layerscope.records.ablations import AblationFile, AblationTotals, digest_of, parse_ablation
+from layerscope.records.advice import Advice
 from layerscope.records.fingerprints import Fingerprints
 from layerscope.records.identity import CONTROLS, AblationSettings
-from layerscope.records.manifest import AblationAbout, Advice, manifest_path
+from layerscope.records.manifest import AblationAbout, manifest_path
 from layerscope.records.packing import packing_of
 from layerscope.records.progress import Progress
 from layerscope.records.run import Run

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from layerscope.engine.lines import BatchLines, Line
 from layerscope.formatting import count_of
 from layerscope.questions.plan import Plan
+from layerscope.records.advice import RUNNING
 from layerscope.records.fingerprints import Fingerprints
 from layerscope.records.journal import Journal
-from layerscope.records.manifest import RUNNING
 from layerscope.records.marks import marks_path
 from layerscope.records.record import Unscored
 from layerscope.records.replacing import Replacement

@@ -12,9 +12,10 @@ from layerscope.planning.job import Job, download_bytes
 from layerscope.planning.needs import BYTES_PER_VALUE
 from layerscope.planning.placement import Placement, gib
 from layerscope.planning.saes import Dictionary
+from layerscope.records.advice import RUNNING
 from layerscope.records.differences import settings_that_differ
 from layerscope.records.goals import count_goals, told_goals
-from layerscope.records.manifest import RUNNING, manifest_path
+from layerscope.records.manifest import manifest_path
 from layerscope.records.marks import marks_path
 from layerscope.records.order import order_path
 from layerscope.records.residuals import residual_readings, residuals_path

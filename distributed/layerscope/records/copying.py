@@ -19,10 +19,11 @@ from msgspec.structs import replace
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import Piece, replacing, sync_folder
 from layerscope.formatting import count_of, shell_word
+from layerscope.records.advice import READING
 from layerscope.records.extent import Extent
 from layerscope.records.jobs import shard_of
 from layerscope.records.joining import whole_manifest
-from layerscope.records.manifest import READING, Manifest, write_manifest
+from layerscope.records.manifest import Manifest, write_manifest
 from layerscope.records.marks import Marks, marks_path
 from layerscope.records.order import order_path, write_order
 from layerscope.records.packing import pack, packing_of

@@ -8,8 +8,9 @@ import msgspec
 
 from layerscope.errors import UsageError
 from layerscope.records.ablations import kind_of_file
+from layerscope.records.advice import RUNNING
 from layerscope.records.identity import Identity
-from layerscope.records.manifest import RUNNING, About, Manifest
+from layerscope.records.manifest import About, Manifest
 
 _COMMITS = {"model": "commit", "saes": "commit", "questions": "revision"}
 

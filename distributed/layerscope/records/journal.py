@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from layerscope.errors import LayerscopeError
 from layerscope.files import remove_leftovers, replacing, sync_data, sync_folder
 from layerscope.records.ablations import kind_of_file
+from layerscope.records.advice import RUNNING
 from layerscope.records.appending import Line, append_lines, former
 from layerscope.records.differences import manifest_to_go_on_with
 from layerscope.records.extent import Extent
@@ -24,7 +25,7 @@ from layerscope.records.fingerprints import Fingerprint
 from layerscope.records.going_on import begun, counted, passed_over, with_computed
 from layerscope.records.identity import Identity
 from layerscope.records.locking import open_locked
-from layerscope.records.manifest import RUNNING, About, Manifest, manifest_path, write_manifest
+from layerscope.records.manifest import About, Manifest, manifest_path, write_manifest
 from layerscope.records.marks import Marks, marks_path
 from layerscope.records.noted import Progress
 from layerscope.records.order import order_path

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self, cast
+from typing import Annotated, Any, Final, Literal, Self, cast
 
 import msgspec
 import numpy as np
@@ -19,6 +19,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError, UsageError, remedy
+from layerscope.records.advice import READING, Advice
 from layerscope.records.fingerprints import Fingerprint
 from layerscope.records.identity import Count, DictionaryName, Identity
 from layerscope.records.noted import Progress
@@ -36,20 +37,6 @@ FORMAT_OF_MANY: Final = 3
 NeuronpediaId = Annotated[  # it becomes a path in the cache, and a part of an address
     str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 ]
-
-
-class Advice(NamedTuple):
-    """What a person can do about a manifest or a line that is off: it is the command's own."""
-
-    no_manifest: str
-    broken: str
-
-
-READING = Advice("Name the .jsonl file of a run, or put its manifest back beside it.", "Restore it from a copy.")
-RUNNING = Advice(
-    "Name another --output-file, or start anew with --overwrite.",
-    "Restore it, name another --output-file, or start anew with --overwrite.",
-)
 
 
 class Tokens(Struct, frozen=True, kw_only=True):
@@ -203,15 +190,18 @@ def read_manifest(path: Path, advice: Advice = READING) -> Manifest:
             manifest.about.with_order(read_order(path, lines, manifest.about.order_xxh3, advice.broken))
         _check(manifest)
     except FileNotFoundError:
+        told = advice.of(path)
         raise UsageError(
             f"{path} has no manifest ({beside.name}) beside it: layerscope did not make it, or the manifest was lost.\n"
-            f"{advice.no_manifest}{reader_of(path)}"
+            f"{told.no_manifest}{reader_of(path) * (told is advice)}"
         ) from None
     except OSError as error:
-        raise UsageError(f"{beside} cannot be read: {error.strerror}.\n{remedy(error, advice.broken)}") from error
+        raise UsageError(
+            f"{beside} cannot be read: {error.strerror}.\n{remedy(error, advice.of(path).broken)}"
+        ) from error
     except (ValueError, RecursionError) as error:  # of orjson and msgspec too
-        told = str(error).replace("`$.", "`")[:200]
-        raise UsageError(f"{beside} is not a whole manifest: {told}.\n{advice.broken}") from error
+        what = str(error).replace("`$.", "`")[:200]
+        raise UsageError(f"{beside} is not a whole manifest: {what}.\n{advice.of(path).broken}") from error
     manifest.as_read = content
     return manifest
 

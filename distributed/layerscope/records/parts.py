@@ -18,9 +18,10 @@ from msgspec import Meta, Struct
 
 from layerscope.errors import LayerscopeError, UsageError, remedy
 from layerscope.files import open_plain, replacing, sync_folder, write_pieces
-from layerscope.formatting import ranges, utf8
+from layerscope.formatting import ranges, shell_word, utf8
+from layerscope.records.advice import READING
 from layerscope.records.locking import is_locked, open_locked
-from layerscope.records.manifest import READING, manifest_path
+from layerscope.records.manifest import manifest_path
 from layerscope.records.object_lock import ObjectLock
 from layerscope.records.packing import packing_suffix
 from layerscope.records.stored_run import StoredRun, content_of, replace_content
@@ -159,9 +160,17 @@ def files_of_parts(run: Path) -> list[Path]:
             f"{run} has {len(paths)} parts, and part{'s' if several else ''} {ranges(missing)} (such as "
             f"{paths[missing[0] - 1].name}) {'are' if several else 'is'} not there.\n"
             "Put back what was moved, or name the other files to read them alone; the run's own command computes anew "
-            "what is gone."
+            f"what is gone.{_packed_beside(paths[missing[0] - 1])}"
         )
     return paths
+
+
+def _packed_beside(path: Path) -> str:
+    """How to have a file back that another tool packed, on a line of its own; empty where none lies beside it."""
+    for suffix, tool in ((".gz", "gunzip"), (".zst", "unzstd --rm")):
+        if not isinstance(path, StoredRun) and path.with_name(path.name + suffix).is_file():
+            return f"\nIt is there, packed by another tool: {tool} {shell_word(f'{path}{suffix}')}"
+    return ""
 
 
 def _beside(run: Path, name: str) -> Path:

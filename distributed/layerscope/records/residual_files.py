@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError
 from layerscope.files import begin_sync, sync_data, sync_folder, write_pieces
-from layerscope.records.manifest import RUNNING
+from layerscope.records.advice import RUNNING
 from layerscope.records.noted import Progress
 from layerscope.records.residuals import Array, Layout, changed, chunks, noted_digests, open_layer, residuals_path
 

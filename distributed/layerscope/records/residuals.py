@@ -25,7 +25,8 @@ from layerscope.errors import LayerscopeError, UsageError, remedy
 from layerscope.files import open_plain
 from layerscope.formatting import count_of, ranges
 from layerscope.questions.reading import MAX
-from layerscope.records.manifest import READING, Advice, Manifest
+from layerscope.records.advice import READING, Advice
+from layerscope.records.manifest import Manifest
 from layerscope.records.noted import Progress
 from layerscope.records.record import Unscored
 from layerscope.records.run import Run

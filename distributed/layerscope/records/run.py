@@ -18,9 +18,10 @@ from layerscope.errors import LayerscopeError, UsageError, did_you_mean, remedy
 from layerscope.formatting import shell_word, utf8
 from layerscope.records import locking
 from layerscope.records.addresses import existing_records, is_address
+from layerscope.records.advice import READING, Advice
 from layerscope.records.extent import MARK_BYTES, Extent
 from layerscope.records.held import parse_held
-from layerscope.records.manifest import READING, Advice, Manifest, manifest_path, read_manifest
+from layerscope.records.manifest import Manifest, manifest_path, read_manifest
 from layerscope.records.marks import read_marks
 from layerscope.records.planned import hold_against_plan
 from layerscope.records.record import NotARecordError, Record, Unscored, parse
@@ -197,19 +198,17 @@ class RecordsFile:
             raise self._spoilt(extent, error) from error
         except OSError as error:
             told = f"{self.path} cannot be read: {error.strerror or error}."
-            raise LayerscopeError(f"{told}\n{remedy(error, self._advice.broken)}") from error
+            raise LayerscopeError(f"{told}\n{remedy(error, self._advice.of(self.path).broken)}") from error
 
     def _spoilt(self, extent: Extent, error: NotAFrameError) -> LayerscopeError:
-        told = (
-            f"{self.path}, line {extent.lines + 1} (byte {error.offset:,}): {error} is there. It was damaged, or "
-            "another tool wrote there.\n"
-        )
+        place = f"{self.path}, line {extent.lines + 1} (byte {error.offset:,})"
+        told = f"{place}: {error} is there. It was damaged, or another tool wrote there.\n"
         return LayerscopeError(told + self._what_to_do(extent.lines + 1, error.offset))
 
     def _what_to_do(self, first: int, begins: int) -> str:
         """Where the stretch that begins so is off: it was added, or something in it was changed."""
         if self._known is None or first != self.covered + 1 or is_address(self.path):
-            return f"Nothing behind it can be trusted. {self._advice.broken}"
+            return f"Nothing behind it can be trusted. {self._advice.of(self.path).broken}"
         keep = f"truncate -s {begins} {shell_word(str(self.path))}"
         return f"What comes before it is as it was written; keep that alone with: {keep}"
 
@@ -226,7 +225,8 @@ class RecordsFile:
 
     def _expect_all(self, extent: Extent) -> None:
         if self._known is not None and extent.lines < self._known.lines_noted():
-            raise self._refused(extent.lines + 1, f"missing; {self._known.lines_noted()} lines were written")
+            told = f"{self.path}, line {extent.lines + 1}: missing; {self._known.lines_noted()} lines were written.\n"
+            raise LayerscopeError(told + "Restore it from a copy, or have the run's own command write them again.")
 
     def _refused(self, number: int, what: str, first: int = 0) -> LayerscopeError:
         told = f"{self.path}, line {number}: {what[:300]}.\n"

@@ -15,6 +15,7 @@ from layerscope.config import FIRST
 from layerscope.errors import UsageError
 from layerscope.formatting import ranges
 from layerscope.records.addresses import run_path
+from layerscope.records.advice import computed_again, part_number
 from layerscope.records.differences import differences
 from layerscope.records.extent import Extent
 from layerscope.records.fingerprints import computed_otherwise
@@ -29,6 +30,8 @@ from layerscope.records.unnoted import Unnoted, why_no_records
 
 Files = Path | Sequence[Path]
 """What names a run: its file, a run of parts or its folder; or the files of the shards of one job."""
+
+_TOGETHER = "Several files are read together where they are the shards of one job. Name those, or one file alone."
 
 
 class Shards(Run):
@@ -136,14 +139,18 @@ def open_run(files: Files) -> Run:
     by_shard: dict[tuple[int, int], Run] = {}
     for run in runs:
         if differing := differences(job_of(runs[0]), job_of(run)):
+            again = computed_again(run.path) if named else ""
             raise UsageError(
                 f"{runs[0].path} and {run.path} are not of one job: {'; '.join(differing)}.\n"
-                "Several files are read together where they are the shards of one job. Name those, or one file alone."
+                + (f"Put back what was there; or if the second is of another run, {again}" if again else _TOGETHER)
             )
         if twin := by_shard.get(shard_of(run)):
             which = "shard {} of {}".format(*shard_of(run)) if shard_of(run)[1] > 1 else "the whole run"
+            strange = twin if part_number(twin.path) not in (None, shard_of(twin)[0]) else run
+            again = computed_again(strange.path) if named else ""
             raise UsageError(
-                f"{twin.path} and {run.path} are both {which}, which would count twice.\nName each shard once."
+                f"{twin.path} and {run.path} are both {which}, which would count twice.\n"
+                + (f"{strange.path.name} is another part's: {again}" if again else "Name each shard once.")
             )
         by_shard[shard_of(run)] = run
     return Shards([by_shard[shard] for shard in sorted(by_shard)], named)

@@ -162,7 +162,9 @@ def other_form(path: Path, wrote: Packing | UnsetType) -> str:
     if found is meant:
         return ""
     there, been = ("plain lines" if form is None else f"a {form.unit}" for form in (found, meant))
-    return f"{there} where {been} was written: another tool packed or unpacked the file"
+    return (
+        f"{there} where {been} {'were' if meant is None else 'was'} written: another tool packed or unpacked the file"
+    )
 
 
 def _whole(stream: BinaryIO) -> Iterator[bytes]:

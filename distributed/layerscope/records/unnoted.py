@@ -14,13 +14,14 @@ from msgspec import UNSET
 
 from layerscope.errors import UsageError
 from layerscope.formatting import shell_word
+from layerscope.records.advice import READING, Advice
 from layerscope.records.checking import check as check_itself
 from layerscope.records.checking import check_parts
 from layerscope.records.dictionaries import names_of
 from layerscope.records.extent import Extent
 from layerscope.records.held import Unlabelled, lacks
 from layerscope.records.identity import Identity, ModelFiles, OtherSaes, PlanSize, SaeFile, SaeFiles, Settings
-from layerscope.records.manifest import FORMAT, READING, About, AboutDictionary, Advice, Manifest, Tokens, manifest_path
+from layerscope.records.manifest import FORMAT, About, AboutDictionary, Manifest, Tokens, manifest_path
 from layerscope.records.record import NotARecordError, Record, Unscored
 from layerscope.records.run import RecordsFile, Run
 from layerscope.records.strangers import OF_RECORDS, reader_of

@@ -1,6 +1,8 @@
 """A run of parts is one run for every reader, whether its name, its manifest or its folder is given."""
 
+import gzip
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +38,7 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def plain(tmp_path: Path) -> Path:
+    tmp_path.mkdir(exist_ok=True)
     path = tmp_path / "x.jsonl"
     run_of_parts(path)
     return path
@@ -144,28 +147,97 @@ def test_a_part_that_is_missing_is_named_with_what_to_do(tmp_path: Path, read: C
     assert "Not among these files: shard 2 of 3." in verify(part_paths(base, 3)[::2]), "the others can be read alone"
 
 
-def test_a_part_of_another_run_is_named(tmp_path: Path) -> None:
-    base = plain(tmp_path)
-    edit_manifest(part_paths(base, 3)[1], lambda manifest: manifest["identity"]["settings"].update(dtype="bfloat16"))
-    with pytest.raises(UsageError, match=r"x-00002-of-00003\.jsonl are not of one job: settings\.dtype was float32"):
-        verify(base)
+def gone(_: Path, part: Path) -> None:
+    manifest_path(part).unlink()
 
 
-def test_a_part_in_another_s_place_is_named(tmp_path: Path) -> None:
-    base = plain(tmp_path)
-    first, second, _ = part_paths(base, 3)
+def cut_short(_: Path, part: Path) -> None:
+    part.write_bytes(part.read_bytes()[:-9])
+
+
+def appended(first: Path, part: Path) -> None:
+    part.write_bytes(part.read_bytes() + first.read_bytes())
+
+
+def half_a_manifest(_: Path, part: Path) -> None:
+    manifest_path(part).write_bytes(manifest_path(part).read_bytes()[:300])
+
+
+def changed(_: Path, part: Path) -> None:
+    part.write_bytes(part.read_bytes().replace(b"4.0", b"4.5", 1))
+
+
+def packed_in_place(_: Path, part: Path) -> None:
+    part.write_bytes(gzip.compress(part.read_bytes()))
+
+
+def packed_beside(_: Path, part: Path) -> None:
+    part.with_name(f"{part.name}.gz").write_bytes(gzip.compress(part.read_bytes()))
+    part.unlink()
+
+
+def of_another_run(_: Path, part: Path) -> None:
+    edit_manifest(part, lambda manifest: manifest["identity"]["settings"].update(dtype="bfloat16"))
+
+
+def in_another_s_place(first: Path, part: Path) -> None:
     for file in (lambda path: path, manifest_path):
-        file(second).write_bytes(file(first).read_bytes())
-    with pytest.raises(UsageError, match=r"-00001-of-00003\.jsonl and .*-00002-of-00003\.jsonl are both shard 1 of 3"):
-        verify(base)
+        file(part).write_bytes(file(first).read_bytes())
 
 
-def test_a_part_whose_manifest_is_gone_is_not_offered_that_of_all(tmp_path: Path) -> None:
-    base = plain(tmp_path)
-    manifest_path(part_paths(base, 3)[1]).unlink()
-    with pytest.raises(UsageError, match=r"x-00002-of-00003\.jsonl has no manifest") as caught:
-        verify(base)
-    assert "mv " not in str(caught.value)
+SPOILT = {
+    gone: "has no manifest (x-00002-of-00003.jsonl.manifest.json) beside it",
+    half_a_manifest: "x-00002-of-00003.jsonl.manifest.json is not a whole manifest",
+    changed: "x-00002-of-00003.jsonl, line 1: it is not the line",
+    cut_short: "x-00002-of-00003.jsonl, line 2: missing; 2 lines were written",
+    appended: "x-00002-of-00003.jsonl, line 3: the plan ends after 2 lines",
+    packed_in_place: "x-00002-of-00003.jsonl, line 1: a gzip member where plain lines were written",
+    packed_beside: "3 parts, and part 2 (such as x-00002-of-00003.jsonl) is not there",
+    of_another_run: "x-00002-of-00003.jsonl are not of one job: settings.dtype was float32",
+    in_another_s_place: "x-00002-of-00003.jsonl are both shard 1 of 3",
+}
+WAYS_OUT = {
+    cut_short: "have the run's own command write them again",
+    appended: "keep that alone with: truncate -s ",
+    packed_beside: "packed by another tool: gunzip ",
+}
+LINES_READ: list[Callable[[Path], object]] = [
+    verify,
+    status,
+    report,
+    lambda base: export(base, base.with_name("o.csv"), overwrite=True),
+    lambda base: compare(*two_runs([base, base])),
+]
+
+
+@pytest.mark.parametrize("spoil", SPOILT, ids=lambda spoil: spoil.__name__)
+def test_a_part_that_is_off_is_told_alike_by_every_command_with_the_command_that_mends_it(
+    tmp_path: Path, spoil: Callable[[Path, Path], None]
+) -> None:
+    base = plain(tmp_path / "a run")
+    first, second, third = part_paths(base, 3)
+    spoil(first, second)
+    messages = set()
+    for read in LINES_READ:
+        with pytest.raises(LayerscopeError) as caught:
+            read(base)
+        messages.add(str(caught.value))
+    assert len(messages) == 1
+    (message,) = messages
+    assert SPOILT[spoil] in message
+    assert len(message.splitlines()) <= 3
+    assert WAYS_OUT.get(spoil, "the run's own command computes this part again:\nmkdir -p ") in message
+    *_, way = message.split("\n")
+    if spoil in (cut_short, packed_beside):
+        return
+    subprocess.run(way.rpartition(": ")[2], shell=True, check=True)
+    if spoil is appended:
+        assert "7 of 7 lines" in verify(base)
+    else:
+        there = sorted(path.name for path in (base.parent / "away").iterdir())
+        assert there == [second.name, manifest_path(second).name][: 1 if spoil is gone else 2]
+        assert not second.exists()
+        assert verify(third)
 
 
 def test_a_folder_of_several_runs_is_asked_for_one_of_them(tmp_path: Path) -> None:
@@ -213,12 +285,3 @@ def test_a_manifest_of_parts_that_is_none_is_named(tmp_path: Path, content: byte
         with pytest.raises(UsageError, match=told) as caught:
             verify(name)
         assert "name the files of the parts" in str(caught.value)
-
-
-def test_a_changed_line_is_named_with_its_own_part(tmp_path: Path) -> None:
-    base = plain(tmp_path)
-    part = part_paths(base, 3)[1]
-    part.write_bytes(part.read_bytes().replace(b"4.0", b"4.5", 1))
-    for read in (verify, status):
-        with pytest.raises(LayerscopeError, match=r"x-00002-of-00003\.jsonl, line 1: it is not the line"):
-            read(base)
