@@ -260,7 +260,7 @@ def _plain_margins(
     prompt = torch.tensor([each.pair.prompt for each in of_row], device=strong.device)
 
     def hook(_module: object, _inputs: object, output: Tensor) -> Tensor:
-        activations = chosen.activations(output.flatten(0, 1)).view(*output.shape[:2], -1)
+        activations = chosen.amounts(output.flatten(0, 1)).view(*output.shape[:2], -1)
         columns, prompts = column[: len(output)], prompt[: len(output)]  # one row of a question, where each is alone
         own = activations.gather(2, columns[:, None, None].expand(-1, output.shape[1], 1))  # [R, T, 1]
         own = own * (torch.arange(output.shape[1], device=output.device) >= prompts[:, None])[..., None]

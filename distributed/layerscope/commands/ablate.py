@@ -29,7 +29,6 @@ from layerscope.planning.ablation import (
     ablating,
     ablation_plan,
     decoder_norms,
-    expect_plain_saes,
     to_about,
     to_identity,
 )
@@ -37,6 +36,7 @@ from layerscope.planning.describe import STANDIN_NOTE
 from layerscope.planning.job import Job, check_space
 from layerscope.planning.node import Node
 from layerscope.planning.prepare import prepare
+from layerscope.planning.saes import acts_at
 from layerscope.questions.plan import Plan
 from layerscope.records import journal
 from layerscope.records.ablations import AblationFile, AblationTotals, digest_of, parse_ablation
@@ -140,7 +140,7 @@ def _config(run: Run, options: AblationOptions) -> Config:
 def _prepare(run: Run, config: Config, options: AblationOptions, nodes: Sequence[Node]) -> _Prepared:
     job = prepare(config, nodes)
     expect_the_same(run, job.identity())
-    expect_plain_saes(job)
+    acts_at(job.dictionaries[0], job.spec)  # or it is said before what takes longer
     wanted = parse_layers(options.layers)
     layers = [layer for layer in job.layers if wanted is None or layer in wanted]
     if not layers:

@@ -75,7 +75,12 @@ class Ablator:
             if self._at_last is None or self._at_last[0] != batch:
                 self._at_last = None  # before there is another, whose memory it has
                 begun = begin_batch(
-                    self._model, self._tokenizer, questions, self._to_ablate.layers, self._to_ablate.site
+                    self._model,
+                    self._tokenizer,
+                    questions,
+                    self._to_ablate.layers,
+                    self._to_ablate.site,
+                    self._to_ablate.writes,
                 )
                 self._at_last = batch, begun
             begun = self._at_last[1]
@@ -120,11 +125,17 @@ def begin_batch(
     questions: Sequence[Question],
     layers: Sequence[int],
     site: Site = "resid_post",
+    writes: Site | None = None,
 ) -> Begun:
-    """Scores the questions of a batch, and keeps what is needed to run it again from these layers on."""
+    """Scores the questions of a batch, and keeps what is needed to run it again from these layers on.
+
+    Args:
+        site: that SAEs read.
+        writes: where they write, if it is elsewhere.
+    """
     pairs = list(tokenizer.pairs(questions))
     scorable = [pair for pair in pairs if isinstance(pair, Pair)]
-    kept, halved = _keep(model, scorable, layers, site) if scorable else (None, False)
+    kept, halved = _keep(model, scorable, layers, site, writes) if scorable else (None, False)
     scores = iter(kept.scores if kept else ())
     reasons = [unscored_reason(next(scores), [site]) if isinstance(pair, Pair) else str(pair) for pair in pairs]
     there = np.array([isinstance(pair, Pair) for pair in pairs])
@@ -186,16 +197,16 @@ def _wanted(
             continue
         pair = kept.pairs[pair_number]
         of_solutions = torch.from_numpy(np.flatnonzero(pair.positions() >= pair.prompt)).to(read.device)
-        activations = chosen.activations(read[kept.starts[pair_number] + of_solutions])  # [tokens, n]
+        amounts = chosen.amounts(read[kept.starts[pair_number] + of_solutions])  # [tokens, n]
         for place, way in ways:
             if way is None:
                 continue
             column, direction = way
-            fires = torch.nonzero(activations[:, column])[:, 0]
+            fires = torch.nonzero(amounts[:, column])[:, 0]
             if len(fires):
                 line, tokens = question * n_features * len(kinds) + place, of_solutions[fires]
                 again = len(moved(pair, tokens.cpu().numpy()))
-                yield _Wanted(line, pair_number, tokens, activations[fires, column], direction, again)
+                yield _Wanted(line, pair_number, tokens, amounts[fires, column], direction, again)
 
 
 def _way(
@@ -235,9 +246,11 @@ def _again(
     return [*parts[0], *parts[1]], True
 
 
-def _keep(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int], site: Site) -> tuple[KeptPass, bool]:
+def _keep(
+    model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int], site: Site, writes: Site | None
+) -> tuple[KeptPass, bool]:
     try:
-        return keep_pass(model, pairs, layers, site), False
+        return keep_pass(model, pairs, layers, site, writes), False
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -248,7 +261,8 @@ def _keep(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int], si
             ) from error
     give_back()
     half = len(pairs) // 2
-    (first, _), (second, _) = (_keep(model, pairs[part], layers, site) for part in (slice(half), slice(half, None)))
+    parts = slice(half), slice(half, None)
+    (first, _), (second, _) = (_keep(model, pairs[part], layers, site, writes) for part in parts)
     return first.joined(second), True
 
 

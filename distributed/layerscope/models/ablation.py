@@ -44,7 +44,7 @@ class KeptPass(NamedTuple):
     pairs: Sequence[Pair]  # B
     scores: list[PairScore]  # B
     starts: list[int]  # [B + 1] into T; where each pair's row begins
-    point: SitePoint  # what SAEs read, and what of it is changed
+    point: SitePoint  # what is changed: what SAEs read, but of transcoders
     read: Mapping[int, Tensor]  # by layer [T, its width], what SAEs read of it, as the model has it
     states: Mapping[int, Tensor]  # by layer [T, D], the residual stream after it, or before where the change is within
     seen: Mapping[int, KeysAndValues]  # by layer above the lowest of these
@@ -68,19 +68,27 @@ class KeptPass(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What is added to what SAEs read of a pair's row."""
+    """What is added to what SAEs write of a pair's row."""
 
     pair: int
     """Which of the pass."""
     tokens: Tensor  # [n] int64, of its row, ascending
-    delta: Tensor  # [n, width of what is read] float32
+    delta: Tensor  # [n, width of what is written] float32
 
 
 @torch.inference_mode()
 def keep_pass(
-    model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int], site: Site = "resid_post"
+    model: LanguageModel,
+    pairs: Sequence[Pair],
+    layers: Sequence[int],
+    site: Site = "resid_post",
+    writes: Site | None = None,
 ) -> KeptPass:
-    """Scores the solutions of every pair, and keeps what SAEs read of all tokens in some layers, and what is beside."""
+    """Scores the solutions of every pair, and keeps what SAEs read of all tokens in some layers, and what is beside.
+
+    Args:
+        writes: where changes are made; by default where SAEs read, which an input of a projection must be.
+    """
     layout = lay_out(pairs, model.transfers, [range(len(pair.tokens)) for pair in pairs], share=False)
     config, body = model.model.config, model.model.model
     seen = dict[int, KeysAndValues]()
@@ -88,11 +96,11 @@ def keep_pass(
     keeping = {name: Keeping(mask, seen, min(layers)) for name, mask in masks.items()}
     with model.turn, ExitStack() as stack:
         stack.enter_context(attention_by(config, KEEPING))
-        point = model.family.site(site)
-        read = stack.enter_context(capture_rows(body.layers, layers, point, layout.read_tokens))
+        reads, point = (model.family.site(at) for at in (site, writes or site))
+        read = stack.enter_context(capture_rows(body.layers, layers, reads, layout.read_tokens))
         from_there = _BEFORE if point.takes == "projection" else model.family.site(*RESIDUAL)
         states = read
-        if from_there != point:
+        if from_there != reads:
             states = stack.enter_context(capture_rows(body.layers, layers, from_there, layout.read_tokens))
         hidden = _through(body, layout.tokens, layout.positions, keeping)
         finite = torch.stack([torch.isfinite(read[layer]).all(dim=-1) for layer in layers])  # [L, T]
@@ -123,7 +131,7 @@ def moved(pair: Pair, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @torch.inference_mode()
 def run_again(model: LanguageModel, kept: KeptPass, layer: int, changes: Sequence[Change]) -> list[PairScore]:
-    """The score of every change's pair, with the change made to what is read of a layer."""
+    """The score of every change's pair, with the change made in a layer."""
     pairs = [kept.pairs[change.pair] for change in changes]
     places = [moved(pair, change.tokens.cpu().numpy()) for pair, change in zip(pairs, changes, strict=True)]
     layout = lay_out(pairs, model.transfers, [at.tolist() for at in places], share=False)

@@ -7,11 +7,11 @@ import numpy as np
 from msgspec import UNSET
 from msgspec.structs import replace as changed
 
-from layerscope.errors import UsageError
 from layerscope.planning.job import Job
 from layerscope.planning.needs import BYTES_PER_VALUE
 from layerscope.planning.node import Node
 from layerscope.planning.placing import place
+from layerscope.planning.saes import acts_at
 from layerscope.planning.to_ablate import ToAblate
 from layerscope.questions.plan import Integers, Plan
 from layerscope.questions.reading import Reading
@@ -35,23 +35,6 @@ class PortionedPlan(Plan):
 
     def batch(self, index: int) -> Integers:
         return super().batch(index // self.portions)
-
-
-def expect_plain_saes(job: Job) -> None:
-    """
-    Raises:
-        UsageError: what the SAEs read is no sum of their features.
-    """
-    if job.spec.family.site(site := job.reading.sites[0]).takes is None:
-        raise UsageError(
-            f"The SAEs read {site}, and write elsewhere than they read: what their features read cannot be taken out.\n"
-            "Take a run with SAEs of another site."
-        )
-    if any(sae.recipe.transcodes or sae.recipe.scaling != "none" for sae in job.saes):
-        raise UsageError(
-            "Ablations need SAEs that give back what they read, as a sum of their features and a bias.\n"
-            "These scale what they read first: take a run with others."
-        )
 
 
 def decoder_norms(job: Job, layer: int) -> Sequence[float]:
@@ -89,6 +72,7 @@ def ablating(
 
     Raises:
         LayerscopeError: the model and what is kept of a batch do not fit the memory there is.
+        UsageError: where the features write they cannot be taken out.
     """
     plan, site = ablation_plan(job, settings), job.reading.sites[0]
     layers = {feature.layer for feature in settings.features}
@@ -102,6 +86,7 @@ def ablating(
         differences={layer: differences[layer] for layer in layers if layer in differences},
         batch_tokens=job.numerics.batch_tokens,
         site=site,
+        writes=acts_at(job.dictionaries[0], job.spec),
     )
     beside = 0 if site == "resid_post" else job.spec.width(site)
     size = BYTES_PER_VALUE[job.numerics.dtype]

@@ -29,7 +29,9 @@ class ToAblate:
     batch_tokens: int
     """Of a batch that is run again, as of one that is run."""
     site: Site = "resid_post"
-    """That the SAEs read, and that loses what is taken out."""
+    """That the SAEs read."""
+    writes: Site = "resid_post"
+    """That loses what is taken out: the same, but of transcoders."""
 
     @property
     def layers(self) -> list[int]:

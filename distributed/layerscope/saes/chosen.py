@@ -1,7 +1,8 @@
 """Some features of an SAE, for whoever takes them out of what a model holds: where they fire, and what they write.
 
 Only their columns of the encoder are kept, so that a model has them beside it; where features compete for a place (a
-top-k SAE) the whole of it. Shapes: R rows, D d_model, F d_sae, n features that are chosen.
+top-k SAE) the whole of it. Shapes: R rows, D width of what is read, O of what is written,
+F d_sae, n features that are chosen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,8 @@ from torch import Tensor
 from layerscope.hub.repository import Repository
 from layerscope.saes.cache import ENCODER, load_half
 from layerscope.saes.choice import SaeChoice
-from layerscope.saes.decoders import plain_decoder
-from layerscope.saes.encoder import SaeEncoder, active
+from layerscope.saes.encoder import SaeEncoder, active, size_of
+from layerscope.saes.weights import read_decoder
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,14 @@ class ChosenOfLayer:
     """Of these features, or of all."""
     whole: bool
     """It is of all."""
-    directions: Tensor  # [n, D] float32; their rows of the decoder
-    mean_difference: Tensor  # [D] float32, of length 1; zeros where there is none
+    directions: Tensor  # [n, O] float32; their rows of the decoder
+    mean_difference: Tensor  # [O] float32, of length 1; zeros where there is none
 
-    def activations(self, rows: Tensor) -> Tensor:
-        """[R, n] float32: what these features are at rows [R, D] of the residual stream; 0 where they do not fire."""
+    def amounts(self, rows: Tensor) -> Tensor:
+        """[R, n] float32: how often these features write their directions where SAEs read rows [R, D].
+
+        That is what they are there, and of SAEs that scale a row first times its size; 0 where they do not fire.
+        """
         row, number, activation = active(rows, self.encoder)
         if self.whole:
             wanted = torch.tensor(self.feature_ids, device=rows.device)
@@ -40,7 +44,7 @@ class ChosenOfLayer:
             row, number, activation = row[mine], place[mine], activation[mine]
         found = torch.zeros(len(rows), len(self.feature_ids), device=rows.device)
         found[row, number] = activation
-        return found
+        return found if self.encoder.scaling == "none" else found * size_of(rows, self.encoder.scaling)
 
 
 def load_chosen(
@@ -59,10 +63,10 @@ def load_chosen(
         difference: by feature, how much more active it is on average at right solutions than at wrong ones.
 
     Raises:
-        LayerscopeError: the file is broken, or has no decoder by which what it reads is a plain sum of its features.
+        LayerscopeError: the file is broken, or has no decoder.
     """
     by_feature, *vectors = load_half(ENCODER, repository, sae, d_in, dtype)
-    w_dec = plain_decoder(repository, sae, d_in).w_dec
+    w_dec = read_decoder(repository, sae, d_in).w_dec
     ids, most_active = list(feature_ids), sae.recipe.k or None
     whole = most_active is not None
     w_enc, b_enc, threshold = (
@@ -70,7 +74,7 @@ def load_chosen(
     )
     kept = SaeEncoder(w_enc, b_enc, threshold, sae.recipe.scaling, most_active)
     directions = torch.from_numpy(w_dec[ids].copy()).to(device)
-    mean = np.zeros(d_in)
+    mean = np.zeros(w_dec.shape[1])
     for feature_id, more in difference.items():  # one after the other: the same sum wherever it is taken
         mean += more * w_dec[feature_id].astype(np.float64)
     length = np.sqrt(np.square(mean).sum())

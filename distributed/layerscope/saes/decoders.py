@@ -12,7 +12,7 @@ from layerscope.numerics.matrix_products import read_in
 from layerscope.saes.attribution import SaeDecoder
 from layerscope.saes.cache import Half, load_half
 from layerscope.saes.choice import SaeChoice
-from layerscope.saes.weights import Decoder, read_decoder, read_skip
+from layerscope.saes.weights import read_decoder, read_skip
 
 
 def _arrays(repository: Repository, sae: SaeChoice, d_in: int) -> dict[str, NDArray[np.float32]]:
@@ -54,22 +54,3 @@ def load_decoder(
         for array in (None if means is None else means[sae.layer], skip)
     )
     return SaeDecoder(w_dec.to(device), b_dec.to(device), mean, connection, sae.recipe.scaling)
-
-
-def plain_decoder(repository: Repository, sae: SaeChoice, d_in: int) -> Decoder:
-    """The decoder half of an SAE that gives back what it reads: a sum of its features, and a bias.
-
-    Raises:
-        LayerscopeError: the file is broken, or the SAE is no such.
-    """
-    _check_plain(repository, sae)
-    return read_decoder(repository, sae, d_in)
-
-
-def _check_plain(repository: Repository, sae: SaeChoice) -> None:
-    if sae.recipe.transcodes or sae.recipe.scaling != "none":
-        raise LayerscopeError(
-            f"{sae.path} of {repository.name} does not give back what it reads as a plain sum of its features, so a "
-            "margin cannot be attributed to them, nor can they be ablated.\n"
-            "Run without --attribution, or take SAEs that do."
-        )

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +19,13 @@ from conftest import actors_here, called
 from layerscope.analysis.ablations import summarise
 from layerscope.engine import ablating
 from layerscope.errors import UsageError
+from layerscope.hub.repository import open_repository
 from layerscope.models.gemma2 import GEMMA_2
-from layerscope.planning.ablation import expect_plain_saes
+from layerscope.planning.saes import Dictionary, acts_at
 from layerscope.records.ablations import AblationFile
 from layerscope.records.manifest import manifest_path
 from layerscope.records.means import save_means
-from layerscope.saes.choice import Recipe
+from layerscope.saes.choice import Recipe, SaeChoice
 from layerscope.standin.build import StandinSpec, build
 from made_up import edit_manifest
 from object_storage import a_bucket
@@ -320,23 +322,20 @@ def test_saes_without_a_decoder_are_refused_before_anything_starts(
     assert not (tmp_path / "a.jsonl").exists()
 
 
-@pytest.mark.parametrize(
-    ("site", "recipe", "reason"),
-    [
-        ("transcoder", Recipe(transcodes=True), "The SAEs read transcoder, and write elsewhere"),
-        ("transcoder", Recipe(), "The SAEs read transcoder, and write elsewhere"),
-        ("mlp_out", Recipe(transcodes=True), "give back what they read"),
-        ("resid_post", Recipe(scaling="deviation"), "These scale what they read first"),
-    ],
-)
-def test_saes_of_what_is_not_taken_apart_are_refused_by_name(site: Any, recipe: Recipe, reason: str) -> None:
-    sae = SimpleNamespace(recipe=recipe)
-    job: Any = SimpleNamespace(
-        reading=SimpleNamespace(sites=(site, "resid_post")), saes=[sae], spec=SimpleNamespace(family=GEMMA_2)
-    )
-    with pytest.raises(UsageError, match=reason) as refused:
-        expect_plain_saes(job)
-    assert len(str(refused.value).splitlines()) == 2
+def test_saes_that_write_where_nothing_can_be_taken_out_are_refused_by_name(tmp_path: Path) -> None:
+    """An SAE of what a transcoder reads, which is no part of a sum; or what writes at another site than it reads."""
+    sae = SaeChoice(1, "1k", None, "params.npz", None, "transcoder", model="gemma-2-2b")
+    (tmp_path / "cfg.json").write_text(json.dumps({"hook_name_out": "blocks.1.attn.hook_z"}))
+    of_attention = replace(sae, site="attn_out", config="cfg.json", recipe=Recipe(transcodes=True))
+    for saes, reason in (
+        ((sae,), "write at transcoder"),
+        ((replace(of_attention, site="resid_post"),), "write at attn_out"),
+        ((replace(sae, recipe=Recipe(transcodes=True)), replace(of_attention)), "write at mlp_out of some layers and"),
+    ):
+        dictionary = Dictionary("first", open_repository(str(tmp_path)), saes, 1024)
+        with pytest.raises(UsageError, match=reason) as refused:
+            acts_at(dictionary, SimpleNamespace(family=GEMMA_2))  # type: ignore[arg-type]
+        assert len(str(refused.value).splitlines()) == 2
 
 
 def test_a_half_with_nothing_to_choose_from_is_not_a_run_without_attributions(
@@ -351,7 +350,7 @@ def test_a_half_with_nothing_to_choose_from_is_not_a_run_without_attributions(
         assert len(refused.stderr.splitlines()) == 2
 
 
-@pytest.mark.parametrize("site", ["attn_out", "mlp_out"])
+@pytest.mark.parametrize("site", ["attn_out", "mlp_out", "transcoder"])
 def test_what_is_read_within_a_layer_is_ablated_there(
     site: Any, command: Callable[..., Said], one_process: object, tmp_path: Path
 ) -> None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from layerscope.questions.pairs import Pair, PairTokenizer
 from layerscope.questions.sources import Question
 from layerscope.records.ablations import Ablation, parse_ablation
 from layerscope.records.identity import ChosenFeature, Control
+from layerscope.saes.choice import Scaling
 from layerscope.saes.chosen import ChosenOfLayer, random_direction
 from layerscope.saes.encoder import SaeEncoder
 from plain_gradients import whole
@@ -48,6 +49,9 @@ class Bench:
         self.model = load_language_model(folder, torch.float32, CPU)
         self.tokenizer = PairTokenizer(folder / "tokenizer.json", 4096)
         rng = torch.Generator().manual_seed(1)
+        self.writes: Site = "mlp_out" if site == "transcoder" else site
+        # A Gemma 3's divide a row by its size, too.
+        self.scaling: Scaling = "norm" if (kind, site) == ("gemma3_text", "transcoder") else "none"
         self.width = width = read_spec(open_repository(str(folder))).width(site)
         self.w_enc, self.w_dec = (torch.randn(size, generator=rng) for size in ((width, FEATURES), (FEATURES, width)))
         self.threshold = torch.full((FEATURES,), 0.8)
@@ -56,11 +60,11 @@ class Bench:
         self.difference = difference / torch.linalg.vector_norm(difference)
 
     def chosen(self, ids: Sequence[int]) -> ChosenOfLayer:
-        encoder = SaeEncoder(self.w_enc[:, ids], torch.zeros(len(ids)), self.threshold[ids])
+        encoder = SaeEncoder(self.w_enc[:, ids], torch.zeros(len(ids)), self.threshold[ids], self.scaling)
         return ChosenOfLayer(list(ids), encoder, False, self.w_dec[ids], self.difference)
 
     def begin(self) -> Begun:
-        return begin_batch(self.model, self.tokenizer, QUESTIONS, LAYERS, self.site)
+        return begin_batch(self.model, self.tokenizer, QUESTIONS, LAYERS, self.site, self.writes)
 
     def ablations(self, portion: Sequence[ChosenFeature], factor: float, tokens: int = 60) -> list[Ablation]:
         to_ablate = ToAblate(Repository("x", None, {}), (), "float32", [portion], KINDS, factor, {}, tokens)
@@ -69,16 +73,24 @@ class Bench:
         assert not halved
         return list(map(parse_ablation, lines))
 
-    def activation(self, rows: Tensor, feature_id: int) -> Tensor:
-        pre = rows @ self.w_enc[:, feature_id]
-        return torch.where(pre > self.threshold[feature_id], pre, 0.0)
+    def amount(self, rows: Tensor, feature_id: int) -> Tensor:
+        size = rows.square().mean(dim=1).sqrt() if self.scaling == "norm" else torch.ones(len(rows))
+        pre = rows @ self.w_enc[:, feature_id] / size
+        return torch.where(pre > self.threshold[feature_id], pre, 0.0) * size
+
+    def reading(self, layer: int, keep: Callable[[Tensor], None]) -> RemovableHandle:
+        """Gives what a transcoder reads."""
+        norm = self.plain.model.layers[layer].pre_feedforward_layernorm
+        if type(norm).__name__.startswith("Gemma3"):  # with its gain, as it is
+            return norm.register_forward_hook(lambda _module, _inputs, output: keep(output[0]))
+        return norm.register_forward_hook(lambda _module, _inputs, output: keep(output[0] / (1 + norm.weight)))
 
     def hook(self, layer: int, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
-        """Has what is read at the site be another."""
+        """Has what is written at the site be another."""
         module = self.plain.model.layers[layer]
         if self.site == "attn_out":
             return module.self_attn.o_proj.register_forward_pre_hook(lambda _, inputs: (change(inputs[0]),))
-        if self.site == "mlp_out":
+        if self.writes == "mlp_out":
             module = module.post_feedforward_layernorm
         return module.register_forward_hook(lambda _module, _inputs, output: change(output))
 
@@ -87,20 +99,23 @@ class Bench:
         pair = self.tokenizer.pair(question)
         found, touched = list[float](), set[tuple[int, ...]]()
         for solution in pair.solutions:
-            tokens = whole(pair, solution)
+            tokens, read = whole(pair, solution), list[Tensor]()
 
             def change(rows: Tensor, tokens: list[int] = tokens) -> Tensor:
                 states = rows[0].clone()
-                amounts = self.activation(states[pair.prompt :], fires)
+                of = (read[-1] if read else states)[pair.prompt :]  # noqa: B023
+                amounts = self.amount(of, fires)
                 states[pair.prompt :] += factor * amounts[:, None] * direction
                 for place in torch.nonzero(amounts)[:, 0].tolist():
                     touched.add(tuple(tokens[: pair.prompt + place + 1]))  # of shared ones the text is the same
                 return states[None]
 
-            handle = self.hook(layer, change)
+            handles = [self.reading(layer, read.append)] if self.site == "transcoder" else []
+            handles.append(self.hook(layer, change))
             with torch.no_grad():
                 log_probs = torch.log_softmax(self.plain(torch.tensor([tokens])).logits[0], dim=-1)
-            handle.remove()
+            for handle in handles:
+                handle.remove()
             found.append(sum(float(log_probs[at - 1, tokens[at]]) for at in range(pair.prompt, len(tokens))))
         wrong = max(score for number, score in enumerate(found) if number != question.label)
         return found[question.label] - wrong, len(touched)
@@ -108,7 +123,7 @@ class Bench:
 
 @pytest.fixture(
     scope="module",
-    params=[(kind, site) for site in ("resid_post", "attn_out", "mlp_out") for kind in ("gemma2", "gemma3_text")],
+    params=[(kind, site) for site in get_args(Site) for kind in ("gemma2", "gemma3_text")],
     ids="-".join,
 )
 def bench(request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
@@ -205,9 +220,12 @@ def test_with_all_features_and_the_error_taken_out_the_decoders_bias_is_left(ben
     kept, chosen, bias = bench.begin().kept, bench.chosen(range(FEATURES)), torch.linspace(-1, 1, bench.width)
     assert kept is not None
     behind = kept.starts[1]
-    rows = kept.read[1][:behind][-4:]
-    features = chosen.activations(rows)[:, :, None] * chosen.directions  # [4, F, D]
-    error = rows - features.sum(dim=1) - bias
+    rows = written = kept.read[1][:behind][-4:]
+    if bench.site == "transcoder":
+        whole_row = [list(range(behind))]
+        written = bench.model.forward([kept.pairs[0]], [1], whole_row, [bench.writes]).residuals[0][-4:]
+    features = chosen.amounts(rows)[:, :, None] * chosen.directions  # [4, F, D]
+    error = written - features.sum(dim=1) - bias
     at = torch.arange(behind - 4, behind)  # of which nothing sees the last
     seen = list[Tensor]()
     layers = bench.model.model.model.layers
@@ -216,8 +234,8 @@ def test_with_all_features_and_the_error_taken_out_the_decoders_bias_is_left(ben
     run_again(bench.model, kept, 1, [Change(0, at, -features.sum(dim=1) - error)])
     handle.remove()
     expected = bias.expand(3, -1)
-    if bench.site == "mlp_out":  # what it is added to is there yet
-        expected = expected + (kept.states[1] - kept.read[1])[:behind][-4:-1]
+    if bench.writes == "mlp_out":  # what it is added to is there yet
+        expected = expected + (kept.states[1][:behind][-4:] - written)[:-1]
     torch.testing.assert_close(seen[0], expected, atol=2e-5, rtol=0)
 
 
