@@ -60,15 +60,18 @@ def tally(run: Run, layers: Collection[int]) -> Tally:
     for _, record in run.records():
         scored = isinstance(record, Record)
         has.append(scored)
-        found.groups.append(halves.add(record.question) if isinstance(record, Record) else 0)
+        if isinstance(record, Record):
+            halves.add(record.question)
     if len(has) < run.planned:
         raise UsageError(
             f"{run.path} is not finished: it has {len(has)} of {run.planned} lines.\n"
             "Every question is ablated, so go on with it first: `layerscope status` says how."
         )
     found.attributed = run.manifest.identity.settings.attribution is not None
-    of_group = halves.discovery()
-    found.discovery = [scored and bool(of_group[group]) for scored, group in zip(has, found.groups, strict=True)]
+    group, of_group = halves.groups()
+    places = np.cumsum(has) - 1
+    found.groups = [int(group[place]) if scored else 0 for scored, place in zip(has, places.tolist(), strict=True)]
+    found.discovery = [scored and bool(of_group[each]) for scored, each in zip(has, found.groups, strict=True)]
     for number, (_, record) in enumerate(run.records()):
         if isinstance(record, Record) and found.discovery[number]:
             _count(found, record, layers)

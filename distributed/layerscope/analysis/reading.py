@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from layerscope.analysis.arrays import Floats
 from layerscope.analysis.baselines.residuals import Scored
 from layerscope.analysis.baselines.texts import TextColumns, Texts
 from layerscope.analysis.causes.columns import AttributionColumns
@@ -104,6 +103,7 @@ def reading(files: Files, name: str, progress: Callable[[float], None], dictiona
                     attributions.add(record)
             progress(min(1.0, sum(part.bytes_read for part in run.parts) / run.size))  # it may have grown
         questions = rows.columns()
+        del rows
         yield Columns(
             run.name,
             _written(run),
@@ -171,42 +171,39 @@ class _QuestionRows:
     """The questions' columns while they grow."""
 
     def __init__(self) -> None:
-        self._numbers = array("q")
-        self._margin = array("d")
+        self._example_id, self._margin, self._tokens = array("q"), array("d"), array("i")
+        self._marks = array("B")
         self._halves = Halves()
 
     def add(self, record: Record) -> None:
         positive, negative = record.solutions
-        self._margin.append(record.margin)
         finals = positive.final_token, negative.final_token
-        group = self._halves.add(record.question)
-        self._numbers.extend(
+        self._example_id.append(record.example_id)
+        self._margin.append(record.margin)
+        self._tokens.extend((positive.token_count, negative.token_count))
+        self._marks.extend(
             (
-                record.example_id,
                 record.model_is_correct,
                 record.correct_per_character(),
-                positive.token_count,
-                negative.token_count,
                 finals[0] == finals[1],
                 all(final.endswith(".") for final in finals),
-                group,
             )
         )
+        self._halves.add(record.question)
 
     def columns(self) -> Questions:
-        margin: Floats = np.array(self._margin)
-        example_id, correct, per_character, positive, negative, same, stop, group = (
-            np.array(self._numbers, dtype=np.int64).reshape(-1, 8).T.copy()
-        )
-        lengths = positive, negative
+        correct, per_character, same, stop = np.array(self._marks, dtype=bool).reshape(-1, 4).T.copy()
+        positive, negative = np.array(self._tokens, dtype=np.int64).reshape(-1, 2).T.copy()
+        group, discovery = self._halves.groups()
         return Questions(
-            example_id,
-            margin,
-            correct > 0,
-            per_character > 0,
-            *lengths,
-            same > 0,
-            stop > 0,
-            self._halves.discovery()[group],
+            np.array(self._example_id, dtype=np.int64),
+            np.array(self._margin),
+            correct,
+            per_character,
+            positive,
+            negative,
+            same,
+            stop,
+            discovery[group],
             group,
         )

@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Iterable
 from contextlib import ExitStack
 from tempfile import TemporaryFile, gettempdir
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,13 +33,22 @@ class Column:
         return np.fromfile(self._file, dtype=self._held.typecode, count=count)
 
     def _spill(self) -> None:
-        unwritten = memoryview(self._held.tobytes())
-        try:
-            while unwritten:  # `tofile`, of arrays of either kind, passes over a short write
-                unwritten = unwritten[self._file.write(unwritten) :]
-        except OSError as error:
-            raise LayerscopeError(
-                f"The temporary files of the analysis cannot be written: {error.strerror or error}.\n"
-                f"They take 8 bytes a feature in {gettempdir()}. Make room there, or name another folder as TMPDIR."
-            ) from error
+        written(self._file, self._held.tobytes())
         del self._held[:]
+
+
+def written(file: IO[bytes], data: bytes) -> None:
+    """Writes all of it to a temporary file.
+
+    Raises:
+        LayerscopeError: there is no room for it.
+    """
+    unwritten = memoryview(data)
+    try:
+        while unwritten:  # `tofile`, of arrays of either kind, passes over a short write
+            unwritten = unwritten[file.write(unwritten) :]
+    except OSError as error:
+        raise LayerscopeError(
+            f"The temporary files of the analysis cannot be written: {error.strerror or error}.\n"
+            f"They take 8 bytes a feature in {gettempdir()}. Make room there, or name another folder as TMPDIR."
+        ) from error

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from layerscope.analysis.arrays import Bools, Floats, Ints
+from layerscope.analysis.draws import DRAWS, Draws
 from layerscope.analysis.proportion import Proportion
 from layerscope.analysis.result import Firing, Magnitude
 from layerscope.records.goals import interval_of_mean
@@ -150,20 +151,18 @@ def auroc(first: Floats, second: Floats, weight: Floats) -> float:
     return float((of_first * (below + of_second / 2)).sum() / weight.sum() ** 2)
 
 
-def auroc_interval(
-    first: Floats, second: Floats, weight: Floats, group: Ints, draws: NDArray[np.uint8]
-) -> tuple[float, float]:
+def auroc_interval(first: Floats, second: Floats, weight: Floats, group: Ints, draws: Draws) -> tuple[float, float]:
     """Between which 95 % of the `auroc`s of draws of whole goal groups lie.
 
     Args:
         group: [H] the row of `draws` that every pair's goal group has.
-        draws: [G, B] how often each draw has each group.
+        draws: of the groups.
     """
     order = np.argsort(second, kind="stable")
     below, up_to = (np.searchsorted(second[order], first, side) for side in ("left", "right"))
     found, step = [], max(_DRAWN // max(len(weight), 1), 1)
-    for start in range(0, draws.shape[1], step):
-        drawn = draws[group, start : start + step] * weight[:, None]
+    for start in range(0, DRAWS, step):
+        drawn = draws.of_pairs(group, start, start + step) * weight[:, None]
         found.append(wins(drawn, drawn[order], below, up_to) / drawn.sum(axis=0) ** 2)
     low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
     return float(low), float(high)

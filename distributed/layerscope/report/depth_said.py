@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import stats
 
-from layerscope.analysis.baselines.split import DRAWS
+from layerscope.analysis.draws import DRAWS
 from layerscope.analysis.held_out import HeldOut
 from layerscope.analysis.result import Analysis, Contrast
 from layerscope.formatting import count_of, listed

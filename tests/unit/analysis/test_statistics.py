@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from layerscope.analysis import label_flips, statistics
+from layerscope.analysis.draws import Draws
 from layerscope.analysis.label_flips import LabelFlips, LargestFlipped
 from layerscope.analysis.layer_tests import layer_tests
 from layerscope.analysis.result import Magnitude
@@ -257,9 +258,9 @@ def test_the_interval_of_an_auroc_is_that_of_plain_draws_of_goal_groups() -> Non
     group = np.array([0, 0, 0, 1, 1, *range(2, 30)])
     first, second = rng.integers(0, 5, (2, len(group))).astype(float)
     weight = statistics.group_weights(group)
-    draws = np.stack([np.bincount(rng.integers(0, 30, 30), minlength=30) for _ in range(200)], axis=1).astype(np.uint8)
+    draws = Draws(30, rng)
     plain = []
-    for draw in draws.T:
+    for draw in draws.some():
         pairs = [pair for goal, times in enumerate(draw) for pair in np.flatnonzero(group == goal).tolist() * times]
         plain.append(statistics.auroc(first[pairs], second[pairs], weight[pairs]))
     found = statistics.auroc_interval(first, second, weight, group, draws)

@@ -20,6 +20,7 @@ from layerscope.analysis.baselines.ridge import Probe, Scores, ridge
 from layerscope.analysis.baselines.sparse_probes import SIZES
 from layerscope.analysis.baselines.split import LEAST_GROUPS, Split
 from layerscope.analysis.baselines.texts import Texts
+from layerscope.analysis.draws import DRAWS
 from layerscope.analysis.result import Questions
 from layerscope.analysis.statistics import sign_test, sums
 
@@ -92,17 +93,17 @@ def _without_depth(questions: Questions, split: Split, texts: Texts) -> Iterator
 
 def _measured(probes: Sequence[Probe | None], split: Split) -> tuple[Measured, Chosen]:
     """Every score of a baseline, and the one that the discovery half prefers: the earliest of equal ones."""
-    rows, best = [], Chosen(0, float("-inf"), _nothing(split))
+    rows, best = [], Chosen(0, float("-inf"), _nothing())
     for index, probe in enumerate(probes):
-        draws = _nothing(split) if probe is None else drawn(probe.difference, split)
+        draws = _nothing() if probe is None else drawn(probe.difference, split)
         rows.append([number for values in draws for number in (values[0], *np.quantile(values[1:], [0.025, 0.975]))])
         if probe is not None and probe.discovery > best.discovery:
             best = Chosen(index, probe.discovery, draws)
     return Measured(*np.array(rows).reshape(-1, 6).T), best
 
 
-def _nothing(split: Split) -> Drawn:
-    unknown = np.full(1 + split.draws.shape[1], np.nan)
+def _nothing() -> Drawn:
+    unknown = np.full(1 + DRAWS, np.nan)
     return Drawn(unknown, unknown)
 
 

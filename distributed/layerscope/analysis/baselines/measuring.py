@@ -12,6 +12,7 @@ import numpy as np
 
 from layerscope.analysis.arrays import Floats, Ints
 from layerscope.analysis.baselines.split import Split
+from layerscope.analysis.draws import DRAWS
 from layerscope.analysis.statistics import auroc, wins
 
 _HELD = 1 << 16  # numbers of a table of weights at once: what a core has at hand
@@ -53,8 +54,8 @@ def drawn(difference: Floats, split: Split) -> Drawn:
     right = (np.sign(d) + 1) / 2
     parts = [_of_draws(np.ones((len(d), 1)) * weight[:, None], below, up_to, right)]
     step = max(_HELD // len(d), 1)
-    for start in range(0, split.draws.shape[1], step):
-        drawn_weight = split.draws[group, start : start + step] * weight[:, None]
+    for start in range(0, DRAWS, step):
+        drawn_weight = split.draws.of_pairs(group, start, start + step) * weight[:, None]
         parts.append(_of_draws(drawn_weight, below, up_to, right))
     return Drawn(*map(np.concatenate, zip(*parts, strict=True)))
 

@@ -6,14 +6,13 @@ Shapes: `Q` questions; `H` of them held out; `G` goal groups held out; `B` draws
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from layerscope.analysis.arrays import Bools, Floats, Ints
+from layerscope.analysis.draws import Draws
 from layerscope.analysis.result import Questions
 from layerscope.analysis.statistics import group_weights
 
 FOLDS = 5
-DRAWS = 1000
 LEAST_GROUPS = 10
 """Goal groups that either half needs: below that neither folds nor an interval mean anything."""
 
@@ -27,7 +26,7 @@ class Split:
     weight: Floats  # [Q] so that every goal group counts once
     judging: Ints  # [G] the goal groups held out, by their numbers in the analysis, ascending
     group: Ints  # [H] of every held-out question, from 0: its place among these
-    draws: NDArray[np.uint8]  # [G, B] how often each draw of as many groups has a group
+    draws: Draws  # of these groups
 
     @classmethod
     def of(cls, questions: Questions, seed: int) -> "Split | None":
@@ -40,11 +39,7 @@ class Split:
         rng = np.random.default_rng(seed)
         of_group = np.full(int(group.max()) + 1, -1)
         of_group[choosing] = rng.permutation(len(choosing)) % FOLDS
-        size = len(judging)
-        draws = np.empty((size, DRAWS), dtype=np.uint8)
-        for number in range(DRAWS):  # a group is drawn 255 times in no draw that anybody will see
-            draws[:, number] = np.bincount(rng.integers(0, size, size), minlength=size)
-        return cls(discovery, of_group[group], group_weights(group), judging, of_held_out, draws)
+        return cls(discovery, of_group[group], group_weights(group), judging, of_held_out, Draws(len(judging), rng))
 
     @property
     def held_out(self) -> Bools:

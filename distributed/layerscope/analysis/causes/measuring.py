@@ -157,7 +157,7 @@ def _of_layer(entries: Entries, layer: _Layer, wanted: _Wanted, pairs: Paired, s
     by_group = np.zeros((n, n_groups))
     np.add.at(by_group, (row[mine], group), (value * split.weight[question])[mine])
     size = sums(row[mine], np.abs(value * split.weight[question])[mine], n) / n_groups
-    drawn = by_group @ split.draws.astype(np.float64) / n_groups
+    drawn = np.concatenate([by_group @ some.astype(np.float64) for some in split.draws.blocks()], axis=1) / n_groups
     low, high = np.quantile(drawn, [0.025, 0.975], axis=1)
     sign = np.zeros(n)
     sign[rows[there]] = layer.sign[there]

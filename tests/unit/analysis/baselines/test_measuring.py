@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from halves import made_up_questions
-from layerscope.analysis import statistics
+from layerscope.analysis import draws, statistics
 from layerscope.analysis.arrays import Floats
 from layerscope.analysis.baselines.measuring import discovery_auroc, drawn
-from layerscope.analysis.baselines.split import DRAWS, FOLDS, Split
+from layerscope.analysis.baselines.split import FOLDS, Split
+from layerscope.analysis.draws import DRAWS, Draws
 
 
 def split_of(n: int, seed: int = 0, groups: int | None = None) -> Split:
@@ -34,9 +35,19 @@ def test_every_draw_is_measured_as_the_half_itself_is() -> None:
     assert found.auroc[0] == pytest.approx(statistics.auroc(held_out, -held_out, weight))
     assert found.ranked[0] == pytest.approx(statistics.paired_superiority(held_out, 0 * held_out, split.group)[0])
     for number in (1, 2, DRAWS):
-        of_draw = weight * split.draws[split.group, number - 1]
+        of_draw = weight * split.draws.some(number - 1, number)[0, split.group]
         assert found.auroc[number] == pytest.approx(pairs_of_pairs(held_out, of_draw))
         assert found.ranked[number] == pytest.approx(np.average((np.sign(held_out) + 1) / 2, weights=of_draw))
+
+
+def test_draws_on_disk_are_those_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Draws(37, np.random.default_rng(5))
+    monkeypatch.setattr(draws, "_HELD_BYTES", 0)
+    on_disk = Draws(37, np.random.default_rng(5))
+    group = np.array([3, 3, 36, 0])
+    for of in (held, on_disk):
+        np.testing.assert_array_equal(of.of_pairs(group, 990, 1200), held.some()[990:, group].T)
+        np.testing.assert_array_equal(np.concatenate(list(of.blocks()), axis=1), held.some().T)
 
 
 def test_a_goal_group_is_in_one_half_and_one_fold() -> None:
@@ -48,7 +59,7 @@ def test_a_goal_group_is_in_one_half_and_one_fold() -> None:
         assert len(set(split.fold[questions.group == group].tolist())) == 1
     assert np.ptp(np.bincount(split.fold[split.discovery])) <= 8
     assert set(split.fold.tolist()) == {-1, *range(FOLDS)}
-    assert (split.draws.sum(axis=0) == len(split.draws)).all()
+    assert (split.draws.some().sum(axis=1) == len(split.draws)).all()
 
 
 def test_copies_of_a_question_count_once() -> None:
