@@ -109,9 +109,10 @@ def test_a_run_that_is_stopped_and_goes_on_writes_what_one_process_writes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Of transcoders, whose features are read at one site and written at another."""
     rng, means = np.random.default_rng(0), tmp_path / "means.npz"
     save_means(means, {layer: np.maximum(rng.normal(size=1024), 0).astype(np.float32) for layer in LAYERS})
-    against = {"attribution": "relp", "attribution_baseline": f"mean:{means}"}
+    against = {"site": "transcoder", "attribution": "relp", "attribution_baseline": f"mean:{means}"}
     expected = plain_run(config_of(settings, **against))
     assert b'"prompt_attribution_terms_by_layer"' in expected
     calls, differentiate = [], attribution.differentiate
@@ -123,15 +124,17 @@ def test_a_run_that_is_stopped_and_goes_on_writes_what_one_process_writes(
         return differentiate(*given)
 
     monkeypatch.setattr(attribution, "differentiate", stopping)
-    stopped = run_here("--attribution", "relp", "--attribution-baseline", f"mean:{means}")
+    of = "--site", "transcoder"
+    stopped = run_here(*of, "--attribution", "relp", "--attribution-baseline", f"mean:{means}")
     assert stopped.returncode == 130
     begun = (tmp_path / OUTPUT).read_bytes()
     assert 0 < len(begun) < len(expected)
     assert expected.startswith(begun)
-    refused = run_here("--attribution", "gradient")
+    refused = run_here(*of, "--attribution", "gradient")
     assert refused.returncode == 2
     assert "attribution was relp, is gradient" in refused.stderr
     assert "attribution_means was " in refused.stderr
-    done = run_here("--attribution", "relp", "--attribution-baseline", f"mean:{means.name}", "--layer-blocks", "2")
+    against_file = "--attribution-baseline", f"mean:{means.name}"
+    done = run_here(*of, "--attribution", "relp", *against_file, "--layer-blocks", "2")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / OUTPUT).read_bytes() == expected
