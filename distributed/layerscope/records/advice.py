@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from layerscope.formatting import shell_word
 from layerscope.records.addresses import is_address
+from layerscope.records.stored_run import StoredRun
 from layerscope.records.strangers import LOOK_BYTES, MANIFEST_SUFFIX, OF_PARTS
 
 _PART = re.compile(r"(.+)-(\d{5})-of-\d{5}(\..*)?")
@@ -23,6 +24,20 @@ class Advice(NamedTuple):
         if not (again := computed_again(path)):
             return self
         return Advice(f"Put its manifest back beside it, or {again}", f"Restore it, or {again}")
+
+    def about(self, path: Path, begins: int, added: bool) -> str:
+        """What to do where a stretch of a file is off.
+
+        Args:
+            begins: where it does, in bytes.
+            added: whether all that a run wrote comes before it.
+        """
+        if isinstance(path, StoredRun) and (name := path.object_with(begins)):
+            return f"Restore {name}, or remove it and what follows it: the run's own command computes that again."
+        if added and not is_address(path):
+            keep = f"truncate -s {begins} {shell_word(str(path))}"
+            return f"What comes before it is as it was written; keep that alone with: {keep}"
+        return f"Nothing behind it can be trusted. {self.of(path).broken}"
 
 
 READING = Advice("Name the .jsonl file of a run, or put its manifest back beside it.", "Restore it from a copy.")

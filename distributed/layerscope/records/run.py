@@ -15,9 +15,9 @@ from msgspec import UNSET
 
 from layerscope.config import READINGS
 from layerscope.errors import LayerscopeError, UsageError, did_you_mean, remedy
-from layerscope.formatting import shell_word, utf8
+from layerscope.formatting import utf8
 from layerscope.records import locking
-from layerscope.records.addresses import existing_records, is_address
+from layerscope.records.addresses import existing_records
 from layerscope.records.advice import READING, Advice
 from layerscope.records.extent import MARK_BYTES, Extent
 from layerscope.records.held import parse_held
@@ -207,10 +207,8 @@ class RecordsFile:
 
     def _what_to_do(self, first: int, begins: int) -> str:
         """Where the stretch that begins so is off: it was added, or something in it was changed."""
-        if self._known is None or first != self.covered + 1 or is_address(self.path):
-            return f"Nothing behind it can be trusted. {self._advice.of(self.path).broken}"
-        keep = f"truncate -s {begins} {shell_word(str(self.path))}"
-        return f"What comes before it is as it was written; keep that alone with: {keep}"
+        added = self._known is not None and first == self.covered + 1
+        return self._advice.about(self.path, begins, added)
 
     def _hold_against_mark(self, extent: Extent, first: int) -> None:
         """Holds the last stretch, which begins with line `first`, against what is known of it."""

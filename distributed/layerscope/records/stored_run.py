@@ -141,10 +141,19 @@ class StoredRun(StoredPath):
             if part.number != number:
                 raise LayerscopeError(
                     f"{self}: part {number} is missing, and {part.name} is there.\n"
-                    "Restore it (a bucket with versions keeps what was deleted), or name another address and run anew."
+                    "Restore it (a bucket with versions keeps what was deleted), or remove the parts behind it: the "
+                    "run's own command computes them again."
                 )
         rest = rests.get(len(whole_parts))
         return whole_parts if rest is None else [*whole_parts, rest]
+
+    def object_with(self, place: int) -> str:
+        """The name of the object in which a byte of it lies; empty where it is one object itself, or ends before."""
+        for part in self.parts_there():
+            if place < part.size:
+                return part.name
+            place -= part.size
+        return ""
 
     def parts_of_late(self) -> list[Part]:
         """The same, as they were a moment ago: a reader opens a file for every line that it goes back to."""

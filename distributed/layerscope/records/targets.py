@@ -132,9 +132,10 @@ def check_address(records: StoredRun, without: Mapping[str, bool]) -> None:
     """
     option = "--output-file"
     if given := [name for name, is_given in without.items() if is_given]:
+        copy = f"; of a run that is there: layerscope export {records} --to copy.jsonl.zst"
         raise UsageError(
             f"{option}: {records} is in object storage, where {' and '.join(given)} cannot be kept or done.\n"
-            f"Leave {'it' if len(given) == 1 else 'them'} out, or name a file on a disk."
+            f"Leave {'it' if len(given) == 1 else 'them'} out, or name a file on a disk{copy * records.is_file()}"
         )
     inner = inner_suffix(records)
     if inner in (*_OF_EXPORTS, ".json"):

@@ -11,7 +11,7 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.records import object_journal, object_lock, object_store
 from layerscope.records.addresses import existing_records, run_path
 from layerscope.records.status import status
-from layerscope.records.targets import check_target
+from layerscope.records.targets import check_address, check_target
 from layerscope.records.verify import verify
 from object_storage import Fault, Storage, storage  # noqa: F401 - a fixture
 from stored import LINES, finish, go_on, opened, stored, whole
@@ -173,11 +173,32 @@ def spoilt(storage: Storage) -> Iterator[Storage]:  # noqa: F811
     return storage
 
 
+def remove_behind(storage: Storage, first: str) -> None:  # noqa: F811
+    """What a person does who is told so."""
+    for name in storage.objects():
+        if name.startswith(("part-", "rest-")) and name >= first:
+            object_store.remove(f"{storage.run}/{name}")
+
+
+def test_what_needs_a_disk_is_told_with_the_way_to_one(spoilt: Storage) -> None:
+    with pytest.raises(
+        UsageError, match=r"where --retry-errors cannot be .*\nLeave it out, or name a file on a disk;"
+    ) as raised:
+        check_address(stored(spoilt.run), {"--retry-errors": True, "--residuals": False})
+    assert str(raised.value).endswith(f"layerscope export {spoilt.run} --to copy.jsonl.zst")
+
+
 def test_a_part_that_is_missing_between_others_is_named(spoilt: Storage) -> None:
     object_store.remove(f"{spoilt.run}/part-00001.jsonl.zst")
     for call in (verify, lambda path: opened(stored(str(path)))):
-        with pytest.raises(LayerscopeError, match=r"/run: part 1 is missing, and part-00002.jsonl.zst is there"):
+        with pytest.raises(
+            LayerscopeError, match=r"/run: part 1 is missing, and part-00002.jsonl.zst is there"
+        ) as raised:
             call(stored(spoilt.run))
+    assert "remove the parts behind it: the run's own command computes them again" in str(raised.value)
+    remove_behind(spoilt, "part-00001")
+    finish(stored(spoilt.run))
+    assert joined(spoilt.objects()) == whole(stored(spoilt.run))
 
 
 def test_last_parts_that_are_gone_are_missed_and_written_again(spoilt: Storage) -> None:
@@ -198,7 +219,7 @@ def test_parts_of_two_runs_are_told(spoilt: Storage) -> None:
 def test_a_part_of_another_run_is_found(spoilt: Storage) -> None:
     first = object_store.read(f"{spoilt.run}/part-00000.jsonl.zst")
     object_store.put(f"{spoilt.run}/part-00001.jsonl.zst", first)
-    with pytest.raises(LayerscopeError, match=r"/run, line \d+: example_id is \d+; the plan.*\nNothing behind it"):
+    with pytest.raises(LayerscopeError, match=r"line \d+: example_id is .*\nRestore part-00001.jsonl.zst, or"):
         verify(stored(spoilt.run))
 
 
@@ -206,9 +227,13 @@ def test_a_part_that_was_cut_is_found_and_nothing_is_written_over_it(spoilt: Sto
     first = object_store.read(f"{spoilt.run}/part-00000.jsonl.zst")
     object_store.put(f"{spoilt.run}/part-00000.jsonl.zst", first[:-9])
     for call in (verify, opened):
-        with pytest.raises(LayerscopeError, match="damaged"):
+        with pytest.raises(LayerscopeError, match="damaged") as raised:
             call(stored(spoilt.run))
     assert object_store.read(f"{spoilt.run}/part-00000.jsonl.zst") == first[:-9]
+    assert "\nRestore part-00000.jsonl.zst, or remove it and what follows it: the run's own" in str(raised.value)
+    remove_behind(spoilt, "part-00000")
+    finish(stored(spoilt.run))
+    assert joined(spoilt.objects()) == whole(stored(spoilt.run))
 
 
 def test_the_last_part_cut_is_not_gone_on_with(spoilt: Storage) -> None:
