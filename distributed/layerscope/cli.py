@@ -196,7 +196,7 @@ def report(
         show: Open the page in the browser.
         reading: The one it is about: final, last-word, max or prompt, of those that the run has.
         baseline_dictionary: Say what random features reach that fire as often; of a run with --residuals, in minutes. A
-            run with --dictionary random=FOLDER has them already.
+            run with --baseline-dictionary has them already.
         dictionary: Whose features, of a run with several: the name that --dictionary gave it.
         title: What the page is called, in its tab and above its heading; the file's name by default.
         ablations: A file of layerscope ablate of this run, which the section of causes shows: one of features that were

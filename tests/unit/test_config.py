@@ -18,6 +18,7 @@ COUNTS = (
     "layer_blocks",
     "encoders_per_block",
 )
+FLAGS = {"tokens", "all_solutions", "strip_solutions", "overwrite", "retry_errors", "standin", "baseline_dictionary"}
 
 
 def from_command_line(*arguments: str) -> Config:
@@ -72,8 +73,7 @@ def test_the_command_line_knows_every_field_under_the_name_that_messages_use() -
         "patience": 5,
     }
     shots: dict[str, Any] = {"shots": 5, "shots_from": "train.csv"}  # for which a chat has no place
-    flags = {"tokens", "all_solutions", "strip_solutions", "overwrite", "retry_errors", "standin"}
-    assert {field.name for field in dataclasses.fields(Config)} == values.keys() | flags | shots.keys() | {"dictionary"}
+    assert {field.name for field in dataclasses.fields(Config)} == values.keys() | FLAGS | shots.keys() | {"dictionary"}
     arguments = [argument for name, value in values.items() for argument in (option(name), str(value))]
     config = from_command_line(*arguments, option("strip_solutions"), option("tokens"), option("overwrite"))
     assert config == Config(**values, strip_solutions=True, tokens=True, overwrite=True)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import UNSET
 
+from layerscope.commands.random_saes import with_random_saes
 from layerscope.config import Config
 from layerscope.config.command_line import call
 from layerscope.config.values import parse_baseline
@@ -51,6 +52,8 @@ def config_of(run: Run) -> Config:
         timeline="",
         retry_errors=False,
     )
+    if config.baseline_dictionary:
+        config = with_random_saes(config, run.path)
     if means := parse_baseline(config.attribution_baseline):
         config = replace(config, attribution_baseline=f"mean:{_where_it_was(about.folder, means)}")
     if config.dataset == STANDARD_INPUT:

@@ -3,6 +3,7 @@
 import signal
 import sys
 
+from layerscope.commands.random_saes import are_made, make_random_saes, with_random_saes
 from layerscope.commands.run_parts import run_parts
 from layerscope.commands.saying import command_line, stop_signals, tell_place, warn, warning
 from layerscope.config import Config
@@ -30,8 +31,30 @@ def run_job(config: Config) -> int:
     job = prepare(config, cluster.nodes)
     warn(job)
     check_space(job)
+    if config.baseline_dictionary:
+        if not are_made(job) and (stopped := make_random_saes(config, job, lambda pilot: _pilot(pilot, cluster))):
+            return stopped
+        job = prepare(with_random_saes(config, job.output.records), cluster.nodes)
     if job.output.parts:
         return run_parts(job, cluster)
+    code, totals, effort = _go_on(job, cluster)
+    if code:
+        return code
+    if job.output.array:
+        write_array(job.output.records, job.output.array, Run.open(job.output.records).lines())
+    say(summarise(job, totals, effort))
+    return 0
+
+
+def _pilot(config: Config, cluster: Cluster) -> int:
+    """A run before the run: 0, or 128 + n after signal n."""
+    job = prepare(config, cluster.nodes)
+    check_space(job)
+    return _go_on(job, cluster)[0]
+
+
+def _go_on(job: Job, cluster: Cluster) -> tuple[int, Totals, Effort]:
+    """Writes what the output file lacks: the exit code, and what there is then."""
     with open_output(job.output.records, job.identity(), job.about(command_line()), job.output.overwrite) as file:
         totals, retried = recovered(file, warning, job.output.retry_errors)
         if file.lines < job.n_questions or retried:
@@ -45,11 +68,8 @@ def run_job(config: Config) -> int:
     if stopped_by:
         say(f"Stopped by {stopped_by.name} after {file.lines} of {count_of(job.n_questions, 'question')}{left}.")
         say(f"To go on: {command_line()}")
-        return 128 + stopped_by
-    if job.output.array:
-        write_array(job.output.records, job.output.array, Run.open(job.output.records).lines())
-    say(summarise(job, totals, effort))
-    return 0
+        return 128 + stopped_by, totals, effort
+    return 0, totals, effort
 
 
 def _nothing_to_do(job: Job) -> str:
@@ -63,6 +83,8 @@ def print_plan(config: Config) -> int:
     """Describes what a run would do."""
     cluster = Cluster(config, add_nodes=False)
     job = prepare(config, cluster.nodes)
+    if config.baseline_dictionary and are_made(job):
+        job = prepare(with_random_saes(config, job.output.records), cluster.nodes)
     warn(job)
     say(
         describe(

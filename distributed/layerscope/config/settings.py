@@ -75,6 +75,9 @@ class Config:
     site do: wide=auto,width=65k. They take the same layers, and stand in the records under other_dictionaries. A second
     set of 16k takes about a quarter more time; plan says the memory of each. random=FOLDER, made by
     layerscope.write_random_dictionary, is the baseline of random features that fire as often."""
+    baseline_dictionary: OfModel[bool] = False
+    """Take random SAEs along, called random: as many features, from --seed, that fire as often at the final token. A
+    pilot of up to 300 of the questions, beside the output file in NAME.random, says how often that is."""
     layers: Common[str] = "all"
     """Decoder layers: all, or numbers and ranges such as 0-25 or 8,20."""
     dataset: Common[str] = "auto"
@@ -211,6 +214,7 @@ class Config:
                 f"--sae-width is {self.sae_width!r}; it is auto, or written as the SAE folders write it: 16k, 65k, 1m."
             )
         parse_dictionaries(self.dictionary)
+        self._check_baseline_dictionary()
         parse_layers(self.layers)
         parse_columns(self.columns)
         parse_metadata(self.metadata)
@@ -247,6 +251,14 @@ class Config:
             raise UsageError(
                 f"--token-activations is {self.token_activations}, and --readings is {self.readings}.\n"
                 "It is how many features of max are recorded at every token, from 0; give --readings final,max with it."
+            )
+
+    def _check_baseline_dictionary(self) -> None:
+        without = "--shard" if parse_shard(self.shard)[1] > 1 else "--dataset -" if self.dataset == "-" else ""
+        if self.baseline_dictionary and without:
+            raise UsageError(
+                f"--baseline-dictionary reads some of the questions first, which {without} does not give it.\n"
+                "Leave it out, and give --dictionary random=FOLDER with what layerscope.write_random_dictionary made."
             )
 
     def _check_shots(self) -> None:

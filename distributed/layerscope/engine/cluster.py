@@ -51,6 +51,7 @@ class Cluster:
         self.told = _told(wanted, self._looked_at)
         """Which Ray the command uses, for people."""
         self._known = Nodes()
+        self._joined = wanted
         self.nodes = [probe()]
         """Its nodes, or this machine."""
         if wanted is not None:
@@ -60,14 +61,16 @@ class Cluster:
 
     @contextmanager
     def engine(self, cpus: float, tell: Callable[[str], None]) -> Iterator[RayEngine]:
-        """What actors can be started on; Ray is left at the end.
+        """What actors can be started on; Ray is left at the end, and joined or started anew for what comes after.
 
         Args:
             cpus: what Ray's own is told to have, so that every actor asked for starts; threads decide what they use.
             tell: is told what a person should know of its nodes.
         """
         self._known.tell, self._known.at_work = tell, True
-        if ray.is_initialized():
+        if self._joined is not None:
+            if not ray.is_initialized():
+                _join(self._joined)
             try:
                 yield RayEngine(self._known)
             finally:

@@ -72,6 +72,8 @@ def describe(job: Job, of_writers: Sequence[Placement] = ()) -> str:
 
 def _describe_saes(job: Job, dictionary: Dictionary) -> list[str]:
     repository, saes = dictionary.repository, dictionary.saes
+    if dictionary.to_make:
+        return [f"and        {dictionary.name}: as many random features, which a pilot is run for first"]
     encoders = len(saes) * job.spec.width(dictionary.site) * dictionary.d_sae * BYTES_PER_VALUE[job.numerics.sae_dtype]
     name, site = ("SAEs", "") if dictionary.name == FIRST else ("and", f"{dictionary.name}: {dictionary.site} of ")
     return [

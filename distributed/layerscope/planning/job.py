@@ -270,7 +270,10 @@ def check_space(job: Job) -> None:
 def download_bytes(job: Job) -> int:
     """What must still come from the hub to this node."""
     wanted = [(job.model, path) for path in job.spec.files] + [
-        (each.repository, path) for each in job.dictionaries for sae in each.saes for path in sae.files
+        (each.repository, path)
+        for each in job.dictionaries
+        for sae in ([] if each.to_make else each.saes)
+        for path in sae.files
     ]
     return sum(repository.files[path].size for repository, path in wanted if not hub.is_cached(repository, path))
 

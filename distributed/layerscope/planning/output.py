@@ -138,6 +138,7 @@ def _settle_address(config: Config, records: StoredRun, nodes: Sequence[Node]) -
     given = {
         "--residuals": config.residuals != "off",
         "--retry-errors": config.retry_errors,
+        "--baseline-dictionary": config.baseline_dictionary,
         "--dataset - (which is kept beside the output file)": config.dataset == STANDARD_INPUT,
     }
     check_address(records, given)

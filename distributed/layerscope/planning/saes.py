@@ -9,6 +9,7 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import ranges
 from layerscope.hub.repository import Repository, open_repository
 from layerscope.models.spec import ModelSpec
+from layerscope.records.dictionaries import RANDOM
 from layerscope.saes.choice import CANONICAL, SaeChoice
 from layerscope.saes.choosing import choose_saes
 from layerscope.saes.suites import original_name, suite_of
@@ -31,6 +32,8 @@ class Dictionary:
     """Layers of the model that have none such, where all were asked for."""
     of_another_model: tuple[str, ...] = ()
     """What says that they were trained on another model."""
+    to_make: bool = False
+    """They are yet to be made, as large as those that stand here."""
 
     @property
     def site(self) -> Site:
@@ -97,6 +100,8 @@ def take_dictionaries(config: Config, model: Repository, spec: ModelSpec) -> tup
             )
             raise type(error)(f"--dictionary {asked.name}: {error}{advice}") from error
         taken.append(other)
+    if config.baseline_dictionary:
+        taken.append(_random_like(first, [each.name for each in taken]))
     return tuple(taken)
 
 
@@ -115,6 +120,22 @@ def acts_at(dictionary: Dictionary, spec: ModelSpec) -> Site:
             "A margin cannot be attributed to them, nor can they be ablated: run without --attribution, or take others."
         )
     return site
+
+
+def _random_like(first: Dictionary, names: Sequence[str]) -> Dictionary:
+    """What stands for random SAEs that are yet to be made.
+
+    Raises:
+        UsageError: none can be made, or others are called so.
+    """
+    if first.site != "resid_post":
+        raise UsageError(
+            f"--baseline-dictionary is of the residual stream after a layer, and these SAEs read {first.site}.\n"
+            "Leave it out, or take SAEs of --site resid_post."
+        )
+    if RANDOM in names:
+        raise UsageError(f"--baseline-dictionary makes SAEs called {RANDOM}, as --dictionary does.\nGive one of them.")
+    return Dictionary(RANDOM, first.repository, first.saes, first.d_sae, to_make=True)
 
 
 def _take(

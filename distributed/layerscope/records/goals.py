@@ -29,7 +29,9 @@ def goal_key(goal: str) -> bytes:
     is kept.
     """
     plain = unicodedata.normalize("NFKC", goal).casefold()
-    letters = "".join(filter(_kept, plain))
+    if not goal.isascii():  # numbers of any kind, before Ⅱ becomes two letters
+        goal = "".join(each for each in goal if unicodedata.category(each)[0] != "N")
+    letters = "".join(filter(_kept, unicodedata.normalize("NFKC", goal).casefold()))
     kept = letters or "\0" + "".join(plain.split())
     return blake2b(kept.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 

@@ -30,6 +30,8 @@ from synthetic_run import Effect, Spec, write_run
         ("How do I boil an egg?", "how do i boil an egg", True),
         ("Straße 1", "STRASSE 22!", True),
         ("يسخن ٣ أكواب", "يسخن ٤ أكواب", True),  # digits of any script
+        ("chapter Ⅱ, ½ page", "chapter Ⅷ, ² page", True),  # numbers, whatever they look like
+        ("part II", "part III", False),  # letters
         ("cafe\u0301", "caf\u00e9", True),  # the same letter, composed or not
         ("कि", "का", False),  # a vowel sign is no punctuation
         ("boil an egg", "boil an eel", False),

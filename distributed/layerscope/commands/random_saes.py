@@ -1,0 +1,101 @@
+"""`--baseline-dictionary`: random features that fire as often as the SAEs', made of a pilot before the run.
+
+Beside the output file, in `NAME.random/`: the pilot, which is a run as any other, and `saes/`, which the run then takes
+as `--dictionary random=NAME.random/saes`.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from layerscope.config import Config
+from layerscope.errors import UsageError, remedy
+from layerscope.formatting import count_of, say
+from layerscope.planning.job import Job
+from layerscope.records.dictionaries import RANDOM
+from layerscope.records.locking import open_locked
+from layerscope.records.manifest import manifest_path, read_manifest
+from layerscope.tables.random_dictionary import write_random_dictionary
+
+PILOT_QUESTIONS = 300
+
+
+def random_saes(records: Path) -> Path:
+    """The folder of random SAEs beside an output file."""
+    return records.with_name(f"{records.name}.random") / "saes"
+
+
+def with_random_saes(config: Config, records: Path) -> Config:
+    """The settings with those SAEs in place of the wish for them."""
+    taken = f"{RANDOM}={random_saes(records)},site=resid_post"
+    return replace(config, baseline_dictionary=False, dictionary=(*config.dictionary, taken))
+
+
+def are_made(job: Job) -> bool:
+    """Whether a run has begun with them, and so goes on with them.
+
+    Raises:
+        UsageError: it has begun without.
+    """
+    there = [file for file in job.output.files if manifest_path(file).exists()]
+    if not there or job.output.overwrite:
+        return False
+    if RANDOM not in read_manifest(there[0]).dictionaries:
+        raise UsageError(
+            f"{job.output.records} was begun without --baseline-dictionary.\n"
+            "Go on without it, name another --output-file, or start anew with --overwrite."
+        )
+    return random_saes(job.output.records).is_dir()
+
+
+def make_random_saes(config: Config, job: Job, run_pilot: Callable[[Config], int]) -> int:
+    """Runs the pilot, or goes on with it, and writes the random SAEs: 0, or what ended the pilot before its end.
+
+    Args:
+        job: of the run.
+        run_pilot: runs it as any other, and gives its exit code.
+    """
+    saes = random_saes(job.output.records)
+    questions = min(PILOT_QUESTIONS, len(job.selection))
+    try:
+        saes.parent.mkdir(exist_ok=True)
+        shutil.rmtree(saes, ignore_errors=True)
+    except OSError as error:
+        raise UsageError(
+            f"{saes.parent} cannot be made: {error.strerror}.\n{remedy(error, 'Name another --output-file.')}"
+        ) from error
+    pilot = replace(
+        config,
+        baseline_dictionary=False,
+        dictionary=(),
+        num_samples=questions,
+        top_k="all",
+        residuals="float32",
+        readings="final",
+        tokens=False,
+        token_activations=0,
+        all_solutions=False,
+        metadata="none",
+        attribution="off",
+        attribution_baseline="zero",
+        writers=1,
+        timeline="",
+        retry_errors=False,
+        output_file=str(saes.with_name("pilot.jsonl")),
+    )
+    say(f"A pilot of {count_of(questions, 'question')} says how often features fire: {pilot.output_file}", sys.stderr)
+    if stopped := run_pilot(pilot):
+        return stopped
+    held = open_locked(Path(pilot.output_file))
+    try:
+        half_written = saes.with_name("saes.unfinished")
+        shutil.rmtree(half_written, ignore_errors=True)
+        say(f"Random features that fire as often: {saes}", sys.stderr)
+        write_random_dictionary(pilot.output_file, half_written, config.seed)
+        half_written.rename(saes)
+    finally:
+        os.close(held)
+    return 0
