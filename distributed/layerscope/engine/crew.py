@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from layerscope.engine.answers import Arrival
 from layerscope.engine.growth import counted, more_seats, seated_first
-from layerscope.engine.interface import Engine, Handle, MachineFault, Reference
+from layerscope.engine.interface import Engine, Handle, MachineFault, NoRoom, Reference
 from layerscope.engine.loading import to_load
 from layerscope.engine.member import Member, least_loaded
 from layerscope.errors import LayerscopeError, first_line
@@ -110,7 +110,7 @@ class Crew:
         """Looks after the crew, every few seconds: nodes that leave, nodes that join, and whether there is a way on.
 
         Raises:
-            LayerscopeError: no actor of a kind that is needed can start, and no node is on its way.
+            NoRoom: no actor of a kind that is needed can start, and no node is on its way.
         """
         now = self.engine.now()
         step, self._tended = min(now - self._tended, _STEP_SECONDS), now
@@ -264,7 +264,7 @@ class Crew:
             f" of type {self.placement.accelerator}" if self.placement.accelerator else ""
         )
         if not (launched := self.engine.launching()):
-            raise LayerscopeError(
+            raise NoRoom(
                 f"For {self._stuck:.0f} s no actor of {wanted} could start: each asks for {asked}; "
                 f"the cluster has {self.engine.resources()}, and adds no node.\n"
                 "Free or add nodes, or ask for less, and run again to go on; --patience waits longer."

@@ -32,6 +32,10 @@ class EngineLost(LayerscopeError):
     """Whatever ran the actors is gone for good, and all of them with it: the run ends, to go on another time."""
 
 
+class NoRoom(LayerscopeError):
+    """Nowhere can an actor of a kind that is needed start, and no node is on its way."""
+
+
 class Engine(Protocol):
     """Runs actors on nodes. No method waits for long, but `wait` as long as it is told to."""
 

@@ -10,7 +10,7 @@ from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
-from layerscope.engine.interface import Engine, Handle, MachineFault, Reference
+from layerscope.engine.interface import Engine, Handle, MachineFault, NoRoom, Reference
 from layerscope.engine.posts import Part, Post, Posts
 from layerscope.engine.writer import News, Outcome, ShownAtWork, Task
 from layerscope.errors import LayerscopeError, first_line
@@ -112,6 +112,12 @@ class Writers:
             self._lose(post, part, fault)
             return
         except LayerscopeError as error:
+            if isinstance(error, NoRoom) and any(other.part for other in self._posts.all if other is not post):
+                nodes = ", ".join(node.name for node in post.share.nodes)
+                self._shown.note(f"{self._name(part)} goes on elsewhere; {nodes} is left out: {first_line(error)}")
+                self._posts.leave_out(post)
+                self._put_in_line(part)
+                return
             self._error = self._error or error
             post.release(self._engine)
             return

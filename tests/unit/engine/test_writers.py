@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fake_engine import Tape, node
 from fake_writers import Disk, Head, head, job_of, text_of
 from layerscope.engine import driver
+from layerscope.engine.interface import NoRoom
 from layerscope.engine.posts import Part, Posts
 from layerscope.errors import LayerscopeError
 from layerscope.records.totals import Totals
@@ -186,6 +187,30 @@ def test_gemma_actors_that_were_asked_for_are_no_more_for_a_writer_that_joins() 
     engine.join(8)
     posts.tend(2)
     assert gpus_of(posts) == [{"n0": 1, "more-1": 8}, {"n0": 1}]
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_node_that_has_no_room_after_all_is_left_out_and_its_part_goes_on_with_the_others(others: int) -> None:
+    """Somebody else's work has its GPUs: that ends a run only where there is no other writer."""
+    engine = Head([node(f"n{number}") for number in range(1 + others)], disk=Disk(1 + others), pace=4)
+
+    def full() -> None:
+        def work() -> Iterator[None]:
+            raise NoRoom("For 120 s no actor of gemma could start\nFree or add nodes")
+            yield
+
+        next(writer for writer in engine.writers if writer.part and writer.node_id == f"n{others}").work = work()
+
+    engine.at = {8: full}
+    writers, posts, shown = head(engine, job_of(engine.nodes, 1 + others), 1 + others)
+    if not others:
+        with pytest.raises(NoRoom):
+            writers.run()
+        return
+    writers.run()
+    assert shown.told == ["part 2 of 2 goes on elsewhere; n1 is left out: For 120 s no actor of gemma could start"]
+    assert nodes_of(posts) == [["n0"]]
+    assert list(engine.disk.files.values()) == [text_of(part, 2) for part in engine.disk.files]
 
 
 def test_a_writer_whose_nodes_no_longer_hold_its_actors_ends_its_part_and_takes_no_other() -> None:
