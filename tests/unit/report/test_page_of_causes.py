@@ -26,7 +26,7 @@ from layerscope.records.effects import (
 )
 from layerscope.records.record import Record, parse
 from layerscope.records.run import Run
-from layerscope.report.causes import shown_causes
+from layerscope.report.causes import ShownCauses, section, shown_causes
 from layerscope.report.causes_said import causes_verdict
 from layerscope.report.page import Shown, render
 from layerscope.report.question_pack import pack_questions
@@ -63,6 +63,21 @@ def page(run: Path, analysis: Analysis) -> Path:
     pack = pack_questions(Run.open(run), analysis, lambda _: None)
     path.write_bytes(render([Shown(analysis, pack, shown)], {}))
     return path
+
+
+def test_what_passes_beside_the_features_is_shown_where_there_is_any(analysis: Analysis) -> None:
+    """As a transcoder's affine connection; a page of others has no term that is always 0."""
+    causes = analysis.causes
+    assert causes is not None
+    terms = causes.depth.terms.copy()
+    terms[:, 0, -1] = 0.25
+    beside = replace(analysis, causes=replace(causes, depth=replace(causes.depth, terms=terms)))
+    for of, n_terms, shown in ((analysis, 4, False), (beside, 5, True)):
+        made = section(of, ShownCauses(), {})
+        assert len(made["terms"]) == len(made["legend"]) == n_terms
+        assert all(len(numbers) == 4 * n_terms + 4 for _, numbers in made["layers"])
+        for chart in made["charts"]:
+            assert ("of-skip" in chart, "beside the features 0.25" in chart) == (shown, shown)
 
 
 def effect(change: float) -> Effect:
