@@ -1,7 +1,7 @@
 """Questions by their metadata: which columns one can filter by, and how often the model is right in each group."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -57,29 +57,37 @@ def read_columns(run: RecordsFile, analysis: Analysis, progress: Callable[[float
     """The columns that a page groups by, read from every line of the file; none where its records have no metadata."""
     if not run.has_metadata:
         return ()
-    place = {example_id: index for index, example_id in enumerate(analysis.questions.example_id.tolist())}
+    order = np.argsort(analysis.questions.example_id)
+    ids = analysis.questions.example_id[order]
     decoder = msgspec.json.Decoder(_Line)
-    found: dict[str, list[str]] = {}
+    found: dict[str, _Growing] = {}
     dropped: set[str] = set()
-    distinct: dict[str, set[str]] = {}
     for text in run.lines():
         read = decoder.decode(text)
         progress(min(1.0, run.bytes_read / run.size))
-        index = place.get(read.example_id)
-        if index is None or read.metadata is UNSET:
+        place = int(np.searchsorted(ids, read.example_id))
+        if read.metadata is UNSET or place == len(ids) or ids[place] != read.example_id:
             continue
         for name, value in read.metadata.items():
-            said = _said(value)
             if name in dropped:
                 continue
-            distinct.setdefault(name, set()).add(said)
-            if len(distinct[name]) > VALUES or len(said) > _LONGEST:
+            said = _said(value)
+            column = found.setdefault(name, _Growing(bytearray(len(ids))))
+            column.codes[order[place]] = column.values.setdefault(said, len(column.values) + 1)
+            if len(column.values) > VALUES or len(said) > _LONGEST:
                 dropped.add(name)
-                found.pop(name, None)
-                continue
-            found.setdefault(name, [MISSING] * len(place))[index] = said
-    columns = (_column(name, said) for name, said in found.items())
+                del found[name]
+    columns = (_column(name, column) for name, column in found.items())
     return tuple(column for column in columns if len(column.values) > 1)[:_COLUMNS]
+
+
+@dataclass
+class _Growing:
+    """A column while it is read: a byte a question."""
+
+    codes: bytearray
+    """[Q] 0 where the question has no such key."""
+    values: dict[str, int] = field(default_factory=dict)
 
 
 def _said(value: Any) -> str:
@@ -88,9 +96,15 @@ def _said(value: Any) -> str:
     return visible(value if isinstance(value, str) else msgspec.json.encode(value).decode())
 
 
-def _column(name: str, said: list[str]) -> Column:
-    values = sorted(set(said), key=lambda value: (_number(value), value))
-    return Column(visible(name), tuple(values), np.array([values.index(each) for each in said], dtype=np.int64))
+def _column(name: str, column: _Growing) -> Column:
+    codes = np.frombuffer(column.codes, dtype=np.uint8)
+    said = {0: MISSING} | {code: value for value, code in column.values.items()}
+    there = {code: said[code] for code in np.unique(codes).tolist()}
+    values = sorted(set(there.values()), key=lambda value: (_number(value), value))
+    place = np.zeros(len(said), dtype=np.int64)
+    for code, value in there.items():
+        place[code] = values.index(value)
+    return Column(visible(name), tuple(values), place[codes])
 
 
 def _number(value: str) -> float:
