@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
 from layerscope.analysis.arrays import Bools, Floats, Ints
@@ -77,15 +76,15 @@ class _Differences:
         Args:
             feature_id: [C] ascending.
         """
-        self.feature_id, found = feature_id, list[tuple[Floats, NDArray[np.int32], NDArray[np.int32]]]()
+        self.feature_id = feature_id
+        shape = len(pairs.whole), len(feature_id)
+        self._table = sparse.csr_array(shape)
         for part in pairs.parts(feature_id):
             column = np.searchsorted(feature_id, part.feature_id)
             column[np.append(feature_id, -1)[column] != part.feature_id] = -1
             rows = np.flatnonzero(column[part.feature] >= 0)
-            x = part.positive[rows] - part.negative[rows]
-            found.append((x, part.pair[rows].astype(np.int32), column[part.feature[rows]].astype(np.int32)))
-        x, pair, column = map(np.concatenate, zip(*found, strict=True))
-        self._table = sparse.csr_array((x, (pair, column)), shape=(len(pairs.whole), len(feature_id)))
+            places = part.pair[rows].astype(np.int32), column[part.feature[rows]].astype(np.int32)
+            self._table += sparse.csr_array((part.positive[rows] - part.negative[rows], places), shape=shape)
 
     def of(self, feature_id: Ints) -> Iterator[tuple[slice, Floats]]:
         """Of these features, in their order: some questions after the others."""
