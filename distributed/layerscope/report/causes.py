@@ -96,7 +96,7 @@ def _layer_rows(analysis: Analysis, causes: Causes) -> Iterator[tuple[int, list[
 def _columns(ablations: AblationSummary | None) -> list[Column]:
     """Behind layer, feature and description."""
     exact = [
-        Column("change", "change", "taken out", "of the margin, mean over the questions that chose nothing"),
+        Column("change", "change", "taken out", "of the margin, mean over questions"),
         Column("95 %", "change_95", "taken out", "by draws of goal groups"),
         Column("controls", "controls", "taken out", "the largest mean change of its controls, by amount"),
         Column("beyond", "beyond", "taken out", "it changes the margin more than each of its controls does"),

@@ -323,6 +323,9 @@ def test_both_faces_stand_side_by_side(chromium: Any, page: Path, analysis: Anal
         other = next(row for feature, row in found.items() if feature not in (MATTERS, SEPARATES))
         assert (other["change"], other["beyond"]) == ("–", "–")
         assert [row["separates"] for row in rows(tab, "ablations")] == ["no", "yes"]
+        tab.locator('#causes table[data-name="ablations"] tbody th a').first.click()
+        expect(tab.locator("#panel-title")).to_have_text("Feature {1} of layer {0}".format(*MATTERS))
+        tab.go_back()
         depth = tab.locator("#causes svg.wide:has(.course)")
         assert depth.locator(".band:not([d=''])").count() == 4, "an interval of each term"
         assert depth.locator(".whisker").count() == 2, "of the size in each layer"
@@ -331,6 +334,7 @@ def test_both_faces_stand_side_by_side(chromium: Any, page: Path, analysis: Anal
         said = tab.locator("#causes").inner_text()
         assert "its attribution (by RelP’s rules)" in said
         assert "they are no estimates of it" in said
+        assert "but for what taking a feature out does, which is a mean over its questions" in said
         tab.locator('#causes table[data-name="causes"] th[data-csv="auroc"] button').click()
         assert float(next(rows(tab, "causes"))["auroc"]) == max(float(row["auroc"]) for row in found.values())
         assert tab.evaluate("location.hash") == "#sort.causes=down.auroc"
