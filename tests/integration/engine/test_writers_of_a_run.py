@@ -50,8 +50,6 @@ def test_parts_are_the_single_file_wherever_a_run_was_cut(
     assert command("export", base.name, "--to", copy.name, cwd=tmp_path).returncode == 0
     assert copy.read_bytes() == single.read_bytes()
     assert f"{copy} is complete already." in run_here("--output-file", copy.name).stdout
-    refused = command("ablate", base.name, "--top", "2", "--output-file", "ablations.jsonl", cwd=tmp_path)
-    assert f"ablations are of one file.\nlayerscope export {base.name} --to one.jsonl" in refused.stderr
     assert f"file                  {parts[0]} and 2 more" in done.stdout
     whole = [path.read_bytes() for path in parts]
     before = manifest_path(base).read_bytes()

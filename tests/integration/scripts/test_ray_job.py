@@ -150,6 +150,7 @@ def cluster(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jo
         # Ray listens on every interface of a Linux machine; this is how it keeps to the loopback.
         node |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
         node |= {"PYTHONPATH": str(FAULTS), "LAYERSCOPE_FAULT": "slow:0.1"}
+        node["RAY_JOB_STOP_WAIT_TIME_S"] = "30"  # until it kills: a busy machine may take more than its 3 s
         with (folder / "head.log").open("w") as log:
             head = subprocess.Popen(start, env={**everyone, **node}, stdout=log, stderr=log)
         submitter = {**everyone, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
