@@ -95,9 +95,9 @@ def test_a_lost_node_changes_nothing_and_a_new_one_is_used_until_it_drains(
     say(pace, "")
     code, _, errors = run.finish()
     assert code == 0, errors
-    assert errors.count(" joined: 1 Gemma actor more.") == 2
-    assert errors.count(" is about to leave the cluster: its actors get no new batch.") == 1
-    assert errors.count(" left.\n") == 2
+    assert errors.count(" joined.\n") == 1, "the third: both actors that were asked for have their places"
+    assert errors.count(" is about to leave the cluster: its actors get no new batch.\n") == 1
+    assert errors.count(" left.\n") in (1, 2), "the second, and the third if it is missed before the end"
     assert run.output.read_bytes() == expected
 
 
