@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from background import OUTPUT, Start
 from conftest import Command, words
 from layerscope.config import Config
 from paths import ROOT
@@ -219,3 +220,14 @@ def check_record(record: dict, question: dict) -> None:
             keys = [(-feature["activation"], feature["feature_id"]) for feature in features]
             assert keys == sorted(keys)
             assert all(float(np.float32(f["activation"])) == np.float32(f["activation"]) for f in features)
+
+
+def test_a_pilot_and_its_run_join_one_cluster(
+    start: Start, run_here: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    few = ["--num-samples", "8", "--layers", "0", "--baseline-dictionary"]
+    code, _, errors = start(*few).finish()
+    assert code == 0, errors
+    assert run_here(*few, "--output-file", "here.jsonl").returncode == 0
+    assert (tmp_path / OUTPUT).read_bytes() == (tmp_path / "here.jsonl").read_bytes()
+    assert b'"random"' in (tmp_path / OUTPUT).read_bytes()
