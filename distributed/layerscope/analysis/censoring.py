@@ -79,12 +79,13 @@ class PairedLists:
         """Features in ascending order, each with all its pairs; of a layer with few features all at once.
 
         Args:
-            among: of these features alone, though there may be others; of all if None.
+            among: of these features alone, some of which may be in no list; there may be others. Of all if None.
         """
         counts = self._counts
         if among is not None:
             counts = np.zeros_like(self._counts)
-            counts[among] = self._counts[among]
+            known = among[among < len(counts)]  # the others are in no list
+            counts[known] = self._counts[known]
         ends = np.cumsum(counts)
         if self._counts.sum() <= PART:
             self._only = self._only or self._pairs(np.flatnonzero(self._counts))

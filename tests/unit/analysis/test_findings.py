@@ -491,6 +491,8 @@ def test_features_tested_some_after_the_others_are_tested_as_all_at_once(
         assert len(parts) > 5
         assert all(part.listed.sum() <= 150 or len(part.feature_id) == 1 for part in parts)
         assert max(len(some.feature_id) for _, some in of_layer.stretches()) <= 70
+        asked = np.array([500, 1_000_000])  # as an attribution may name one that is in no list
+        assert [part.feature_id.tolist() for part in censoring.PairedLists(of_layer).parts(asked)] == [[500]]
     again = analyse(path, Options(permutations=40))
     for name in ("layers", "features", "right_wrong", "chosen_rejected", "comparison"):
         for one, other in zip(_leaves(getattr(whole, name)), _leaves(getattr(again, name)), strict=True):
