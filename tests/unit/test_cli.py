@@ -29,6 +29,12 @@ PACKAGE = ROOT / "distributed" / "layerscope"
 COMMANDS = list(cli.COMMANDS)
 
 
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray that happens to run on this machine is not looked for: a plan would join it, and tell so."""
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_has_words_for_every_argument(name: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a positional argument the help would say `PATH file`, and of an optional one `--to {None}|PATH`."""
