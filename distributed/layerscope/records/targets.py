@@ -6,9 +6,10 @@ reads or of a run. What is there already is replaced only where the command made
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from layerscope.errors import UsageError, remedy
+from layerscope.errors import LayerscopeError, UsageError, remedy
 from layerscope.files import COMPRESSED, user_path
 from layerscope.questions.standard_input import records_of_copy
 from layerscope.records.addresses import is_address, run_path
@@ -132,10 +133,12 @@ def check_address(records: StoredRun, without: Mapping[str, bool]) -> None:
     """
     option = "--output-file"
     if given := [name for name, is_given in without.items() if is_given]:
-        copy = f"; of a run that is there: layerscope export {records} --to copy.jsonl.zst"
+        copy = ""
+        with suppress(LayerscopeError):  # of a store that does not answer this is still what to mend first
+            copy = f"; of a run that is there: layerscope export {records} --to copy.jsonl.zst" * records.is_file()
         raise UsageError(
             f"{option}: {records} is in object storage, where {' and '.join(given)} cannot be kept or done.\n"
-            f"Leave {'it' if len(given) == 1 else 'them'} out, or name a file on a disk{copy * records.is_file()}"
+            f"Leave {'it' if len(given) == 1 else 'them'} out, or name a file on a disk{copy}"
         )
     inner = inner_suffix(records)
     if inner in (*_OF_EXPORTS, ".json"):
