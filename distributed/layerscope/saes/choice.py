@@ -5,10 +5,13 @@ Knows no repository's layout (`gemma_scope.py`, `gemma_scope_2.py`, `saelens.py`
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from layerscope.config import Site
+from layerscope.errors import UsageError
+from layerscope.hub import repository as hub
 from layerscope.hub.repository import Repository
+from layerscope.strict_json import parse_object
 
 Architecture = Literal["jumprelu", "relu", "topk", "gated"]
 Scaling = Literal["none", "norm", "deviation"]
@@ -108,3 +111,18 @@ class Shelf:
         )
         canonical = {(site, layer, width): name for (_, layer, width), name in self.canonical.items()}
         return replace(self, saes=tuple(saes), canonical=canonical)
+
+
+def read_config(repository: Repository, path: str) -> Mapping[str, Any]:
+    """What the configuration beside an SAE's weights says; nothing where it is no JSON object.
+
+    Raises:
+        UsageError: it is not JSON.
+    """
+    try:
+        told = parse_object(hub.fetch(repository, path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{path} of {repository.name} is not JSON: {str(error)[:200]}.\nGet the file again."
+        ) from error
+    return told if isinstance(told, dict) else {}

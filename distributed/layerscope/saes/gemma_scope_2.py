@@ -13,10 +13,8 @@ from typing import cast, get_args
 
 from layerscope.config import Site, parse_layers
 from layerscope.errors import UsageError
-from layerscope.hub import repository as hub
 from layerscope.hub.repository import Repository
-from layerscope.saes.choice import Recipe, SaeChoice, Shelf
-from layerscope.strict_json import parse_object
+from layerscope.saes.choice import Recipe, SaeChoice, Shelf, read_config
 
 LAYOUT = "SITE[_all]/layer_N_width_W_l0_{small,medium,big}/params.safetensors"
 NAME = re.compile(r"google/gemma-scope-2-(?P<size>270m|1b|4b|12b|27b)-(?P<tuning>pt|it)")
@@ -79,13 +77,7 @@ def check_configs(repository: Repository, saes: Sequence[SaeChoice]) -> None:
     for sae in saes:
         if sae.config is None or not sae.config.endswith("config.json"):
             continue
-        try:
-            told = parse_object(hub.fetch(repository, sae.config).read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise UsageError(
-                f"{sae.config} of {repository.name} is not JSON: {str(error)[:200]}.\nGet the file again."
-            ) from error
-        said = told if isinstance(told, dict) else {}
+        said = read_config(repository, sae.config)
         for key, expected in (("architecture", "jump_relu"), ("hf_hook_point_in", _HOOKS[sae.site].format(sae.layer))):
             found = str(said.get(key, expected))
             if not found.endswith(expected):

@@ -2,11 +2,9 @@
 
 from layerscope.config import Site
 from layerscope.errors import UsageError
-from layerscope.hub import repository as hub
 from layerscope.hub.repository import Repository
-from layerscope.saes.choice import SaeChoice
+from layerscope.saes.choice import SaeChoice, read_config
 from layerscope.saes.saelens import place_of_hook
-from layerscope.strict_json import parse_object
 
 _OF_TRANSCODERS: Site = "mlp_out"
 """As Gemma Scope trained them all, whose configurations need not say it."""
@@ -23,13 +21,7 @@ def written_site(repository: Repository, sae: SaeChoice) -> Site:
         return sae.site
     if sae.config is None:
         return _OF_TRANSCODERS
-    try:
-        told = parse_object(hub.fetch(repository, sae.config).read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{sae.config} of {repository.name} is not JSON: {str(error)[:200]}.\nGet the file again."
-        ) from error
-    told = told if isinstance(told, dict) else {}
+    told = read_config(repository, sae.config)
     metadata = told.get("metadata")
     about = {**told, **(metadata if isinstance(metadata, dict) else {})}
     names = [name for key in _KEYS if isinstance(name := about.get(key), str)]
