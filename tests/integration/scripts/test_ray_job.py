@@ -36,6 +36,7 @@ RAY = str(Path(sys.executable).parent / "ray")
 HUB_TOKEN = "hf_plantedLoginThatMustStayHidden"
 SENT_VERSION = "0.1.0+sent"
 LOADED = "loaded_by_an_actor"
+PACE = "pace"  # how slow the model is, as `faults` reads it
 SETTINGS = {"sae_width": "1k", "dataset": "bundled", "num_samples": 40, "batch_tokens": 60, "top_k": 10}
 PAGES = "distributed/docs/"
 TRAVELS = ("distributed", "scripts", "pyproject.toml", "README.md", "LICENSE")
@@ -149,8 +150,9 @@ def cluster(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jo
         node = {"HF_HOME": str(login.parent), "HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1"}
         # Ray listens on every interface of a Linux machine; this is how it keeps to the loopback.
         node |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
-        node |= {"PYTHONPATH": str(FAULTS), "LAYERSCOPE_FAULT": "slow:0.1"}
+        node |= {"PYTHONPATH": str(FAULTS), "LAYERSCOPE_FAULT": str(folder / PACE)}
         node["RAY_JOB_STOP_WAIT_TIME_S"] = "30"  # until it kills: a busy machine may take more than its 3 s
+        (folder / PACE).write_text("slow:0.1")
         with (folder / "head.log").open("w") as log:
             head = subprocess.Popen(start, env={**everyone, **node}, stdout=log, stderr=log)
         submitter = {**everyone, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
@@ -201,8 +203,10 @@ def runs(cluster: JobCluster, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     first = cluster.submit("first", str(output))
     wait_until(lambda: first.poll() is not None or (output.exists() and output.stat().st_size), 90)
     assert first.poll() is None, cluster.finish(first)[1] + (cluster.folder / "head.log").read_text()
+    (cluster.folder / PACE).write_text("slow:2")  # or it may be done before a busy machine has begun to stop it
     cluster.stop("first")
     cluster.finish(first)
+    (cluster.folder / PACE).write_text("")
     told = cluster.get("/api/jobs/first/logs")  # whoever follows a job that is stopped may miss its last lines
     stopped = output.read_bytes()
     second = cluster.finish(cluster.submit("second", str(output)))

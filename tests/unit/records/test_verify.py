@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -342,8 +342,8 @@ def test_a_file_whose_error_lines_were_retried_passes(path: Path) -> None:
 
 
 def found_at(run: Run, line: int) -> str:
-    """verify refuses the file and names this line; what it says of it."""
-    with pytest.raises(LayerscopeError, match=rf"\.jsonl, line {line}: ") as caught:
+    """verify refuses the file and names this line, and of what looks like a frame its byte too; what it says."""
+    with pytest.raises(LayerscopeError, match=rf"\.jsonl, line {line}( \(byte \d+\))?: ") as caught:
         verify(run.path)
     assert caught.value.exit_code == 1
     assert len(str(caught.value)) < 600
@@ -401,6 +401,8 @@ def test_a_line_too_many_is_found(scratch: Run, garbage: bytes) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(number=NUMBERS, garbage=st.binary(max_size=30) | st.sampled_from([b"", b"{}", b"[]", b"null", b'"error"', b"7"]))
+@example(number=0, garbage=b"(\xb5/\xfd")  # how a zstd frame begins
+@example(number=0, garbage=b"\x1f\x8b\x08")  # a gzip member
 def test_an_inserted_line_is_found(scratch: Run, number: int, garbage: bytes) -> None:
     found_at(scratch.holds([*LINES[:number], garbage + b"\n", *LINES[number:]]), number + 1)
 
