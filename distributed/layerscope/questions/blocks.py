@@ -1,9 +1,10 @@
 """Where the rows of a file lie, noted for a block of rows at a time: a row costs one byte of memory."""
 
 import hashlib
+import os
 from array import array
 from io import BytesIO
-from typing import BinaryIO, Final
+from typing import Final
 
 ROWS: Final = 16
 """Of a block; who wants one row reads as many."""
@@ -46,10 +47,13 @@ class Blocks:
         """The same for the same rows."""
         return self._hashes.tobytes()
 
-    def read(self, stream: BinaryIO, block: int) -> list[bytes]:
-        """The rows of a block; none where they are not those that were there."""
-        stream.seek(self._begins[block])
-        text = stream.read(self._begins[block + 1] - self._begins[block])
+    def read(self, descriptor: int, block: int) -> list[bytes]:
+        """The rows of a block; none where they are not those that were there.
+
+        Args:
+            descriptor: of the file, which others may share: where it stands does not matter.
+        """
+        text = os.pread(descriptor, self._begins[block + 1] - self._begins[block], self._begins[block])
         rows = [line for line in BytesIO(text) if line.strip()]
         digest = _hash()
         digest.update(b"".join(rows))

@@ -4,6 +4,7 @@ A process gets a range of the questions and a folder for what the plan's digest 
 Knows nothing of batches and order; that is `plan.py`.
 """
 
+import io
 import os
 import pickle
 import subprocess
@@ -24,6 +25,7 @@ from layerscope.errors import LayerscopeError
 from layerscope.questions.pairs import PairTokenizer, UnscorableError
 from layerscope.questions.selection import Selection
 from layerscope.questions.sources import Question
+from layerscope.questions.table import Copy
 
 FEW: Final = 50_000
 """Questions that a process of their own does not pay for."""
@@ -70,7 +72,7 @@ def measured(
             if number == 1:
                 found = [measure(selection, tokenizer, share, files[0])]
             else:
-                jobs = [pickle.dumps((part, tokenizer, share, file)) for part, file in zip(parts, files, strict=True)]
+                jobs = [(part, tokenizer, share, file) for part, file in zip(parts, files, strict=True)]
                 with ThreadPoolExecutor(number) as threads:
                     found = list(threads.map(_elsewhere, jobs))
             yield _joined(found), _content(files)
@@ -132,11 +134,32 @@ def _content(files: Sequence[Path]) -> Iterator[bytes]:
                 yield piece
 
 
-def _elsewhere(job: bytes) -> Measured:
+class _ForChild(pickle.Pickler):
+    """Hands over copies of texts by their descriptors, which the child has as well."""
+
+    descriptors: tuple[int, ...] = ()
+
+    def persistent_id(self, value: object) -> int | None:
+        if not isinstance(value, Copy):
+            return None
+        self.descriptors += (value.fileno(),)
+        return value.fileno()
+
+
+class _OfParent(pickle.Unpickler):
+    def persistent_load(self, descriptor: int) -> Copy:
+        return Copy(os.fdopen(descriptor, "rb"))
+
+
+def _elsewhere(job: tuple[Selection, PairTokenizer, bool, Path]) -> Measured:
     """What a process of its own measures: one that has this one's modules, and imports nobody's `__main__`."""
+    content = io.BytesIO()
+    pickler = _ForChild(content)
+    pickler.dump(job)
     code = "import sys; sys.path[:] = sys.argv[2:]; from layerscope.questions import measuring; measuring.serve()"
     command = [sys.executable, "-P", "-c", code, str(os.getpid()), *sys.path]
-    ended = subprocess.run(command, input=job, stdout=subprocess.PIPE, check=False)
+    job_bytes, descriptors = content.getbuffer(), pickler.descriptors
+    ended = subprocess.run(command, input=job_bytes, stdout=subprocess.PIPE, check=False, pass_fds=descriptors)
     if ended.returncode or not ended.stdout:
         raise LayerscopeError(
             f"A process that tokenises questions ended with {ended.returncode}: killed, perhaps for want of memory.\n"
@@ -151,7 +174,7 @@ def _elsewhere(job: bytes) -> Measured:
 
 def serve() -> None:
     """What such a process does."""
-    parts: Any = pickle.load(sys.stdin.buffer)
+    parts: Any = _OfParent(sys.stdin.buffer).load()
     try:
         selection, tokenizer, share, file = parts
         answer: object = measure(selection, tokenizer, share, file, int(sys.argv[1]))

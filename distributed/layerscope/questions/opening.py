@@ -17,8 +17,9 @@ from layerscope.questions.benchmarks import BENCHMARKS, Benchmark, find_benchmar
 from layerscope.questions.labels import FirstLabel
 from layerscope.questions.layouts import Rules
 from layerscope.questions.rows import FORMATS, UNPACKED, Rows, format_of, is_json_array, rows_of, saved_rows
-from layerscope.questions.sources import QuestionFile, QuestionTable, Source, labels_path
+from layerscope.questions.sources import QuestionFile, Source, labels_path
 from layerscope.questions.standard_input import STANDARD_INPUT
+from layerscope.questions.table import QuestionTable
 
 PIQA = "baber/piqa"  # PIQA as parquet; the authors' own repository is a script, which nobody should run
 BUNDLED = {"bundled": "questions.jsonl", "bundled-middle": "questions_middle.jsonl"}

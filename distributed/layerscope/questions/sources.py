@@ -1,6 +1,6 @@
-"""Questions with two solutions or more: how they lie in a file of JSON lines, or in a table that is held.
+"""Questions with two solutions or more, as they lie in a file of JSON lines; those of other files are in `table.py`.
 
-Of JSON lines no more than a few questions are in memory: the source knows where its rows lie and reads them when asked.
+No more than a few questions are in memory: the source knows where its rows lie and reads them when asked.
 """
 
 import hashlib
@@ -8,7 +8,6 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -22,8 +21,7 @@ from layerscope.questions.telling import watched
 from layerscope.strict_json import RepeatedKeyError, parse_object
 
 MAX_LINE_BYTES = 16 << 20
-_ROWS_AT_ONCE = 1000
-_NO_RULES = Rules()
+NO_RULES = Rules()
 
 
 @dataclass(frozen=True)
@@ -52,12 +50,13 @@ class Question:
         return replace(self, sol1=self.sol1.strip(), sol2=self.sol2.strip(), more=more)
 
 
-def _question(example_id: int, goal: str, solutions: Sequence[str], label: int, metadata: bytes) -> Question:
+def question_of(example_id: int, goal: str, solutions: Sequence[str], label: int, metadata: bytes) -> Question:
+    """A question of these parts."""
     sol1, sol2, *more = solutions
     return Question(example_id, goal, sol1, sol2, label, tuple(more), metadata)
 
 
-def _metadata(layout: Layout, row: Mapping[str, Any], names: tuple[str, ...] | None, where: str) -> bytes:
+def metadata_of(layout: Layout, row: Mapping[str, Any], names: tuple[str, ...] | None, where: str) -> bytes:
     """Other columns as JSON; empty where none is asked for."""
     return b"" if names == () else orjson.dumps(_plain(layout.rest(row, names, where)))
 
@@ -104,7 +103,7 @@ class QuestionFile:
         UsageError: what is wrong, with the line's number; up to ten lines of it.
     """
 
-    def __init__(self, path: Path, origin: dict[str, str], rules: Rules = _NO_RULES) -> None:
+    def __init__(self, path: Path, origin: dict[str, str], rules: Rules = NO_RULES) -> None:
         self.origin = origin
         self._path, self._metadata = path, rules.metadata
         self._blocks = Blocks()  # because a row is read again when its turn comes
@@ -150,7 +149,7 @@ class QuestionFile:
             for example_id in example_ids:
                 block, place = divmod(example_id, ROWS)
                 if block != held:
-                    held, rows = block, self._blocks.read(stream, block)
+                    held, rows = block, self._blocks.read(stream.fileno(), block)
                 if not rows:
                     raise self._changed(block * ROWS)
                 yield self._parsed(example_id, rows[place])
@@ -162,66 +161,8 @@ class QuestionFile:
     def _parsed(self, example_id: int, line: bytes) -> Question:
         where = f"{self._path}, question {example_id}"
         row = cast(dict[str, Any], parse_line(line, where))
-        metadata = _metadata(self._layout, row, self._metadata, where)
-        return _question(example_id, *self._layout.texts(row, where), self._labels[example_id], metadata)
-
-
-class QuestionTable:
-    """Questions whose rows cannot be read one by one: their texts are held, as compact as a table of Arrow has them.
-
-    Args:
-        rows: where each stands, and what it holds.
-        name: of all of them, for people.
-
-    Raises:
-        UsageError: what is wrong, with the row; up to ten of them.
-    """
-
-    def __init__(
-        self,
-        rows: Iterable[tuple[str, object]],
-        name: str,
-        origin: dict[str, str],
-        rules: Rules = _NO_RULES,
-    ) -> None:
-        import pyarrow as pa  # a third of a second to import, and needed only here
-
-        self.origin = origin
-        understanding, parts = Understanding(rules), list[pa.Table]()
-        texts = pa.schema(
-            [
-                ("goal", pa.large_string()),
-                ("solutions", pa.large_list(pa.large_string())),
-                ("metadata", pa.large_binary()),
-            ]
-        )
-
-        def taken(row: object, where: str) -> tuple[str, tuple[str, ...], bytes]:
-            found = understanding.take(row, where)
-            if found is None or understanding.layout is None:
-                return "", (), b""
-            return *found, _metadata(understanding.layout, cast(dict[str, Any], row), rules.metadata, where)
-
-        rows = iter(rows)
-        while some := list(islice(rows, _ROWS_AT_ONCE)):
-            found = (taken(row, where) for where, row in some)
-            parts.append(pa.table([list(column) for column in zip(*found, strict=True)], schema=texts))
-        self._labels = understanding.finish()
-        if understanding.layout is None:
-            raise UsageError(f"{name} holds no questions.")
-        self.told, self.solutions = understanding.told(), understanding.solutions
-        self._columns = pa.concat_tables(parts).combine_chunks().columns
-        self.content = ""
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def __getitem__(self, example_id: int) -> Question:
-        goal, solutions, metadata = (column[example_id].as_py() for column in self._columns)
-        return _question(example_id, goal, solutions, self._labels[example_id], metadata)
-
-    def read(self, example_ids: Iterable[int]) -> Iterator[Question]:
-        return map(self.__getitem__, example_ids)
+        metadata = metadata_of(self._layout, row, self._metadata, where)
+        return question_of(example_id, *self._layout.texts(row, where), self._labels[example_id], metadata)
 
 
 def parse_line(line: bytes, where: str) -> object:

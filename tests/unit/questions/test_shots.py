@@ -18,7 +18,8 @@ from layerscope.questions.plan import cut, make_plan
 from layerscope.questions.prompts import Prompt
 from layerscope.questions.selection import Selection
 from layerscope.questions.shots import Shots, draw_shots
-from layerscope.questions.sources import Question, QuestionTable
+from layerscope.questions.sources import Question
+from layerscope.questions.table import QuestionTable
 from layerscope.records.differences import settings_that_differ
 from layerscope.records.manifest import Manifest
 
