@@ -1,127 +1,103 @@
 #!/usr/bin/env python3
-"""Runs the job again and again while its processes are killed at random, and compares every byte.
+"""Runs a job again and again while its processes are killed at random, and compares every byte.
 
-    scripts/soak.py --minutes 20 [--seed 0] [--writers 3] [-- OPTIONS OF layerscope run]
+    scripts/soak.py --minutes 20 [--seed 0] [--form .jsonl.zst] [--writers 3] [--nodes 3] [--ablate=--top=3]
+        [-- OPTIONS OF layerscope run]
 
-Each round runs one job to its end: its driver is killed with SIGKILL every few seconds and started again, its actors
-are killed in between, and every start draws another number of actors, blocks and encoders. After each death of the
-driver the file must be a byte-prefix of an undisturbed run's; at the end of a round it must be the same, and `verify`
-must pass. With --writers the run is of so many parts, each of which must be a prefix of an undisturbed one; the driver
-is their head then, and writers are killed too.
+Each round runs one job to its end: once it has written some more, or after some seconds, one or several of its
+processes are killed with SIGKILL: actors, or the driver, which is started again, with another number of actors, blocks
+and encoders each time. After each death of the driver its files, residuals too, must be byte-prefixes of an undisturbed
+run's; at the end of a round they must be the same, and `verify` must pass. With --writers the run is of so many parts,
+each of which must be a prefix of an undisturbed one; the driver is their head then, and writers are killed too. With
+--nodes the runs join a local cluster of so many raylets beside the head's; any of them is killed, and another takes its
+place. Without, each run has a Ray of its own, whose raylet or control store is killed, of which the run must end. With
+--ablate it is an ablation of an undisturbed run that is soaked.
 """
 
 import argparse
+import os
 import random
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import patch
 
-import psutil
-
-PIECE = 1 << 20
+from soaking.job import Job, difference, size
+from soaking.killing import Killer
+from soaking.nodes import local_cluster
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--form", default=".jsonl", help="how the output's name ends")
     parser.add_argument("--writers", type=int, default=1)
+    parser.add_argument("--nodes", type=int, default=0)
+    parser.add_argument("--ablate", default="", help="options of layerscope ablate")
     parser.add_argument("options", nargs="*", default=[], help="of layerscope run, behind --")
     arguments = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory(prefix="layerscope-soak-") as folder,
+        # Short, as a socket's path must be; and nobody joins it by mistake. Actors step back behind nobody.
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as ray_folder,
+        patch.dict(os.environ, RAY_TMPDIR=ray_folder, RAY_worker_niceness="0"),
+        ExitStack() as stack,
+    ):
+        nodes = stack.enter_context(local_cluster(arguments.nodes)) if arguments.nodes else None
+        address = ["--address", nodes.address if nodes else "local"]
+        job = make_job(arguments, Path(folder), address)
+        killer = Killer(random.Random(arguments.seed), nodes, Counter())
+        soak(job, Path(folder), arguments.minutes * 60, killer)
+
+
+def make_job(arguments: argparse.Namespace, folder: Path, address: list[str]) -> Job:
     options = arguments.options or ["--standin", "--num-samples", "all", "--batch-tokens", "80"]
-    with tempfile.TemporaryDirectory(prefix="layerscope-soak-") as folder:
-        options += ["--address", "local", "--writers", str(arguments.writers)]
-        soak(Path(folder), options, arguments.writers, arguments.minutes * 60, random.Random(arguments.seed))
+    run = Job(["run", *options, *address, "--writers", str(arguments.writers)], arguments.form)
+    if not arguments.ablate:
+        return run
+    finish(run, folder / f"run{run.form}")
+    return Job(["ablate", str(folder / f"run{run.form}"), *shlex.split(arguments.ablate), *address], ".jsonl")
 
 
-def soak(folder: Path, options: list[str], writers: int, seconds: float, dice: random.Random) -> None:
-    reference, output = folder / "reference.jsonl", folder / "soaked.jsonl"
-    whole, files = (files_of(path, writers) for path in (reference, output))
-    pairs = list(zip(files, whole, strict=True))
-    undisturbed = command("run", options, reference)
-    errors = undisturbed.communicate()[1].decode()
-    check(undisturbed.returncode == 0, f"the undisturbed run failed: {errors[-2000:]}")
-    counts: Counter[str] = Counter()
-    started = time.monotonic()
+def finish(job: Job, output: Path) -> None:
+    """Runs a job that nothing disturbs."""
+    run = job.start(output, [])
+    check(run.process.wait() == 0, f"the undisturbed run ended with {run.process.returncode}; it said: {run.said()}")
+
+
+def soak(job: Job, folder: Path, seconds: float, killer: Killer) -> None:
+    undisturbed, output = folder / f"undisturbed{job.form}", folder / "soaked" / f"x{job.form}"
+    output.parent.mkdir()
+    finish(job, undisturbed)
+    whole, counts, started = size(undisturbed), killer.counts, time.monotonic()
+
+    def compare(finished: bool) -> None:
+        differs = difference(output, undisturbed, finished, counts)
+        check(not differs, differs)
+
     while time.monotonic() - started < seconds:
-        while not attack(command("run", [*options, *spread(dice)], output), dice, counts):
-            for ours, theirs in pairs:
-                check(is_prefix(ours, theirs, counts), f"{ours.name} is not a prefix of the undisturbed run's")
-        for ours, theirs in pairs:
-            check(is_prefix(ours, theirs, counts), f"the finished {ours.name} differs")
-            check(ours.stat().st_size == theirs.stat().st_size, f"the finished {ours.name} is too short")
-            counts["lines checked"] += ours.read_bytes().count(b"\n")
+        while not killer.attack(job.start(output, job.spread(killer.dice)), lambda: size(output), whole):
+            compare(finished=False)
+            tell(counts, started)
+        compare(finished=True)
         verified = subprocess.run([sys.executable, "-m", "layerscope", "verify", str(output)], check=False)
         check(verified.returncode == 0, "verify refused the finished file")
         counts["jobs finished"] += 1
-        for path in folder.glob(f"{output.stem}*"):
-            path.unlink()
-        told = ", ".join(f"{count:,} {what}" for what, count in sorted(counts.items()))
-        print(f"{(time.monotonic() - started) / 60:.1f} min: {told}; 0 bytes differ", flush=True)
+        tell(counts, started)
+        shutil.rmtree(output.parent)
+        output.parent.mkdir()
 
 
-def files_of(output: Path, writers: int) -> list[Path]:
-    """The file of a run, or those of its parts."""
-    if writers == 1:
-        return [output]
-    return [output.with_name(f"{output.stem}-{part:05}-of-{writers:05}.jsonl") for part in range(1, writers + 1)]
-
-
-def command(name: str, options: list[str], output: Path) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-m", "layerscope", name, *options, "--output-file", str(output)]
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
-def spread(dice: random.Random) -> list[str]:
-    numbers = [str(dice.randint(1, 2)) for _ in range(3)]
-    return ["--gemma-actors", numbers[0], "--layer-blocks", numbers[1], "--encoders-per-block", numbers[2]]
-
-
-def attack(run: subprocess.Popen[bytes], dice: random.Random, counts: Counter[str]) -> bool:
-    """Kills actors of a run now and then, and in the end its driver; true if the run was done before."""
-    deadline = time.monotonic() + dice.uniform(2, 30)
-    while time.monotonic() < deadline:
-        try:
-            run.wait(dice.uniform(0.5, 4))
-        except subprocess.TimeoutExpired:
-            if dice.random() < 0.3:
-                counts.update(kill_an_actor(run.pid, dice))
-            continue
-        check(run.returncode == 0, f"the run ended with {run.returncode}: {run.communicate()[1].decode()[-2000:]}")
-        return True
-    run.kill()
-    run.communicate()
-    counts["drivers killed"] += 1
-    return False
-
-
-def kill_an_actor(driver: int, dice: random.Random) -> list[str]:
-    """Kills an actor or a writer of a run, if it has any; which it was."""
-    try:
-        below = psutil.Process(driver).children(recursive=True)
-        actors = {process: "".join(process.cmdline()) for process in below}
-        actors = {process: name for process, name in actors.items() if "Actor" in name}
-        if not actors:
-            return []
-        process = dice.choice(list(actors))
-        process.kill()
-        return ["writers killed" if "WriterActor" in actors[process] else "actors killed"]
-    except psutil.Error:
-        return []
-
-
-def is_prefix(output: Path, reference: Path, counts: Counter[str]) -> bool:
-    if not output.exists():
-        return True
-    with output.open("rb") as ours, reference.open("rb") as theirs:
-        while piece := ours.read(PIECE):
-            counts["bytes compared"] += len(piece)
-            if piece != theirs.read(len(piece)):
-                return False
-    return True
+def tell(counts: Counter[str], started: float) -> None:
+    told = ", ".join(f"{count:,} {what}" for what, count in sorted(counts.items()))
+    print(f"{(time.monotonic() - started) / 60:.1f} min: {told}; 0 bytes differ", flush=True)
 
 
 def check(good: bool, what: str) -> None:
