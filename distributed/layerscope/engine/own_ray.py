@@ -30,6 +30,8 @@ _OBJECT_STORE_BYTES, _MOST_OBJECT_STORE_BYTES = 2 << 30, 8 << 30
 _LEAST_STORE_BYTES = 80 << 20  # Ray's own least is a little below
 _LEAST_ADDRESS_SPACE = 4 << 30  # of each process: the object store is mapped whole, and torch's libraries
 _LEAST_DISK_BYTES = 64 << 20
+_TOO_SLOW = "Timed out waiting for file"
+"""What Ray's log says when an agent, a Python of its own, has not said its port in time, which no setting changes."""
 _LEAST_PROCESSES = 150  # threads count; a Ray with two actors has some 300
 
 
@@ -74,6 +76,8 @@ def _start(cpus: int, store: int, folder: Path, deaths: Deaths) -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
     ray_log = logging.getLogger("ray")
     told, ray_log.disabled = ray_log.disabled, True  # it prints tracebacks of what is raised too
+    services = logging.getLogger("ray._private.services")
+    services.disabled = True  # on a busy machine, in four lines, that the dashboard which nobody asked for is not there
     worker.print_to_stdstream = _unprinted  # a raylet's death, with twenty lines of its log, among what a run says
     try:
         connect(
@@ -94,6 +98,7 @@ def _start(cpus: int, store: int, folder: Path, deaths: Deaths) -> None:
         raise _cannot_start(folder.parent, _reason(folder) or first_line(error)) from error
     finally:
         ray_log.disabled = told
+        services.disabled = False
 
 
 def _unprinted(*_: object, **_named: object) -> None:
@@ -101,6 +106,11 @@ def _unprinted(*_: object, **_named: object) -> None:
 
 
 def _cannot_start(base: Path, reason: str) -> LayerscopeError:
+    if _TOO_SLOW in reason:
+        return LayerscopeError(
+            "Ray cannot start on this machine: a process of its own took longer to begin than Ray waits (30 s).\n"
+            "The machine has too much else to do, or reads Python's files from a slow disk. Run again to go on."
+        )
     return LayerscopeError(
         f"Ray cannot start on this machine: {reason.rstrip('.')}.\n"
         f"It needs about 1 GiB of memory, some hundred processes and threads, ~/.ray, and room in {base} "
@@ -223,6 +233,9 @@ def _reason(folder: Path) -> str:
     for name in ("gcs_server", "raylet"):
         for log in sorted(folder.glob(f"session_2*/logs/{name}.*")):
             for line in log.read_text(errors="replace").splitlines():
-                if any(word in line for word in ("Check failed", "Failed to bind", "cannot create", "No space left")):
+                if any(
+                    word in line
+                    for word in ("Check failed", "Failed to bind", "cannot create", "No space left", _TOO_SLOW)
+                ):
                     return f"{name}: {line[line.find('Check failed') :] if 'Check failed' in line else line}"[:300]
     return ""

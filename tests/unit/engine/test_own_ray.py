@@ -118,6 +118,29 @@ def test_a_port_that_cannot_be_had_is_named(port: str, base: Path, monkeypatch: 
     assert not list(base.iterdir())
 
 
+def dashboard_agents(driver: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process(driver).children(recursive=True):
+        with suppress(psutil.Error):
+            if any(word.endswith("/dashboard/agent.py") for word in process.cmdline()):
+                found.append(process)
+    return found
+
+
+@pytest.mark.slow
+def test_a_machine_on_which_rays_own_processes_begin_too_late_is_named(base: Path) -> None:
+    """Ray gives up after half a minute, and ends with a check that failed."""
+    words = [sys.executable, "-c", SNIPPET]
+    run = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not (agents := dashboard_agents(run.pid)):
+        assert run.poll() is None
+    agents[0].suspend()
+    told, _ = run.communicate(timeout=300)
+    assert "took longer to begin than Ray waits (30 s)." in told
+    assert len(told.splitlines()) == 2, told
+    assert not list(base.iterdir())
+
+
 HOLD = """
 import subprocess, sys, time
 from pathlib import Path
