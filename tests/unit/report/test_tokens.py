@@ -11,7 +11,7 @@ import pytest
 from msgspec import UNSET
 from playwright.sync_api import expect
 
-from browsing import opened
+from browsing import axe_script, opened, violations
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Options
 from layerscope.records.readings import PlacedFeature
@@ -121,6 +121,21 @@ def test_a_feature_whose_activation_is_known_at_every_token_shades_them_all(chro
         strengths = [tokens.nth(number).get_attribute("class") for number in (0, 1)]
         assert strengths[0] != strengths[1]
         expect(tab.locator("article [aria-live]")).not_to_contain_text("not here")
+
+
+@pytest.mark.parametrize("color_scheme", ["light", "dark"])
+def test_the_text_on_every_shade_can_be_read(
+    chromium: Any, run: Path, planted: dict[str, Any], color_scheme: str
+) -> None:
+    """The strongest shade was too light for the text of a dark page."""
+    report(run, reading="max")
+    with opened(
+        chromium, run.with_name("run.max.html"), f"#q={planted['example_id']}", color_scheme=color_scheme
+    ) as tab:
+        tab.get_by_label("shade tokens by").select_option(f"1/{PLANTED}")
+        for level in (4, 3, 2, 1):
+            tab.locator(".token").evaluate("(token, level) => { token.className = `token of-${level}`; }", level)
+            assert violations(tab, axe_script(), ".solution.right") == []
 
 
 def test_other_readings_and_files_without_tokens_have_no_places(run: Path) -> None:
