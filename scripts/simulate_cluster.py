@@ -5,8 +5,8 @@
         [--late 0.25] [--slow-disk 0.2] [--json FILE]
 
 Real: the driver, or the head and the writers, each a process of its own; the crew, `place`, the plan, the bytes of the
-records (`records/lines.py`), the journal with its syncs, and Ray: a head node for the driver and a node (raylet, object
-store, agents) for every `--gpus-per-node` GPUs, with every byte of a record carried between them.
+records (`records/line/lines.py`), the journal with its syncs, and Ray: a head node for the driver and a node (raylet,
+object store, agents) for every `--gpus-per-node` GPUs, with every byte of a record carried between them.
 
 With `--compressed` the records are zstd frames. They are made before the clock starts, as scores are, because two cores
 that compress are what would be measured; the actors return them at once.

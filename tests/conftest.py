@@ -257,7 +257,7 @@ def run_here(
 @pytest.fixture
 def notes_are_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run notes in the manifest what it has written at its end alone, and not every few seconds."""
-    monkeypatch.setattr("layerscope.records.journal._CHECKPOINT_SECONDS", 1e9)
+    monkeypatch.setattr("layerscope.records.writing.journal._CHECKPOINT_SECONDS", 1e9)
 
 
 @pytest.fixture(scope="session")

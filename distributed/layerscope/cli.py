@@ -137,7 +137,7 @@ def compare(files: _Files, json: bool = False, reading: str = "final", dictionar
         dictionary: Of which SAEs, where a run has several: the name that --dictionary gave them.
     """
     from layerscope.records.ablations import ablations_of
-    from layerscope.records.shards import two_runs
+    from layerscope.records.reading.shards import two_runs
     from layerscope.tables.compare import as_json, as_text, compare
     from layerscope.tables.compare_ablations import ablations_as_text, compare_ablations
 

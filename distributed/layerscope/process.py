@@ -84,9 +84,9 @@ _ON_TERMINAL, _IN_LOG = (0.1, 0.5), (0.1, 1.5)  # seconds of silence before the 
 # Scripts read what these say, and keep what they log: there a line comes only when it is late.
 _QUIET_COMMANDS = ("status", "verify", "export", "compare", "saes", "--version", "--help", "-h")
 _WAITED_FOR = (
-    ("layerscope.engine.own_ray", "Ray to start"),
-    ("layerscope.engine.address", "the Rays of this machine to answer"),
-    ("layerscope.engine.cluster", "the nodes of the Ray cluster"),
+    ("layerscope.engine.cluster.own_ray", "Ray to start"),
+    ("layerscope.engine.cluster.address", "the Rays of this machine to answer"),
+    ("layerscope.engine.cluster.cluster", "the nodes of the Ray cluster"),
     ("layerscope.engine", "the actors, which load the model and the SAEs"),
     ("layerscope.hub", "the hub"),
     ("layerscope.neuronpedia", "Neuronpedia's explanations"),

@@ -15,13 +15,13 @@ from torch.utils.hooks import RemovableHandle
 from benchmarking.contenders import STRONG_TOKENS, Batch, Strong
 from benchmarking.measure import synchronise
 from benchmarking.ours import Clock, loaded_model, timing_projection
-from layerscope.engine.ablating import Begun, ablate, begin_batch, load_features
+from layerscope.engine.batches.ablating import Begun, ablate, begin_batch, load_features
 from layerscope.models.language_model import LanguageModel
 from layerscope.planning.job import Job
 from layerscope.planning.to_ablate import ToAblate
 from layerscope.questions.sources import Question
 from layerscope.records.ablations import parse_ablation
-from layerscope.records.identity import ChosenFeature
+from layerscope.records.manifest.identity import ChosenFeature
 from layerscope.saes.cache import load_encoder
 from layerscope.saes.chosen import ChosenOfLayer
 from layerscope.saes.encoder import active

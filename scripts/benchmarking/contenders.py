@@ -22,7 +22,7 @@ from benchmarking.measure import Answers, Contender, synchronise
 from layerscope.planning.job import Job
 from layerscope.questions.pairs import Pair, PairTokenizer
 from layerscope.questions.sources import Question
-from layerscope.records.record import strongest_wrong
+from layerscope.records.line.record import strongest_wrong
 
 STRONG_TOKENS = 2048  # of a padded batch
 

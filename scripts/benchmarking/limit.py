@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarking.inputs import Shape
 from benchmarking.measure import synchronise
-from layerscope.engine.readings import read_batch
+from layerscope.engine.batches.readings import read_batch
 from layerscope.models.spec import tokenizer_path
 from layerscope.numerics.matrix_products import linear, pack
 from layerscope.planning.job import Job

@@ -18,7 +18,7 @@ from benchmarking import contenders, inputs, limit, ours
 from benchmarking.gpu_steps import Figures, details, profile, seconds_of, steady
 from benchmarking.inputs import SHAPES
 from layerscope.config import Config
-from layerscope.engine.answers import TorchSettings
+from layerscope.engine.batches.answers import TorchSettings
 from layerscope.models.language_model import LanguageModel
 from layerscope.models.loading import load_language_model
 from layerscope.models.pair_attention import lay_out

@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from benchmarking.measure import Answers, largest_memory, synchronise
-from layerscope.engine.answers import TorchSettings
+from layerscope.engine.batches.answers import TorchSettings
 from layerscope.models import language_model
 from layerscope.models.loading import load_language_model
 from layerscope.models.pair_attention import lay_out
@@ -25,10 +25,10 @@ from layerscope.models.spec import tokenizer_path
 from layerscope.planning.job import Job
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.sources import Question
-from layerscope.records.feature_lists import serialise_block
-from layerscope.records.journal import open_journal
-from layerscope.records.lines import Frame, frame_record, join_record
-from layerscope.records.pieces import SolutionScore
+from layerscope.records.line.feature_lists import serialise_block
+from layerscope.records.line.lines import Frame, frame_record, join_record
+from layerscope.records.line.pieces import SolutionScore
+from layerscope.records.writing.journal import open_journal
 from layerscope.saes.cache import load_encoder
 from layerscope.saes.encoder import TopK, encode_top_k
 

@@ -34,7 +34,7 @@ class Room:
 
 def rooms() -> list[Room]:
     """Every room, sorted by name."""
-    files = {path.parent.name: sorted(path.parent.glob("*.py")) for path in PACKAGE.glob("*/__init__.py")}
+    files = {path.parent.name: sorted(path.parent.rglob("*.py")) for path in PACKAGE.glob("*/__init__.py")}
     purposes = {name: _purpose(paths[0].parent / "__init__.py") for name, paths in files.items()}
     for name, (purpose, others) in TOP.items():
         files[name] = [PACKAGE / name, *(PACKAGE / f"{other}.py" for other in others)]

@@ -17,12 +17,12 @@ import ray
 from ray.exceptions import ActorDiedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from layerscope.engine.answers import Arrival, Encoded
-from layerscope.engine.lines import PackedLines
-from layerscope.engine.logs import Span
+from layerscope.engine.batches.answers import Arrival, Encoded
+from layerscope.engine.batches.lines import PackedLines
+from layerscope.engine.cluster.logs import Span
 from layerscope.planning.machine import probe
 from layerscope.questions.sources import Question
-from layerscope.records.fingerprints import Fingerprint
+from layerscope.records.manifest.fingerprints import Fingerprint
 from simulation.answers import Answers
 from simulation.nodes import GPU
 from simulation.workload import Features, first_rows

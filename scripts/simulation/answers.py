@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from layerscope.engine.answers import Scores
-from layerscope.engine.lines import BatchLines, batch_lines, packed
-from layerscope.engine.logs import Span
+from layerscope.engine.batches.answers import Scores
+from layerscope.engine.batches.lines import BatchLines, batch_lines, packed
+from layerscope.engine.cluster.logs import Span
 from layerscope.planning.job import Job
 from simulation.workload import Features, first_rows, make_frame
 

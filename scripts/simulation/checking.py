@@ -5,8 +5,8 @@ from itertools import chain
 from pathlib import Path
 
 from layerscope.planning.job import Job
-from layerscope.records.lines import join_record
-from layerscope.records.stretches import read_lines
+from layerscope.records.line.lines import join_record
+from layerscope.records.reading.stretches import read_lines
 from simulation.workload import Features, first_rows, make_frame
 
 

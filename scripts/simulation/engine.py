@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from layerscope.engine.cluster.ray_engine import RayEngine
 from layerscope.engine.interface import Reference
-from layerscope.engine.ray_engine import RayEngine
-from layerscope.engine.writer_actor import ShareEngine
+from layerscope.engine.writers.writer_actor import ShareEngine
 from layerscope.planning.placement import Seat
 from layerscope.planning.shares import Share
 from simulation.actors import Actor, Hosts

@@ -14,8 +14,8 @@ from unittest.mock import patch
 import numpy as np
 import psutil
 
-from layerscope.records.journal import Journal
-from layerscope.records.write_behind import WriteBehind
+from layerscope.records.writing.journal import Journal
+from layerscope.records.writing.write_behind import WriteBehind
 
 RECORD_BYTES = 280_000
 

@@ -15,7 +15,7 @@ import ray
 from ray._private.internal_api import node_stats
 from ray.cluster_utils import Cluster
 
-from layerscope.engine import nodes
+from layerscope.engine.cluster import nodes
 from layerscope.planning.node import Gpu, Node
 from simulation.measuring import cpu_of
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from layerscope.engine.batches.lines import BatchLines
 from layerscope.engine.budget import Budget
 from layerscope.engine.crew import Crew
 from layerscope.engine.driver import Driver
-from layerscope.engine.lines import BatchLines
 from layerscope.planning.job import Job
 from layerscope.planning.shares import shares
-from layerscope.records.journal import Journal, open_journal
-from layerscope.records.write_behind import WriteBehind
+from layerscope.records.writing.journal import Journal, open_journal
+from layerscope.records.writing.write_behind import WriteBehind
 from simulation.actors import EncoderHost, GemmaHost, Hosts, Kind
 from simulation.answers import write_answers
 from simulation.checking import check

@@ -28,12 +28,12 @@ from layerscope.questions.plan import make_plan
 from layerscope.questions.reading import FINAL
 from layerscope.questions.selection import select_questions
 from layerscope.questions.sources import Question
-from layerscope.records.feature_lists import LayerBlock, serialise_block
-from layerscope.records.identity import Identity, ModelFiles, PlanSize, SaeFile, SaeFiles, Settings
-from layerscope.records.lines import Frame, frame_record
-from layerscope.records.manifest import About, Tokens
-from layerscope.records.parts import part_paths
-from layerscope.records.pieces import SolutionScore
+from layerscope.records.line.feature_lists import LayerBlock, serialise_block
+from layerscope.records.line.lines import Frame, frame_record
+from layerscope.records.line.pieces import SolutionScore
+from layerscope.records.manifest.identity import Identity, ModelFiles, PlanSize, SaeFile, SaeFiles, Settings
+from layerscope.records.manifest.manifest import About, Tokens
+from layerscope.records.reading.parts import part_paths
 from layerscope.saes.choice import SaeChoice
 
 N_LAYERS, D_MODEL, D_SAE, PARAMETERS = 26, 2304, 16384, 2_614_000_000

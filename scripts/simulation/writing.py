@@ -16,15 +16,15 @@ from typing import Any, Protocol
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from layerscope.engine.cluster.ray_engine import RayEngine
 from layerscope.engine.interface import Handle, Reference
-from layerscope.engine.posts import Part, Posts
-from layerscope.engine.ray_engine import RayEngine
-from layerscope.engine.writer import Outcome, Task
-from layerscope.engine.writer_actor import ShareEngine, WriterProcess
-from layerscope.engine.writers import ToWrite, Writers
+from layerscope.engine.writers.posts import Part, Posts
+from layerscope.engine.writers.writer import Outcome, Task
+from layerscope.engine.writers.writer_actor import ShareEngine, WriterProcess
+from layerscope.engine.writers.writers import ToWrite, Writers
 from layerscope.planning.job import Job
 from layerscope.planning.shares import Share, part_of
-from layerscope.records.parts import as_it_lies, held
+from layerscope.records.reading.parts import as_it_lies, held
 from layerscope.records.totals import Totals
 from simulation.actors import Hosts, Kind
 from simulation.engine import SimulatedShareEngine

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from layerscope.config import Site
-from layerscope.engine.batch import score_batch
-from layerscope.engine.encoding import encode_block
+from layerscope.engine.batches.batch import score_batch
+from layerscope.engine.batches.encoding import encode_block
 from layerscope.models.family import SitePoint
 from layerscope.models.loading import load_language_model
 from layerscope.questions.pairs import Pair, PairTokenizer
 from layerscope.questions.reading import Reading
 from layerscope.questions.sources import Question
-from layerscope.records.attributions import Attributions
-from layerscope.records.checking import check
-from layerscope.records.lines import Frame, join_record, settle
-from layerscope.records.record import Record, parse
+from layerscope.records.line.attributions import Attributions
+from layerscope.records.line.checking import check
+from layerscope.records.line.lines import Frame, join_record, settle
+from layerscope.records.line.record import Record, parse
 from layerscope.saes.attribution import SaeDecoder, ToAttribute
 from layerscope.saes.encoder import SaeEncoder
 from plain import by_transformers, encoders_of

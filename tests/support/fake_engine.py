@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from layerscope.config import Config
-from layerscope.engine.answers import Arrival, Encoded, Scores
+from layerscope.engine.batches.answers import Arrival, Encoded, Scores
+from layerscope.engine.batches.lines import PackedLines, batch_lines, packed
+from layerscope.engine.cluster.logs import Span
 from layerscope.engine.crew import CALLS_PER_GEMMA_ACTOR
 from layerscope.engine.interface import ActorLost, AnswerLost, EngineLost
-from layerscope.engine.lines import PackedLines, batch_lines, packed
-from layerscope.engine.logs import Span
 from layerscope.planning.needs import Needs
 from layerscope.planning.node import Gpu, Node
 from layerscope.planning.placement import Seat
@@ -27,12 +27,12 @@ from layerscope.planning.placing import place
 from layerscope.planning.settings import settle_crew
 from layerscope.questions.reading import FINAL
 from layerscope.questions.sources import Question
-from layerscope.records.feature_lists import LayerBlock, serialise_block
-from layerscope.records.fingerprints import Fingerprint
-from layerscope.records.identity import Packing
-from layerscope.records.lines import Outcome, error_line, frame_record, join_record
-from layerscope.records.packing import packing_of
-from layerscope.records.pieces import SolutionScore
+from layerscope.records.line.feature_lists import LayerBlock, serialise_block
+from layerscope.records.line.lines import Outcome, error_line, frame_record, join_record
+from layerscope.records.line.pieces import SolutionScore
+from layerscope.records.manifest.fingerprints import Fingerprint
+from layerscope.records.manifest.identity import Packing
+from layerscope.records.writing.packing import packing_of
 
 BATCHES = ((4, 0), (2,), (1, 3), (5, 6), (7,))
 """The plan: the questions of every batch."""

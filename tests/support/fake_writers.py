@@ -17,9 +17,9 @@ from layerscope.engine.budget import Budget
 from layerscope.engine.crew import Crew
 from layerscope.engine.driver import Driver
 from layerscope.engine.interface import ActorLost, EngineLost
-from layerscope.engine.posts import Part, Posts
-from layerscope.engine.writer import News, Outcome
-from layerscope.engine.writers import ToWrite, Writers
+from layerscope.engine.writers.posts import Part, Posts
+from layerscope.engine.writers.writer import News, Outcome
+from layerscope.engine.writers.writers import ToWrite, Writers
 from layerscope.errors import LayerscopeError
 from layerscope.planning.node import Node
 from layerscope.planning.shares import Share, shares

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from layerscope.records.manifest import manifest_path
+from layerscope.records.manifest.manifest import manifest_path
 from made_up import edit_manifest
 from synthetic_attributions import write_attributions
 from synthetic_readings import write_readings

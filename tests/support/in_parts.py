@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from layerscope.questions.sources import Question
-from layerscope.records.journal import open_journal
-from layerscope.records.lines import error_line
-from layerscope.records.manifest import manifest_path
-from layerscope.records.packing import Packed, pack, packing, packing_suffix
-from layerscope.records.parts import dump_parts, part_paths
-from layerscope.records.pieces import SolutionScore
+from layerscope.records.line.lines import error_line
+from layerscope.records.line.pieces import SolutionScore
+from layerscope.records.manifest.manifest import manifest_path
+from layerscope.records.reading.parts import dump_parts, part_paths
+from layerscope.records.writing.journal import open_journal
+from layerscope.records.writing.packing import Packed, pack, packing, packing_suffix
 from made_up import about, compressed, identity, record_line, typed
 
 LAYERS = (0, 8)

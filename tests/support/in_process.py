@@ -12,9 +12,9 @@ from typing import Any
 
 from layerscope.config import Config
 from layerscope.engine.actors import EncoderActor, GemmaActor
-from layerscope.engine.answers import Arrival
+from layerscope.engine.batches.answers import Arrival
 from layerscope.engine.faults import understood
-from layerscope.engine.writer import Writer
+from layerscope.engine.writers.writer import Writer
 from layerscope.planning.machine import probe
 from layerscope.planning.node import Node
 from layerscope.planning.placement import Seat

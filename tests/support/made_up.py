@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from layerscope.errors import LayerscopeError
 from layerscope.questions.sources import Question
-from layerscope.records.extent import Extent
-from layerscope.records.feature_lists import serialise_block
-from layerscope.records.identity import Identity, PackingName
-from layerscope.records.journal import Journal, open_journal
-from layerscope.records.lines import frame_record, join_record
-from layerscope.records.manifest import About, manifest_path
-from layerscope.records.packing import packing
-from layerscope.records.pieces import SolutionScore
+from layerscope.records.line.feature_lists import serialise_block
+from layerscope.records.line.lines import frame_record, join_record
+from layerscope.records.line.pieces import SolutionScore
+from layerscope.records.manifest.identity import Identity, PackingName
+from layerscope.records.manifest.manifest import About, manifest_path
+from layerscope.records.writing.extent import Extent
+from layerscope.records.writing.journal import Journal, open_journal
+from layerscope.records.writing.packing import packing
 from layerscope.saes.encoder import TopK
 
 Features = Sequence[tuple[int, float]]

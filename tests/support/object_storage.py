@@ -21,7 +21,7 @@ import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from layerscope.records import object_store
+from layerscope.records.storage import object_store
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 _buckets = count()

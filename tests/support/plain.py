@@ -12,19 +12,19 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 
 from layerscope.config import Config
-from layerscope.engine.batch import score_batch
-from layerscope.engine.encoding import Encoders, encode_dictionaries
-from layerscope.engine.lines import residual_rows
+from layerscope.engine.batches.batch import score_batch
+from layerscope.engine.batches.encoding import Encoders, encode_dictionaries
+from layerscope.engine.batches.lines import residual_rows
 from layerscope.hub.repository import open_repository
 from layerscope.models.loading import load_language_model
 from layerscope.models.spec import tokenizer_path
 from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
 from layerscope.questions.pairs import PairTokenizer
-from layerscope.records.lines import ErrorLine, join_record, settle
-from layerscope.records.manifest import FORMAT, Manifest
+from layerscope.records.line.lines import ErrorLine, join_record, settle
+from layerscope.records.manifest.manifest import FORMAT, Manifest
 from layerscope.records.means import read_means
-from layerscope.records.residuals import Layout
+from layerscope.records.reading.residuals import Layout
 from layerscope.saes.attribution import ToAttribute
 from layerscope.saes.cache import load_encoder
 from layerscope.saes.choice import SaeChoice

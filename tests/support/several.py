@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 
 from layerscope.config import FIRST
-from layerscope.records.manifest import manifest_path
-from layerscope.records.record import SOLUTIONS
+from layerscope.records.line.record import SOLUTIONS
+from layerscope.records.manifest.manifest import manifest_path
 from synthetic_run import Effect, Spec, write_run
 
 LISTS = ("active_features_by_layer", "active_feature_count_by_layer")

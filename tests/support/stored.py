@@ -10,15 +10,15 @@ import orjson
 import pytest
 
 from in_parts import line_of
-from layerscope.records import object_store
-from layerscope.records.addresses import run_path
-from layerscope.records.appending import Line
-from layerscope.records.identity import Identity
-from layerscope.records.journal import Journal
-from layerscope.records.manifest import About
-from layerscope.records.object_journal import ObjectJournal, open_output
-from layerscope.records.packing import Packed, pack, packing, packing_of
-from layerscope.records.stored_run import StoredRun
+from layerscope.records.manifest.identity import Identity
+from layerscope.records.manifest.manifest import About
+from layerscope.records.storage import object_store
+from layerscope.records.storage.addresses import run_path
+from layerscope.records.storage.object_journal import ObjectJournal, open_output
+from layerscope.records.storage.stored_run import StoredRun
+from layerscope.records.writing.appending import Line
+from layerscope.records.writing.journal import Journal
+from layerscope.records.writing.packing import Packed, pack, packing, packing_of
 from made_up import about, identity, read_through, typed
 
 LAYERS = (0, 8)

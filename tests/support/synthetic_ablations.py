@@ -8,9 +8,9 @@ from msgspec import UnsetType
 from msgspec.structs import replace
 
 from layerscope.records.ablations import AblationPlan, ablation_line
-from layerscope.records.identity import AblationSettings, ChosenFeature, Identity
-from layerscope.records.journal import open_journal
-from layerscope.records.manifest import AblationAbout, About
+from layerscope.records.manifest.identity import AblationSettings, ChosenFeature, Identity
+from layerscope.records.manifest.manifest import AblationAbout, About
+from layerscope.records.writing.journal import open_journal
 from made_up import about, identity
 
 LAYERS = [1, 2]

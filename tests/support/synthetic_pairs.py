@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from layerscope.analysis.censoring import LayerPairs
+from layerscope.analysis.columns.censoring import LayerPairs
 
 
 def random_pairs(seed: int, n_pairs: int = 300, n_features: int = 60) -> LayerPairs:

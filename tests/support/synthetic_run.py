@@ -16,12 +16,12 @@ import orjson
 from numpy.typing import NDArray
 
 from layerscope.questions.sources import Question
-from layerscope.records.extent import Extent
-from layerscope.records.feature_lists import serialise_block
-from layerscope.records.lines import ErrorLine, error_line, frame_record, join_record
-from layerscope.records.manifest import FORMAT, manifest_path
-from layerscope.records.pieces import SolutionScore
-from layerscope.records.record import choice
+from layerscope.records.line.feature_lists import serialise_block
+from layerscope.records.line.lines import ErrorLine, error_line, frame_record, join_record
+from layerscope.records.line.pieces import SolutionScore
+from layerscope.records.line.record import choice
+from layerscope.records.manifest.manifest import FORMAT, manifest_path
+from layerscope.records.writing.extent import Extent
 from layerscope.saes.encoder import TopK
 from made_up import about, identity
 

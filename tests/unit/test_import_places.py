@@ -68,7 +68,7 @@ def test_actors_are_not_told_of_the_working_folder(folder: Path, monkeypatch: py
     """Ray gives them the driver's working folder, first of all places to import from."""
     from ray.core.generated.common_pb2 import JobConfig
 
-    from layerscope.engine.connecting import _Job
+    from layerscope.engine.cluster.connecting import _Job
 
     monkeypatch.chdir(folder)
     job = _Job()

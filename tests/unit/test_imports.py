@@ -53,9 +53,9 @@ FACE, WORDS_OF_THE_FACE = "layerscope", {"__version__"}
 
 TORCH = ("torch", "transformers", "accelerate", "safetensors")
 COMPUTING_ROOMS = {"numerics", "models", "saes", "standin"}
-COMPUTING_FILES = {f"engine/{name}.py" for name in ("ablating", "batch", "encoding", "in_process", "probes")}
+COMPUTING_FILES = {f"engine/batches/{name}.py" for name in ("ablating", "batch", "encoding", "in_process", "probes")}
 # What actors call imports torch in their own processes; the driver imports these files as well, and must not.
-IN_FUNCTIONS_ONLY = {"engine/actors.py", "engine/answers.py"}
+IN_FUNCTIONS_ONLY = {"engine/actors.py", "engine/batches/answers.py"}
 # What the reading commands and the planning import, which start in a moment and run where there is no torch.
 LIGHT = (
     "errors",
@@ -198,6 +198,12 @@ def test_no_file_and_no_function_is_longer_than_one_can_see() -> None:
                 lengths += [((one.end_lineno or 0) - one.lineno + 1, 60, f"{file}: {one.name}")]
     assert len(lengths) > 1000
     assert [(name, length) for length, most, name in lengths if length > most] == []
+
+
+def test_no_folder_has_more_files_than_one_can_see() -> None:
+    """At most 25: what is looked for is found by reading a folder's listing, once."""
+    files = Counter((PACKAGE / file).parent for file in MODULES.values() if not file.endswith("__init__.py"))
+    assert {str(folder): count for folder, count in files.items() if count > 25} == {}
 
 
 def test_torch_is_imported_only_where_something_is_computed() -> None:

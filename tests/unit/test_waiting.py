@@ -65,7 +65,7 @@ def test_the_innermost_place_says_what_is_waited_for() -> None:
         return frame
 
     ours = ("layerscope.__main__", "layerscope.cli", "layerscope.commands.run")
-    assert waited_for(frame_in(*ours, "layerscope.engine.own_ray", "ray.init")) == "Ray to start"
+    assert waited_for(frame_in(*ours, "layerscope.engine.cluster.own_ray", "ray.init")) == "Ray to start"
     assert waited_for(frame_in(*ours, "layerscope.planning.prepare", "layerscope.hub.client", "ssl")) == "the hub"
     assert waited_for(frame_in(*ours, "importlib._bootstrap")) == "Python to load what it needs"
     assert waited_for(None) == "Python to load what it needs"
@@ -125,7 +125,7 @@ def test_a_terminal_without_colours_gets_none(
 
 def test_the_line_comes_back_when_a_bar_is_done_and_says_that_actors_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tqdm, "_instances", WeakSet())  # without those that other tests left
-    frame = SimpleNamespace(f_globals={"__name__": "layerscope.engine.own_ray"}, f_back=None)
+    frame = SimpleNamespace(f_globals={"__name__": "layerscope.engine.cluster.own_ray"}, f_back=None)
     assert waited_for(frame, worked=True) == "Ray and its actors to end"  # type: ignore[arg-type]
     bar = tqdm(total=10, file=io.StringIO())
     assert not at_work()

@@ -18,12 +18,11 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.choosing import Key, attributions_of_solutions
-from layerscope.analysis.statistics import false_discovery_rates
+from layerscope.analysis.columns.arrays import Bools, Floats, Ints
+from layerscope.analysis.testing.statistics import false_discovery_rates
 from layerscope.errors import UsageError
 from layerscope.records.ablations import AblationFile, digest_of
-from layerscope.records.dictionaries import FIRST
 from layerscope.records.effects import (
     LEVEL,
     AblationSummary,
@@ -34,9 +33,10 @@ from layerscope.records.effects import (
     Interval,
     LayerAgreement,
 )
-from layerscope.records.identity import ChosenFeature
-from layerscope.records.record import Record
-from layerscope.records.run import Run
+from layerscope.records.line.dictionaries import FIRST
+from layerscope.records.line.record import Record
+from layerscope.records.manifest.identity import ChosenFeature
+from layerscope.records.reading.run import Run
 
 _RESAMPLES = 1000
 _SEED = 0

@@ -8,17 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from layerscope.analysis import contrast, statistics
-from layerscope.analysis.arrays import Floats, Ints
 from layerscope.analysis.baselines.split import Split
-from layerscope.analysis.held_out import HeldOut
-from layerscope.analysis.judging import NOTHING, Judged, held_out_of, judged
-from layerscope.analysis.layer_tests import EVERYTHING, HALVES, joined
-from layerscope.analysis.lists import Others
-from layerscope.analysis.reading import Columns
+from layerscope.analysis.columns.arrays import Floats, Ints
+from layerscope.analysis.columns.lists import Others
+from layerscope.analysis.columns.reading import Columns
+from layerscope.analysis.columns.solution_sets import LayerSets, gather
 from layerscope.analysis.result import AgainstMean, Features, Options, SetTest, Tested
-from layerscope.analysis.set_tests import firing_test, ranges_of, strength_test
-from layerscope.analysis.solution_sets import LayerSets, gather
+from layerscope.analysis.testing import contrast, statistics
+from layerscope.analysis.testing.held_out import HeldOut
+from layerscope.analysis.testing.judging import NOTHING, Judged, held_out_of, judged
+from layerscope.analysis.testing.layer_tests import EVERYTHING, HALVES, joined
+from layerscope.analysis.testing.set_tests import firing_test, ranges_of, strength_test
 
 _DENSE = 0.1
 

@@ -13,12 +13,12 @@ from hashlib import blake2b
 import numpy as np
 
 from layerscope.analysis.findings import analyse
-from layerscope.analysis.halves import Halves
 from layerscope.analysis.result import Options
+from layerscope.analysis.testing.halves import Halves
 from layerscope.errors import UsageError
-from layerscope.records.identity import ChosenFeature
-from layerscope.records.record import Record, SolutionDetails
-from layerscope.records.run import Run
+from layerscope.records.line.record import Record, SolutionDetails
+from layerscope.records.manifest.identity import ChosenFeature
+from layerscope.records.reading.run import Run
 
 Key = tuple[int, int]
 """Layer and feature_id."""

@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from layerscope.analysis.arrays import Floats
+from layerscope.analysis.columns.arrays import Floats
 from layerscope.analysis.findings import Progress, analyse_firing
 from layerscope.analysis.result import Analysis, Contrast, Questions
-from layerscope.analysis.statistics import group_weights, mean_interval
-from layerscope.records.run import Run
-from layerscope.records.shards import as_seen_by
+from layerscope.analysis.testing.statistics import group_weights, mean_interval
+from layerscope.records.reading.run import Run
+from layerscope.records.reading.shards import as_seen_by
 
 
 @dataclass(frozen=True)

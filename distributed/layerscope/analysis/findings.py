@@ -11,22 +11,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from layerscope.analysis import contrast, overview, statistics
+from layerscope.analysis import overview
 from layerscope.analysis.against_mean import against_mean
-from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.baselines.comparison import compare
 from layerscope.analysis.baselines.features import FeatureScores
 from layerscope.analysis.baselines.residuals import lacking, residual_differences
 from layerscope.analysis.baselines.split import Split
 from layerscope.analysis.causes.measuring import Separating, find_causes
-from layerscope.analysis.censoring import Paired, PairedLists, layer_row
-from layerscope.analysis.held_out import HeldOut
-from layerscope.analysis.judging import NOTHING, Judged, held_out_of, judged
-from layerscope.analysis.label_flips import LabelFlips
-from layerscope.analysis.layer_tests import ContrastTests, LayerTests, joined, joined_tests, layer_tests
+from layerscope.analysis.columns.arrays import Bools, Floats, Ints
+from layerscope.analysis.columns.censoring import Paired, PairedLists, layer_row
+from layerscope.analysis.columns.reading import Columns, reading
 from layerscope.analysis.method import method
 from layerscope.analysis.random_dictionary import random_features, recorded_features
-from layerscope.analysis.reading import Columns, reading
 from layerscope.analysis.result import (
     Analysis,
     Contrast,
@@ -38,9 +34,14 @@ from layerscope.analysis.result import (
     Questions,
     Tested,
 )
-from layerscope.records.dictionaries import FIRST, RANDOM
-from layerscope.records.residuals import expect_residuals
-from layerscope.records.shards import Files, read_run
+from layerscope.analysis.testing import contrast, statistics
+from layerscope.analysis.testing.held_out import HeldOut
+from layerscope.analysis.testing.judging import NOTHING, Judged, held_out_of, judged
+from layerscope.analysis.testing.label_flips import LabelFlips
+from layerscope.analysis.testing.layer_tests import ContrastTests, LayerTests, joined, joined_tests, layer_tests
+from layerscope.records.line.dictionaries import FIRST, RANDOM
+from layerscope.records.reading.residuals import expect_residuals
+from layerscope.records.reading.shards import Files, read_run
 
 Progress = Callable[[str, float], None]
 """Gets what is being done, and which share of it is done, from 0 to 1."""

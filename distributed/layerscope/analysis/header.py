@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from layerscope.analysis.proportion import ManySolutions, Proportion
+from layerscope.analysis.testing.proportion import ManySolutions, Proportion
 
 
 @dataclass(frozen=True)

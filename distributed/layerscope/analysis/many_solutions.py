@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from layerscope.analysis.arrays import Ints
-from layerscope.analysis.lists import Lists, Others
-from layerscope.analysis.proportion import ManySolutions
-from layerscope.analysis.statistics import proportion
-from layerscope.records.record import Record
+from layerscope.analysis.columns.arrays import Ints
+from layerscope.analysis.columns.lists import Lists, Others
+from layerscope.analysis.testing.proportion import ManySolutions
+from layerscope.analysis.testing.statistics import proportion
+from layerscope.records.line.record import Record
 
 
 class SolutionColumns:

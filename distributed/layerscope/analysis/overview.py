@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from layerscope.analysis.columns.reading import Columns
 from layerscope.analysis.header import Header, Sae
-from layerscope.analysis.reading import Columns
 from layerscope.analysis.result import LengthBin, Questions
-from layerscope.analysis.statistics import proportion
-from layerscope.records.shards import without_batches
+from layerscope.analysis.testing.statistics import proportion
+from layerscope.records.reading.shards import without_batches
 
 _LENGTH_BINS = 5
 

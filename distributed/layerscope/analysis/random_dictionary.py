@@ -18,14 +18,14 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from layerscope.analysis.arrays import Ints
 from layerscope.analysis.baselines.residuals import scored_residuals
-from layerscope.analysis.censoring import LayerPairs, pair_up
-from layerscope.analysis.lists import FeatureLists, Lists, StoredLists
-from layerscope.analysis.reading import Columns, reading
+from layerscope.analysis.columns.arrays import Ints
+from layerscope.analysis.columns.censoring import LayerPairs, pair_up
+from layerscope.analysis.columns.lists import FeatureLists, Lists, StoredLists
+from layerscope.analysis.columns.reading import Columns, reading
 from layerscope.errors import LayerscopeError
-from layerscope.records.dictionaries import RANDOM
-from layerscope.records.shards import Files
+from layerscope.records.line.dictionaries import RANDOM
+from layerscope.records.reading.shards import Files
 
 _FEATURES = 512  # multiplied at once; a direction depends on where its block of so many begins, so never change it
 

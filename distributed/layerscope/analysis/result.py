@@ -9,15 +9,15 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.baselines.result import Comparison
 from layerscope.analysis.causes.result import Causes
+from layerscope.analysis.columns.arrays import Bools, Floats, Ints
 from layerscope.analysis.header import Header
-from layerscope.analysis.held_out import HeldOut
-from layerscope.analysis.proportion import Proportion
-from layerscope.analysis.stratum import Stratum
+from layerscope.analysis.testing.held_out import HeldOut
+from layerscope.analysis.testing.proportion import Proportion
+from layerscope.analysis.testing.stratum import Stratum
 from layerscope.errors import UsageError
-from layerscope.records.dictionaries import FIRST
+from layerscope.records.line.dictionaries import FIRST
 
 
 @dataclass(frozen=True)

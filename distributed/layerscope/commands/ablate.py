@@ -16,11 +16,11 @@ from layerscope.commands.of_run import config_of, expect_the_same
 from layerscope.commands.saying import command_line, stop_signals, tell_place, warn, warning
 from layerscope.config import Config, parse_layers
 from layerscope.config.ablation import AblationOptions
+from layerscope.engine.batches.lines import BatchLines, Line
 from layerscope.engine.budget import Budget
-from layerscope.engine.cluster import Cluster
+from layerscope.engine.cluster.cluster import Cluster
 from layerscope.engine.crew import Crew
 from layerscope.engine.driver import Driver
-from layerscope.engine.lines import BatchLines, Line
 from layerscope.engine.work import Work, recover
 from layerscope.errors import UsageError
 from layerscope.formatting import count_of, ranges, say, utf8
@@ -38,18 +38,18 @@ from layerscope.planning.node import Node
 from layerscope.planning.prepare import prepare
 from layerscope.planning.saes import acts_at
 from layerscope.questions.plan import Plan
-from layerscope.records import journal
 from layerscope.records.ablations import AblationFile, AblationTotals, digest_of, parse_ablation
 from layerscope.records.advice import Advice
-from layerscope.records.fingerprints import Fingerprints
-from layerscope.records.identity import CONTROLS, AblationSettings
-from layerscope.records.manifest import AblationAbout, manifest_path
-from layerscope.records.packing import packing_of
+from layerscope.records.manifest.fingerprints import Fingerprints
+from layerscope.records.manifest.identity import CONTROLS, AblationSettings
+from layerscope.records.manifest.manifest import AblationAbout, manifest_path
 from layerscope.records.progress import Progress
-from layerscope.records.run import Run
-from layerscope.records.shards import open_run
-from layerscope.records.stored_run import StoredRun
-from layerscope.records.targets import records_path
+from layerscope.records.reading.run import Run
+from layerscope.records.reading.shards import open_run
+from layerscope.records.storage.stored_run import StoredRun
+from layerscope.records.writing import journal
+from layerscope.records.writing.packing import packing_of
+from layerscope.records.writing.targets import records_path
 
 _NOT_OVER = Advice("Name another --output-file.", "Name another --output-file.")
 

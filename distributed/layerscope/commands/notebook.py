@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from layerscope.config import FIRST
 from layerscope.errors import LayerscopeError, UsageError, did_you_mean
-from layerscope.records.residuals import read_residuals
-from layerscope.records.run import Run
-from layerscope.records.seen import check_dictionary
-from layerscope.records.shards import as_seen_by, read_run, user_paths
+from layerscope.records.reading.residuals import read_residuals
+from layerscope.records.reading.run import Run
+from layerscope.records.reading.seen import check_dictionary
+from layerscope.records.reading.shards import as_seen_by, read_run, user_paths
 from layerscope.tables.ablations import read_ablations
 from layerscope.tables.means import write_means
 from layerscope.tables.random_dictionary import write_random_dictionary
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     import pandas
     import polars
 
-    from layerscope.records.manifest import Manifest
+    from layerscope.records.manifest.manifest import Manifest
     from layerscope.report.analysed import Analysed
-    from layerscope.report.figures import Figure
+    from layerscope.report.charts.figures import Figure
     from layerscope.report.run_report import RunReport
     from layerscope.report.summary import Summary
 

@@ -13,9 +13,9 @@ from layerscope.config.command_line import call
 from layerscope.config.values import parse_baseline
 from layerscope.errors import UsageError
 from layerscope.questions.standard_input import STANDARD_INPUT
-from layerscope.records.differences import settings_that_differ
-from layerscope.records.identity import Identity
-from layerscope.records.run import Run
+from layerscope.records.manifest.differences import settings_that_differ
+from layerscope.records.manifest.identity import Identity
+from layerscope.records.reading.run import Run
 
 _SOURCES = ("model", "sae_repo", "dataset")
 _MAY_DIFFER = ("hardware", "software", "settings.threads", "packing")

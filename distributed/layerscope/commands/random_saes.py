@@ -15,9 +15,9 @@ from layerscope.config import Config
 from layerscope.errors import UsageError, remedy
 from layerscope.formatting import count_of, say
 from layerscope.planning.job import Job
-from layerscope.records.dictionaries import RANDOM
-from layerscope.records.locking import open_locked
-from layerscope.records.manifest import manifest_path, read_manifest
+from layerscope.records.line.dictionaries import RANDOM
+from layerscope.records.manifest.manifest import manifest_path, read_manifest
+from layerscope.records.writing.locking import open_locked
 from layerscope.tables.random_dictionary import write_random_dictionary
 
 PILOT_QUESTIONS = 300

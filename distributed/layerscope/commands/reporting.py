@@ -7,8 +7,8 @@ from pathlib import Path
 from layerscope.config import FIRST
 from layerscope.errors import UsageError
 from layerscope.formatting import listed
-from layerscope.records.folders import jobs_of, runs_in
-from layerscope.records.shards import Files, as_seen_by, read_run, user_paths, whose_lists
+from layerscope.records.reading.folders import jobs_of, runs_in
+from layerscope.records.reading.shards import Files, as_seen_by, read_run, user_paths, whose_lists
 
 
 @dataclass(frozen=True)

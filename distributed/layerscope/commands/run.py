@@ -7,22 +7,22 @@ from layerscope.commands.random_saes import are_made, make_random_saes, with_ran
 from layerscope.commands.run_parts import run_parts
 from layerscope.commands.saying import command_line, stop_signals, tell_place, warn, warning
 from layerscope.config import Config
-from layerscope.engine.cluster import Cluster
+from layerscope.engine.cluster.cluster import Cluster
 from layerscope.engine.timeline import Timeline
 from layerscope.engine.work import recovered
-from layerscope.engine.writer import compute
+from layerscope.engine.writers.writer import compute
 from layerscope.formatting import count_of, say
 from layerscope.planning.describe import describe, summarise
 from layerscope.planning.job import Job, check_space
 from layerscope.planning.prepare import prepare
 from layerscope.planning.shares import shares
 from layerscope.planning.surroundings import surroundings
-from layerscope.records import journal
-from layerscope.records.array import write_array
-from layerscope.records.object_journal import open_output
 from layerscope.records.progress import Progress
-from layerscope.records.run import Run
+from layerscope.records.reading.array import write_array
+from layerscope.records.reading.run import Run
+from layerscope.records.storage.object_journal import open_output
 from layerscope.records.totals import Effort, Totals
+from layerscope.records.writing import journal
 
 
 def run_job(config: Config) -> int:

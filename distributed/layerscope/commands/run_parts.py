@@ -6,20 +6,20 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from layerscope.commands.saying import command_line, stop_signals, tell_place, warning
-from layerscope.engine.cluster import Cluster
-from layerscope.engine.posts import Part, Posts
+from layerscope.engine.cluster.cluster import Cluster
 from layerscope.engine.work import recovered
-from layerscope.engine.writer import Task, opened
-from layerscope.engine.writer_actor import start_writer
-from layerscope.engine.writers import ToWrite, Writers
+from layerscope.engine.writers.posts import Part, Posts
+from layerscope.engine.writers.writer import Task, opened
+from layerscope.engine.writers.writer_actor import start_writer
+from layerscope.engine.writers.writers import ToWrite, Writers
 from layerscope.formatting import count_of, say
 from layerscope.planning.describe import summarise
 from layerscope.planning.job import Job
 from layerscope.planning.shares import Share, part_of, shares
-from layerscope.records.identity import Identity, PlanSize
-from layerscope.records.manifest import read_manifest
-from layerscope.records.parts import as_it_lies, held
+from layerscope.records.manifest.identity import Identity, PlanSize
+from layerscope.records.manifest.manifest import read_manifest
 from layerscope.records.progress import Progress
+from layerscope.records.reading.parts import as_it_lies, held
 from layerscope.records.totals import Effort, Totals
 
 

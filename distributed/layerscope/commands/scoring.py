@@ -21,14 +21,14 @@ from layerscope.formatting import visible
 from layerscope.planning.job import Job
 from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
-from layerscope.records.record import Record, Unscored, parse
+from layerscope.records.line.record import Record, Unscored, parse
 from layerscope.tables.columns import FEATURES, OF_SOLUTIONS
 from layerscope.tables.rows import feature_rows
 
 if TYPE_CHECKING:
     import pandas
 
-    from layerscope.engine.in_process import InProcess
+    from layerscope.engine.batches.in_process import InProcess
 
 _SETTINGS = frozenset(
     (
@@ -178,7 +178,7 @@ def _in_process(config: Config, job: Job) -> "InProcess":
     identity = job.identity()
     key = config, msgspec.json.encode((identity.model, identity.saes))
     if key not in _loaded:
-        from layerscope.engine.in_process import InProcess
+        from layerscope.engine.batches.in_process import InProcess
 
         _loaded.clear()  # before the next one is loaded
         _loaded[key] = InProcess(job)

@@ -3,9 +3,9 @@
 import socket
 from collections.abc import Callable
 
+from layerscope.engine.batches.lines import BatchLines
+from layerscope.engine.cluster.logs import Span
 from layerscope.engine.interface import Engine
-from layerscope.engine.lines import BatchLines
-from layerscope.engine.logs import Span
 from layerscope.engine.member import Member
 from layerscope.engine.timeline import Timeline
 

@@ -13,11 +13,11 @@ import numpy as np
 import ray
 
 from layerscope.config import FIRST
-from layerscope.engine.answers import Activations, Arrival, Encoded, Scores, TorchSettings
+from layerscope.engine.batches.answers import Activations, Arrival, Encoded, Scores, TorchSettings
+from layerscope.engine.batches.lines import PackedLines, batch_lines, packed
+from layerscope.engine.batches.loading import EncodersToLoad
+from layerscope.engine.cluster.logs import ActorLog
 from layerscope.engine.faults import device_faults
-from layerscope.engine.lines import PackedLines, batch_lines, packed
-from layerscope.engine.loading import EncodersToLoad
-from layerscope.engine.logs import ActorLog
 from layerscope.formatting import ranges
 from layerscope.hub.repository import Repository
 from layerscope.models.spec import ModelSpec, fetch_model, tokenizer_path
@@ -27,10 +27,10 @@ from layerscope.planning.to_ablate import ToAblate
 from layerscope.questions.pairs import PairTokenizer
 from layerscope.questions.reading import Reading
 from layerscope.questions.sources import Question
-from layerscope.records.feature_lists import LayerBlock
-from layerscope.records.fingerprints import Fingerprint
-from layerscope.records.identity import Packing
-from layerscope.records.lines import WholeLine
+from layerscope.records.line.feature_lists import LayerBlock
+from layerscope.records.line.lines import WholeLine
+from layerscope.records.manifest.fingerprints import Fingerprint
+from layerscope.records.manifest.identity import Packing
 from layerscope.records.means import read_means
 from layerscope.standin import on_this_node
 
@@ -77,8 +77,8 @@ class GemmaActor(_Actor):
         from layerscope.models.lean_import import import_transformers
 
         import_transformers()
-        from layerscope.engine.batch import warm_up_model
-        from layerscope.engine.probes import model_fingerprint
+        from layerscope.engine.batches.batch import warm_up_model
+        from layerscope.engine.batches.probes import model_fingerprint
         from layerscope.models.loading import load_language_model
 
         device, dtype = settings.apply()
@@ -95,7 +95,7 @@ class GemmaActor(_Actor):
                 warm_up_model(self._model, self._tokenizer, self._layers, reading)
             self._ablator = None
             if ablation is not None:
-                from layerscope.engine.ablating import Ablator
+                from layerscope.engine.batches.ablating import Ablator
 
                 self._ablator = Ablator(self._model, self._tokenizer, ablation, spec.width(ablation.site))
         with self._log.timed("fingerprint"):
@@ -109,7 +109,7 @@ class GemmaActor(_Actor):
             the scores, then per layer block the residual stream of the tokens that are read, as separate values, so
             that each becomes an object of its own. Of ablations the scores alone, whose outcomes are the lines.
         """
-        from layerscope.engine.batch import score_batch, to_array
+        from layerscope.engine.batches.batch import score_batch, to_array
 
         if self._ablator is not None:
             with self._log.timed("ablate", batch=batch, questions=len(questions)) as span:
@@ -148,8 +148,8 @@ class EncoderActor(_Actor):
         """
         import torch
 
-        from layerscope.engine.encoding import Encoders, warm_up_encoders
-        from layerscope.engine.probes import encoder_fingerprint
+        from layerscope.engine.batches.encoding import Encoders, warm_up_encoders
+        from layerscope.engine.batches.probes import encoder_fingerprint
         from layerscope.saes.attribution import SaeDecoder
         from layerscope.saes.cache import load_encoder
         from layerscope.saes.decoders import load_decoder
@@ -183,8 +183,8 @@ class EncoderActor(_Actor):
         Args:
             apart: the block is a second value, an object of its own.
         """
-        from layerscope.engine.batch import from_array
-        from layerscope.engine.encoding import encode_dictionaries
+        from layerscope.engine.batches.batch import from_array
+        from layerscope.engine.batches.encoding import encode_dictionaries
         from layerscope.saes.attribution import ToAttribute
 
         with self._log.timed("encode", batch=batch, rows=activations.residuals.shape[1]) as span:

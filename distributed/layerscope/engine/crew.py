@@ -7,10 +7,10 @@ Knows no Ray: `interface.py` is all it sees of it.
 from collections.abc import Callable
 from dataclasses import replace
 
-from layerscope.engine.answers import Arrival
+from layerscope.engine.batches.answers import Arrival
+from layerscope.engine.batches.loading import to_load
 from layerscope.engine.growth import counted, more_seats, seated_first
 from layerscope.engine.interface import Engine, Handle, MachineFault, NoRoom, Reference
-from layerscope.engine.loading import to_load
 from layerscope.engine.member import Member, least_loaded
 from layerscope.errors import LayerscopeError, first_line
 from layerscope.formatting import count_of, ranges
@@ -18,7 +18,7 @@ from layerscope.planning.job import Job
 from layerscope.planning.node import Node
 from layerscope.planning.placement import Placement, Seat
 from layerscope.planning.placing import place, suited
-from layerscope.records.fingerprints import Fingerprint, Fingerprints
+from layerscope.records.manifest.fingerprints import Fingerprint, Fingerprints
 
 CALLS_PER_GEMMA_ACTOR = 3  # one at work and two made ready: with one an H100 waited a tenth of its time
 MAX_DEATHS = 5  # of one actor while it starts

@@ -14,12 +14,12 @@ from itertools import count
 from typing import Any
 
 from layerscope.engine.accounts import Accounts
-from layerscope.engine.answers import Encoded, Scores
+from layerscope.engine.batches.answers import Encoded, Scores
+from layerscope.engine.batches.lines import BatchLines, PackedLines, Scored, batch_lines, scored
 from layerscope.engine.budget import Budget
+from layerscope.engine.cluster.logs import Span
 from layerscope.engine.crew import CALLS_PER_GEMMA_ACTOR, Crew
 from layerscope.engine.interface import ActorLost, AnswerLost, Handle, MachineFault, Reference
-from layerscope.engine.lines import BatchLines, PackedLines, Scored, batch_lines, scored
-from layerscope.engine.logs import Span
 from layerscope.engine.member import Member
 from layerscope.engine.timeline import Timeline
 from layerscope.errors import LayerscopeError, first_line

@@ -7,7 +7,7 @@ from typing import TextIO
 
 import orjson
 
-from layerscope.engine.logs import Span
+from layerscope.engine.cluster.logs import Span
 from layerscope.files import remove_leftovers, replacing, user_path
 from layerscope.formatting import say
 

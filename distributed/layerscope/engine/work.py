@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol
 
-from layerscope.engine.lines import BatchLines, Line
+from layerscope.engine.batches.lines import BatchLines, Line
 from layerscope.formatting import count_of
 from layerscope.questions.plan import Plan
 from layerscope.records.advice import RUNNING
-from layerscope.records.fingerprints import Fingerprints
-from layerscope.records.journal import Journal
-from layerscope.records.marks import marks_path
-from layerscope.records.record import Unscored
-from layerscope.records.replacing import Replacement
-from layerscope.records.run import Run
+from layerscope.records.line.record import Unscored
+from layerscope.records.manifest.fingerprints import Fingerprints
+from layerscope.records.reading.run import Run
 from layerscope.records.totals import Totals
-from layerscope.records.write_behind import WriteBehind
+from layerscope.records.writing.journal import Journal
+from layerscope.records.writing.marks import marks_path
+from layerscope.records.writing.replacing import Replacement
+from layerscope.records.writing.write_behind import WriteBehind
 
 
 class Shown(Protocol):

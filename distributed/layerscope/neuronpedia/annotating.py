@@ -11,14 +11,14 @@ from msgspec import UNSET, UnsetType
 from layerscope.errors import LayerscopeError
 from layerscope.files import replacing
 from layerscope.formatting import count_of
-from layerscope.records.attributions import AttributedFeature
-from layerscope.records.dictionaries import FIRST
-from layerscope.records.readings import Feature
-from layerscope.records.record import Record
-from layerscope.records.run import Run
+from layerscope.records.line.attributions import AttributedFeature
+from layerscope.records.line.dictionaries import FIRST
+from layerscope.records.line.readings import Feature
+from layerscope.records.line.record import Record
+from layerscope.records.reading.run import Run
 
-# A feature, as `records/feature_lists.py` and `records/attributions.py` write it, up to its brace. No text looks like
-# one: JSON escapes its quotes.
+# A feature, as `records/line/feature_lists.py` and `records/line/attributions.py` write it, up to its brace. No text
+# looks like one: JSON escapes its quotes.
 _FEATURE = re.compile(
     rb'\{"feature_id":(\d+)(?:,"[a-z_]+":[^,{}"\[\]]+)*?,"layer":(\d+)'
     rb'(?:,"[a-z_]+":(?:[^,{}"\[\]]+|\[[^{}"\[\]]*\]))*(?=\})'

@@ -20,10 +20,10 @@ from layerscope.formatting import ranges, say
 from layerscope.hub.cache import alone_with, cache_folder, make_room, touch
 from layerscope.neuronpedia.annotating import annotate
 from layerscope.neuronpedia.bulk_export import Export, Written
-from layerscope.records.dictionaries import FIRST
-from layerscope.records.manifest import Manifest
-from layerscope.records.shards import as_seen_by, open_run
-from layerscope.records.targets import check_target
+from layerscope.records.line.dictionaries import FIRST
+from layerscope.records.manifest.manifest import Manifest
+from layerscope.records.reading.shards import as_seen_by, open_run
+from layerscope.records.writing.targets import check_target
 
 _Kind = Literal["explanations", "densities"]
 

@@ -16,8 +16,8 @@ from layerscope.planning.to_ablate import ToAblate
 from layerscope.questions.plan import Integers, Plan
 from layerscope.questions.reading import Reading
 from layerscope.records.ablations import AblationPlan
-from layerscope.records.identity import AblationSettings, Identity
-from layerscope.records.manifest import AblationAbout, About
+from layerscope.records.manifest.identity import AblationSettings, Identity
+from layerscope.records.manifest.manifest import AblationAbout, About
 from layerscope.saes.weights import read_decoder
 
 FEATURES_AT_ONCE = 8

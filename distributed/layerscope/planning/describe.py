@@ -13,14 +13,14 @@ from layerscope.planning.needs import BYTES_PER_VALUE
 from layerscope.planning.placement import Placement, gib
 from layerscope.planning.saes import Dictionary
 from layerscope.records.advice import RUNNING
-from layerscope.records.differences import settings_that_differ
 from layerscope.records.goals import count_goals, told_goals
-from layerscope.records.manifest import manifest_path
-from layerscope.records.marks import marks_path
-from layerscope.records.order import order_path
-from layerscope.records.residuals import residual_readings, residuals_path
-from layerscope.records.run import Run
+from layerscope.records.manifest.differences import settings_that_differ
+from layerscope.records.manifest.manifest import manifest_path
+from layerscope.records.manifest.order import order_path
+from layerscope.records.reading.residuals import residual_readings, residuals_path
+from layerscope.records.reading.run import Run
 from layerscope.records.totals import Effort, Totals
+from layerscope.records.writing.marks import marks_path
 
 STANDIN_NOTE = "Stand-in weights: small, trained on generated text. Nothing here says anything about Gemma."
 

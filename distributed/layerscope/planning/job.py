@@ -27,7 +27,7 @@ from layerscope.planning.to_ablate import ToAblate
 from layerscope.questions.plan import Plan
 from layerscope.questions.reading import MAX, Reading
 from layerscope.questions.selection import Selection
-from layerscope.records.identity import (
+from layerscope.records.manifest.identity import (
     Identity,
     ModelFiles,
     OtherSaes,
@@ -38,11 +38,11 @@ from layerscope.records.identity import (
     Settings,
     ShotsDrawn,
 )
-from layerscope.records.manifest import About, AboutDictionary, Tokens
-from layerscope.records.order import digest_of_many, listed
-from layerscope.records.packing import TIMES_SMALLER, packing_of
-from layerscope.records.residuals import RESIDUAL_DTYPES, residual_readings, residuals_path
-from layerscope.records.stored_run import StoredRun
+from layerscope.records.manifest.manifest import About, AboutDictionary, Tokens
+from layerscope.records.manifest.order import digest_of_many, listed
+from layerscope.records.reading.residuals import RESIDUAL_DTYPES, residual_readings, residuals_path
+from layerscope.records.storage.stored_run import StoredRun
+from layerscope.records.writing.packing import TIMES_SMALLER, packing_of
 from layerscope.saes.choice import SaeChoice
 
 _L0S_OVER_TOKENS = 8  # features of a solution over features of a token

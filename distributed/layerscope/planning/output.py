@@ -14,11 +14,11 @@ from layerscope.planning.node import Node
 from layerscope.planning.settings import output_file
 from layerscope.questions.opening import question_files
 from layerscope.questions.standard_input import STANDARD_INPUT
-from layerscope.records.addresses import run_path
-from layerscope.records.manifest import manifest_path
-from layerscope.records.parts import names_parts, part_paths, read_parts
-from layerscope.records.stored_run import StoredRun
-from layerscope.records.targets import (
+from layerscope.records.manifest.manifest import manifest_path
+from layerscope.records.reading.parts import names_parts, part_paths, read_parts
+from layerscope.records.storage.addresses import run_path
+from layerscope.records.storage.stored_run import StoredRun
+from layerscope.records.writing.targets import (
     TIMELINE,
     begins_with,
     beside_records,

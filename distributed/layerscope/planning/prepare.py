@@ -36,7 +36,7 @@ from layerscope.questions.reading import Reading
 from layerscope.questions.selection import select_questions
 from layerscope.questions.shots import Shots, draw_shots
 from layerscope.questions.standard_input import STANDARD_INPUT, keep_standard_input, records_of_copy
-from layerscope.records.manifest import read_manifest
+from layerscope.records.manifest.manifest import read_manifest
 from layerscope.records.means import find_means
 from layerscope.standin import standin_folder
 

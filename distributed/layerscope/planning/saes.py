@@ -9,7 +9,7 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import ranges
 from layerscope.hub.repository import Repository, open_repository
 from layerscope.models.spec import ModelSpec
-from layerscope.records.dictionaries import RANDOM
+from layerscope.records.line.dictionaries import RANDOM
 from layerscope.saes.choice import CANONICAL, SaeChoice
 from layerscope.saes.choosing import choose_saes
 from layerscope.saes.suites import original_name, suite_of

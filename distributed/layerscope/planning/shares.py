@@ -15,7 +15,7 @@ from layerscope.planning.node import Node
 from layerscope.planning.placement import Placement
 from layerscope.planning.placing import of_type, place
 from layerscope.planning.settings import Crew
-from layerscope.records.parts import part_paths
+from layerscope.records.reading.parts import part_paths
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from layerscope.planning.describe import made_otherwise
 from layerscope.planning.job import Job, check_space, download_bytes
 from layerscope.planning.limits import limits
 from layerscope.planning.node import Node, gpu_types
-from layerscope.records import locking
-from layerscope.records.stored_run import StoredRun
+from layerscope.records.storage.stored_run import StoredRun
+from layerscope.records.writing import locking
 
 _ELSE = ("ray", "huggingface_hub")  # whose versions change no number
 

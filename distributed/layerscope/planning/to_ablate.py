@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from layerscope.config import Site
 from layerscope.hub.repository import Repository
-from layerscope.records.identity import ChosenFeature, Control
+from layerscope.records.manifest.identity import ChosenFeature, Control
 from layerscope.saes.choice import SaeChoice
 
 

@@ -65,6 +65,6 @@ def _recalled(file: Path) -> Plan | None:
 def _program() -> str:
     """A hash of what makes a plan: another version of it may make another one."""
     digest = sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()

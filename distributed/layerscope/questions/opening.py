@@ -14,9 +14,9 @@ from layerscope.files import COMPRESSED, names_in, user_path
 from layerscope.formatting import listed, visible
 from layerscope.hub.repository import Repository, fetch, open_repository
 from layerscope.questions.benchmarks import BENCHMARKS, Benchmark, find_benchmark
-from layerscope.questions.labels import FirstLabel
-from layerscope.questions.layouts import Rules
-from layerscope.questions.rows import FORMATS, UNPACKED, Rows, format_of, is_json_array, rows_of, saved_rows
+from layerscope.questions.files.labels import FirstLabel
+from layerscope.questions.files.layouts import Rules
+from layerscope.questions.files.rows import FORMATS, UNPACKED, Rows, format_of, is_json_array, rows_of, saved_rows
 from layerscope.questions.sources import QuestionFile, Source, labels_path
 from layerscope.questions.standard_input import STANDARD_INPUT
 from layerscope.questions.table import QuestionTable

@@ -14,9 +14,9 @@ from typing import Any, Protocol, cast
 import orjson
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.questions.blocks import ROWS, Blocks
-from layerscope.questions.labels import Labels
-from layerscope.questions.layouts import Layout, Rules, Understanding
+from layerscope.questions.files.blocks import ROWS, Blocks
+from layerscope.questions.files.labels import Labels
+from layerscope.questions.files.layouts import Layout, Rules, Understanding
 from layerscope.questions.telling import watched
 from layerscope.strict_json import RepeatedKeyError, parse_object
 

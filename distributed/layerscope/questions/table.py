@@ -15,8 +15,8 @@ from typing import IO, Any, Self, cast
 import orjson
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.questions.blocks import ROWS, Blocks
-from layerscope.questions.layouts import Rules, Understanding
+from layerscope.questions.files.blocks import ROWS, Blocks
+from layerscope.questions.files.layouts import Rules, Understanding
 from layerscope.questions.sources import NO_RULES, Question, metadata_of, question_of
 
 

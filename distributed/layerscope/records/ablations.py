@@ -16,16 +16,16 @@ import orjson
 from msgspec import UNSET, Struct, UnsetType
 from xxhash import xxh3_128_hexdigest
 
-from layerscope.records.addresses import existing_records, run_path
-from layerscope.records.extent import Extent
-from layerscope.records.identity import AblationSettings, ChosenFeature, Control, Identity
-from layerscope.records.manifest import AblationAbout, manifest_path, read_manifest
-from layerscope.records.noted import Progress
-from layerscope.records.parts import names_parts
-from layerscope.records.readings import Float32, Id
-from layerscope.records.record import NotARecordError
-from layerscope.records.run import Run
+from layerscope.records.line.readings import Float32, Id
+from layerscope.records.line.record import NotARecordError
+from layerscope.records.manifest.identity import AblationSettings, ChosenFeature, Control, Identity
+from layerscope.records.manifest.manifest import AblationAbout, manifest_path, read_manifest
+from layerscope.records.manifest.noted import Progress
+from layerscope.records.reading.parts import names_parts
+from layerscope.records.reading.run import Run
+from layerscope.records.storage.addresses import existing_records, run_path
 from layerscope.records.totals import Totals
+from layerscope.records.writing.extent import Extent
 
 
 class Ablation(Struct, frozen=True, gc=False):

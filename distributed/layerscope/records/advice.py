@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from layerscope.formatting import shell_word
-from layerscope.records.addresses import is_address
-from layerscope.records.stored_run import StoredRun
-from layerscope.records.strangers import LOOK_BYTES, MANIFEST_SUFFIX, OF_PARTS
+from layerscope.records.reading.strangers import LOOK_BYTES, MANIFEST_SUFFIX, OF_PARTS
+from layerscope.records.storage.addresses import is_address
+from layerscope.records.storage.stored_run import StoredRun
 
 _PART = re.compile(r"(.+)-(\d{5})-of-\d{5}(\..*)?")
 

@@ -20,18 +20,18 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import Piece, replacing, sync_folder
 from layerscope.formatting import count_of, shell_word
 from layerscope.records.advice import READING
-from layerscope.records.extent import Extent
-from layerscope.records.jobs import shard_of
-from layerscope.records.joining import whole_manifest
-from layerscope.records.manifest import Manifest, write_manifest
-from layerscope.records.marks import Marks, marks_path
-from layerscope.records.order import order_path, write_order
-from layerscope.records.packing import pack, packing_of
+from layerscope.records.manifest.jobs import shard_of
+from layerscope.records.manifest.joining import whole_manifest
+from layerscope.records.manifest.manifest import Manifest, write_manifest
+from layerscope.records.manifest.order import order_path, write_order
 from layerscope.records.progress import shown
-from layerscope.records.residuals import Layout, changed, chunks, noted_digests, open_layer, residuals_path
-from layerscope.records.run import RecordsFile, Run
-from layerscope.records.stretches import read_stretches
-from layerscope.records.unnoted import Unnoted
+from layerscope.records.reading.residuals import Layout, changed, chunks, noted_digests, open_layer, residuals_path
+from layerscope.records.reading.run import RecordsFile, Run
+from layerscope.records.reading.stretches import read_stretches
+from layerscope.records.reading.unnoted import Unnoted
+from layerscope.records.writing.extent import Extent
+from layerscope.records.writing.marks import Marks, marks_path
+from layerscope.records.writing.packing import pack, packing_of
 
 
 def copy_run(file: RecordsFile, target: Path) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from layerscope.records.identity import Control
+from layerscope.records.manifest.identity import Control
 
 
 class Interval(NamedTuple):

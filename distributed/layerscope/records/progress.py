@@ -8,7 +8,7 @@ from typing import TextIO, TypeVar
 from tqdm import tqdm
 
 from layerscope.formatting import count_of, say, size_text, takes_back, visible
-from layerscope.records.run import RecordsFile
+from layerscope.records.reading.run import RecordsFile
 from layerscope.records.totals import Effort, Totals
 
 T = TypeVar("T")

@@ -12,10 +12,10 @@ import orjson
 from layerscope.formatting import count_of, size_text, utf8, visible
 from layerscope.records.ablations import AblationFile, AblationTotals, open_written
 from layerscope.records.goals import GoalGroups
-from layerscope.records.record import Unscored
-from layerscope.records.residuals import Layout, expect_rows, residuals_path
-from layerscope.records.run import Run
-from layerscope.records.shards import named_files, open_run, without_batches
+from layerscope.records.line.record import Unscored
+from layerscope.records.reading.residuals import Layout, expect_rows, residuals_path
+from layerscope.records.reading.run import Run
+from layerscope.records.reading.shards import named_files, open_run, without_batches
 from layerscope.records.totals import Totals
 
 _ERRORS_NAMED = 10

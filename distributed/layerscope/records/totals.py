@@ -8,8 +8,8 @@ from typing import NamedTuple
 from msgspec import UnsetType
 from msgspec.structs import asdict
 
-from layerscope.records.noted import NotedTotals, Progress
-from layerscope.records.record import Record, Unscored
+from layerscope.records.line.record import Record, Unscored
+from layerscope.records.manifest.noted import NotedTotals, Progress
 
 
 class Counts(NamedTuple):

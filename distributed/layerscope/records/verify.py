@@ -2,14 +2,14 @@
 
 from layerscope.errors import LayerscopeError
 from layerscope.formatting import count_of
-from layerscope.records import locking
 from layerscope.records.ablations import AblationFile, open_written
-from layerscope.records.checking import check
-from layerscope.records.record import Record
-from layerscope.records.residuals import check_residuals
-from layerscope.records.run import RecordsFile, Run
-from layerscope.records.shards import Files, named_files, open_run, without_batches
-from layerscope.records.stretches import read_stretches
+from layerscope.records.line.checking import check
+from layerscope.records.line.record import Record
+from layerscope.records.reading.residuals import check_residuals
+from layerscope.records.reading.run import RecordsFile, Run
+from layerscope.records.reading.shards import Files, named_files, open_run, without_batches
+from layerscope.records.reading.stretches import read_stretches
+from layerscope.records.writing import locking
 
 
 def verify(files: Files) -> str:

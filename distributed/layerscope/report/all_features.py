@@ -9,9 +9,9 @@ from pyarrow import csv
 from layerscope.analysis.result import Analysis
 from layerscope.errors import LayerscopeError
 from layerscope.files import replacing
-from layerscope.records.targets import begins_with, check_target
-from layerscope.report.feature_tables import Descriptions
+from layerscope.records.writing.targets import begins_with, check_target
 from layerscope.report.findings import findings
+from layerscope.report.sections.feature_tables import Descriptions
 
 _BEGINNING = b'"reading","contrast",'
 

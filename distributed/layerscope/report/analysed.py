@@ -8,12 +8,12 @@ from layerscope.analysis.dictionaries import Dictionary, dictionaries_by_depth
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Options
 from layerscope.neuronpedia.explanations import load_explanations
-from layerscope.records.run import Run
-from layerscope.report.feature_tables import Descriptions
-from layerscope.report.figures import Figure, contrast_of, figure
+from layerscope.records.reading.run import Run
+from layerscope.report.charts.figures import Figure, contrast_of, figure
 from layerscope.report.findings import findings
-from layerscope.report.mean_section import mean_findings
 from layerscope.report.run_report import RunReport
+from layerscope.report.sections.feature_tables import Descriptions
+from layerscope.report.sections.mean_section import mean_findings
 
 
 class Analysed:

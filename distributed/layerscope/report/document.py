@@ -20,8 +20,8 @@ from markupsafe import Markup
 from layerscope.errors import LayerscopeError
 from layerscope.files import remove_leftovers, replacing
 from layerscope.formatting import visible
-from layerscope.records.targets import begins_with, check_target
-from layerscope.report import sentences
+from layerscope.records.writing.targets import begins_with, check_target
+from layerscope.report.words import sentences
 
 _BEGINNING = b"<!doctype html>\n<!-- layerscope report -->\n"
 _HEAD = 4096  # bytes in which a page says of itself what others read

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from layerscope.analysis.result import Analysis, Contrast
-from layerscope.report.feature_tables import Descriptions, columns, neuronpedia_url, ranked
+from layerscope.report.sections.feature_tables import Descriptions, columns, neuronpedia_url, ranked
 
 
 def findings(analysis: Analysis, contrast: Contrast, descriptions: Descriptions, every: bool = False) -> pa.Table:

@@ -7,17 +7,17 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from layerscope.analysis.proportion import Proportion
-from layerscope.analysis.statistics import wilson
+from layerscope.analysis.testing.proportion import Proportion
+from layerscope.analysis.testing.statistics import wilson
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import count_of, size_text, utf8
 from layerscope.records.goals import GoalGroups
-from layerscope.records.record import Record
-from layerscope.records.run import Run
-from layerscope.records.shards import read_run
+from layerscope.records.line.record import Record
+from layerscope.records.reading.run import Run
+from layerscope.records.reading.shards import read_run
 from layerscope.records.totals import Totals
 from layerscope.report.document import address_of, document, page_environment, page_target, said_by, write_page
-from layerscope.report.groups import share_picture
+from layerscope.report.sections.groups import share_picture
 from layerscope.report.stages import Stages
 
 _STYLE = ("page.css", "charts.css", "tables.css", "sides.css", "screens.css")

@@ -14,22 +14,22 @@ from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Options
 from layerscope.formatting import size_text
 from layerscope.neuronpedia.explanations import load_explanations
-from layerscope.records.addresses import beside_run
-from layerscope.records.dictionaries import FIRST
 from layerscope.records.effects import Beside
-from layerscope.records.run import Run
-from layerscope.records.shards import Files, read_run
-from layerscope.report import dictionaries
+from layerscope.records.line.dictionaries import FIRST
+from layerscope.records.reading.run import Run
+from layerscope.records.reading.shards import Files, read_run
+from layerscope.records.storage.addresses import beside_run
 from layerscope.report.all_features import features_beside, write_all_features
-from layerscope.report.causes import shown_causes
 from layerscope.report.document import document, page_environment, page_target, write_page
-from layerscope.report.feature_pack import feature_pack
-from layerscope.report.feature_tables import Descriptions
-from layerscope.report.question_pack import pack_questions, packed
-from layerscope.report.reading_body import Shown, body_of
-from layerscope.report.sentences import run_name
+from layerscope.report.packs.feature_pack import feature_pack
+from layerscope.report.packs.question_pack import pack_questions, packed
+from layerscope.report.sections import dictionaries
+from layerscope.report.sections.causes import shown_causes
+from layerscope.report.sections.feature_tables import Descriptions
+from layerscope.report.sections.reading_body import Shown, body_of
 from layerscope.report.stages import Stages
-from layerscope.report.untested import why_untested
+from layerscope.report.words.sentences import run_name
+from layerscope.report.words.untested import why_untested
 
 _STYLE = (
     "page.css",

@@ -11,13 +11,14 @@ from markupsafe import Markup
 from layerscope.analysis.result import Analysis
 from layerscope.files import user_path
 from layerscope.formatting import visible
-from layerscope.records.addresses import beside_run
-from layerscope.records.dictionaries import FIRST
-from layerscope.report import feature_tables, sentences
-from layerscope.report.feature_tables import Descriptions, Row
-from layerscope.report.figures import Figure, contrast_of, figure
+from layerscope.records.line.dictionaries import FIRST
+from layerscope.records.storage.addresses import beside_run
+from layerscope.report.charts.figures import Figure, contrast_of, figure
+from layerscope.report.charts.svg import element
 from layerscope.report.page import report
-from layerscope.report.svg import element
+from layerscope.report.sections import feature_tables
+from layerscope.report.sections.feature_tables import Descriptions, Row
+from layerscope.report.words import sentences
 
 _CHARTS = ("depth", "margins", "lengths")
 _ROWS = 20

@@ -8,17 +8,17 @@ from typing import Any
 from layerscope.analysis.findings import analyse_firing
 from layerscope.analysis.result import Options
 from layerscope.formatting import size_text
-from layerscope.records.run import Run
-from layerscope.report import sides_said
-from layerscope.report.depth_axis import NARROW, WIDE
-from layerscope.report.depth_said import auroc_interval
+from layerscope.records.reading.run import Run
+from layerscope.report.charts.depth_axis import NARROW, WIDE
+from layerscope.report.charts.sides_strip import sides_strip
 from layerscope.report.document import address_of, document, page_environment, page_target, write_page
-from layerscope.report.groups import share_picture
-from layerscope.report.sentences import number
+from layerscope.report.sections.groups import share_picture
 from layerscope.report.sides import Side, Sides
-from layerscope.report.sides_strip import sides_strip
 from layerscope.report.stages import Stages
-from layerscope.report.untested import confirmed_in
+from layerscope.report.words import sides_said
+from layerscope.report.words.depth_said import auroc_interval
+from layerscope.report.words.sentences import number
+from layerscope.report.words.untested import confirmed_in
 
 Json = dict[str, Any]
 _STYLE = ("page.css", "charts.css", "tables.css", "sides.css", "screens.css")

@@ -6,10 +6,10 @@ from functools import cached_property
 
 import numpy as np
 
-from layerscope.analysis.arrays import Ints
+from layerscope.analysis.columns.arrays import Ints
 from layerscope.analysis.findings import FoundFiring
-from layerscope.records.dictionaries import FIRST
-from layerscope.records.run import Run
+from layerscope.records.line.dictionaries import FIRST
+from layerscope.records.reading.run import Run
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
-from layerscope.analysis.proportion import Proportion
-from layerscope.analysis.statistics import proportion
+from layerscope.analysis.testing.proportion import Proportion
+from layerscope.analysis.testing.statistics import proportion
 from layerscope.formatting import count_of, ranges
 from layerscope.records.goals import GoalGroups
-from layerscope.records.run import Run
-from layerscope.report.sentences import interval, number, percent
-from layerscope.report.svg import element
+from layerscope.records.reading.run import Run
+from layerscope.report.charts.svg import element
+from layerscope.report.words.sentences import interval, number, percent
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from layerscope.formatting import told
-from layerscope.records.attributions import GROUPS, AttributedFeature, Attributions
+from layerscope.records.line.attributions import GROUPS, AttributedFeature, Attributions
 
 Json = dict[str, Any]
 Floats = NDArray[np.float64]

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from layerscope.errors import UsageError
-from layerscope.records.attributions import GROUPS, TERMS, AttributedFeature
-from layerscope.records.record import Record, Unscored
+from layerscope.records.line.attributions import GROUPS, TERMS, AttributedFeature
+from layerscope.records.line.record import Record, Unscored
 from layerscope.tables.columns import ATTRIBUTION_TERMS, ATTRIBUTIONS
 
 _OF_A_FEATURE: dict[str, Callable[[AttributedFeature], float]] = {

@@ -3,8 +3,8 @@
 import pyarrow as pa
 from msgspec import UNSET
 
-from layerscope.records.attributions import TERMS
-from layerscope.records.run import RecordsFile
+from layerscope.records.line.attributions import TERMS
+from layerscope.records.reading.run import RecordsFile
 
 FEATURES = pa.schema(
     {

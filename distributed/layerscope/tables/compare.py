@@ -15,14 +15,14 @@ import orjson
 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import aligned, told, utf8
-from layerscope.records.dictionaries import FIRST, seen_by
 from layerscope.records.goals import GoalGroups, told_goals
-from layerscope.records.held import parse_held
+from layerscope.records.line.dictionaries import FIRST, seen_by
+from layerscope.records.line.held import parse_held
+from layerscope.records.line.record import NotARecordError, OtherSolution, Record, SolutionDetails, Unscored
 from layerscope.records.progress import shown
-from layerscope.records.record import NotARecordError, OtherSolution, Record, SolutionDetails, Unscored
-from layerscope.records.run import Run
-from layerscope.records.shards import Files, as_seen_by, read_run, whose_lists, without_batches
-from layerscope.records.stretches import LinesByPlace
+from layerscope.records.reading.run import Run
+from layerscope.records.reading.shards import Files, as_seen_by, read_run, whose_lists, without_batches
+from layerscope.records.reading.stretches import LinesByPlace
 from layerscope.records.totals import Totals
 from layerscope.tables.attribution_agreement import Agreements, rows_of_text
 from layerscope.tables.measures import Changed, Margins, Overlap, Paired, told_margins

@@ -14,8 +14,8 @@ from scipy import stats
 from layerscope.errors import UsageError
 from layerscope.formatting import aligned, told, utf8
 from layerscope.records.ablations import AblationFile
-from layerscope.records.identity import Control
-from layerscope.records.manifest import Manifest
+from layerscope.records.manifest.identity import Control
+from layerscope.records.manifest.manifest import Manifest
 from layerscope.tables.same_settings import differing, same_saes
 
 Json = dict[str, Any]

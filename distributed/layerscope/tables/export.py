@@ -16,13 +16,13 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import remove_leftovers, replacing, user_path
 from layerscope.formatting import size_text
 from layerscope.records.ablations import AblationFile, ablations_of
-from layerscope.records.array import write_array
 from layerscope.records.copying import copy_run
-from layerscope.records.dictionaries import FIRST
-from layerscope.records.manifest import manifest_path
-from layerscope.records.run import RecordsFile
-from layerscope.records.shards import Files, open_records
-from layerscope.records.targets import check_target, inner_suffix
+from layerscope.records.line.dictionaries import FIRST
+from layerscope.records.manifest.manifest import manifest_path
+from layerscope.records.reading.array import write_array
+from layerscope.records.reading.run import RecordsFile
+from layerscope.records.reading.shards import Files, open_records
+from layerscope.records.writing.targets import check_target, inner_suffix
 from layerscope.tables.ablations import ABLATION_ROWS, ABLATIONS, ablation_rows, several
 from layerscope.tables.attribution_rows import attribution_rows, term_rows
 from layerscope.tables.columns import ATTRIBUTION_TERMS, ATTRIBUTIONS, features_schema, lists_schema, questions_schema

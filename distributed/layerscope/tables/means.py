@@ -8,11 +8,11 @@ from msgspec import UNSET
 
 from layerscope.errors import UsageError
 from layerscope.files import user_path
+from layerscope.records.line.readings import PlacedFeature
+from layerscope.records.line.record import Record
 from layerscope.records.means import save_means
-from layerscope.records.readings import PlacedFeature
-from layerscope.records.record import Record
-from layerscope.records.shards import open_run
-from layerscope.records.targets import check_target
+from layerscope.records.reading.shards import open_run
+from layerscope.records.writing.targets import check_target
 from layerscope.tables.reading import read_records
 
 

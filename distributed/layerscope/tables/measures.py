@@ -11,8 +11,8 @@ import numpy as np
 from scipy.stats import binomtest
 
 from layerscope.records.goals import interval_of_mean
-from layerscope.records.readings import Feature
-from layerscope.records.record import Record
+from layerscope.records.line.readings import Feature
+from layerscope.records.line.record import Record
 
 Json = dict[str, Any]
 

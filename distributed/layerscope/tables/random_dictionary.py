@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from layerscope.errors import UsageError
 from layerscope.files import replacing, user_path
-from layerscope.records.record import Record
-from layerscope.records.residuals import read_residuals
-from layerscope.records.run import Run
-from layerscope.records.shards import open_run
+from layerscope.records.line.record import Record
+from layerscope.records.reading.residuals import read_residuals
+from layerscope.records.reading.run import Run
+from layerscope.records.reading.shards import open_run
 from layerscope.tables.reading import read_records
 
 _FEATURES = 512  # drawn at once; a direction depends on where its block of so many begins, so never change it

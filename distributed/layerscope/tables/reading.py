@@ -12,11 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from layerscope.errors import UsageError
-from layerscope.records.dictionaries import FIRST
+from layerscope.records.line.dictionaries import FIRST
+from layerscope.records.line.record import Record, Unscored
 from layerscope.records.progress import shown
-from layerscope.records.record import Record, Unscored
-from layerscope.records.run import RecordsFile
-from layerscope.records.shards import open_records, user_paths
+from layerscope.records.reading.run import RecordsFile
+from layerscope.records.reading.shards import open_records, user_paths
 from layerscope.tables.attribution_rows import attribution_rows, term_rows
 from layerscope.tables.columns import ATTRIBUTION_TERMS, ATTRIBUTIONS, features_schema, questions_schema
 from layerscope.tables.exported import SUFFIX, read_exported

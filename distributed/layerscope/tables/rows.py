@@ -14,9 +14,9 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from layerscope.errors import UsageError
-from layerscope.records.held import Unlabelled
-from layerscope.records.readings import Feature, LastWordReading, PlacedFeature, ReadingLists
-from layerscope.records.record import SOLUTIONS, Record, SolutionDetails, Unscored
+from layerscope.records.line.held import Unlabelled
+from layerscope.records.line.readings import Feature, LastWordReading, PlacedFeature, ReadingLists
+from layerscope.records.line.record import SOLUTIONS, Record, SolutionDetails, Unscored
 from layerscope.tables.columns import FEATURES, OF_SOLUTIONS, QUESTIONS
 
 Ints = NDArray[np.int64]

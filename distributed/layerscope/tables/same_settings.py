@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from layerscope.records.differences import differences
-from layerscope.records.fingerprints import computed_otherwise
-from layerscope.records.manifest import Manifest
+from layerscope.records.manifest.differences import differences
+from layerscope.records.manifest.fingerprints import computed_otherwise
+from layerscope.records.manifest.manifest import Manifest
 
 Json = dict[str, Any]
 

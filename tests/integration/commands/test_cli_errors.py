@@ -19,7 +19,7 @@ from hub_server import HubServer, Repository, point_to
 from layerscope.config import Config, option
 from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
-from layerscope.records import journal
+from layerscope.records.writing import journal
 
 MODEL, SAES = "google/gemma-2-2b", "google/gemma-scope-2b-pt-res"
 STANDIN_NOTE = "Stand-in weights"

@@ -17,8 +17,8 @@ from pyarrow import json as arrow_json
 
 from conftest import Command, actors_here, called, words
 from layerscope import read_features, read_questions, read_residuals
-from layerscope.records.run import Run
-from layerscope.records.stretches import read_stretches
+from layerscope.records.reading.run import Run
+from layerscope.records.reading.stretches import read_stretches
 
 METHODS = (".zst", ".gz")
 KEPT = ("--residuals", "float16")  # which change no line

@@ -24,11 +24,11 @@ import pytest
 
 from background import OUTPUT, Run, SharedRay, Start
 from conftest import Command, config_of
-from layerscope.engine.metrics import Metrics
-from layerscope.records.manifest import manifest_path
-from layerscope.records.packing import pack, packing
-from layerscope.records.run import Run as RunFile
-from layerscope.records.stretches import read_stretches
+from layerscope.engine.cluster.metrics import Metrics
+from layerscope.records.manifest.manifest import manifest_path
+from layerscope.records.reading.run import Run as RunFile
+from layerscope.records.reading.stretches import read_stretches
+from layerscope.records.writing.packing import pack, packing
 from paths import ROOT
 from plain import plain_run
 

@@ -15,13 +15,13 @@ import pytest
 import layerscope
 from background import OUTPUT
 from conftest import Command
-from layerscope.records import object_store
-from layerscope.records.addresses import run_path
-from layerscope.records.locking import open_locked
-from layerscope.records.manifest import manifest_path
-from layerscope.records.object_lock import ObjectLock
-from layerscope.records.parts import part_paths
-from layerscope.records.stretches import read_stretches
+from layerscope.records.manifest.manifest import manifest_path
+from layerscope.records.reading.parts import part_paths
+from layerscope.records.reading.stretches import read_stretches
+from layerscope.records.storage import object_store
+from layerscope.records.storage.addresses import run_path
+from layerscope.records.storage.object_lock import ObjectLock
+from layerscope.records.writing.locking import open_locked
 from object_storage import Storage, storage  # noqa: F401 - a fixture
 
 Here = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -179,7 +179,7 @@ def test_parts_in_object_storage_are_the_single_file_wherever_a_run_was_cut(
     form: str,
 ) -> None:
     """Each part is a folder in the run's; one that is gone is computed again, and no reader misses that it is."""
-    monkeypatch.setattr("layerscope.records.object_journal.PART_BYTES", 1 << 14)
+    monkeypatch.setattr("layerscope.records.storage.object_journal.PART_BYTES", 1 << 14)
     address = f"s3://{storage.bucket}/{form}"
     more = ("--output-file", f"{address}/", "--writers", "3")
     stopped = run_here(*more, fault="interrupt")

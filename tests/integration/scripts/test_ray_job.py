@@ -115,7 +115,7 @@ def make_checkout(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(HUB_TOKEN)
     (folder / "distributed/layerscope/__init__.py").write_text(f'__version__ = "{SENT_VERSION}"\n')
-    batch = folder / "distributed/layerscope/engine/batch.py"  # which only the actors import
+    batch = folder / "distributed/layerscope/engine/batches/batch.py"  # which only the actors import
     with batch.open("r+") as stream:
         stream.seek(0, os.SEEK_END)
         stream.write(f"import pathlib; pathlib.Path({str(folder / LOADED)!r}).touch()\n")

@@ -15,9 +15,9 @@ from simulation.workload import first_rows, make_frame, make_job, manifest
 
 from layerscope.planning.node import Gpu, Node
 from layerscope.planning.shares import part_of, share_of
-from layerscope.records.journal import open_journal
-from layerscope.records.lines import join_record
+from layerscope.records.line.lines import join_record
 from layerscope.records.verify import verify
+from layerscope.records.writing.journal import open_journal
 from paths import ROOT
 
 SCRIPT = ROOT / "scripts" / "simulate_cluster.py"

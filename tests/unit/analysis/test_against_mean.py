@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from layerscope.analysis.label_flips import LabelFlips
-from layerscope.analysis.layer_tests import EVERYTHING, layer_tests
-from layerscope.analysis.lists import FeatureLists
+from layerscope.analysis.columns.lists import FeatureLists
+from layerscope.analysis.columns.solution_sets import LayerSets, gather
 from layerscope.analysis.result import SetTest
-from layerscope.analysis.set_tests import firing_test, ranges_of, strength_test
-from layerscope.analysis.solution_sets import LayerSets, gather
+from layerscope.analysis.testing.label_flips import LabelFlips
+from layerscope.analysis.testing.layer_tests import EVERYTHING, layer_tests
+from layerscope.analysis.testing.set_tests import firing_test, ranges_of, strength_test
 from synthetic_pairs import random_pairs
 
 Cells = list[list[float]]  # of a question: the right solution's activation, then those of the wrong ones

@@ -12,10 +12,10 @@ from layerscope.analysis.causes.measuring import BY_ATTRIBUTION, auroc_of_differ
 from layerscope.analysis.causes.result import Causes
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Options
-from layerscope.analysis.statistics import auroc, mean_interval
-from layerscope.records.attributions import TERMS
+from layerscope.analysis.testing.statistics import auroc, mean_interval
 from layerscope.records.goals import goal_key
-from layerscope.records.record import Record, parse
+from layerscope.records.line.attributions import TERMS
+from layerscope.records.line.record import Record, parse
 from synthetic_attributions import write_attributions
 from synthetic_run import Effect, Spec, write_run
 

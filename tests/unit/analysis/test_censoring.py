@@ -4,11 +4,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerscope.analysis import statistics
-from layerscope.analysis.censoring import LayerPairs, jaccards, list_limits, pair_up
-from layerscope.analysis.label_flips import LabelFlips
-from layerscope.analysis.layer_tests import layer_tests
-from layerscope.analysis.lists import FeatureLists
+from layerscope.analysis.columns.censoring import LayerPairs, jaccards, list_limits, pair_up
+from layerscope.analysis.columns.lists import FeatureLists
+from layerscope.analysis.testing import statistics
+from layerscope.analysis.testing.label_flips import LabelFlips
+from layerscope.analysis.testing.layer_tests import layer_tests
 
 Cell = dict[int, float]  # every active feature of a solution, and its activation
 

@@ -14,9 +14,9 @@ from scipy import stats
 from layerscope.analysis.ablations import summarise
 from layerscope.records.ablations import AblationPlan, ablation_line
 from layerscope.records.effects import LEVEL, AblationSummary, FeatureEffect
-from layerscope.records.identity import AblationSettings, ChosenFeature, Identity
-from layerscope.records.journal import open_journal
-from layerscope.records.manifest import AblationAbout, About
+from layerscope.records.manifest.identity import AblationSettings, ChosenFeature, Identity
+from layerscope.records.manifest.manifest import AblationAbout, About
+from layerscope.records.writing.journal import open_journal
 from made_up import about, identity
 
 FEATURES = [ChosenFeature(1, 7, 8), ChosenFeature(1, 9, 8), ChosenFeature(2, 3, None)]

@@ -13,15 +13,16 @@ import numpy as np
 import orjson
 import pytest
 
-from layerscope.analysis import censoring, label_flips, lists, reading, spilling
 from layerscope.analysis.baselines import sparse_probes
+from layerscope.analysis.columns import censoring, lists, reading, spilling
 from layerscope.analysis.findings import analyse
-from layerscope.analysis.halves import in_discovery_half
 from layerscope.analysis.overview import length_bins
 from layerscope.analysis.result import Analysis, Contrast, Options, Questions
-from layerscope.analysis.stratum import Survival
+from layerscope.analysis.testing import label_flips
+from layerscope.analysis.testing.halves import in_discovery_half
+from layerscope.analysis.testing.stratum import Survival
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.records.manifest import manifest_path
+from layerscope.records.manifest.manifest import manifest_path
 from layerscope.records.verify import verify
 from made_up import edit_manifest
 from synthetic_run import Effect, Spec, write_run

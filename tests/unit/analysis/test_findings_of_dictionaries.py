@@ -11,8 +11,8 @@ import pytest
 from layerscope.analysis.dictionaries import Dictionary, dictionaries_by_depth, overlap
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Options
-from layerscope.analysis.statistics import mean_interval
-from layerscope.records.shards import read_run
+from layerscope.analysis.testing.statistics import mean_interval
+from layerscope.records.reading.shards import read_run
 from several import write_several
 from synthetic_run import Effect
 

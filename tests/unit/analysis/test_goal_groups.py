@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from layerscope.analysis import halves, statistics
 from layerscope.analysis.findings import analyse
-from layerscope.analysis.label_flips import LabelFlips
-from layerscope.analysis.layer_tests import layer_tests
 from layerscope.analysis.result import Analysis, Options
-from layerscope.analysis.votes import Cells
+from layerscope.analysis.testing import halves, statistics
+from layerscope.analysis.testing.label_flips import LabelFlips
+from layerscope.analysis.testing.layer_tests import layer_tests
+from layerscope.analysis.testing.votes import Cells
 from layerscope.records.goals import GoalGroups, goal_key, told_goals
-from layerscope.report import sentences
+from layerscope.report.words import sentences
 from made_up import edit_manifest
 from synthetic_pairs import parts_of, random_pairs
 from synthetic_run import Effect, Spec, write_run

@@ -11,7 +11,7 @@ from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Options
 from layerscope.cli import main
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.records.manifest import manifest_path
+from layerscope.records.manifest.manifest import manifest_path
 from layerscope.records.verify import verify
 from layerscope.tables.compare import as_text, compare
 from synthetic_readings import PLANTED, SIDES, write_lines, write_readings

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from conftest import Command
-from layerscope.analysis.censoring import LayerPairs, pair_up
+from layerscope.analysis.columns.censoring import LayerPairs, pair_up
+from layerscope.analysis.columns.lists import FeatureLists
 from layerscope.analysis.findings import analyse
-from layerscope.analysis.lists import FeatureLists
 from layerscope.analysis.random_dictionary import random_lists
 from layerscope.analysis.result import Options
 from layerscope.errors import LayerscopeError
-from layerscope.records.residual_files import ResidualFiles, ResidualRows
-from layerscope.records.residuals import Layout, residuals_path
-from layerscope.records.run import Run
+from layerscope.records.reading.residuals import Layout, residuals_path
+from layerscope.records.reading.run import Run
+from layerscope.records.writing.residual_files import ResidualFiles, ResidualRows
 from made_up import edit_manifest
 from synthetic_run import Spec, write_run
 

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from layerscope.analysis import label_flips, statistics
-from layerscope.analysis.draws import Draws
-from layerscope.analysis.label_flips import LabelFlips, LargestFlipped
-from layerscope.analysis.layer_tests import layer_tests
 from layerscope.analysis.result import Magnitude
+from layerscope.analysis.testing import label_flips, statistics
+from layerscope.analysis.testing.draws import Draws
+from layerscope.analysis.testing.label_flips import LabelFlips, LargestFlipped
+from layerscope.analysis.testing.layer_tests import layer_tests
 from synthetic_pairs import parts_of, random_pairs
 
 # Differences with many ties and zeros, and differences with few.

@@ -17,13 +17,13 @@ import pytest
 import layerscope
 from conftest import actors_here, called
 from layerscope.analysis.ablations import summarise
-from layerscope.engine import ablating
+from layerscope.engine.batches import ablating
 from layerscope.errors import UsageError
 from layerscope.hub.repository import open_repository
 from layerscope.models.gemma2 import GEMMA_2
 from layerscope.planning.saes import Dictionary, acts_at
 from layerscope.records.ablations import AblationFile
-from layerscope.records.manifest import manifest_path
+from layerscope.records.manifest.manifest import manifest_path
 from layerscope.records.means import save_means
 from layerscope.saes.choice import Recipe, SaeChoice
 from layerscope.standin.build import StandinSpec, build

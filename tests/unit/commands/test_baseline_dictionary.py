@@ -12,8 +12,8 @@ from conftest import actors_here, called
 from layerscope.commands import random_saes
 from layerscope.commands.of_run import config_of
 from layerscope.errors import LayerscopeError
-from layerscope.records.manifest import manifest_path
-from layerscope.records.run import Run
+from layerscope.records.manifest.manifest import manifest_path
+from layerscope.records.reading.run import Run
 
 QUESTIONS, PILOT = 24, 16
 

@@ -17,10 +17,10 @@ import layerscope
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis
 from layerscope.errors import UsageError
-from layerscope.report import feature_tables
-from layerscope.report.depth_strip import depth_strip
-from layerscope.report.figures import FIGURES, Figure
+from layerscope.report.charts.depth_strip import depth_strip
+from layerscope.report.charts.figures import FIGURES, Figure
 from layerscope.report.page import report
+from layerscope.report.sections import feature_tables
 from synthetic_run import Effect, Spec, write_run
 
 SPEC = Spec(

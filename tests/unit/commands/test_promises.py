@@ -18,7 +18,7 @@ import pytest
 from conftest import actors_here, called, words
 from in_process import InProcess
 from killing import before_every_step
-from layerscope.records import object_journal, object_lock, object_store
+from layerscope.records.storage import object_journal, object_lock, object_store
 from object_storage import Storage, a_bucket
 from stored import bury, stored
 

@@ -13,7 +13,7 @@ import layerscope
 from layerscope.commands import scoring
 from layerscope.config import Config
 from layerscope.errors import UsageError
-from layerscope.records.record import parse
+from layerscope.records.line.record import parse
 from plain import plain_run
 
 GOAL, SOLUTIONS = "keep soup warm", ["put it in a thermos", "put it into the fridge"]

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 
 from layerscope.commands.saying import command_line
-from layerscope.engine.lines import BatchLines, Line
+from layerscope.engine.batches.lines import BatchLines, Line
 from layerscope.engine.work import Work
 from layerscope.errors import LayerscopeError
 from layerscope.questions.plan import Plan
-from layerscope.records.fingerprints import Fingerprint, Fingerprints
-from layerscope.records.journal import Journal, open_journal
-from layerscope.records.lines import error_line
-from layerscope.records.manifest import read_manifest
+from layerscope.records.line.lines import error_line
+from layerscope.records.manifest.fingerprints import Fingerprint, Fingerprints
+from layerscope.records.manifest.manifest import read_manifest
 from layerscope.records.progress import Progress
-from layerscope.records.residual_files import ResidualRows
 from layerscope.records.totals import Totals
+from layerscope.records.writing.journal import Journal, open_journal
+from layerscope.records.writing.residual_files import ResidualRows
 from made_up import about, identity, typed
 
 STARTS = (0, 2, 3, 6)

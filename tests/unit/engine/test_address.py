@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from layerscope.engine.address import _started, find_ray
+from layerscope.engine.cluster.address import _started, find_ray
 from layerscope.errors import LayerscopeError, UsageError
 
 
@@ -22,7 +22,7 @@ def listening() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where `ray start` notes an address; nothing else is on this machine."""
-    monkeypatch.setattr("layerscope.engine.address._started", lambda: iter(()))
+    monkeypatch.setattr("layerscope.engine.cluster.address._started", lambda: iter(()))
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     (tmp_path / "ray").mkdir()
     return tmp_path / "ray" / "ray_current_cluster"

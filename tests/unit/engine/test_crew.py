@@ -13,7 +13,7 @@ from layerscope.engine.crew import Crew
 from layerscope.engine.driver import Driver
 from layerscope.errors import LayerscopeError
 from layerscope.planning.node import Node
-from layerscope.records.fingerprints import Fingerprint, Fingerprints
+from layerscope.records.manifest.fingerprints import Fingerprint, Fingerprints
 
 
 def crew_on(nodes: list[Node], **config: Any) -> tuple[Crew, FakeEngine, list[str]]:

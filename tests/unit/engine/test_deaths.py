@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from layerscope.engine import deaths
-from layerscope.engine.deaths import Deaths
+from layerscope.engine.cluster import deaths
+from layerscope.engine.cluster.deaths import Deaths
 from layerscope.engine.interface import EngineLost
 from layerscope.errors import LayerscopeError
 
@@ -81,7 +81,7 @@ def test_what_is_ended_on_purpose_is_no_death(start: Start) -> None:
 
 STUCK = """
 import ctypes, signal, subprocess, sys, time
-from layerscope.engine import deaths
+from layerscope.engine.cluster import deaths
 from layerscope.engine.interface import EngineLost
 deaths._SECONDS = 0.5
 with deaths.Deaths(lambda name: EngineLost(f"{name} died"), lambda: print("removed")):
@@ -104,7 +104,7 @@ REAL = """
 import os, signal, sys, time
 from pathlib import Path
 import psutil, ray
-from layerscope.engine.own_ray import own_ray
+from layerscope.engine.cluster.own_ray import own_ray
 from layerscope.errors import LayerscopeError
 def kill(name):
     for child in psutil.Process().children():

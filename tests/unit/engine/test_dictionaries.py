@@ -17,9 +17,9 @@ from layerscope.planning.describe import describe
 from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
 from layerscope.questions.pairs import PairTokenizer
-from layerscope.records.dictionaries import seen_by
-from layerscope.records.readings import PlacedFeature
-from layerscope.records.record import Record, parse
+from layerscope.records.line.dictionaries import seen_by
+from layerscope.records.line.readings import PlacedFeature
+from layerscope.records.line.record import Record, parse
 from layerscope.records.verify import verify
 from plain import by_transformers, plain_run
 
@@ -215,7 +215,7 @@ def test_a_run_that_is_torn_and_gone_on_with_has_the_plain_bytes_and_others_are_
 
 def journal_of(config: Config, file: Path) -> None:
     """Goes on with a file as a run of other settings would, as far as it is let."""
-    from layerscope.records.differences import manifest_to_go_on_with
+    from layerscope.records.manifest.differences import manifest_to_go_on_with
 
     job = prepare(replace(config, output_file=str(file)), [probe()])
     manifest_to_go_on_with(file, job.identity(), job.about(""))

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from fake_engine import BATCHES, FakeEngine, Tape, expected_lines, job, node
 from layerscope.config import Config
 from layerscope.engine import driver
+from layerscope.engine.batches.lines import BatchLines
 from layerscope.engine.budget import Budget
 from layerscope.engine.crew import Crew
 from layerscope.engine.driver import Driver
 from layerscope.engine.interface import EngineLost
-from layerscope.engine.lines import BatchLines
 from layerscope.errors import LayerscopeError
 from layerscope.questions.reading import FINAL
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from layerscope.config import Site
-from layerscope.engine.ablating import Begun, ablate, begin_batch
+from layerscope.engine.batches.ablating import Begun, ablate, begin_batch
 from layerscope.hub.repository import Repository, open_repository
 from layerscope.models.ablation import Change, moved, run_again
 from layerscope.models.loading import load_language_model
@@ -21,7 +21,7 @@ from layerscope.planning.to_ablate import ToAblate
 from layerscope.questions.pairs import Pair, PairTokenizer
 from layerscope.questions.sources import Question
 from layerscope.records.ablations import Ablation, parse_ablation
-from layerscope.records.identity import ChosenFeature, Control
+from layerscope.records.manifest.identity import ChosenFeature, Control
 from layerscope.saes.choice import Scaling
 from layerscope.saes.chosen import ChosenOfLayer, random_direction
 from layerscope.saes.encoder import SaeEncoder
@@ -258,7 +258,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_lines_are_the_same(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return given(model, kept, layer, changes)
 
-    monkeypatch.setattr("layerscope.engine.ablating.run_again", crowded)
+    monkeypatch.setattr("layerscope.engine.batches.ablating.run_again", crowded)
     to_ablate = ToAblate(Repository("x", None, {}), (), "float32", [portion], KINDS, -1.0, {}, 60)
     lines, halved = ablate(
         bench.model, bench.begin(), dict.fromkeys((0, 1), bench.chosen(range(12))), portion, to_ablate

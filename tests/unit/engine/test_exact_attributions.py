@@ -14,13 +14,13 @@ import torch
 from attribution_bench import LAYERS, QUESTIONS, Bench, Kind, assert_by_the_formula
 from background import OUTPUT
 from conftest import config_of
-from layerscope.engine.batch import score_batch
-from layerscope.engine.encoding import encode_block
+from layerscope.engine.batches.batch import score_batch
+from layerscope.engine.batches.encoding import encode_block
 from layerscope.models import attribution
 from layerscope.questions.reading import Reading
-from layerscope.records.lines import Frame, join_record, settle
+from layerscope.records.line.lines import Frame, join_record, settle
+from layerscope.records.line.record import Record, parse
 from layerscope.records.means import save_means
-from layerscope.records.record import Record, parse
 from layerscope.saes import against_means as means_of_saes
 from layerscope.saes.attribution import ToAttribute
 from plain import plain_run

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from layerscope.config import Config
-from layerscope.records.record import Record, parse
+from layerscope.records.line.record import Record, parse
 from paths import DATA
 from plain import plain_run
 

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from layerscope.engine import encoding as plain_functions
-from layerscope.engine.batch import score_batch
-from layerscope.engine.encoding import encode_block
-from layerscope.engine.lines import residual_rows
+from layerscope.engine.batches import encoding as plain_functions
+from layerscope.engine.batches.batch import score_batch
+from layerscope.engine.batches.encoding import encode_block
+from layerscope.engine.batches.lines import residual_rows
 from layerscope.models.language_model import LanguageModel
 from layerscope.models.loading import load_language_model
 from layerscope.questions.pairs import PairTokenizer
@@ -24,12 +24,12 @@ from layerscope.questions.reading import Reading
 from layerscope.questions.shots import Shots
 from layerscope.questions.sources import Question
 from layerscope.questions.spelling import last_word
-from layerscope.records.checking import check
-from layerscope.records.feature_lists import LayerBlock
-from layerscope.records.lines import ErrorLine, Frame, Outcome, join_record, settle
-from layerscope.records.readings import Feature, PlacedFeature
-from layerscope.records.record import Record, parse
-from layerscope.records.residuals import RESIDUAL_DTYPES, Layout, residual_readings
+from layerscope.records.line.checking import check
+from layerscope.records.line.feature_lists import LayerBlock
+from layerscope.records.line.lines import ErrorLine, Frame, Outcome, join_record, settle
+from layerscope.records.line.readings import Feature, PlacedFeature
+from layerscope.records.line.record import Record, parse
+from layerscope.records.reading.residuals import RESIDUAL_DTYPES, Layout, residual_readings
 from layerscope.saes.encoder import SaeEncoder
 from plain import DEVICES, by_transformers, encoders_of
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from layerscope.config import FIRST
-from layerscope.engine.encoding import Encoders
-from layerscope.engine.probes import encoder_fingerprint, model_fingerprint
+from layerscope.engine.batches.encoding import Encoders
+from layerscope.engine.batches.probes import encoder_fingerprint, model_fingerprint
 from layerscope.hub.repository import open_repository
 from layerscope.models.loading import load_language_model
-from layerscope.records.fingerprints import Fingerprint
+from layerscope.records.manifest.fingerprints import Fingerprint
 from layerscope.saes.cache import load_encoder
 from layerscope.saes.choice import SaeChoice
 

@@ -12,9 +12,9 @@ import pytest
 from ray.exceptions import GetTimeoutError, RaySystemError
 
 from layerscope.config import Config
-from layerscope.engine import cluster, nodes
-from layerscope.engine.cluster import check_software
-from layerscope.engine.nodes import Nodes
+from layerscope.engine.cluster import cluster, nodes
+from layerscope.engine.cluster.cluster import check_software
+from layerscope.engine.cluster.nodes import Nodes
 from layerscope.errors import LayerscopeError
 from layerscope.planning.machine import probe
 from layerscope.planning.node import Node

@@ -16,11 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from layerscope.engine.own_ray import _folder, own_ray
+from layerscope.engine.cluster.own_ray import _folder, own_ray
 from layerscope.errors import LayerscopeError
 
 SNIPPET = """
-from layerscope.engine.own_ray import own_ray
+from layerscope.engine.cluster.own_ray import own_ray
 from layerscope.errors import LayerscopeError
 try:
     with own_ray(1):
@@ -144,7 +144,7 @@ def test_a_machine_on_which_rays_own_processes_begin_too_late_is_named(base: Pat
 HOLD = """
 import subprocess, sys, time
 from pathlib import Path
-from layerscope.engine.own_ray import _folder
+from layerscope.engine.cluster.own_ray import _folder
 with _folder(Path(sys.argv[1])) as folder:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", f"{folder}/session/agent"])
     print(folder, child.pid, flush=True)

@@ -13,7 +13,7 @@ from fake_engine import Tape, node
 from fake_writers import Disk, Head, head, job_of, text_of
 from layerscope.engine import driver
 from layerscope.engine.interface import NoRoom
-from layerscope.engine.posts import Part, Posts
+from layerscope.engine.writers.posts import Part, Posts
 from layerscope.errors import LayerscopeError
 from layerscope.records.totals import Totals
 

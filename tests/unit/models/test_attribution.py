@@ -20,7 +20,7 @@ from layerscope.models.language_model import LanguageModel
 from layerscope.models.loading import load_language_model
 from layerscope.questions.pairs import Pair, PairTokenizer
 from layerscope.questions.sources import Question
-from layerscope.records.record import strongest_wrong
+from layerscope.records.line.record import strongest_wrong
 from plain import DEVICES
 from plain_gradients import gradient_alone
 from tiny_models import save_tiny

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import made_up_family
 from layerscope.config import Site
-from layerscope.engine.batch import score_batch
+from layerscope.engine.batches.batch import score_batch
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.hub.repository import open_repository
 from layerscope.models.families import FAMILIES

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 
-from layerscope.engine.batch import score_batch
+from layerscope.engine.batches.batch import score_batch
 from layerscope.errors import LayerscopeError
 from layerscope.models.language_model import LanguageModel, log_sum_exp, target_log_probs
 from layerscope.models.loading import load_language_model

@@ -38,11 +38,11 @@ from layerscope.neuronpedia.explanations import (
     load_explanations,
 )
 from layerscope.questions.sources import Question
-from layerscope.records.feature_lists import serialise_block
-from layerscope.records.lines import error_line, frame_record, join_record
-from layerscope.records.manifest import manifest_path, read_manifest
-from layerscope.records.pieces import SolutionScore
-from layerscope.records.run import Run
+from layerscope.records.line.feature_lists import serialise_block
+from layerscope.records.line.lines import error_line, frame_record, join_record
+from layerscope.records.line.pieces import SolutionScore
+from layerscope.records.manifest.manifest import manifest_path, read_manifest
+from layerscope.records.reading.run import Run
 from layerscope.saes import gemma_scope_2
 from layerscope.saes.encoder import TopK
 from made_up import edit_manifest, identity, write_run

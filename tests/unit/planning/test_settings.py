@@ -18,8 +18,8 @@ from layerscope.planning.node import Gpu
 from layerscope.planning.prepare import prepare
 from layerscope.planning.settings import output_file
 from layerscope.planning.surroundings import surroundings
-from layerscope.records.differences import settings_that_differ
-from layerscope.records.manifest import Manifest
+from layerscope.records.manifest.differences import settings_that_differ
+from layerscope.records.manifest.manifest import Manifest
 from layerscope.records.totals import Effort, Totals
 
 

@@ -485,7 +485,7 @@ def test_what_strangers_put_into_files_is_refused_in_words(name: str, tmp_path: 
 
 def test_a_compressed_array_is_unpacked_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A megabyte of gzip may be a gigabyte of array, which is held whole to be parsed."""
-    monkeypatch.setattr("layerscope.questions.rows._MAX_ARRAY_BYTES", 1 << 20)
+    monkeypatch.setattr("layerscope.questions.files.rows._MAX_ARRAY_BYTES", 1 << 20)
     (tmp_path / "bomb.json.gz").write_bytes(gzip.compress(b"[" + b" " * (2 << 20)))
     assert "one JSON array of over 1 MiB" in refusal(tmp_path / "bomb.json.gz")
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from layerscope.errors import LayerscopeError
 from layerscope.hub import cache
 from layerscope.questions import kept_plans, measuring, plan
-from layerscope.questions.blocks import ROWS
+from layerscope.questions.files.blocks import ROWS
 from layerscope.questions.kept_plans import kept_plan
 from layerscope.questions.opening import Wanted
 from layerscope.questions.pairs import PairTokenizer

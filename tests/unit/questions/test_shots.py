@@ -20,8 +20,8 @@ from layerscope.questions.selection import Selection
 from layerscope.questions.shots import Shots, draw_shots
 from layerscope.questions.sources import Question
 from layerscope.questions.table import QuestionTable
-from layerscope.records.differences import settings_that_differ
-from layerscope.records.manifest import Manifest
+from layerscope.records.manifest.differences import settings_that_differ
+from layerscope.records.manifest.manifest import Manifest
 
 ROWS: list[dict[str, Any]] = [
     {"question": f"how to cut {word}", "choices": [f"with {word}", "with a knife", "with ice"], "answer": number % 3}

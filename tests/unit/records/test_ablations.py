@@ -6,10 +6,10 @@ import pytest
 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.records.ablations import AblationFile, AblationPlan, Place, ablation_line, parse_ablation
-from layerscope.records.identity import ChosenFeature
-from layerscope.records.journal import open_journal
-from layerscope.records.record import NotARecordError
-from layerscope.records.run import Run
+from layerscope.records.line.record import NotARecordError
+from layerscope.records.manifest.identity import ChosenFeature
+from layerscope.records.reading.run import Run
+from layerscope.records.writing.journal import open_journal
 from synthetic_ablations import ABOUT, IDENTITY, lines, write_ablations
 from synthetic_run import Spec, write_run
 

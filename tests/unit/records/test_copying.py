@@ -12,18 +12,18 @@ import layerscope
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import size_text
 from layerscope.questions.sources import Question
-from layerscope.records.identity import PackingName
-from layerscope.records.journal import Journal
-from layerscope.records.lines import error_line
-from layerscope.records.manifest import manifest_path, read_manifest
-from layerscope.records.marks import marks_path
-from layerscope.records.packing import Packed, pack, packing
-from layerscope.records.pieces import SolutionScore
-from layerscope.records.residual_files import ResidualRows
-from layerscope.records.residuals import residuals_path
+from layerscope.records.line.lines import error_line
+from layerscope.records.line.pieces import SolutionScore
+from layerscope.records.manifest.identity import PackingName
+from layerscope.records.manifest.manifest import manifest_path, read_manifest
+from layerscope.records.reading.residuals import residuals_path
+from layerscope.records.reading.stretches import read_stretches
 from layerscope.records.status import status
-from layerscope.records.stretches import read_stretches
 from layerscope.records.verify import verify
+from layerscope.records.writing.journal import Journal
+from layerscope.records.writing.marks import marks_path
+from layerscope.records.writing.packing import Packed, pack, packing
+from layerscope.records.writing.residual_files import ResidualRows
 from layerscope.tables.export import export
 from made_up import about, compressed, edit_manifest, gone_on_with, identity, record_line, typed
 

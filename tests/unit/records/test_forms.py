@@ -15,14 +15,14 @@ import pytest
 
 import layerscope
 from layerscope.questions.sources import Question
-from layerscope.records.journal import open_journal
-from layerscope.records.lines import error_line
-from layerscope.records.manifest import FORMAT, read_manifest
-from layerscope.records.pieces import SolutionScore
-from layerscope.records.replacing import Replacement
-from layerscope.records.run import Run
-from layerscope.records.stretches import read_lines
+from layerscope.records.line.lines import error_line
+from layerscope.records.line.pieces import SolutionScore
+from layerscope.records.manifest.manifest import FORMAT, read_manifest
+from layerscope.records.reading.run import Run
+from layerscope.records.reading.stretches import read_lines
 from layerscope.records.verify import verify
+from layerscope.records.writing.journal import open_journal
+from layerscope.records.writing.replacing import Replacement
 from made_up import record_line
 from paths import DATA
 

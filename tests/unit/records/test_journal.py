@@ -27,21 +27,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.records.appending import Line
-from layerscope.records.array import write_array
-from layerscope.records.differences import differences
-from layerscope.records.identity import Identity, PackingName
-from layerscope.records.journal import Journal, open_journal
-from layerscope.records.lines import error_line
-from layerscope.records.locking import is_locked
-from layerscope.records.manifest import About, manifest_path, read_manifest
-from layerscope.records.marks import marks_path
-from layerscope.records.noted import Progress
-from layerscope.records.packing import Packed, pack, packing
-from layerscope.records.record import Record, Unscored
-from layerscope.records.replacing import Replacement
-from layerscope.records.stretches import read_lines
-from layerscope.records.targets import records_path
+from layerscope.records.line.lines import error_line
+from layerscope.records.line.record import Record, Unscored
+from layerscope.records.manifest.differences import differences
+from layerscope.records.manifest.identity import Identity, PackingName
+from layerscope.records.manifest.manifest import About, manifest_path, read_manifest
+from layerscope.records.manifest.noted import Progress
+from layerscope.records.reading.array import write_array
+from layerscope.records.reading.stretches import read_lines
+from layerscope.records.writing.appending import Line
+from layerscope.records.writing.journal import Journal, open_journal
+from layerscope.records.writing.locking import is_locked
+from layerscope.records.writing.marks import marks_path
+from layerscope.records.writing.packing import Packed, pack, packing
+from layerscope.records.writing.replacing import Replacement
+from layerscope.records.writing.targets import records_path
 from made_up import about, compressed, edit_manifest, identity, read_through, typed
 
 ORDER = np.random.default_rng(0).permutation(24)
@@ -134,12 +134,12 @@ import os, resource, sys, time
 from pathlib import Path
 import msgspec, orjson
 from layerscope.errors import LayerscopeError
-from layerscope.records.array import write_array
-from layerscope.records.journal import open_journal
-from layerscope.records.identity import Identity
-from layerscope.records.manifest import About, manifest_path
-from layerscope.records.replacing import Replacement
-from layerscope.records.stretches import read_lines
+from layerscope.records.reading.array import write_array
+from layerscope.records.writing.journal import open_journal
+from layerscope.records.manifest.identity import Identity
+from layerscope.records.manifest.manifest import About, manifest_path
+from layerscope.records.writing.replacing import Replacement
+from layerscope.records.reading.stretches import read_lines
 
 path, parts = Path(sys.argv[1]), orjson.loads(sys.argv[2])
 parts = [msgspec.convert(part, kind, str_keys=True) for part, kind in zip(parts, (Identity, About))]

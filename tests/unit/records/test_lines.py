@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerscope.questions.sources import Question
-from layerscope.records.feature_lists import LayerBlock, serialise_block
-from layerscope.records.lines import Frame, choice, error_line, frame_record, in_first_form, join_record, settle
-from layerscope.records.pieces import SolutionScore
+from layerscope.records.line.feature_lists import LayerBlock, serialise_block
+from layerscope.records.line.lines import Frame, choice, error_line, frame_record, in_first_form, join_record, settle
+from layerscope.records.line.pieces import SolutionScore
 from layerscope.saes.encoder import TopK
 
 Feature = tuple[int, float]

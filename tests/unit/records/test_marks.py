@@ -15,12 +15,12 @@ from killing import before_every_step
 from layerscope.commands.saying import warning
 from layerscope.engine.work import recovered
 from layerscope.errors import LayerscopeError
-from layerscope.records.journal import Journal, open_journal
-from layerscope.records.lines import error_line
-from layerscope.records.manifest import manifest_path, read_manifest
-from layerscope.records.marks import HEADER, marks_path
-from layerscope.records.replacing import Replacement
+from layerscope.records.line.lines import error_line
+from layerscope.records.manifest.manifest import manifest_path, read_manifest
 from layerscope.records.verify import verify
+from layerscope.records.writing.journal import Journal, open_journal
+from layerscope.records.writing.marks import HEADER, marks_path
+from layerscope.records.writing.replacing import Replacement
 from made_up import about, gone_on_with, identity, typed
 
 pytestmark = pytest.mark.usefixtures("notes_are_far_apart")

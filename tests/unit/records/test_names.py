@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from layerscope import read_features, read_questions
-from layerscope.records.lines import error_line
+from layerscope.records.line.lines import error_line
 from layerscope.records.status import as_json, as_text, status
 from layerscope.records.verify import verify
 from made_up import identity, note_lines, write_run

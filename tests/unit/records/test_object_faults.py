@@ -8,11 +8,11 @@ import fsspec.registry  # noqa: F401 - looked into
 import pytest
 
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.records import object_journal, object_lock, object_store
-from layerscope.records.addresses import existing_records, run_path
 from layerscope.records.status import status
-from layerscope.records.targets import check_address, check_target
+from layerscope.records.storage import object_journal, object_lock, object_store
+from layerscope.records.storage.addresses import existing_records, run_path
 from layerscope.records.verify import verify
+from layerscope.records.writing.targets import check_address, check_target
 from object_storage import Fault, Storage, storage  # noqa: F401 - a fixture
 from stored import LINES, finish, go_on, opened, stored, whole
 

@@ -12,13 +12,13 @@ from msgspec.structs import replace
 
 import layerscope
 from layerscope.errors import LayerscopeError
-from layerscope.records import object_journal, object_lock, object_store
-from layerscope.records.locking import is_locked
-from layerscope.records.manifest import manifest_path, read_manifest
-from layerscope.records.object_journal import open_output
+from layerscope.records.manifest.manifest import manifest_path, read_manifest
+from layerscope.records.reading.stretches import read_lines
 from layerscope.records.status import Status, status
-from layerscope.records.stretches import read_lines
+from layerscope.records.storage import object_journal, object_lock, object_store
+from layerscope.records.storage.object_journal import open_output
 from layerscope.records.verify import verify
+from layerscope.records.writing.locking import is_locked
 from layerscope.report.page import report
 from layerscope.tables.compare import as_json, compare
 from layerscope.tables.export import export

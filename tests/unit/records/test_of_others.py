@@ -19,11 +19,11 @@ from layerscope.hub.cache import told
 from layerscope.hub.repository import fetch, open_repository, sha256
 from layerscope.process import provide_home
 from layerscope.questions.opening import Wanted, open_source, question_files
-from layerscope.records.manifest import manifest_path
-from layerscope.records.marks import HEADER, marks_path
-from layerscope.records.residuals import residuals_path
+from layerscope.records.manifest.manifest import manifest_path
+from layerscope.records.reading.residuals import residuals_path
 from layerscope.records.status import as_text, status
-from layerscope.records.targets import check_output
+from layerscope.records.writing.marks import HEADER, marks_path
+from layerscope.records.writing.targets import check_output
 from made_up import edit_manifest
 from synthetic_run import Spec, write_run
 

@@ -24,14 +24,14 @@ from hypothesis import strategies as st
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.neuronpedia.explanations import explain
 from layerscope.questions.sources import Question
-from layerscope.records.identity import PackingName
-from layerscope.records.journal import open_journal
-from layerscope.records.lines import error_line
-from layerscope.records.manifest import manifest_path
-from layerscope.records.packing import METHODS, Packed, pack, packing
-from layerscope.records.pieces import SolutionScore
+from layerscope.records.line.lines import error_line
+from layerscope.records.line.pieces import SolutionScore
+from layerscope.records.manifest.identity import PackingName
+from layerscope.records.manifest.manifest import manifest_path
 from layerscope.records.status import status
 from layerscope.records.verify import verify
+from layerscope.records.writing.journal import open_journal
+from layerscope.records.writing.packing import METHODS, Packed, pack, packing
 from layerscope.report.page import report
 from layerscope.tables.compare import compare
 from layerscope.tables.export import export
@@ -237,7 +237,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
-from layerscope.records.journal import open_journal
+from layerscope.records.writing.journal import open_journal
 from test_one_reader import LINES, PARTS
 
 journal = open_journal(Path(sys.argv[1]), *PARTS, overwrite=False)

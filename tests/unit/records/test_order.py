@@ -18,22 +18,22 @@ from layerscope.commands.saying import warning
 from layerscope.engine.work import recovered
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
-from layerscope.records import order
-from layerscope.records.array import write_array
 from layerscope.records.copying import copy_run
-from layerscope.records.identity import Identity
-from layerscope.records.journal import Journal, open_journal
-from layerscope.records.lines import error_line
-from layerscope.records.manifest import About, manifest_path, read_manifest
-from layerscope.records.marks import marks_path
-from layerscope.records.order import digest_of_many, listed, order_path
-from layerscope.records.packing import Packed, pack, packing_of
-from layerscope.records.pieces import SolutionScore
-from layerscope.records.record import Record, parse
-from layerscope.records.replacing import Replacement
-from layerscope.records.run import Run
+from layerscope.records.line.lines import error_line
+from layerscope.records.line.pieces import SolutionScore
+from layerscope.records.line.record import Record, parse
+from layerscope.records.manifest import order
+from layerscope.records.manifest.identity import Identity
+from layerscope.records.manifest.manifest import About, manifest_path, read_manifest
+from layerscope.records.manifest.order import digest_of_many, listed, order_path
+from layerscope.records.reading.array import write_array
+from layerscope.records.reading.run import Run
 from layerscope.records.totals import Counts, Totals
 from layerscope.records.verify import verify
+from layerscope.records.writing.journal import Journal, open_journal
+from layerscope.records.writing.marks import marks_path
+from layerscope.records.writing.packing import Packed, pack, packing_of
+from layerscope.records.writing.replacing import Replacement
 from made_up import about, compressed, identity, record_line, typed
 
 N, BATCHES = 12, (5, 4, 3)

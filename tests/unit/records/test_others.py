@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerscope.questions.sources import Question
-from layerscope.records.checking import check
-from layerscope.records.feature_lists import LayerBlock, serialise_block
-from layerscope.records.lines import error_line, frame_record, join_record
-from layerscope.records.pieces import SolutionScore
-from layerscope.records.record import NotARecordError, Record, Unscored, parse
+from layerscope.records.line.checking import check
+from layerscope.records.line.feature_lists import LayerBlock, serialise_block
+from layerscope.records.line.lines import error_line, frame_record, join_record
+from layerscope.records.line.pieces import SolutionScore
+from layerscope.records.line.record import NotARecordError, Record, Unscored, parse
 from layerscope.records.totals import Totals
 from layerscope.saes.encoder import TopK
 

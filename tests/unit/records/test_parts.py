@@ -14,12 +14,12 @@ from in_parts import ORDER, PARTS, run, run_of_parts
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Options
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.records.locking import open_locked
-from layerscope.records.manifest import manifest_path, read_manifest
-from layerscope.records.parts import part_paths
-from layerscope.records.shards import open_run, two_runs
+from layerscope.records.manifest.manifest import manifest_path, read_manifest
+from layerscope.records.reading.parts import part_paths
+from layerscope.records.reading.shards import open_run, two_runs
 from layerscope.records.status import Status, as_text, status
 from layerscope.records.verify import verify
+from layerscope.records.writing.locking import open_locked
 from layerscope.report.page import report
 from layerscope.tables.compare import compare
 from layerscope.tables.export import export

@@ -9,13 +9,13 @@ import pytest
 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
-from layerscope.records.checking import check
-from layerscope.records.lines import error_line
-from layerscope.records.manifest import read_manifest
-from layerscope.records.pieces import SolutionScore
-from layerscope.records.readings import PlacedFeature
-from layerscope.records.record import NotARecordError, Record, parse
-from layerscope.records.run import RecordsFile, Run
+from layerscope.records.line.checking import check
+from layerscope.records.line.lines import error_line
+from layerscope.records.line.pieces import SolutionScore
+from layerscope.records.line.readings import PlacedFeature
+from layerscope.records.line.record import NotARecordError, Record, parse
+from layerscope.records.manifest.manifest import read_manifest
+from layerscope.records.reading.run import RecordsFile, Run
 from layerscope.records.verify import verify
 from made_up import Features, edit_manifest, identity, note_lines, record_line, write_run
 

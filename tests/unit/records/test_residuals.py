@@ -14,21 +14,21 @@ import pytest
 import layerscope
 from killing import before_every_step
 from layerscope.analysis.baselines.residuals import scored_residuals
-from layerscope.analysis.reading import reading as columns_of
+from layerscope.analysis.columns.reading import reading as columns_of
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
-from layerscope.records.journal import Journal, open_journal
-from layerscope.records.lines import error_line
-from layerscope.records.manifest import manifest_path, read_manifest
-from layerscope.records.pieces import SolutionScore
-from layerscope.records.replacing import Replacement
-from layerscope.records.residual_files import ResidualRows
-from layerscope.records.residuals import Array, Layout, residuals_path
-from layerscope.records.run import Run
+from layerscope.records.line.lines import error_line
+from layerscope.records.line.pieces import SolutionScore
+from layerscope.records.manifest.manifest import manifest_path, read_manifest
+from layerscope.records.reading.residuals import Array, Layout, residuals_path
+from layerscope.records.reading.run import Run
+from layerscope.records.reading.stretches import read_lines
 from layerscope.records.status import as_text, status
-from layerscope.records.stretches import read_lines
-from layerscope.records.targets import check_output
 from layerscope.records.verify import verify
+from layerscope.records.writing.journal import Journal, open_journal
+from layerscope.records.writing.replacing import Replacement
+from layerscope.records.writing.residual_files import ResidualRows
+from layerscope.records.writing.targets import check_output
 from made_up import about, gone_on_with, identity, record_line, typed
 
 pytestmark = pytest.mark.usefixtures("notes_are_far_apart")

@@ -13,8 +13,8 @@ from in_parts import ORDER, PARTS, run
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Options
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.records.manifest import manifest_path
-from layerscope.records.shards import open_run, two_runs
+from layerscope.records.manifest.manifest import manifest_path
+from layerscope.records.reading.shards import open_run, two_runs
 from layerscope.records.verify import verify
 from layerscope.report.page import report
 from layerscope.tables.compare import as_text, compare

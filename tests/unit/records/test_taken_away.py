@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from layerscope.errors import LayerscopeError
-from layerscope.records import taken_away
-from layerscope.records.journal import Journal, open_journal
-from layerscope.records.lines import error_line
+from layerscope.records.line.lines import error_line
 from layerscope.records.verify import verify
+from layerscope.records.writing import taken_away
+from layerscope.records.writing.journal import Journal, open_journal
 from made_up import about, identity, typed
 
 N = 8

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from layerscope.errors import UsageError
-from layerscope.records.manifest import manifest_path
-from layerscope.records.marks import HEADER
-from layerscope.records.targets import LONGEST_NAME, begins_with, check_output, check_target
+from layerscope.records.manifest.manifest import manifest_path
+from layerscope.records.writing.marks import HEADER
+from layerscope.records.writing.targets import LONGEST_NAME, begins_with, check_output, check_target
 
 PAGE = b"<!page>"
 

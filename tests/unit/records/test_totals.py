@@ -7,10 +7,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from layerscope.questions.sources import Question
-from layerscope.records.feature_lists import serialise_block
-from layerscope.records.lines import error_line, frame_record, join_record
-from layerscope.records.pieces import SolutionScore
-from layerscope.records.record import Record, SolutionDetails, parse
+from layerscope.records.line.feature_lists import serialise_block
+from layerscope.records.line.lines import error_line, frame_record, join_record
+from layerscope.records.line.pieces import SolutionScore
+from layerscope.records.line.record import Record, SolutionDetails, parse
 from layerscope.records.totals import Counts, Totals
 from layerscope.saes.encoder import TopK
 

@@ -11,8 +11,8 @@ import pytest
 import layerscope
 from layerscope.analysis.findings import analyse
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.records.manifest import manifest_path
-from layerscope.records.shards import read_run
+from layerscope.records.manifest.manifest import manifest_path
+from layerscope.records.reading.shards import read_run
 from layerscope.records.status import status
 from layerscope.records.verify import verify
 from layerscope.report.page import report

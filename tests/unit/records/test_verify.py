@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from conftest import Command
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
-from layerscope.records.feature_lists import serialise_block
-from layerscope.records.identity import Identity
-from layerscope.records.journal import open_journal
-from layerscope.records.lines import error_line, frame_record, join_record
-from layerscope.records.manifest import About, manifest_path, read_manifest
-from layerscope.records.pieces import SolutionScore
-from layerscope.records.replacing import Replacement
+from layerscope.records.line.feature_lists import serialise_block
+from layerscope.records.line.lines import error_line, frame_record, join_record
+from layerscope.records.line.pieces import SolutionScore
+from layerscope.records.manifest.identity import Identity
+from layerscope.records.manifest.manifest import About, manifest_path, read_manifest
 from layerscope.records.status import as_json, as_text, status
 from layerscope.records.verify import verify
+from layerscope.records.writing.journal import open_journal
+from layerscope.records.writing.replacing import Replacement
 from layerscope.report.page import report
 from layerscope.saes.encoder import TopK
 from made_up import about, edit_manifest, identity, typed, write_run
@@ -306,7 +306,7 @@ def test_what_a_run_writes_while_its_file_is_read_is_no_damage(
             stream.write(tail)
         return alive
 
-    monkeypatch.setattr("layerscope.records.locking.is_locked", grow)
+    monkeypatch.setattr("layerscope.records.writing.locking.is_locked", grow)
     assert verify(path) == f"{path}: 3 of 8 lines, all whole, in order and as they were written{told}"
 
 

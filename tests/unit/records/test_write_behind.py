@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from layerscope.errors import LayerscopeError
-from layerscope.records.journal import Journal, open_journal
-from layerscope.records.write_behind import WriteBehind
+from layerscope.records.writing.journal import Journal, open_journal
+from layerscope.records.writing.write_behind import WriteBehind
 from made_up import about, identity, typed
 
 LINES = [b'{"example_id":%d}\n' % number for number in range(6)]

@@ -10,10 +10,10 @@ import pytest
 from layerscope.analysis.baselines.result import NAMES, Ahead, Baseline, Comparison, Measured
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Options
-from layerscope.report.baselines import section
-from layerscope.report.baselines_said import compared
+from layerscope.report.charts.svg import band
 from layerscope.report.page import report
-from layerscope.report.svg import band
+from layerscope.report.sections.baselines import section
+from layerscope.report.words.baselines_said import compared
 from synthetic_readings import write_readings
 from synthetic_run import Effect, Spec, write_run
 

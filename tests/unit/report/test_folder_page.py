@@ -13,9 +13,9 @@ from in_parts import PARTS, run, run_of_parts
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Options
 from layerscope.cli import main
-from layerscope.records.folders import runs_in
-from layerscope.records.locking import open_locked
-from layerscope.records.manifest import manifest_path
+from layerscope.records.manifest.manifest import manifest_path
+from layerscope.records.reading.folders import runs_in
+from layerscope.records.writing.locking import open_locked
 from layerscope.report.page import report
 from synthetic_run import Effect, Spec, write_run
 

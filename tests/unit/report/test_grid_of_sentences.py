@@ -20,7 +20,15 @@ from grid_of_runs import GRID
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Contrast, Options
 from layerscope.records.effects import Beside
-from layerscope.report import baselines_said, causes_said, depth_said, many_said, readings_said, sentences, strata_said
+from layerscope.report.words import (
+    baselines_said,
+    causes_said,
+    depth_said,
+    many_said,
+    readings_said,
+    sentences,
+    strata_said,
+)
 
 Said = tuple[str, Contrast | None]
 """A sentence, and the contrast that it is of, if it is of one."""

@@ -11,9 +11,9 @@ from playwright.sync_api import expect
 from browsing import opened
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Options
-from layerscope.records.run import Run
-from layerscope.report.groups import MISSING, Column, groups_of, groups_title, read_columns
+from layerscope.records.reading.run import Run
 from layerscope.report.page import report
+from layerscope.report.sections.groups import MISSING, Column, groups_of, groups_title, read_columns
 from made_up import edit_manifest
 from synthetic_run import Spec, write_run
 

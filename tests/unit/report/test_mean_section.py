@@ -15,11 +15,11 @@ from browsing import opened
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis
 from layerscope.errors import UsageError
-from layerscope.records.extent import Extent
-from layerscope.records.manifest import manifest_path
-from layerscope.report.many_said import mean_title
-from layerscope.report.mean_section import section
+from layerscope.records.manifest.manifest import manifest_path
+from layerscope.records.writing.extent import Extent
 from layerscope.report.page import report
+from layerscope.report.sections.mean_section import section
+from layerscope.report.words.many_said import mean_title
 from layerscope.tables.compare import as_text, compare
 from made_up import Json, edit_manifest
 from synthetic_run import Effect, Spec, write_run

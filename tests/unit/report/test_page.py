@@ -29,23 +29,24 @@ from playwright.sync_api import expect
 
 from browsing import opened, overlapping_texts
 from layerscope.analysis.findings import analyse
-from layerscope.analysis.halves import in_discovery_half
-from layerscope.analysis.proportion import ManySolutions, Proportion
 from layerscope.analysis.result import Analysis, LengthBin, Options
-from layerscope.analysis.statistics import proportion
+from layerscope.analysis.testing.halves import in_discovery_half
+from layerscope.analysis.testing.proportion import ManySolutions, Proportion
+from layerscope.analysis.testing.statistics import proportion
 from layerscope.cli import main
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import visible
 from layerscope.neuronpedia.explanations import Explanation
-from layerscope.records.manifest import manifest_path
-from layerscope.records.run import Run
-from layerscope.report import question_pack, sentences
-from layerscope.report.depth_said import depth_correlation
-from layerscope.report.feature_map import effect_class
-from layerscope.report.kept import QUESTIONS, choose_questions
-from layerscope.report.many_said import many_solutions
+from layerscope.records.manifest.manifest import manifest_path
+from layerscope.records.reading.run import Run
+from layerscope.report.charts.feature_map import effect_class
+from layerscope.report.packs import question_pack
+from layerscope.report.packs.kept import QUESTIONS, choose_questions
+from layerscope.report.packs.question_pack import pack_questions
 from layerscope.report.page import Shown, render, report
-from layerscope.report.question_pack import pack_questions
+from layerscope.report.words import sentences
+from layerscope.report.words.depth_said import depth_correlation
+from layerscope.report.words.many_said import many_solutions
 from made_up import edit_manifest
 from synthetic_run import Effect, Spec, write_run
 

@@ -24,12 +24,12 @@ from layerscope.records.effects import (
     Interval,
     LayerAgreement,
 )
-from layerscope.records.record import Record, parse
-from layerscope.records.run import Run
-from layerscope.report.causes import ShownCauses, section, shown_causes
-from layerscope.report.causes_said import causes_verdict
+from layerscope.records.line.record import Record, parse
+from layerscope.records.reading.run import Run
+from layerscope.report.packs.question_pack import pack_questions
 from layerscope.report.page import Shown, render
-from layerscope.report.question_pack import pack_questions
+from layerscope.report.sections.causes import ShownCauses, section, shown_causes
+from layerscope.report.words.causes_said import causes_verdict
 from synthetic_attributions import write_attributions
 from synthetic_run import Effect as Planted
 from synthetic_run import Spec

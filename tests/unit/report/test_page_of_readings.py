@@ -12,11 +12,11 @@ from playwright.sync_api import expect
 from browsing import opened, overlapping_texts
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Options
-from layerscope.records.manifest import manifest_path
-from layerscope.records.run import Run
-from layerscope.report import question_pack
+from layerscope.records.manifest.manifest import manifest_path
+from layerscope.records.reading.run import Run
+from layerscope.report.packs import question_pack
+from layerscope.report.packs.question_pack import pack_questions
 from layerscope.report.page import Shown, render, report
-from layerscope.report.question_pack import pack_questions
 from made_up import note_lines
 from synthetic_readings import PLANTED, write_readings
 

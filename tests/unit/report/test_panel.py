@@ -18,11 +18,11 @@ from layerscope.analysis.result import Analysis, Options
 from layerscope.errors import UsageError
 from layerscope.neuronpedia.explanations import Explanation
 from layerscope.records.effects import ControlEffect, Effect, FeatureEffect, Interval
-from layerscope.records.run import Run
-from layerscope.report.feature_pack import ablation_sentence
-from layerscope.report.kept import tracked_features
+from layerscope.records.reading.run import Run
+from layerscope.report.packs.feature_pack import ablation_sentence
+from layerscope.report.packs.kept import tracked_features
+from layerscope.report.packs.question_pack import pack_questions
 from layerscope.report.page import Shown, render, report
-from layerscope.report.question_pack import pack_questions
 from synthetic_run import Effect as Planted
 from synthetic_run import Spec, write_run
 

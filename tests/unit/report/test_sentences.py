@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from layerscope.analysis.stratum import Stratum, Survival
-from layerscope.report.depth_said import depth_correlation, with_depth
-from layerscope.report.strata_said import _survive
+from layerscope.analysis.testing.stratum import Stratum, Survival
+from layerscope.report.words.depth_said import depth_correlation, with_depth
+from layerscope.report.words.strata_said import _survive
 
 NAN = float("nan")
 

@@ -14,8 +14,8 @@ from playwright.sync_api import expect
 from browsing import axe_script, opened, overlapping_texts, violations
 from layerscope.analysis.findings import analyse
 from layerscope.cli import main
-from layerscope.records.manifest import manifest_path
-from layerscope.report.sides_said import verdict
+from layerscope.records.manifest.manifest import manifest_path
+from layerscope.report.words.sides_said import verdict
 from layerscope.tables.compare import compare
 from made_up import edit_manifest
 from pdf_pages import marks_on_pages

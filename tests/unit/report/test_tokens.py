@@ -14,13 +14,13 @@ from playwright.sync_api import expect
 from browsing import axe_script, opened, violations
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Options
-from layerscope.records.readings import PlacedFeature
-from layerscope.records.run import Run
+from layerscope.records.line.readings import PlacedFeature
+from layerscope.records.reading.run import Run
 from layerscope.records.verify import verify
-from layerscope.report import token_pack
+from layerscope.report.packs import token_pack
+from layerscope.report.packs.question_pack import pack_questions
+from layerscope.report.packs.token_pack import Places, pieces
 from layerscope.report.page import report
-from layerscope.report.question_pack import pack_questions
-from layerscope.report.token_pack import Places, pieces
 from synthetic_readings import PLANTED, SIDES, write_readings
 
 

@@ -26,7 +26,7 @@ from layerscope.questions.opening import Wanted
 from layerscope.questions.prompts import PROMPT
 from layerscope.questions.selection import select_questions
 from layerscope.questions.sources import Question
-from layerscope.records.manifest import FORMAT, Manifest, write_manifest
+from layerscope.records.manifest.manifest import FORMAT, Manifest, write_manifest
 from layerscope.saes.cache import load_encoder
 from layerscope.saes.choice import SaeChoice
 from layerscope.saes.encoder import encode_top_k

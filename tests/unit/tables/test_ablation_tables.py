@@ -14,7 +14,7 @@ import layerscope
 from conftest import Command
 from layerscope.errors import UsageError
 from layerscope.records.ablations import AblationFile
-from layerscope.records.identity import ChosenFeature, Identity
+from layerscope.records.manifest.identity import ChosenFeature, Identity
 from layerscope.tables.compare_ablations import ablations_as_text, compare_ablations
 from layerscope.tables.export import export
 from made_up import identity

@@ -17,8 +17,8 @@ from scipy.stats import spearmanr
 
 import layerscope
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.records.attributions import GROUPS, TERMS, AttributedFeature
-from layerscope.records.record import Record, parse
+from layerscope.records.line.attributions import GROUPS, TERMS, AttributedFeature
+from layerscope.records.line.record import Record, parse
 from layerscope.records.verify import verify
 from layerscope.tables.attribution_agreement import Agreement, mean_of_goals
 from layerscope.tables.compare import as_text, compare

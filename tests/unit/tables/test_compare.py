@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import Command
-from layerscope.analysis.statistics import mean_interval
+from layerscope.analysis.testing.statistics import mean_interval
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
-from layerscope.records.lines import error_line
-from layerscope.records.manifest import manifest_path
-from layerscope.records.pieces import SolutionScore
-from layerscope.records.readings import Feature
+from layerscope.records.line.lines import error_line
+from layerscope.records.line.pieces import SolutionScore
+from layerscope.records.line.readings import Feature
+from layerscope.records.manifest.manifest import manifest_path
 from layerscope.tables.compare import as_text, compare
 from layerscope.tables.measures import Overlap, Paired
 from made_up import Features, identity, record_line, write_run

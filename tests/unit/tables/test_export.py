@@ -27,12 +27,12 @@ from conftest import Command
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
 from layerscope.records import progress
-from layerscope.records.lines import error_line
-from layerscope.records.pieces import SolutionScore
+from layerscope.records.line.lines import error_line
+from layerscope.records.line.pieces import SolutionScore
+from layerscope.records.line.record import SOLUTIONS, parse
 from layerscope.records.progress import shown
-from layerscope.records.record import SOLUTIONS, parse
-from layerscope.records.run import RecordsFile
-from layerscope.records.stretches import read_lines
+from layerscope.records.reading.run import RecordsFile
+from layerscope.records.reading.stretches import read_lines
 from layerscope.records.totals import Totals
 from layerscope.tables import export as export_module
 from layerscope.tables.columns import FEATURES, QUESTIONS

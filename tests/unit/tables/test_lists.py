@@ -14,8 +14,8 @@ from pyarrow import parquet
 import layerscope
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.questions.sources import Question
-from layerscope.records.lines import error_line
-from layerscope.records.pieces import SolutionScore
+from layerscope.records.line.lines import error_line
+from layerscope.records.line.pieces import SolutionScore
 from layerscope.tables import reading as reading_module
 from layerscope.tables.export import export
 from made_up import Features, identity, record_line, write_run

@@ -12,7 +12,7 @@ from conftest import actors_here, called
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Options
 from layerscope.errors import UsageError
-from layerscope.records.manifest import manifest_path
+from layerscope.records.manifest.manifest import manifest_path
 from layerscope.tables.random_dictionary import random_sae
 from several import write_several
 from synthetic_run import Effect

@@ -20,9 +20,9 @@ from layerscope.analysis.baselines.ridge import Probe, Scores, ridge
 from layerscope.analysis.baselines.sparse_probes import SIZES
 from layerscope.analysis.baselines.split import LEAST_GROUPS, Split
 from layerscope.analysis.baselines.texts import Texts
-from layerscope.analysis.draws import DRAWS
 from layerscope.analysis.result import Questions
-from layerscope.analysis.statistics import sign_test, sums
+from layerscope.analysis.testing.draws import DRAWS
+from layerscope.analysis.testing.statistics import sign_test, sums
 
 
 class Chosen(NamedTuple):

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from layerscope.analysis.arrays import Floats
 from layerscope.analysis.baselines.measuring import discovery_auroc
 from layerscope.analysis.baselines.ridge import Probe, Scores
 from layerscope.analysis.baselines.sparse_probes import SIZES, sparse_probes
 from layerscope.analysis.baselines.split import Split
-from layerscope.analysis.censoring import Paired
+from layerscope.analysis.columns.arrays import Floats
+from layerscope.analysis.columns.censoring import Paired
 
 
 @dataclass

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from layerscope.analysis.arrays import Floats, Ints
 from layerscope.analysis.baselines.split import Split
-from layerscope.analysis.draws import DRAWS
-from layerscope.analysis.statistics import auroc, wins
+from layerscope.analysis.columns.arrays import Floats, Ints
+from layerscope.analysis.testing.draws import DRAWS
+from layerscope.analysis.testing.statistics import auroc, wins
 
 _HELD = 1 << 16  # numbers of a table of weights at once: what a core has at hand
 

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from layerscope.analysis.arrays import Bools
 from layerscope.analysis.baselines.ridge import Probe, Scores, mean_difference, ridge
 from layerscope.analysis.baselines.split import Split
+from layerscope.analysis.columns.arrays import Bools
 from layerscope.errors import LayerscopeError
-from layerscope.records.residuals import expect_residuals, read_residuals, residual_readings, residuals_path
-from layerscope.records.shards import Files, read_run
+from layerscope.records.reading.residuals import expect_residuals, read_residuals, residual_readings, residuals_path
+from layerscope.records.reading.shards import Files, read_run
 
 Differences = Callable[[int], NDArray[np.float32]]
 """Of a layer, right solution less wrong one, [Q, D]."""

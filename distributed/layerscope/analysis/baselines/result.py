@@ -6,7 +6,7 @@ knows of no layers. NaN is "not defined": a layer without a selected feature.
 
 from dataclasses import dataclass
 
-from layerscope.analysis.arrays import Floats, Ints
+from layerscope.analysis.columns.arrays import Floats, Ints
 
 NAMES = {
     "likelihood": "log-likelihood",

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
-from layerscope.analysis.arrays import Floats
 from layerscope.analysis.baselines.measuring import discovery_auroc
 from layerscope.analysis.baselines.split import FOLDS, Split
+from layerscope.analysis.columns.arrays import Floats
 
 PENALTIES = 10.0 ** np.arange(-2, 4)
 """Times the mean of the eigenvalues of the smaller Gram matrix. Of equal AUROCs by folds the largest is taken."""

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import sparse
 
-from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.baselines.measuring import discovery_auroc
 from layerscope.analysis.baselines.ridge import PENALTIES, Probe
 from layerscope.analysis.baselines.split import FOLDS, Split
-from layerscope.analysis.censoring import Paired
-from layerscope.analysis.statistics import sums
+from layerscope.analysis.columns.arrays import Bools, Floats, Ints
+from layerscope.analysis.columns.censoring import Paired
+from layerscope.analysis.testing.statistics import sums
 
 SIZES = (1, 5, 20)
 """Features of a probe."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layerscope.analysis.arrays import Bools, Floats, Ints
-from layerscope.analysis.draws import Draws
+from layerscope.analysis.columns.arrays import Bools, Floats, Ints
 from layerscope.analysis.result import Questions
-from layerscope.analysis.statistics import group_weights
+from layerscope.analysis.testing.draws import Draws
+from layerscope.analysis.testing.statistics import group_weights
 
 FOLDS = 5
 LEAST_GROUPS = 10

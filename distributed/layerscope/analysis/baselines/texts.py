@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from layerscope.analysis.baselines.split import Split
-from layerscope.analysis.spilling import Column
-from layerscope.records.record import Record, SolutionDetails
+from layerscope.analysis.columns.spilling import Column
+from layerscope.records.line.record import Record, SolutionDetails
 
 COLUMNS = 1000
 """Words, or last tokens, at most: those in which most pairs of the discovery half differ."""

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from layerscope.analysis.arrays import Floats, Ints
-from layerscope.analysis.spilling import Column
-from layerscope.records.attributions import GROUPS, TERMS, Attributions
-from layerscope.records.record import Record
+from layerscope.analysis.columns.arrays import Floats, Ints
+from layerscope.analysis.columns.spilling import Column
+from layerscope.records.line.attributions import GROUPS, TERMS, Attributions
+from layerscope.records.line.record import Record
 
 OF_SOLUTIONS = ("positive", "negative", "common")
 """Groups of tokens over which a feature's attributions are added up: the solutions', at which it can be ablated."""

@@ -10,14 +10,20 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from layerscope.analysis.arrays import Bools, Floats, Ints
 from layerscope.analysis.baselines.split import LEAST_GROUPS, Split
 from layerscope.analysis.causes.columns import Entries
 from layerscope.analysis.causes.result import Causes, Chosen, Depth, Faces
-from layerscope.analysis.censoring import Paired, PairedLists
-from layerscope.analysis.reading import Columns
+from layerscope.analysis.columns.arrays import Bools, Floats, Ints
+from layerscope.analysis.columns.censoring import Paired, PairedLists
+from layerscope.analysis.columns.reading import Columns
 from layerscope.analysis.result import Features, Firing, Magnitude, Options, Tested
-from layerscope.analysis.statistics import false_discovery_rates, mean_interval, midranks, signed_rank_test, sums
+from layerscope.analysis.testing.statistics import (
+    false_discovery_rates,
+    mean_interval,
+    midranks,
+    signed_rank_test,
+    sums,
+)
 
 BY_ATTRIBUTION, BY_CONTRAST = 100, 200
 """How many features the discovery half chooses, at most."""

@@ -8,8 +8,8 @@ right one.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from layerscope.analysis.arrays import Bools, Floats, Ints
-from layerscope.records.attributions import TERMS
+from layerscope.analysis.columns.arrays import Bools, Floats, Ints
+from layerscope.records.line.attributions import TERMS
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from scipy import stats
 from layerscope.analysis.baselines.result import Comparison
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Options
-from layerscope.records.residuals import Layout, residuals_path
-from layerscope.records.run import Run
-from layerscope.report.baselines_said import compared, hidden_title
+from layerscope.records.reading.residuals import Layout, residuals_path
+from layerscope.records.reading.run import Run
+from layerscope.report.words.baselines_said import compared, hidden_title
 from made_up import edit_manifest
 from synthetic_run import Effect, Spec, write_run
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from halves import made_up_questions
-from layerscope.analysis import draws, statistics
-from layerscope.analysis.arrays import Floats
 from layerscope.analysis.baselines.measuring import discovery_auroc, drawn
 from layerscope.analysis.baselines.split import FOLDS, Split
-from layerscope.analysis.draws import DRAWS, Draws
+from layerscope.analysis.columns.arrays import Floats
+from layerscope.analysis.testing import draws, statistics
+from layerscope.analysis.testing.draws import DRAWS, Draws
 
 
 def split_of(n: int, seed: int = 0, groups: int | None = None) -> Split:

@@ -5,13 +5,13 @@ import pytest
 from scipy import stats
 
 from halves import made_up_questions
-from layerscope.analysis.arrays import Floats
 from layerscope.analysis.baselines import ridge as ridges
 from layerscope.analysis.baselines.measuring import drawn
 from layerscope.analysis.baselines.ridge import mean_difference, ridge
 from layerscope.analysis.baselines.sparse_probes import SIZES, sparse_probes
 from layerscope.analysis.baselines.split import FOLDS, Split
-from layerscope.analysis.censoring import LayerPairs
+from layerscope.analysis.columns.arrays import Floats
+from layerscope.analysis.columns.censoring import LayerPairs
 
 
 def split_of(n: int, seed: int = 0) -> Split:

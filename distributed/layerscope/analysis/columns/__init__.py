@@ -1,0 +1,1 @@
+"""From the lines of a file to columns of pairs, of which nothing is guessed."""

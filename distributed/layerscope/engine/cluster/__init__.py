@@ -1,0 +1,1 @@
+"""Ray itself: joining or starting it, its nodes, its logs and metrics, and when it dies."""

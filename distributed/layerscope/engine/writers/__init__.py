@@ -1,0 +1,1 @@
+"""A run of parts: its head, and the writers that write a part each."""

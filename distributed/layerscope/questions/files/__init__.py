@@ -1,0 +1,1 @@
+"""What files of questions hold, in whatever format, and which column is which."""

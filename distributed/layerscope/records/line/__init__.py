@@ -1,0 +1,1 @@
+"""What one line of the file holds, and its bytes."""

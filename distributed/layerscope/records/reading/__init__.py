@@ -1,0 +1,1 @@
+"""A run as whoever reads it sees it, whatever files it is in."""
