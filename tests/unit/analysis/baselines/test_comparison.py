@@ -1,6 +1,7 @@
 """The comparison on runs whose truth is known: what is said of effects in length, in copies, in residuals, nowhere."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,12 @@ import orjson
 import pytest
 from scipy import stats
 
+from halves import made_up_questions
+from layerscope.analysis.baselines.comparison import compare
 from layerscope.analysis.baselines.result import Comparison
+from layerscope.analysis.baselines.ridge import Probe
+from layerscope.analysis.baselines.split import Split
+from layerscope.analysis.baselines.texts import Differences, Texts
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Options
 from layerscope.records.reading.residuals import Layout, residuals_path
@@ -149,6 +155,28 @@ def test_a_direction_in_the_residuals_is_found_and_beats_features_that_know_noth
     ours, theirs = comparison.hidden.probe_only[1], comparison.hidden.likelihood_only[1]
     assert comparison.hidden.p[1] == pytest.approx(stats.binomtest(ours, ours + theirs).pvalue)
     assert hidden_title(analysis).startswith("Hidden knowledge: more is found inside than is said")
+
+
+def test_the_half_that_judges_chooses_neither_layer_nor_size_nor_direction() -> None:
+    """Else a baseline, or the features, are said to tell as well as the luckiest of all that was tried."""
+    questions = made_up_questions(300)
+    split = Split.of(questions, 0)
+    assert split is not None
+    noise = np.random.default_rng(0).uniform(0.5, 1, 300)
+    choosing = np.where(questions.discovery, noise, -noise)  # right in the one half, wrong in the other
+    both, nothing = [Probe(-choosing, 0.0), Probe(choosing, 1.0)], [Probe(-choosing, 0.0), Probe(-choosing, 0.2)]
+    longer = np.where(questions.discovery, 5, -5)
+    questions = replace(questions, positive_tokens=10 + longer, negative_tokens=np.full(300, 10))
+    none = np.zeros(0, dtype=np.int32)
+    words = Texts(lambda: Differences(none, none, none), lambda: Differences(none, none, none), False)
+    features = {"selected": both, "sparse-1": nothing, "sparse-5": both, "sparse-20": nothing}
+    found = compare(questions, split, [0, 1], words, features, "needs a run with --residuals", {}, lambda *_: None)
+    assert found.best == "sparse-5"
+    for key, chosen in (("selected", 1), ("sparse-5", 1), ("length", 0)):
+        baseline = found.of(key)
+        assert baseline is not None
+        assert baseline.chosen == chosen
+        assert baseline.measured.auroc[chosen] == 0
 
 
 def test_of_many_tokens_there_is_no_residual_and_that_is_said(tmp_path: Path) -> None:

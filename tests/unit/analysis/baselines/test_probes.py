@@ -1,13 +1,17 @@
 """What is learnt on one half: closed forms against plain solutions, and nothing of the other half in it."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import sparse, stats
 
 from halves import made_up_questions
 from layerscope.analysis.baselines import ridge as ridges
+from layerscope.analysis.baselines import texts
 from layerscope.analysis.baselines.measuring import drawn
-from layerscope.analysis.baselines.ridge import mean_difference, ridge
+from layerscope.analysis.baselines.residuals import dense_probes
+from layerscope.analysis.baselines.ridge import Probe, mean_difference, ridge
 from layerscope.analysis.baselines.sparse_probes import SIZES, sparse_probes
 from layerscope.analysis.baselines.split import FOLDS, Split
 from layerscope.analysis.columns.arrays import Floats
@@ -90,6 +94,52 @@ def test_nothing_is_learnt_where_there_is_nothing() -> None:
     error = np.std(found, axis=0, ddof=1) / np.sqrt(len(found))
     assert (np.abs(np.mean(found, axis=0) - 0.5) < 3.5 * error).all()
     assert (np.mean(folds, axis=0) < 0.6).all()  # the best of six penalties is a little above
+
+
+def on_residuals(x: Floats, split: Split) -> list[Probe | None]:
+    return [probe for probes in dense_probes(lambda _: x.astype(np.float32), [0], split).values() for probe in probes]
+
+
+def on_words(x: Floats, split: Split) -> list[Probe]:
+    pair, word = (index.astype(np.int32) for index in np.nonzero(x))
+    return [ridge(texts.Differences(pair, word, x[pair, word].astype(np.int32)).columns(split), split)]
+
+
+def on_features(x: Floats, split: Split) -> list[Probe]:
+    feature, pair = np.nonzero(x.T)
+    found = x[pair, feature]
+    ids, whole = np.arange(x.shape[1]), np.ones(len(x), dtype=bool)
+    return sparse_probes(LayerPairs(ids, ids, feature, pair, found.clip(min=0), -found.clip(max=0), whole), split)
+
+
+@pytest.mark.parametrize(
+    "learn",
+    [
+        on_residuals,
+        on_words,
+        on_features,
+        lambda x, split: [ridge(x, split)],
+        lambda x, split: [ridge(sparse.csr_array(x), split)],
+        lambda x, split: [ridge(np.tile(x, 8), split)],
+    ],
+    ids=["residuals", "words", "features", "dense columns", "sparse columns", "more columns than pairs"],
+)
+def test_what_is_said_of_a_pair_depends_on_itself_and_on_the_half_that_chooses(
+    learn: Callable[[Floats, Split], Sequence[Probe]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other pair that judges has a part in which words, features, spreads, weights or penalty there are."""
+    monkeypatch.setattr(texts, "COLUMNS", 6)
+    split, rng = split_of(150), np.random.default_rng(3)
+    x = rng.integers(-2, 3, (150, 24)).astype(float)
+    x[:, :6] *= rng.random((150, 6)) < 0.2  # what few pairs of the half that chooses differ in
+    others = split.held_out & (np.arange(150) % 3 > 0)
+    found = learn(x, split)
+    for seed in range(4):
+        changed = x.copy()
+        changed[others] = np.random.default_rng(seed).choice([-60.0, -1.0, 1.0, 60.0], (int(others.sum()), 24))
+        for one, other in zip(found, learn(changed, split), strict=True):
+            assert other.discovery == one.discovery
+            assert other.difference[~others] == pytest.approx(one.difference[~others], abs=1e-9)
 
 
 def test_few_features_that_tell_are_found_and_weighted() -> None:
