@@ -182,12 +182,28 @@ def cut(*names: str) -> Callable[[list[bytes]], list[bytes]]:
     return changed
 
 
+def nulled(*names: str) -> Callable[[list[bytes]], list[bytes]]:
+    """As `jq -c '{…}'` leaves records that lack some names which it is given; of solutions, one that no run wrote."""
+
+    def changed(lines: list[bytes]) -> list[bytes]:
+        records = [orjson.loads(line) for line in cut(*names)(lines)]
+        for record in records:
+            record.update(dict.fromkeys(names))
+            for side in ("positive_solution_details", "negative_solution_details"):
+                if record[side] is not None:
+                    record[side]["tokens"] = None
+        return [orjson.dumps(record) + b"\n" for record in records]
+
+    return changed
+
+
+@pytest.mark.parametrize("made", [cut, nulled])
 @pytest.mark.parametrize("names", [("label",), ("model_is_correct",), ("label", "model_is_correct", "error")])
 def test_what_is_missing_and_follows_or_is_not_needed_is_done_without(
-    names: tuple[str, ...], whole: Path, tmp_path: Path
+    names: tuple[str, ...], made: Callable[..., Callable[[list[bytes]], list[bytes]]], whole: Path, tmp_path: Path
 ) -> None:
     """The five keys that the first version wrote, and what `jq '{example_id, question, …}'` keeps."""
-    alone = moved(whole, tmp_path / "cut.jsonl", cut(*names))
+    alone = moved(whole, tmp_path / "cut.jsonl", made(*names))
     for command in (report, lambda path: export(path, tmp_path / "cut.csv", overwrite=True)):
         assert ("which solution stood first" in command(alone)) == ("label" in names)
     assert ("which solution stood first" in alone.with_suffix(".html").read_text()) == ("label" in names)
@@ -243,6 +259,16 @@ SAYS_NOTHING = {
         lambda records: b"".join(orjson.dumps({"example_id": record["example_id"]}) + b"\n" for record in records),
         r"its first line has no question, positive_solution_details, negative_solution_details\.\n.*cut it anew",
     ),
+    "array of lines": (
+        lambda records: b"[\n" + b",\n".join(map(orjson.dumps, records)) + b"\n]\n",
+        r"is a JSON array, and a record is a line\.\n.*jq -c '\.\[\]' ",
+    ),
+    "ids as texts": (
+        lambda records: b"".join(
+            orjson.dumps({**record, "example_id": str(record["example_id"])}) + b"\n" for record in records
+        ),
+        r"its first line is no record: Expected `int`, got `str` - at `example_id`\.\n.*cut it anew",
+    ),
 }
 
 
@@ -264,7 +290,7 @@ def test_where_nothing_can_be_said_two_lines_tell_what_is_missing(name: str, who
         assert str(error.value).count("\n") == 1
     with pytest.raises(UsageError, match="has no manifest") as error:
         status(path)
-    assert ("jq -c '.[]'" in str(error.value)) == (name == "array")
+    assert ("jq -c '.[]'" in str(error.value)) == name.startswith("array")
 
 
 def test_no_features_is_told_by_what_they_are_of(whole: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ _DETAILS = (
     "token_count",
     "final_token",
 )
+_SIDES = (POSITIVE, NEGATIVE)
 _NO_REASON = "why is not in the file"
 
 
@@ -29,6 +30,8 @@ class Unlabelled(Record, frozen=True):
 def parse_held(line: bytes) -> Record | Unscored:
     """The record that a line holds; a question of two solutions may lack `label` and `model_is_correct`.
 
+    What is null is missing: `jq '{…, label}'` makes that of a name that it does not find.
+
     Raises:
         NotARecordError: it holds none, and what it lacks.
     """
@@ -36,34 +39,56 @@ def parse_held(line: bytes) -> Record | Unscored:
         return parse(line)
     except NotARecordError:
         found = object_of(line)
-        if found is None:
+        if found is None or found.get("error"):
             raise
         if _has_nothing(found):
             return Unscored(parse(_with(found, error=_NO_REASON)).example_id, _NO_REASON)
-        if missing := [*_missing(found)]:
+        there = _without_nulls(found)
+        if missing := [*_missing(there)]:
             raise NotARecordError(f"it has no {', '.join(missing)}") from None
-        if "label" in found and "model_is_correct" in found:
-            raise
-        return _completed(found)
+        if "label" in there and "model_is_correct" in there:
+            return parse(_with(there))
+        return _completed(there)
 
 
 def lacks(line: bytes) -> str:
     """What a line has to have and has not, for people; empty where it is a record, or nothing like one."""
     found = object_of(line)
-    if found is None or found.keys().isdisjoint(("example_id", POSITIVE, NEGATIVE)) or found.get("error"):
+    if found is None or found.keys().isdisjoint(("example_id", *_SIDES)) or found.get("error"):
         return ""
-    return "" if _has_nothing(found) else ", ".join(_missing(found))
+    return "" if _has_nothing(found) else ", ".join(_missing(_without_nulls(found)))
+
+
+def misfit(line: bytes) -> str:
+    """What of a line with a record's names is none of its values, for people; empty where it is a record, or has not
+    those names."""
+    found = object_of(line)
+    try:
+        if found is not None and POSITIVE in found:
+            parse_held(line)
+    except NotARecordError as error:
+        return str(error)
+    return ""
+
+
+def _without_nulls(found: dict[str, Any]) -> dict[str, Any]:
+    """A record's object, and those of its solutions, without the names whose value is null."""
+    return {
+        name: {inner: each for inner, each in value.items() if each is not None} if name in _SIDES else value
+        for name, value in found.items()
+        if value is not None and (name not in _SIDES or isinstance(value, dict))
+    }
 
 
 def _has_nothing(found: dict[str, Any]) -> bool:
     """Whether it is an error line of which `jq '{example_id, question, …}'` left the nulls alone."""
-    parts = ("question", POSITIVE, NEGATIVE)
-    return "example_id" in found and "error" not in found and all(found.get(part, 0) is None for part in parts)
+    parts = ("question", *_SIDES)
+    return "example_id" in found and found.get("error") is None and all(found.get(part, 0) is None for part in parts)
 
 
 def _missing(found: dict[str, Any]) -> Iterator[str]:
-    yield from (name for name in ("example_id", "question", POSITIVE, NEGATIVE) if name not in found)
-    solutions = [details for side in (POSITIVE, NEGATIVE) if isinstance(details := found.get(side), dict)]
+    yield from (name for name in ("example_id", "question", *_SIDES) if name not in found)
+    solutions = [details for side in _SIDES if isinstance(details := found.get(side), dict)]
     for name in _DETAILS:
         if any(name not in details for details in solutions):
             yield f"{name} of its solutions"

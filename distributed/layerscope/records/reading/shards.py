@@ -203,7 +203,7 @@ def open_records(files: Files, dictionary: str = FIRST) -> RecordsFile:
     file = RecordsFile.open(paths[0])
     if isinstance(file, Run):
         return file
-    if file.first is None and (why := why_no_records(file.path)):  # else taken for a torn line, of none
+    if why := why_no_records(file.path):  # else an array is taken for a torn line, of none
         raise UsageError(why)
     return file if file.first is None else Unnoted(file.path, file.first)
 

@@ -18,7 +18,7 @@ from layerscope.records.advice import READING, Advice
 from layerscope.records.line.checking import check as check_itself
 from layerscope.records.line.checking import check_parts
 from layerscope.records.line.dictionaries import names_of
-from layerscope.records.line.held import Unlabelled, lacks
+from layerscope.records.line.held import Unlabelled, lacks, misfit
 from layerscope.records.line.record import NotARecordError, Record, Unscored
 from layerscope.records.manifest.identity import Identity, ModelFiles, OtherSaes, PlanSize, SaeFile, SaeFiles, Settings
 from layerscope.records.manifest.manifest import FORMAT, About, AboutDictionary, Manifest, Tokens, manifest_path
@@ -59,12 +59,13 @@ class Unnoted(Run):
             UsageError: there is no such file, or no record of a scored question in it.
         """
         file = RecordsFile.open(path)
-        if file.first is None:
+        why = why_no_records(file.path)
+        if why or file.first is None:
             told = (
                 f"{path} has no manifest ({manifest_path(path).name}) beside it, and no line of it is the record of a "
             )
             other = "" if OF_RECORDS in reader_of(path) else reader_of(path)
-            raise UsageError(why_no_records(file.path) or f"{told}scored question.\n{advice.no_manifest}{other}")
+            raise UsageError(why or f"{told}scored question.\n{advice.no_manifest}{other}")
         return cls(file.path, file.first, advice)
 
     @property
@@ -135,6 +136,11 @@ def why_no_records(path: Path) -> str:
         return (
             f"{path} has no manifest beside it, and its first line has no {missing}.\n"
             "Of what a run writes, label and model_is_correct may be left out; cut it anew and keep the rest."
+        )
+    if told := misfit(line):
+        return (
+            f"{path} has no manifest beside it, and its first line is no record: {told}.\n"
+            "Name the .jsonl file of a run, or cut it anew and keep the values as they were."
         )
     return ""
 
