@@ -3,43 +3,32 @@
 import os
 import sys
 
-from layerscope.process import leave_working_folder, provide_home, speak_while_waiting
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import FrameType
-
-_struck: list[int] = []
-"""The interrupts that were raised: what is being imported may make another error of one, and a library swallow it."""
+from layerscope.process import Stops, leave_working_folder, provide_home, speak_while_waiting, strike_again
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process, as `cli.main` says."""
+    stops = Stops()
     try:
         import signal  # takes a hundredth of a second
 
-        if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not, if whoever started it has it ignored
-            signal.signal(signal.SIGINT, _strike)
+        stops.watch(signal.SIGINT)
+        sys.unraisablehook = strike_again
         leave_working_folder()
         hush = speak_while_waiting()
         if told := provide_home():
             _say(told)
         from layerscope.cli import main as run
     except BaseException as error:
-        if not _struck and not isinstance(error, KeyboardInterrupt):
+        if not stops.raised and not isinstance(error, KeyboardInterrupt):
             raise
         _say("Stopped by SIGINT before anything began. Nothing was changed.")
         os._exit(130)  # nothing is open yet, and another thread may be in the middle of an import
     try:
-        run(arguments, _struck)
+        run(arguments, lambda: stops.raised)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done and said
         hush()
-
-
-def _strike(number: int, _frame: "FrameType | None") -> None:
-    _struck.append(number)
-    raise KeyboardInterrupt
 
 
 def _say(text: str) -> None:

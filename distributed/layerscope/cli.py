@@ -3,8 +3,9 @@
 Imports nothing heavy before it knows what to do.
 """
 
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +14,7 @@ from layerscope.config import FIRST, Config
 from layerscope.config.ablation import AblationOptions
 from layerscope.config.command_line import call, parser_of
 from layerscope.config.options import HELP, Shown
-from layerscope.errors import LayerscopeError, UsageError, did_you_mean
+from layerscope.errors import LayerscopeError, Stopped, UsageError, did_you_mean
 from layerscope.formatting import say, shell_word, visible_json
 from layerscope.streams import lost_output, outlive_readers
 
@@ -230,28 +231,30 @@ def _do(words: list[str]) -> int:
     return 0
 
 
-def _interrupted(words: list[str]) -> str:
-    """Where things stand after Ctrl-C, and what goes on."""
+def _interrupted(words: list[str], name: str) -> str:
+    """Where things stand after a signal, and what goes on."""
     command = " ".join(map(shell_word, ["layerscope", *words]))
     if words[:1] in (["run"], ["ablate"]):
-        return f"Stopped by SIGINT before the work began; nothing was changed.\nTo go on: {command}"
-    return f"Stopped by SIGINT before the end; what it was to write is as it was.\nTo do it again: {command}"
+        return f"Stopped by {name} before the work began; nothing was changed.\nTo go on: {command}"
+    return f"Stopped by {name} before the end; what it was to write is as it was.\nTo do it again: {command}"
 
 
-def main(arguments: list[str] | None = None, struck: Sequence[int] = ()) -> None:
+def main(arguments: list[str] | None = None, struck: Callable[[], bool] = lambda: False) -> None:
     """Runs the command and ends the process with its exit code: 0 done, 1 failed, 2 usage, 128 + n for signal n.
 
     Args:
-        struck: the interrupts so far: an error behind one is what something made of it that was being imported.
+        struck: whether there was an interrupt: an error behind one is what something made of it that was imported.
     """
     outlive_readers()
     words = sys.argv[1:] if arguments is None else arguments
     try:
         code = _do(words)
     except (Exception, KeyboardInterrupt) as error:
-        if struck or isinstance(error, KeyboardInterrupt):
-            say(_interrupted(words), sys.stderr)
-            code = 130
+        if struck() or isinstance(error, KeyboardInterrupt):
+            stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+            name = signal.Signals(stopped.number).name
+            say(stopped.told or _interrupted(words, name), None if stopped.told else sys.stderr)
+            code = stopped.exit_code
         elif isinstance(error, LayerscopeError):
             say(f"layerscope: {error}", sys.stderr)
             code = error.exit_code

@@ -39,6 +39,19 @@ class TakenError(LayerscopeError):
     """Another run is on the file."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal has ended a command.
+
+    Args:
+        number: the signal's.
+        told: where things stand, and what goes on with them; empty where nothing was begun.
+    """
+
+    def __init__(self, number: int, told: str = "") -> None:
+        super().__init__(told)
+        self.number, self.told, self.exit_code = number, told, 128 + number
+
+
 def did_you_mean(word: object, known: Iterable[str], nearness: float = 0.6) -> str:
     """` Did you mean final?`, behind what is said of a word that is none of the known ones; empty if none is near."""
     import difflib

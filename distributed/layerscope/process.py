@@ -78,6 +78,72 @@ def _folder_in(temporary: str) -> str:
     return tempfile.mkdtemp(prefix="layerscope-home-", dir=temporary)
 
 
+_AGAIN_SECONDS = 1.0
+
+
+class Stops:
+    """The signals that ask this process to stop.
+
+    A terminal sends Ctrl-C to all processes of a group, and who presses it presses it twice: what comes within a second
+    of one that was acted on is part of that, and tears nothing apart that is being closed.
+    """
+
+    _acted_at = float("-inf")  # of the last that was made, which is watching
+
+    def __init__(self) -> None:
+        self.first, Stops._acted_at = 0, float("-inf")
+        """The number of the first; 0 where none came."""
+        self.raised = False
+        """One ended what was being done, whatever that made of it."""
+        self._watched, self._holding = set[int](), False
+
+    def watch(self, *numbers: int) -> None:
+        """From now on each raises KeyboardInterrupt, unless whoever started this process has it ignored (nohup)."""
+        import signal
+
+        for number in numbers:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._act)
+                self._watched.add(number)
+
+    def hold(self) -> None:
+        """From now on the first is only noted; a second one raises still. After Ray's start, which takes SIGTERM."""
+        self._holding = True
+        self.watch(*self._watched)
+
+    def obey(self) -> None:
+        """Raises what was noted meanwhile; from now on the first raises too."""
+        self._holding, self.raised = False, self.raised or self.first != 0
+        if self.raised:
+            raise KeyboardInterrupt
+
+    def _act(self, number: int, _frame: "FrameType | None") -> None:
+        import signal
+        import time
+
+        # Of a hang-up a closed terminal's shell and the kernel send one each.
+        if (self.first and number == signal.SIGHUP) or time.monotonic() - Stops._acted_at < _AGAIN_SECONDS:
+            return
+        Stops._acted_at = time.monotonic()
+        self.raised = self.raised or not self._holding or self.first != 0
+        self.first = self.first or number
+        if self.raised:
+            raise KeyboardInterrupt
+
+
+def strike_again(lost: "sys.UnraisableHookArgs") -> None:
+    """For `sys.unraisablehook`: an interrupt that strikes while an object is cleared away, which Python prints with
+    a traceback and forget, is raised a moment later."""
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    import signal
+    from threading import Timer, main_thread
+
+    Stops._acted_at = float("-inf")
+    Timer(0.01, signal.pthread_kill, (main_thread().ident, signal.SIGINT)).start()
+
+
 _LOOK_SECONDS = 0.05
 _TOLD_BYTES, _RATE_SECONDS = 500_000, 10.0
 _ON_TERMINAL, _IN_LOG = (0.1, 0.5), (0.1, 1.5)  # seconds of silence before the first line, and before the others

@@ -3,9 +3,11 @@
 import ast
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -295,7 +297,7 @@ def test_what_an_import_makes_of_ctrl_c_is_no_error(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("layerscope.records.status.status", half_imported)
     with pytest.raises(SystemExit) as ended:
-        cli.main(["status", "run.jsonl"], struck=[2])
+        cli.main(["status", "run.jsonl"], struck=lambda: True)
     assert ended.value.code == 130
     with pytest.raises(ImportError, match="initialization failed"):
         cli.main(["status", "run.jsonl"])
@@ -311,6 +313,76 @@ def test_ctrl_c_before_anything_is_imported_is_answered_too(step: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     told = [line for line in done.stderr.splitlines() if "waits for" not in line]
     assert (done.returncode, told) == (130, ["Stopped by SIGINT before anything began. Nothing was changed."])
+
+
+WHEN_IT_CLOSES = """
+import os, signal, time, layerscope.__main__ as begin, layerscope.records.verify as verifying
+
+class Thing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        list(range(1000))
+
+def verify(_):
+    try:
+        START
+        time.sleep(60)
+    finally:
+        for _ in range(3):
+            time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGINT)
+        print("closed", flush=True)
+
+verifying.verify = verify
+begin.main(["verify", "run.jsonl"])
+"""
+
+
+@pytest.mark.parametrize("start", ["os.kill(os.getpid(), signal.SIGINT)", "Thing()"], ids=["at once", "clearing away"])
+def test_ctrl_c_is_pressed_more_than_once(start: str) -> None:
+    """What closes is not torn apart by it, and one that strikes while an object is cleared away is not forgotten."""
+    done = subprocess.run(
+        [sys.executable, "-c", WHEN_IT_CLOSES.replace("START", start)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (130, "closed\n")
+    assert "Stopped by SIGINT before the end" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "ignored" not in done.stderr
+
+
+AT_A_MOMENT = """
+import sys, layerscope.__main__ as begin
+leave = begin.leave_working_folder
+begin.leave_working_folder = lambda: (print("begun", flush=True), leave())
+begin.main(sys.argv[1:])
+"""
+
+
+def test_ctrl_c_at_any_moment_of_a_command_ends_it_in_words(tmp_path: Path) -> None:
+    """A terminal sends it to the whole group; it strikes while things are imported, read, computed or written."""
+    write_run(path := tmp_path / "run.jsonl", Spec(questions=60, layers=(0, 1)))
+    codes = set[int]()
+    for seconds in (0, 0.1, 0.3, 0.7, 1.5):
+        process = subprocess.Popen(
+            [sys.executable, "-c", AT_A_MOMENT, "report", str(path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        for wait in (seconds, 0.2):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(wait)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+        told = process.communicate(timeout=120)[1]
+        codes.add(process.returncode)
+        assert process.returncode == 0 or "Stopped by SIGINT before " in told
+        assert "Traceback" not in told
+    assert 130 in codes
+    assert codes <= {0, 130}
 
 
 def test_ctrl_c_after_all_is_said_changes_nothing() -> None:

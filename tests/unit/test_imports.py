@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "tables": _READING,
     "neuronpedia": _READING,
     "report": {*_READING, "analysis", "neuronpedia"},
-    "commands": {*_RUN, "engine", "analysis", "tables", "neuronpedia", "report"},
+    "commands": {*_RUN, "process", "engine", "analysis", "tables", "neuronpedia", "report"},
     "cli": {*_WORDS, "streams", "records", "analysis", "tables", "neuronpedia", "report", "commands"},
     "__main__": {"cli", "process"},
     "__init__": {"commands", "process"},

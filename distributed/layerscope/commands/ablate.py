@@ -1,19 +1,16 @@
 """`layerscope ablate`: a run's questions once more, with features taken out; its file promises what a run's does."""
 
-import signal
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from layerscope.analysis import choosing
 from layerscope.analysis.ablations import summarise
 from layerscope.analysis.named_features import expect_features, read_features
 from layerscope.commands.effects_told import as_text
 from layerscope.commands.of_run import config_of, expect_the_same
-from layerscope.commands.saying import command_line, stop_signals, tell_place, warn, warning
+from layerscope.commands.saying import Stop, command_line, stoppable, tell_place, warn, warning
 from layerscope.config import Config, parse_layers
 from layerscope.config.ablation import AblationOptions
 from layerscope.engine.batches.lines import BatchLines, Line
@@ -29,6 +26,7 @@ from layerscope.planning.ablation import (
     ablating,
     ablation_plan,
     decoder_norms,
+    plan_of_lines,
     to_about,
     to_identity,
 )
@@ -37,7 +35,6 @@ from layerscope.planning.job import Job, check_space
 from layerscope.planning.node import Node
 from layerscope.planning.prepare import prepare
 from layerscope.planning.saes import acts_at
-from layerscope.questions.plan import Plan
 from layerscope.records.ablations import AblationFile, AblationTotals, digest_of, parse_ablation
 from layerscope.records.advice import Advice
 from layerscope.records.manifest.fingerprints import Fingerprints
@@ -67,7 +64,17 @@ class _Prepared:
 
 
 def ablate(file: Path, options: AblationOptions) -> int:
-    """Ablates features of a run, or goes on with it, and prints what they do: 0 when the file is complete."""
+    """Ablates features of a run, or goes on with it, and prints what they do: 0 when the file is complete.
+
+    Raises:
+        Stopped: a signal ended it, where it says.
+    """
+    with stoppable() as stop:
+        _ablate(file, options, stop)
+    return 0
+
+
+def _ablate(file: Path, options: AblationOptions, stop: Stop) -> None:
     run = _whole_run(file)
     config = _config(run, options)
     cluster = Cluster(config, add_nodes=not options.plan)
@@ -77,23 +84,20 @@ def ablate(file: Path, options: AblationOptions) -> int:
         say(STANDIN_NOTE)
     say(prepared.cost)
     if options.plan:
-        return 0
+        return
     warn(job)
     check_space(job)
     identity = to_identity(prepared.whole, prepared.settings)
     about = to_about(prepared.whole, command_line(), prepared.about)
     total = ablation_plan(prepared.whole, prepared.settings).lines
     with journal.open_journal(job.output.records, identity, about, options.overwrite) as output:
+        stop.stands = lambda: f"after {output.lines} of {count_of(total, 'line')}"
         totals = AblationTotals()
         recover(output, totals.add, warning)
-        stopped_by = _work(prepared, cluster, output, totals, total) if output.lines < total else None
-    if stopped_by:
-        say(f"Stopped by {stopped_by.name} after {output.lines} of {count_of(total, 'line')}.")
-        say(f"To go on: {command_line()}")
-        return 128 + stopped_by
+        if output.lines < total:
+            _work(prepared, cluster, output, totals, stop)
     say(as_text(summarise(job.output.records, run)))
     say(f"file      {job.output.records}")
-    return 0
 
 
 def _whole_run(named: Path) -> Run:
@@ -211,26 +215,23 @@ class _Ablating(Work):
         self.progress.totals.add(parse_ablation(b"".join(line.pieces)))
 
 
-def _work(
-    prepared: _Prepared, cluster: Cluster, output: journal.Journal, totals: AblationTotals, total: int
-) -> signal.Signals | None:
-    """Starts Ray and computes what the file lacks; gives what stopped it."""
+def _work(prepared: _Prepared, cluster: Cluster, output: journal.Journal, totals: AblationTotals, stop: Stop) -> None:
+    """Starts Ray and computes what the file lacks."""
     job, fingerprints = prepared.job, Fingerprints(output.fingerprints)
-    starts = np.array(ablation_plan(prepared.whole, prepared.settings).part_starts())
-    lines = Plan(np.arange(total), starts, 0, 0, 0, "")  # of the file's lines, in place of questions
+    lines = plan_of_lines(ablation_plan(prepared.whole, prepared.settings))
     with (
-        Progress(total, totals, noun="line") as progress,
+        Progress(len(lines.order), totals, noun="line") as progress,
         cluster.engine(job.placement.gemma_actors * job.placement.gemma.num_cpus, progress.note) as engine,
-        stop_signals() as caught,
     ):
+        stop.hold()
         tell_place(job, progress)
 
         def results(batches: Sequence[int]) -> Generator[BatchLines]:
             crew = Crew(job, engine, progress.note, fingerprints)
             budget = Budget(job, engine.object_store_bytes())
             driver = Driver(job, batches, crew, budget, progress.note, at_work=progress.begin)
-            yield from driver.results(lambda: bool(caught) or output.is_taken_away())
+            yield from driver.results(lambda: bool(stop.first) or output.is_taken_away())
 
-        if not caught:
+        if not stop.first:
             _Ablating(lines, output, progress, fingerprints, results).go_on()
-        return caught[0] if caught and output.lines < total else None
+    stop.obey()

@@ -8,11 +8,10 @@ from typing import Any
 from msgspec import UNSET
 
 from layerscope.commands.random_saes import with_random_saes
-from layerscope.config import Config
+from layerscope.config import STANDARD_INPUT, Config
 from layerscope.config.command_line import call
 from layerscope.config.values import parse_baseline
 from layerscope.errors import UsageError
-from layerscope.questions.standard_input import STANDARD_INPUT
 from layerscope.records.manifest.differences import settings_that_differ
 from layerscope.records.manifest.identity import Identity
 from layerscope.records.reading.run import Run

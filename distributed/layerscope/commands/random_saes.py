@@ -51,12 +51,12 @@ def are_made(job: Job) -> bool:
     return random_saes(job.output.records).is_dir()
 
 
-def make_random_saes(config: Config, job: Job, run_pilot: Callable[[Config], int]) -> int:
-    """Runs the pilot, or goes on with it, and writes the random SAEs: 0, or what ended the pilot before its end.
+def make_random_saes(config: Config, job: Job, run_pilot: Callable[[Config], None]) -> None:
+    """Runs the pilot, or goes on with it, and writes the random SAEs.
 
     Args:
         job: of the run.
-        run_pilot: runs it as any other, and gives its exit code.
+        run_pilot: runs it as any other.
     """
     saes = random_saes(job.output.records)
     questions = min(PILOT_QUESTIONS, len(job.selection))
@@ -87,8 +87,7 @@ def make_random_saes(config: Config, job: Job, run_pilot: Callable[[Config], int
         output_file=str(saes.with_name("pilot.jsonl")),
     )
     say(f"A pilot of {count_of(questions, 'question')} says how often features fire: {pilot.output_file}", sys.stderr)
-    if stopped := run_pilot(pilot):
-        return stopped
+    run_pilot(pilot)
     held = open_locked(Path(pilot.output_file))
     try:
         half_written = saes.with_name("saes.unfinished")
@@ -98,4 +97,3 @@ def make_random_saes(config: Config, job: Job, run_pilot: Callable[[Config], int
         half_written.rename(saes)
     finally:
         os.close(held)
-    return 0

@@ -1,11 +1,10 @@
 """What the commands do with a job: run it and sum it up, or only describe it."""
 
-import signal
 import sys
 
 from layerscope.commands.random_saes import are_made, make_random_saes, with_random_saes
 from layerscope.commands.run_parts import run_parts
-from layerscope.commands.saying import command_line, stop_signals, tell_place, warn, warning
+from layerscope.commands.saying import Stop, command_line, stoppable, tell_place, warn, warning
 from layerscope.config import Config
 from layerscope.engine.cluster.cluster import Cluster
 from layerscope.engine.timeline import Timeline
@@ -26,50 +25,54 @@ from layerscope.records.writing import journal
 
 
 def run_job(config: Config) -> int:
-    """Runs a job, or goes on with it, and prints the summary: 0 when the file is complete, 128 + n after signal n."""
+    """Runs a job, or goes on with it, and prints the summary: 0 when the file is complete.
+
+    Raises:
+        Stopped: a signal ended it, where it says.
+    """
+    with stoppable() as stop:
+        _run(config, stop)
+    return 0
+
+
+def _run(config: Config, stop: Stop) -> None:
     cluster = Cluster(config, add_nodes=True)
     job = prepare(config, cluster.nodes)
     warn(job)
     check_space(job)
     if config.baseline_dictionary:
-        if not are_made(job) and (stopped := make_random_saes(config, job, lambda pilot: _pilot(pilot, cluster))):
-            return stopped
+        if not are_made(job):
+            make_random_saes(config, job, lambda pilot: _pilot(pilot, cluster, stop))
         job = prepare(with_random_saes(config, job.output.records), cluster.nodes)
     if job.output.parts:
-        return run_parts(job, cluster)
-    code, totals, effort = _go_on(job, cluster)
-    if code:
-        return code
+        run_parts(job, cluster, stop)
+        return
+    totals, effort = _go_on(job, cluster, stop)
     if job.output.array:
         write_array(job.output.records, job.output.array, Run.open(job.output.records).lines())
     say(summarise(job, totals, effort))
-    return 0
 
 
-def _pilot(config: Config, cluster: Cluster) -> int:
-    """A run before the run: 0, or 128 + n after signal n."""
+def _pilot(config: Config, cluster: Cluster, stop: Stop) -> None:
+    """A run before the run."""
     job = prepare(config, cluster.nodes)
     check_space(job)
-    return _go_on(job, cluster)[0]
+    _go_on(job, cluster, stop, " of the pilot")
 
 
-def _go_on(job: Job, cluster: Cluster) -> tuple[int, Totals, Effort]:
-    """Writes what the output file lacks: the exit code, and what there is then."""
+def _go_on(job: Job, cluster: Cluster, stop: Stop, of: str = "") -> tuple[Totals, Effort]:
+    """Writes what the output file lacks, and gives what there is then.
+
+    Args:
+        of: whose questions they are.
+    """
     with open_output(job.output.records, job.identity(), job.about(command_line()), job.output.overwrite) as file:
+        stop.stands = lambda: f"after {file.lines} of {count_of(job.n_questions, 'question')}{of}"
         totals, retried = recovered(file, warning, job.output.retry_errors)
         if file.lines < job.n_questions or retried:
-            try:
-                totals, effort, stopped_by, left = _work(job, cluster, file, totals, retried)
-            except KeyboardInterrupt:  # while Ray starts, or a second one while it ends
-                effort, stopped_by, left = Effort(), signal.SIGINT, ""
-        else:
-            say(_nothing_to_do(job))
-            effort, stopped_by, left = Effort(), None, ""
-    if stopped_by:
-        say(f"Stopped by {stopped_by.name} after {file.lines} of {count_of(job.n_questions, 'question')}{left}.")
-        say(f"To go on: {command_line()}")
-        return 128 + stopped_by, totals, effort
-    return 0, totals, effort
+            return _work(job, cluster, file, totals, retried, stop)
+        say(_nothing_to_do(job))
+        return totals, Effort()
 
 
 def _nothing_to_do(job: Job) -> str:
@@ -96,22 +99,21 @@ def print_plan(config: Config) -> int:
 
 
 def _work(
-    job: Job, cluster: Cluster, file: journal.Journal, totals: Totals, retried: list[int]
-) -> tuple[Totals, Effort, signal.Signals | None, str]:
-    """Starts Ray and computes what the file lacks: the new totals, what it took, what stopped it, what is left.
-
-    What stopped it is None where nothing is left to do.
-    """
+    job: Job, cluster: Cluster, file: journal.Journal, totals: Totals, retried: list[int], stop: Stop
+) -> tuple[Totals, Effort]:
+    """Starts Ray and computes what the file lacks: the new totals, and what it took."""
     if file.lines:
         say(f"Going on after {file.lines} of {count_of(job.n_questions, 'question')}.", sys.stderr)
     with (
         Progress(job.n_questions, totals) as progress,
         Timeline(job.output.timeline) as timeline,
         cluster.engine(job.placement.gemma_actors * job.placement.gemma.num_cpus, progress.note) as engine,
-        stop_signals() as caught,
     ):
+        stop.hold()
         tell_place(job, progress)
-        remaining = compute(job, engine, file, progress, timeline, retried, lambda: bool(caught))
-        left = f", {remaining} of {len(retried)} with an error line not computed again" if remaining else ""
-        stopped_by = caught[0] if caught and (left or file.lines < job.n_questions) else None
-        return progress.totals, progress.effort(), stopped_by, left
+        left = compute(job, engine, file, progress, timeline, retried, lambda: bool(stop.first))
+        if left:
+            stop.left = f", {left} of {len(retried)} with an error line not computed again"
+        result = progress.totals, progress.effort()
+    stop.obey()
+    return result

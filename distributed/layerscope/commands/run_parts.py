@@ -1,11 +1,11 @@
 """A run of parts: the head, which has writers write them."""
 
-import signal
+from collections.abc import Sequence
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from layerscope.commands.saying import command_line, stop_signals, tell_place, warning
+from layerscope.commands.saying import Stop, command_line, tell_place, warning
 from layerscope.engine.cluster.cluster import Cluster
 from layerscope.engine.work import recovered
 from layerscope.engine.writers.posts import Part, Posts
@@ -23,7 +23,7 @@ from layerscope.records.reading.parts import as_it_lies, held
 from layerscope.records.totals import Effort, Totals
 
 
-def run_parts(job: Job, cluster: Cluster) -> int:
+def run_parts(job: Job, cluster: Cluster, stop: Stop) -> None:
     """Has a job written in parts, or goes on with it, and prints the summary: see `run_job`."""
     output = job.output
     placed, identity = shares(job, cluster.nodes), job.identity()
@@ -33,33 +33,30 @@ def run_parts(job: Job, cluster: Cluster) -> int:
         return Task(own, _of_part(own, identity), own.about(command_line()), again)
 
     with held(output.records, len(output.parts), command_line()) as was_there:
-        parts, effort, stopped_by = [], Effort(), None
+        parts, effort = list[Part](), Effort()
         for number, path in enumerate(output.parts, start=1):
             if was_there and not path.exists():
                 warning(f"{path} is not there: its part is computed from the beginning.")
             parts.append(_begun(number, task(number, placed[0], False), was_there, output.overwrite))
+        stop.stands = lambda: _standing(job, parts)
         if all(part.complete for part in parts) and not output.retry_errors:
             for part in parts:
                 _look_at(part, task(part.number, placed[0], False))
             say(f"{output.records} is complete already.")
         else:
             to_write = ToWrite(output.records, as_it_lies(output.records), parts, task, start_writer)
-            try:
-                effort, stopped_by = _work(job, cluster, to_write, placed)
-            except KeyboardInterrupt:  # while Ray starts, or a second one while it ends
-                stopped_by = signal.SIGINT
-    totals = Totals.of_all(part.totals for part in parts)
-    if stopped_by:
-        left = sum(part.left for part in parts)
-        again = f", {count_of(left, 'line')} with an error not computed again" if left else ""
-        say(f"Stopped by {stopped_by.name} after {totals.questions} of {count_of(job.n_questions, 'question')}{again}.")
-        say(f"To go on: {command_line()}")
-        return 128 + stopped_by
-    say(summarise(job, totals, effort))
+            effort = _work(job, cluster, to_write, placed, stop)
+    say(summarise(job, Totals.of_all(part.totals for part in parts), effort))
     for part in parts:
         if part.elsewhere:
             say(f"on another disk         {output.parts[part.number - 1]}, of {part.elsewhere}")
-    return 0
+
+
+def _standing(job: Job, parts: Sequence[Part]) -> str:
+    """Where it stands, for people."""
+    done, left = sum(part.totals.questions for part in parts), sum(part.left for part in parts)
+    again = f", {count_of(left, 'line')} with an error not computed again" if left else ""
+    return f"after {done} of {count_of(job.n_questions, 'question')}{again}"
 
 
 def _of_part(own: Job, whole: Identity) -> Identity:
@@ -97,22 +94,23 @@ def _look_at(part: Part, task: Task) -> None:
         part.totals, _ = recovered(file, warning, retry_errors=False)
 
 
-def _work(job: Job, cluster: Cluster, to_write: ToWrite, placed: list[Share]) -> tuple[Effort, signal.Signals | None]:
-    """Starts Ray and has the writers compute what the parts lack: what it took, and what stopped it."""
+def _work(job: Job, cluster: Cluster, to_write: ToWrite, placed: list[Share], stop: Stop) -> Effort:
+    """Starts Ray and has the writers compute what the parts lack: what it took."""
     totals = Totals.of_all(part.totals for part in to_write.parts)
     cpus = sum(share.placement.gemma_actors * share.placement.gemma.num_cpus for share in placed)
     with (
         Progress(job.n_questions, totals) as progress,
         cluster.engine(cpus, progress.note) as engine,
-        stop_signals() as caught,
     ):
+        stop.hold()
         if totals.questions:  # as far as manifests note; what lies behind, the writers read
             progress.note(f"Going on after at least {totals.questions} of {count_of(job.n_questions, 'question')}.")
         at_once = f", {len(placed)} at a time" if len(placed) < len(to_write.parts) else ""
         progress.note(f"{count_of(len(to_write.parts), 'writer')}{at_once}:")
         tell_place(job, progress, [share.placement for share in placed])
         posts = Posts(job, placed, engine, progress.note)
-        writers = Writers(to_write, posts, engine, progress, lambda: bool(caught))
+        writers = Writers(to_write, posts, engine, progress, lambda: bool(stop.first))
         writers.run()
-        incomplete = not all(part.complete for part in to_write.parts)
-        return progress.effort(writers.lost), caught[0] if caught and incomplete else None
+        effort = progress.effort(writers.lost)
+    stop.obey()
+    return effort

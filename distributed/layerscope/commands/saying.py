@@ -1,16 +1,17 @@
-"""What a command that runs a job says, the command that goes on with it, and the signals that stop it."""
+"""What a command that runs a job says, the command that goes on with it, and what is said when a signal stops it."""
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
+from layerscope.errors import Stopped
 from layerscope.formatting import say, shell_word, size_text
 from layerscope.planning.job import Job, download_bytes
 from layerscope.planning.output import in_ray_job, ray_job_environment
 from layerscope.planning.placement import Placement
+from layerscope.process import Stops
 from layerscope.records.progress import Progress
 
 
@@ -36,30 +37,42 @@ def tell_place(job: Job, progress: Progress, placements: Sequence[Placement] = (
         progress.note(f"Up to {size_text(missing)} come from the hub first, to every node that lacks them.")
 
 
+class Stop(Stops):
+    """Those that end a command which writes a file, and where it stands then."""
+
+    stands: Callable[[], str] | None = None
+    """Gives `after 3 of 10 questions`; None before there is a file."""
+    left = ""
+    """What was to be computed again, and was not."""
+
+    def stopped(self) -> Stopped:
+        number = self.first or signal.SIGINT
+        if self.stands is None:
+            return Stopped(number)
+        told = f"Stopped by {signal.Signals(number).name} {self.stands()}{self.left}.\nTo go on: {command_line()}"
+        return Stopped(number, told)
+
+
 @contextmanager
-def stop_signals() -> Iterator[list[signal.Signals]]:
-    """Collects the first signal that asks to stop; a second one stops at once, but for a hang-up, which may come twice.
+def stoppable() -> Iterator[Stop]:
+    """What signals end inside the block ends in words.
 
-    To be entered after Ray's start, which takes SIGTERM. What is ignored (a hang-up, under nohup) stays so.
+    Raises:
+        Stopped: one has ended it.
     """
-    caught: list[signal.Signals] = []
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        if not caught:
-            caught.append(signal.Signals(number))
-        elif number != signal.SIGHUP:  # of which a closed terminal's shell and the kernel send one each
-            raise KeyboardInterrupt
-
-    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
-    before = [signal.signal(number, stop) for number in numbers]
+    stop, numbers = Stop(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    stop.watch(*numbers)
     try:
-        yield caught
+        yield stop
+    except (Exception, KeyboardInterrupt) as error:
+        if not stop.raised and not isinstance(error, KeyboardInterrupt):
+            raise
+        raise stop.stopped() from None
     finally:
-        for number, handler in zip(numbers, before, strict=True):
-            if number not in caught:
+        if not stop.first:  # else another one would end the process before all is said
+            for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
-            elif number == signal.SIGHUP:  # the second would end the process while Ray is shut down, or Python itself
-                signal.signal(number, signal.SIG_IGN)
 
 
 def command_line() -> str:

@@ -14,6 +14,7 @@ from layerscope.config.settings import (
 from layerscope.config.values import (
     CHAT,
     READINGS,
+    STANDARD_INPUT,
     parse_baseline,
     parse_columns,
     parse_layers,
@@ -29,6 +30,7 @@ __all__ = [
     "FIRST",
     "MAX_BATCH_TOKENS",
     "READINGS",
+    "STANDARD_INPUT",
     "AttributionRule",
     "AutoCount",
     "Config",

@@ -6,6 +6,8 @@ from layerscope.errors import UsageError, did_you_mean
 
 READINGS = ("final", "last-word", "max", "prompt")
 """Which of a solution's tokens are encoded, and how they become one list; in the order of the record."""
+STANDARD_INPUT = "-"
+"""For `--dataset`: the questions come that way."""
 CHAT = "chat"
 """For `--prompt`, the chat template of the model's tokeniser."""
 _PARTS = re.compile(r"goal|choices|label|sol[1-9]\d?")

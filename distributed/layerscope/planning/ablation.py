@@ -55,6 +55,11 @@ def ablation_plan(job: Job, settings: AblationSettings) -> AblationPlan:
     return AblationPlan(order, starts, settings.features, settings.controls, settings.features_at_once)
 
 
+def plan_of_lines(plan: AblationPlan) -> Plan:
+    """The lines of the file in place of questions, each portion of a batch in place of a batch."""
+    return Plan(np.arange(plan.lines), np.array(plan.part_starts()), 0, 0, 0, "")
+
+
 def to_identity(job: Job, settings: AblationSettings) -> Identity:
     """Whatever decides the bytes of the file of ablations."""
     return changed(job.identity(), ablation=settings, packing=UNSET)

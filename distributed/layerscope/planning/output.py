@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from layerscope.config import Config
+from layerscope.config import STANDARD_INPUT, Config
 from layerscope.errors import UsageError, remedy
 from layerscope.files import user_path
 from layerscope.planning.node import Node
 from layerscope.planning.settings import output_file
 from layerscope.questions.opening import question_files
-from layerscope.questions.standard_input import STANDARD_INPUT
 from layerscope.records.manifest.manifest import manifest_path
 from layerscope.records.reading.parts import names_parts, part_paths, read_parts
 from layerscope.records.storage.addresses import run_path

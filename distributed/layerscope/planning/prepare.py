@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from layerscope.config import Config, parse_baseline, parse_shard
+from layerscope.config import STANDARD_INPUT, Config, parse_baseline, parse_shard
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import count_of
 from layerscope.hub.repository import Repository, open_repository
@@ -35,7 +35,7 @@ from layerscope.questions.prompts import Prompt
 from layerscope.questions.reading import Reading
 from layerscope.questions.selection import select_questions
 from layerscope.questions.shots import Shots, draw_shots
-from layerscope.questions.standard_input import STANDARD_INPUT, keep_standard_input, records_of_copy
+from layerscope.questions.standard_input import keep_standard_input, records_of_copy
 from layerscope.records.manifest.manifest import read_manifest
 from layerscope.records.means import find_means
 from layerscope.standin import standin_folder

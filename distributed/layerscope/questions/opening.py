@@ -9,6 +9,7 @@ from importlib import resources
 from itertools import chain
 from pathlib import Path
 
+from layerscope.config import STANDARD_INPUT
 from layerscope.errors import UsageError, did_you_mean
 from layerscope.files import COMPRESSED, names_in, user_path
 from layerscope.formatting import listed, visible
@@ -18,7 +19,6 @@ from layerscope.questions.files.labels import FirstLabel
 from layerscope.questions.files.layouts import Rules
 from layerscope.questions.files.rows import FORMATS, UNPACKED, Rows, format_of, is_json_array, rows_of, saved_rows
 from layerscope.questions.sources import QuestionFile, Source, labels_path
-from layerscope.questions.standard_input import STANDARD_INPUT
 from layerscope.questions.table import QuestionTable
 
 PIQA = "baber/piqa"  # PIQA as parquet; the authors' own repository is a script, which nobody should run

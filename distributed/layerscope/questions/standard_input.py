@@ -16,7 +16,6 @@ from layerscope.errors import LayerscopeError, UsageError
 from layerscope.files import remove_leftovers, replacing
 from layerscope.formatting import listed, visible
 
-STANDARD_INPUT = "-"
 _COPY = re.compile(r"(?s)(?P<records>.+)\.questions-[0-9a-f]{8}\.json")
 
 

@@ -5,12 +5,14 @@ The actors are in one process; `test_kills.py` has what only their own processes
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 
 from background import OUTPUT, faulty
@@ -101,6 +103,25 @@ def test_an_interrupt_leaves_whole_lines_and_the_command_to_go_on(
     assert len(written) < len(expected)
     assert run_here().returncode == 0
     assert (tmp_path / OUTPUT).read_bytes() == expected
+
+
+@pytest.mark.parametrize("at", ["prepare", "write_array", "summarise"])
+def test_a_signal_before_and_after_the_work_is_told_with_where_it_stands(
+    at: str, run_here: Here, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def struck(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"layerscope.commands.run.{at}", struck)
+        stopped = run_here("--output-file", "x.json")
+    told = "before the work began; nothing was changed" if at == "prepare" else "after 60 of 60 questions"
+    assert stopped.returncode == 143
+    assert f"Stopped by SIGTERM {told}.\nTo go on: layerscope run" in (stopped.stdout or stopped.stderr)
+    assert (tmp_path / "x.jsonl").exists() == (at != "prepare")
+    assert run_here("--output-file", "x.json").returncode == 0
+    assert (tmp_path / "x.jsonl").read_bytes() == expected
+    assert len(orjson.loads((tmp_path / "x.json").read_bytes())) == 60
 
 
 def test_retried_errors_are_replaced_in_place_by_the_undisturbed_bytes(
