@@ -32,6 +32,9 @@ from soaking.job import Job, difference, size
 from soaking.killing import Killer
 from soaking.nodes import local_cluster
 
+# Actors step back behind nobody, and no Python is started before anybody asks for one: our actors have an environment.
+RAY = {"RAY_worker_niceness": "0", "RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -45,9 +48,9 @@ def main() -> None:
     arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="layerscope-soak-") as folder,
-        # Short, as a socket's path must be; and nobody joins it by mistake. Actors step back behind nobody.
+        # Short, as a socket's path must be; and nobody joins it by mistake.
         tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as ray_folder,
-        patch.dict(os.environ, RAY_TMPDIR=ray_folder, RAY_worker_niceness="0"),
+        patch.dict(os.environ, {**RAY, "RAY_TMPDIR": ray_folder}),
         ExitStack() as stack,
     ):
         nodes = stack.enter_context(local_cluster(arguments.nodes)) if arguments.nodes else None

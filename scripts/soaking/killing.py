@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psutil
 
@@ -16,7 +16,8 @@ from soaking.nodes import Nodes
 _ACTORS = {"ray::GemmaActor": "actor", "ray::EncoderActor": "actor", "ray::WriterActor": "writer"}
 """By how the title begins that Ray gives a process."""
 _CORE = ("raylet", "gcs_server")
-_OWN_RAY_LOST = ("Ray's own ", "Ray cannot start on this machine: ")
+_RAY_LOST = ("Ray's own ", "Ray cannot start on this machine: ", " cannot be joined: ")
+"""What a run says that must end because its Ray is gone, or the node that its driver is on."""
 _GIVEN_UP = (" times while it was starting", " died 5 times: ")
 """What a run says that ends because its actors were killed too often: it is gone on with."""
 _IDLE_SECONDS = 900  # in which a run has written something, or ended
@@ -30,6 +31,7 @@ class Killer:
     nodes: Nodes | None
     """Of the cluster that the runs join; without one each has a Ray of its own."""
     counts: Counter[str]
+    _killed: set[psutil.Process] = field(default_factory=set)
 
     def attack(self, run: Run, written: Callable[[], int], whole: int) -> bool:
         """Kills what works for a run, several at once at times, until the driver is hit; whether the run ended before.
@@ -42,10 +44,10 @@ class Killer:
             SystemExit: it ended otherwise, or does not go on.
         """
         while not self._wait(run, written, whole):
-            for _ in range(self.dice.choice([1, 1, 2, 3])):
+            for _ in range(self.dice.randint(1, 4)):
                 if (reasons := self._kill_one(run)) is not None:
                     return self._ended(run, reasons)
-        return self._ended(run, _GIVEN_UP)
+        return self._ended(run, (*_GIVEN_UP, *_RAY_LOST) if self.nodes else _GIVEN_UP)
 
     def _wait(self, run: Run, written: Callable[[], int], whole: int) -> bool:
         """Lets a run write some more, or go on for some seconds, perhaps to start in; whether it ended meanwhile."""
@@ -69,8 +71,9 @@ class Killer:
             return True
         if code != -signal.SIGKILL and not any(reason in run.said() for reason in reasons):
             raise SystemExit(f"soak: the run ended with {code}; it said: {run.said()}")
-        if reasons == _GIVEN_UP:
-            self.counts["runs that gave up"] += 1
+        for what, told in {"that gave up": _GIVEN_UP, "whose Ray or node was lost": _RAY_LOST}.items():
+            if any(each in run.said() for each in told):
+                self.counts[f"runs {what}"] += 1
         return False
 
     def _kill_one(self, run: Run) -> tuple[str, ...] | None:
@@ -84,16 +87,24 @@ class Killer:
             self.nodes.kill_one(self.dice)
             self.counts["raylets killed"] += 1
             return None
-        found = [(kind, process) for process in _below() if (kind := _kind(process))]
+        try:
+            return self._kill_below(run, chance > 0.95)
+        except psutil.NoSuchProcess:  # it ended in this moment
+            return None
+
+    def _kill_below(self, run: Run, core_too: bool) -> tuple[str, ...] | None:
+        alive = [process for process in _below() if process not in self._killed]  # one that dies is killed once
+        found = [(kind, process) for process in alive if (kind := _kind(process))]
         core = [(kind, process) for kind, process in found if kind in _CORE and process.ppid() == run.process.pid]
-        mortal = bool(core) and chance > 0.95
+        mortal = bool(core) and core_too
         chosen = core if mortal else [(kind, process) for kind, process in found if kind not in _CORE]
         if not chosen:
             return None
         kind, process = self.dice.choice(chosen)
         process.kill()
+        self._killed.add(process)
         self.counts[f"{kind}s killed"] += 1
-        return _OWN_RAY_LOST if mortal else None
+        return _RAY_LOST if mortal else None
 
 
 def _below() -> list[psutil.Process]:

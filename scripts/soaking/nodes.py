@@ -11,27 +11,30 @@ import psutil
 from ray.cluster_utils import Cluster
 
 _STORE = 150 << 20
+_CPUS = 4
 _NOTICED = {"initial_delay_ms": "1000", "period_ms": "1000", "failure_threshold": "5"}
 """How fast the control store sees that a node is gone."""
 
 
 class Nodes:
-    """Those that take work, and the head, which takes none and has the drivers."""
+    """One that takes no work, to begin with the head, which drivers prefer; and those that take it."""
 
     def __init__(self, cluster: Cluster, number: int) -> None:
         self._cluster = cluster
-        self._there = [self._new() for _ in range(number)]
+        self._there = [cluster.head_node, *(self._new(_CPUS) for _ in range(number))]
         self.address = str(cluster.address)
 
     def kill_one(self, dice: random.Random) -> None:
-        """SIGKILL for the raylet of one, and with it whatever runs there; the next takes its place."""
+        """SIGKILL for the raylet of one, and with it whatever runs there; another takes its place."""
         index = dice.randrange(len(self._there))
-        raylet_of(self._there[index]).kill()
-        self._cluster.remove_node(self._there[index], allow_graceful=False)
-        self._there[index] = self._new()
+        old = self._there[index]
+        raylet_of(old).kill()
+        if old is not self._cluster.head_node:  # which has the control store too
+            self._cluster.remove_node(old, allow_graceful=False)
+        self._there[index] = self._new(_CPUS if index else 0)
 
-    def _new(self) -> Any:
-        return self._cluster.add_node(wait=False, num_cpus=4, object_store_memory=_STORE)
+    def _new(self, cpus: int) -> Any:
+        return self._cluster.add_node(wait=False, num_cpus=cpus, object_store_memory=_STORE)
 
 
 @contextmanager

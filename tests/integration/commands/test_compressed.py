@@ -112,6 +112,32 @@ def test_the_programs_of_each_format_unpack_every_frame(
     assert subprocess.run([program, finished(suffix)], capture_output=True, check=True).stdout == expected
 
 
+@pytest.mark.parametrize(("program", "suffix"), [("zstd", ".zst"), ("gzip", ".gz")])
+@pytest.mark.parametrize("more", ['{"mine": 1}\n', "no line", ""])
+def test_what_another_tool_appends_is_named_with_the_command_that_cuts_it_off(
+    program: str, suffix: str, more: str, finished: Callable[[str], Path], command: Command, tmp_path: Path
+) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not on this machine")
+    before = finished(suffix).read_bytes()
+    path = shutil.copytree(finished(suffix).parent, tmp_path / "run") / finished(suffix).name
+    (tmp_path / "mine").write_text(more)
+    subprocess.run(f"{program} -c mine >> {path}", shell=True, cwd=tmp_path, check=True)
+    after = path.read_bytes()
+    assert after[: len(before)] == before
+    assert len(after) > len(before)
+    for words_of in (["verify"], ["status"], ["export", "--to", "x.jsonl"]):
+        refused = command(words_of[0], str(path), *words_of[1:], cwd=tmp_path)
+        assert refused.returncode == 1
+        assert f"{path}, line 61" in refused.stderr
+        told, _, advised = refused.stderr.strip().rpartition("keep that alone with: ")
+        assert len(told.splitlines()) == 2
+        assert path.read_bytes() == after
+    subprocess.run(advised, shell=True, check=True)
+    assert path.read_bytes() == before
+    assert command("verify", str(path), cwd=tmp_path).returncode == 0
+
+
 @pytest.mark.parametrize("suffix", METHODS)
 def test_the_commands_read_it_as_they_read_the_plain_lines(
     suffix: str, finished: Callable[[str], Path], expected: bytes, command: Command, tmp_path: Path

@@ -148,3 +148,31 @@ def test_a_full_cluster_ends_the_run_with_what_was_asked_for_and_what_there_is(c
     )
     assert "--patience" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_a_driver_whose_own_node_is_lost_says_so_and_goes_on_from_another(
+    start: Start, expected: bytes, tmp_path: Path
+) -> None:
+    """The control store and the node with the actors live on, but nothing that the driver asks for would start."""
+    pace = tmp_path / "fault"
+    say(pace, "slow:1")
+    with ray_cluster(pace, num_cpus=0, object_store_memory=STORE) as cluster:
+        add_node(cluster)
+        run = start(address=cluster.address)
+        assert run.wait_until(lambda: run.size() > 0)
+        raylet_of(cluster.head_node).kill()
+        code, _, errors = run.finish()
+        assert code == 1
+        told = errors[errors.index("layerscope: ") :]
+        assert told.startswith(
+            "layerscope: Ray's own raylet on this machine, by which the run has its cluster, has died"
+        )
+        assert len(told.splitlines()) == 2
+        left = run.output.read_bytes()
+        assert 0 < len(left) < len(expected)
+        assert expected.startswith(left)
+        say(pace, "")
+        code, _, errors = start(address=cluster.address).finish()
+        assert code == 0, errors
+        assert run.output.read_bytes() == expected

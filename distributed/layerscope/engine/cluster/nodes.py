@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import orjson
 import ray
@@ -15,6 +16,7 @@ from ray.experimental.internal_kv import _internal_kv_get
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from layerscope.engine.actors import probe_node
+from layerscope.engine.interface import EngineLost
 from layerscope.errors import LayerscopeError, first_line
 from layerscope.formatting import say
 from layerscope.planning.node import Node
@@ -135,18 +137,33 @@ class Nodes:
 
 
 def takers() -> dict[str, tuple[str, dict[str, float]]]:
-    """The nodes that take work, by Ray's id: address and resources."""
+    """The nodes that take work, by Ray's id: address and resources; raises EngineLost as `alive_nodes` does."""
     leaving = draining_nodes()
     return {
-        node["NodeID"]: (node["NodeManagerAddress"], node["Resources"])
-        for node in ray.nodes()
-        if node["Alive"] and node["NodeID"] not in leaving and {"CPU", "GPU"} & set(node["Resources"])
+        node_id: (node["NodeManagerAddress"], node["Resources"])
+        for node_id, node in _alive().items()
+        if node_id not in leaving and {"CPU", "GPU"} & set(node["Resources"])
     }
 
 
 def alive_nodes() -> set[str]:
-    """Ray's ids of the nodes that are there."""
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    """Ray's ids of the nodes that are there.
+
+    Raises:
+        EngineLost: this process's own is not among them, without which it starts nothing and hears of nothing.
+    """
+    return set(_alive())
+
+
+def _alive() -> dict[str, dict[str, Any]]:
+    there = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+    if ray.get_runtime_context().get_node_id() not in there:
+        raise EngineLost(
+            "Ray's own raylet on this machine, by which the run has its cluster, has died: somebody ended it, or the "
+            "memory was too small.\n"
+            "What is in the file is whole; start Ray here again (ray start --address=…), and run again to go on."
+        )
+    return there
 
 
 def draining_nodes() -> set[str]:
@@ -182,8 +199,7 @@ def resources() -> str:
 
 def object_store_bytes() -> int:
     """The object store of this process's node, in which every finished record comes to lie."""
-    here = ray.get_runtime_context().get_node_id()
-    return next(int(node["Resources"]["object_store_memory"]) for node in ray.nodes() if node["NodeID"] == here)
+    return int(_alive()[ray.get_runtime_context().get_node_id()]["Resources"]["object_store_memory"])
 
 
 def _as_ray_sees_it(node: Node, node_id: str, told: dict[str, float]) -> Node:
