@@ -199,8 +199,9 @@ def _cost(job: Job, settings: AblationSettings, found: choosing.Tally) -> str:
         passes += fires * len(plan.kinds) * (above + head)
     beside = f", each with {', '.join(settings.controls)} beside it" if settings.controls else ""
     layers = f"{'layer' if len(by_layer) == 1 else 'layers'} {ranges(by_layer)}"
+    place = acts_at(job.dictionaries[0], spec)
     return (
-        f"features  {len(settings.features)} of {layers}{beside}\n"
+        f"features  {len(settings.features)} of {layers}, taken out of {place}{beside}\n"
         f"lines     {count_of(plan.lines, 'line')}: {count_of(job.n_questions, 'question')} each\n"
         f"work      about {passes:.1f} forward passes over all questions; more where features fire at tokens of which "
         "the records say nothing"

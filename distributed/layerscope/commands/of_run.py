@@ -7,7 +7,6 @@ from typing import Any
 
 from msgspec import UNSET
 
-from layerscope.commands.random_saes import with_random_saes
 from layerscope.config import STANDARD_INPUT, Config
 from layerscope.config.command_line import call
 from layerscope.config.values import parse_baseline
@@ -17,12 +16,15 @@ from layerscope.records.manifest.identity import Identity
 from layerscope.records.reading.run import Run
 
 _SOURCES = ("model", "sae_repo", "dataset")
-_MAY_DIFFER = ("hardware", "software", "settings.threads", "packing")
-"""On what it is computed, and how it is written: a question's margin is measured anew beside every ablation."""
+_MAY_DIFFER = ("hardware", "software", "settings.threads", "packing", "other_dictionaries")
+"""On what it is computed, and how it is written: a question's margin is measured anew beside every ablation. Of further
+dictionaries nothing is read."""
 
 
 def config_of(run: Run) -> Config:
     """The settings of a run's command, with those that its manifest decided: formats, batches, commits.
+
+    Without its further dictionaries, whose files need not be there.
 
     Raises:
         UsageError: the manifest's command is none of a run.
@@ -48,11 +50,11 @@ def config_of(run: Run) -> Config:
         revision=identity.model.commit or config.revision,
         sae_revision=identity.saes.commit or config.sae_revision,
         dataset_revision=identity.questions.get("revision", config.dataset_revision),
+        dictionary=(),
+        baseline_dictionary=False,
         timeline="",
         retry_errors=False,
     )
-    if config.baseline_dictionary:
-        config = with_random_saes(config, run.path)
     if means := parse_baseline(config.attribution_baseline):
         config = replace(config, attribution_baseline=f"mean:{_where_it_was(about.folder, means)}")
     if config.dataset == STANDARD_INPUT:

@@ -7,7 +7,8 @@ as `--dictionary random=NAME.random/saes`.
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,29 @@ def are_made(job: Job) -> bool:
     return random_saes(job.output.records).is_dir()
 
 
+@contextmanager
+def alone_with_random_saes(job: Job) -> Iterator[bool]:
+    """Nobody else makes or takes a run's random SAEs meanwhile, of two runs the second is refused: whether it has them.
+
+    Raises:
+        UsageError: their folder cannot be made, or the run has begun without them.
+        TakenError: another run is at it.
+    """
+    are_made(job)  # or there would be a folder of what the run never has
+    folder = random_saes(job.output.records).parent
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be made: {error.strerror}.\n{remedy(error, 'Name another --output-file.')}"
+        ) from error
+    held = open_locked(folder / "lock")
+    try:
+        yield are_made(job)
+    finally:
+        os.close(held)
+
+
 def make_random_saes(config: Config, job: Job, run_pilot: Callable[[Config], None]) -> None:
     """Runs the pilot, or goes on with it, and writes the random SAEs.
 
@@ -60,13 +84,7 @@ def make_random_saes(config: Config, job: Job, run_pilot: Callable[[Config], Non
     """
     saes = random_saes(job.output.records)
     questions = min(PILOT_QUESTIONS, len(job.selection))
-    try:
-        saes.parent.mkdir(exist_ok=True)
-        shutil.rmtree(saes, ignore_errors=True)
-    except OSError as error:
-        raise UsageError(
-            f"{saes.parent} cannot be made: {error.strerror}.\n{remedy(error, 'Name another --output-file.')}"
-        ) from error
+    shutil.rmtree(saes, ignore_errors=True)
     pilot = replace(
         config,
         baseline_dictionary=False,
@@ -88,12 +106,8 @@ def make_random_saes(config: Config, job: Job, run_pilot: Callable[[Config], Non
     )
     say(f"A pilot of {count_of(questions, 'question')} says how often features fire: {pilot.output_file}", sys.stderr)
     run_pilot(pilot)
-    held = open_locked(Path(pilot.output_file))
-    try:
-        half_written = saes.with_name("saes.unfinished")
-        shutil.rmtree(half_written, ignore_errors=True)
-        say(f"Random features that fire as often: {saes}", sys.stderr)
-        write_random_dictionary(pilot.output_file, half_written, config.seed)
-        half_written.rename(saes)
-    finally:
-        os.close(held)
+    half_written = saes.with_name("saes.unfinished")
+    shutil.rmtree(half_written, ignore_errors=True)
+    say(f"Random features that fire as often: {saes}", sys.stderr)
+    write_random_dictionary(pilot.output_file, half_written, config.seed)
+    half_written.rename(saes)

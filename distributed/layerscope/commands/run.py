@@ -2,7 +2,7 @@
 
 import sys
 
-from layerscope.commands.random_saes import are_made, make_random_saes, with_random_saes
+from layerscope.commands.random_saes import alone_with_random_saes, are_made, make_random_saes, with_random_saes
 from layerscope.commands.run_parts import run_parts
 from layerscope.commands.saying import Stop, command_line, stoppable, tell_place, warn, warning
 from layerscope.config import Config
@@ -40,10 +40,16 @@ def _run(config: Config, stop: Stop) -> None:
     job = prepare(config, cluster.nodes)
     warn(job)
     check_space(job)
-    if config.baseline_dictionary:
-        if not are_made(job):
+    if not config.baseline_dictionary:
+        _compute(job, cluster, stop)
+        return
+    with alone_with_random_saes(job) as are_there:
+        if not are_there:
             make_random_saes(config, job, lambda pilot: _pilot(pilot, cluster, stop))
-        job = prepare(with_random_saes(config, job.output.records), cluster.nodes)
+        _compute(prepare(with_random_saes(config, job.output.records), cluster.nodes), cluster, stop)
+
+
+def _compute(job: Job, cluster: Cluster, stop: Stop) -> None:
     if job.output.parts:
         run_parts(job, cluster, stop)
         return

@@ -134,7 +134,7 @@ class Config:
     """Of questions with more than two solutions, record the features of every wrong one, not of the strongest alone."""
     attribution: Annotated[OfNumbers[AttributionRule | Literal["off"]], Shown(alone="gradient")] = "off"
     """Attribute each question's margin to features, over all tokens of its solutions and its prompt: gradient, which
-    stands for no value too, takes the margin's gradient by the residual stream, relp the relevance by RelP's rules. It
+    stands for no value too, takes the margin's gradient where the SAEs write, relp the relevance by RelP's rules. It
     takes more than twice as long."""
     attribution_baseline: OfNumbers[str] = "zero"
     """What a feature's attribution is against: zero (that it is silent), or mean:FILE (what it is on average, by a file

@@ -189,4 +189,4 @@ def summarise(job: Job, totals: Totals, effort: Effort) -> str:
 
 
 def _causes(job: Job) -> str:
-    return f"{job.reading.attribution}{', against means' if job.reading.means else ''}"
+    return f"{job.reading.attribution} at {job.reading.acts_at}{', against means' if job.reading.means else ''}"

@@ -131,6 +131,7 @@ def test_the_first_by_attribution_are_ablated_in_every_question_beside_three_con
     ablate: Ablate, run_file: Path, tmp_path: Path, command: Callable[..., Said]
 ) -> None:
     planned = ablate("--top", "3", "--plan")
+    assert ", taken out of resid_post, each with matched, random, mean-difference" in planned.stdout
     assert "144 lines: 12 questions each" in planned.stdout
     assert "forward passes over all questions" in planned.stdout
     assert not (tmp_path / "a.jsonl").exists()
@@ -363,6 +364,7 @@ def test_what_is_read_within_a_layer_is_ablated_there(
     little = ["--top", "8", "--steer", "-0.02", "--output-file", "a.jsonl"]
     done = command("ablate", str(run), *little, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert f", taken out of {'mlp_out' if site == 'transcoder' else site}, each with" in done.stdout
     ablated = layerscope.read_ablations(tmp_path / "a.jsonl").to_pandas()
     of_solutions = layerscope.read_attributions(run).to_pandas().query("tokens != 'prompt'")
     both = ablated[ablated["control"].isna()].merge(

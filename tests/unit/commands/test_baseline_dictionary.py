@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import layerscope
 from conftest import actors_here, called
 from layerscope.commands import random_saes
-from layerscope.commands.of_run import config_of
+from layerscope.commands import run as run_commands
 from layerscope.errors import LayerscopeError
 from layerscope.records.manifest.manifest import manifest_path
 from layerscope.records.reading.run import Run
@@ -76,9 +77,46 @@ def test_one_command_does_what_three_would_and_goes_on_wherever_it_was_stopped(
     shutil.rmtree(folder / "pilot.jsonl.residuals")
     assert str(folder / "saes") in run(*wished, command="plan")
     assert "pilot" not in run(*wished)
-    again = config_of(Run.open(tmp_path / "one.jsonl"))
-    assert again.dictionary == (f"random={folder / 'saes'},site=resid_post",)
-    assert not again.baseline_dictionary
+
+
+def test_a_run_is_ablated_where_its_random_saes_are_not(run: Callable[..., str], tmp_path: Path) -> None:
+    run("--baseline-dictionary", "--output-file", "one.jsonl")
+    (tmp_path / "these.csv").write_text("layer,feature_id\n1,5\n")
+    words = ["--features", str(tmp_path / "these.csv"), "--output-file", "a.jsonl"]
+    here = called("ablate", "one.jsonl", *words, cwd=tmp_path)
+    assert here.returncode == 0, here.stderr
+    (tmp_path / "elsewhere").mkdir()
+    copied = called("export", "one.jsonl", "--to", "elsewhere/copy.jsonl.zst", cwd=tmp_path)
+    assert copied.returncode == 0, copied.stderr
+    shutil.rmtree(tmp_path / "one.jsonl.random")
+    there = called("ablate", "copy.jsonl.zst", *words, cwd=tmp_path / "elsewhere")
+    assert there.returncode == 0, there.stderr
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "elsewhere/a.jsonl").read_bytes()
+    assert Run.open(tmp_path / "one.jsonl").manifest.dictionaries == ("random",)
+
+
+def test_a_second_run_at_once_is_refused_and_touches_nothing(
+    run: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the pilot, while its random SAEs are written, and while the run itself goes on."""
+    wished, refused = ["--baseline-dictionary", "--output-file", "one.jsonl"], list[str]()
+    go_on, write = run_commands._go_on, random_saes.write_random_dictionary
+    folder = tmp_path / "one.jsonl.random"
+
+    def beside(one: Callable[..., Any]) -> Callable[..., Any]:
+        def and_another(*words: Any) -> Any:
+            here = sorted(folder.rglob("*"))
+            refused.append(run(*wished, "--overwrite", code=1))
+            assert sorted(folder.rglob("*")) == here
+            return one(*words)
+
+        return and_another
+
+    monkeypatch.setattr(run_commands, "_go_on", beside(go_on))
+    monkeypatch.setattr(random_saes, "write_random_dictionary", beside(write))
+    run(*wished)
+    assert len(refused) == 3
+    assert all("Another run is writing " in told for told in refused)
 
 
 def test_what_was_begun_with_or_without_it_goes_on_so(run: Callable[..., str], tmp_path: Path) -> None:

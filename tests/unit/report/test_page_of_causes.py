@@ -33,6 +33,7 @@ from layerscope.report.words.causes_said import causes_verdict
 from synthetic_attributions import write_attributions
 from synthetic_run import Effect as Planted
 from synthetic_run import Spec
+from tables_of_page import widths_of_rows
 
 SEPARATES, MATTERS = (1, 7), (2, 9)
 SPEC = Spec(
@@ -65,7 +66,7 @@ def page(run: Path, analysis: Analysis) -> Path:
     return path
 
 
-def test_what_passes_beside_the_features_is_shown_where_there_is_any(analysis: Analysis) -> None:
+def test_what_passes_beside_the_features_is_shown_where_there_is_any(run: Path, analysis: Analysis) -> None:
     """As a transcoder's affine connection; a page of others has no term that is always 0."""
     causes = analysis.causes
     assert causes is not None
@@ -76,8 +77,34 @@ def test_what_passes_beside_the_features_is_shown_where_there_is_any(analysis: A
         made = section(of, ShownCauses(), {})
         assert len(made["terms"]) == len(made["legend"]) == n_terms
         assert all(len(numbers) == 4 * n_terms + 4 for _, numbers in made["layers"])
+        page = render([Shown(of, pack_questions(Run.open(run), of, lambda _: None), ShownCauses())], {}).decode()
+        assert {name: widths for name, widths in widths_of_rows(page) if name and len(widths) > 1} == {}
         for chart in made["charts"]:
             assert ("of-skip" in chart, "beside the features 0.25" in chart) == (shown, shown)
+
+
+@pytest.mark.parametrize(
+    ("site", "place"),
+    [
+        ("resid_post", "the residual stream after its layer"),
+        ("transcoder", "the output that its transcoder stands for"),
+    ],
+)
+def test_where_features_act_is_said(run: Path, analysis: Analysis, site: str, place: str) -> None:
+    there = replace(analysis, header=replace(analysis.header, site=site))
+    pack = pack_questions(Run.open(run), analysis, lambda _: None)
+    page = render([Shown(there, pack, ShownCauses(ablated=BESIDE))], {}).decode()
+    assert f"along its decoder direction, taken at {place}: to first order" in page
+    assert f"at which a feature fires it was taken out of {place}, and the model run on" in page
+
+
+def test_what_was_taken_out_stands_first(analysis: Analysis) -> None:
+    """In the order of what it does, however little is attributed to it; then all others by attribution."""
+    usual = [(row.layer, row.feature_id) for row in section(analysis, ShownCauses(), {})["rows"]]
+    last, before = usual[-1], usual[-2]
+    taken_out = Beside(summary(ablated(last, 0.3, False), ablated((9, 9), 0.2, False), ablated(before, 0.1, False)))
+    made = [(row.layer, row.feature_id) for row in section(analysis, ShownCauses(ablated=taken_out), {})["rows"]]
+    assert made == [last, before, *usual[:-2]]
 
 
 def effect(change: float) -> Effect:

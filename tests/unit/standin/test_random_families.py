@@ -12,6 +12,7 @@ from conftest import actors_here, called
 from hub_server import HubServer, Repository, point_to
 from layerscope.config import Config, Site
 from layerscope.errors import LayerscopeError, UsageError
+from layerscope.planning.describe import describe
 from layerscope.planning.machine import probe
 from layerscope.planning.prepare import prepare
 from layerscope.standin.build import Family, StandinSpec, build, main
@@ -47,7 +48,9 @@ def test_a_run_reads_a_gemma_3_at_the_site_of_its_saes(site: Site, tmp_path: Pat
     affine = site == "transcoder"
     folder = made("gemma3", site, tmp_path / "standin", affine=affine)
     which: Any = {"sae_l0": "medium_affine" if affine else "canonical", "attribution": "gradient"}
-    records = [json.loads(line) for line in plain_run(config_of(folder, site, **which)).splitlines()]
+    config = config_of(folder, site, **which)
+    assert f"(gradient at {'mlp_out' if affine else site})" in describe(prepare(config, [probe()]))
+    records = [json.loads(line) for line in plain_run(config).splitlines()]
     counts = [
         record[f"{side}_solution_details"]["active_feature_count_by_layer"][layer]
         for record in records

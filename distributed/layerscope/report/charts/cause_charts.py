@@ -44,7 +44,7 @@ TERM_NAMES = {
     "features": "features",
     "bias": "decoder’s bias",
     "error": "SAE’s error",
-    "total": "all together (gradient times residual)",
+    "total": "all together",
     "skip": "passed on beside the features",
 }
 _HEAD, _GAP, _TERMS, _MASS = 50, 26, 180, 70

@@ -51,7 +51,7 @@ def shown_causes(run: Run, analysis: Analysis, ablated: Beside, progress: Callab
     chosen = analysis.causes.chosen if analysis.causes else None
     if chosen is None:
         return ShownCauses(ablated=ablated)
-    rows = [row for row in _ordered(chosen)[:ROWS] if chosen.most[row]][:WITH_QUESTIONS]
+    rows = [row for row in _ordered(chosen, ablated.ablations)[:ROWS] if chosen.most[row]][:WITH_QUESTIONS]
     wanted = [WantedCase(int(chosen.layer[row]), int(chosen.feature_id[row]), chosen.most[row]) for row in rows]
     return ShownCauses(list(zip(wanted, read_cases(run, analysis, wanted, progress), strict=True)), ablated)
 
@@ -60,7 +60,11 @@ def section(analysis: Analysis, shown: ShownCauses, descriptions: Descriptions) 
     """All that the template shows."""
     causes, (ablations, check) = analysis.causes, shown.ablated
     found: dict[str, Any] = {"verdict": say.causes_verdict(analysis, shown.ablated), "ablations": ablations}
-    found |= {"check": check, "check_said": say.check_said(check) if check else ""}
+    found |= {
+        "place": say.place(analysis.header.site),
+        "check": check,
+        "check_said": say.check_said(check) if check else "",
+    }
     found |= {part: [] for part in ("charts", "rows", "cases", "effects")}
     if causes is not None and analysis.header.questions:
         found |= {
@@ -74,7 +78,7 @@ def section(analysis: Analysis, shown: ShownCauses, descriptions: Descriptions) 
             "terms": causes.depth.term_names,
         }
     if causes is not None and causes.chosen is not None and causes.faces is not None:
-        rows = _ordered(causes.chosen)
+        rows = _ordered(causes.chosen, ablations)
         found |= {
             "faces_title": say.faces_title(causes.faces),
             "faces": [faces_chart(causes, *size) for size in ((_FACES_WIDTH, "wide"), (NARROW, "narrow"))],
@@ -88,9 +92,12 @@ def section(analysis: Analysis, shown: ShownCauses, descriptions: Descriptions) 
     return found
 
 
-def _ordered(chosen: Chosen) -> Ints:
-    """By what they do to the margin on the half that did not choose, the largest first."""
-    return np.argsort(-np.abs(chosen.mean), kind="stable")
+def _ordered(chosen: Chosen, ablations: AblationSummary | None) -> Ints:
+    """By what they do to the margin on the half that did not choose: those that were taken out, then by attribution."""
+    taken_out = [(each.layer, each.feature_id) for each in ablations.features] if ablations is not None else []
+    place = {key: number for number, key in enumerate(taken_out)}
+    keys = zip(chosen.layer.tolist(), chosen.feature_id.tolist(), strict=True)
+    return np.lexsort((-np.abs(chosen.mean), np.array([place.get(key, len(place)) for key in keys], dtype=np.int64)))
 
 
 def _layer_rows(analysis: Analysis, causes: Causes) -> Iterator[tuple[int, list[str]]]:

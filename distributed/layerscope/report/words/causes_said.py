@@ -14,6 +14,12 @@ NOT_ASKED = (
     "Not asked: this run has no attributions. What separates the solutions need not matter to the model; a run with "
     "--attribution gradient says of every feature how far it moves the margin."
 )
+_PLACES = {
+    "resid_post": "the residual stream after its layer",
+    "mlp_out": "what its layer’s MLP adds",
+    "attn_out": "what its layer’s attention projects",
+    "transcoder": "the output that its transcoder stands for",
+}
 _UNTRIED = (
     "None of this was tried: an attribution is an estimate of the first order, and layerscope ablate takes features "
     "out."
@@ -127,6 +133,11 @@ def _moving(moving: int, of: int, what: str) -> str:
         return f"{one} {'changes' if moving else 'is not shown to change'} the margin more than its controls do"
     said = "none is shown to change" if not moving else "one changes" if moving == 1 else f"{moving:,} change"
     return f"of {named}, {said} the margin more than {'its' if moving == 1 else 'their'} controls do"
+
+
+def place(site: str) -> str:
+    """What a feature is a part of: there the gradient is taken, and the feature taken out."""
+    return _PLACES[site]
 
 
 def depth_title(analysis: Analysis) -> str:
