@@ -115,6 +115,8 @@ def test_a_count_below_one_is_refused(name: str, value: int) -> None:
         ({"prompt": "{goal} {solution}"}, "--prompt is .* with {solution}"),
         ({"prompt": "{goal} {sol1}"}, "--prompt is .* with {sol1}"),
         ({"prompt": "{goal}: "}, "--prompt ends with a blank"),
+        ({"solution_separator": " {goal} "}, "--solution-separator is ' {goal} ', with {goal}"),
+        ({"prompt": "chat", "solution_separator": "{solution}"}, "--solution-separator is .* with {solution}"),
         ({"system_prompt": "Be brief."}, "--system-prompt belongs to --prompt chat"),
         ({"overwrite": True, "retry_errors": True}, "--overwrite"),
         ({"standin": True, "model": "some/model"}, "--model"),

@@ -143,7 +143,8 @@ class Config:
     """What stands before a solution, with {goal} for the question and \\n for a new line; chat is the chat template of
     the model's tokeniser, with the question as the user's message and the solution as the answer."""
     solution_separator: OfNumbers[str] = "auto"
-    """What stands between the prompt and the solution. auto is one space, and nothing for --prompt chat."""
+    """What stands between the prompt and the solution, and is scored with it. auto is one space, and nothing for
+    --prompt chat."""
     system_prompt: OfNumbers[str] = ""
     """System text of --prompt chat, where the template has a place for one."""
     strip_solutions: OfNumbers[bool] = False

@@ -11,6 +11,7 @@ STANDARD_INPUT = "-"
 CHAT = "chat"
 """For `--prompt`, the chat template of the model's tokeniser."""
 _PARTS = re.compile(r"goal|choices|label|sol[1-9]\d?")
+_SOLUTION = r"solution|sol\d*|answer|completion"
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -109,9 +110,15 @@ def parse_prompt(template: str, separator: str) -> tuple[str, str]:
     Blanks at the template's end become the separator's: they are no tokens of their own before a word.
 
     Raises:
-        UsageError: the template has no place for the question, one for a solution, or a blank at its end too many.
+        UsageError: the template has no place for the question, one for a solution, or a blank at its end too many; or
+            the separator has a place for anything.
     """
     template, separator = _unescaped(template), _unescaped(separator)
+    if found := re.search(rf"\{{(goal|{_SOLUTION})\}}", separator):
+        raise UsageError(
+            f"--solution-separator is {separator[:80]!r}, with {found[0]}; it stands before every solution as it is.\n"
+            "Put {goal} into --prompt; the solution follows by itself."
+        )
     if template == CHAT:
         return CHAT, "" if separator == "auto" else separator
     if "{goal}" not in template:
@@ -119,7 +126,7 @@ def parse_prompt(template: str, separator: str) -> tuple[str, str]:
             f"--prompt is {template[:80]!r}, without {{goal}}: every question would be the same.\n"
             "Put {goal} where the question belongs, or take --prompt chat."
         )
-    if found := re.search(r"\{(solution|sol\d*|answer|completion)\}", template):
+    if found := re.search(rf"\{{({_SOLUTION})\}}", template):
         raise UsageError(
             f"--prompt is {template[:80]!r}, with {found[0]}; a solution follows the prompt by itself.\n"
             "End it where the solution begins."

@@ -31,9 +31,14 @@ class Prompt:
         return goal.strip() if self.strip_goal else goal
 
     def told(self) -> str:
-        """For the manifest and for people."""
+        """For the manifest and for people; with where the prompt ends, unless that is before the blanks at the end.
+
+        What comes behind is scored: two prompts of the same text are two settings, should they end elsewhere.
+        """
         template = self.template.replace(GOAL, "{goal, stripped}") if self.strip_goal else self.template
-        return f"{template}{self.separator}{{solution}}"
+        where_any_ends = (self.template + self.separator).rstrip(" \t")
+        end = "" if where_any_ends == self.template else "{end of prompt}"
+        return f"{template}{end}{self.separator}{{solution}}"
 
 
 DEFAULT = Prompt()

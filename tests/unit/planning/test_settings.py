@@ -55,6 +55,10 @@ def test_the_default_name_is_never_too_long() -> None:
         ({"residuals": "float16"}, "settings.residuals was None, is float16"),
         ({"prompt": "{goal}"}, "settings.prompt was Question: {goal}\nSolution: {solution}, is {goal} {solution}"),
         ({"solution_separator": ""}, "settings.prompt was Question: {goal}\nSolution: {solution}, is Question"),
+        (  # the same text, of which more is scored
+            {"prompt": "Question: {goal}", "solution_separator": "\nSolution: "},
+            "settings.prompt was Question: {goal}\nSolution: {solution}, is Question: {goal}{end of prompt}\nSolution",
+        ),
     ],
 )
 def test_a_file_is_not_gone_on_with_by_other_readings_tokens_or_prompts(

@@ -105,6 +105,15 @@ def test_the_last_word_has_a_letter_or_a_digit_of_any_script(spelled: list[str],
     assert last_word(spelled) == word
 
 
+def test_prompts_of_one_text_that_end_elsewhere_are_told_apart() -> None:
+    """What is behind the end is scored. A run was gone on with by the other, and half of its lines scored more."""
+    text = "Q: {goal}\nA:\n \t"
+    told = [Prompt(text[:end], text[end:]).told() for end in range(text.index("}") + 1, len(text) + 1)]
+    assert len(set(told)) == len(told)
+    assert DEFAULT.told() == "Question: {goal}\nSolution: {solution}"
+    assert Prompt("{goal}\n", "").told() == "{goal}\n{solution}"
+
+
 def test_control_tokens_of_a_template_are_tokens_and_those_of_a_question_are_text(file: Path) -> None:
     tokenizer = Tokenizer.from_file(str(file))
     turn, bos = (tokenizer.token_to_id(name) for name in ("<start_of_turn>", "<bos>"))
