@@ -1,10 +1,15 @@
 """Lists cut at k: what is shown above the limit is the truth, and a cut makes no difference between the sides."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerscope.analysis.columns.censoring import LayerPairs, jaccards, list_limits, pair_up
+from layerscope.analysis.columns import censoring
+from layerscope.analysis.columns.censoring import LayerPairs, PairedLists, jaccards, list_limits, pair_up
 from layerscope.analysis.columns.lists import FeatureLists
 from layerscope.analysis.testing import statistics
 from layerscope.analysis.testing.label_flips import LabelFlips
@@ -69,6 +74,40 @@ def test_restricting_keeps_some_features_as_they_are(cells: list[tuple[Cell, Cel
     assert shown(restricted) == {key: value for key, value in shown(pairs).items() if keep[key[1]]}
     assert restricted.feature_id.tolist() == pairs.feature_id[kept].tolist()
     assert restricted.listed.tolist() == pairs.listed[kept].tolist()
+
+
+@dataclass(frozen=True)
+class Read(FeatureLists):
+    """Lists that note when they are read."""
+
+    times: list[int] = field(default_factory=list)
+
+    def stretches(self) -> Iterator[tuple[int, FeatureLists]]:
+        self.times.append(0)
+        return super().stretches()
+
+
+def test_parts_are_the_whole_and_no_part_takes_a_look_at_all_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+
+    def side() -> Cell:
+        return {int(feature): float(rng.random()) for feature in rng.integers(0, 40, 9)}
+
+    cells = [(side(), side()) for _ in range(60)]
+    lists = Read(**vars(cut(cells, 6)))
+    whole = shown(pair_up(lists))
+    monkeypatch.setattr(censoring, "PART", 50)
+    pairs = PairedLists(lists)
+    wanted = np.array([0, 3, 4, 17, 39, 77])
+    few_unsorted = {key: value for part in pairs.parts(wanted) for key, value in shown(part).items()}
+    before = len(lists.times)
+    parts = [shown(part) for part in pairs.parts()]
+    assert len(parts) > 10
+    assert len(lists.times) == before + 1
+    few = {key: value for part in pairs.parts(wanted) for key, value in shown(part).items()}
+    assert len(lists.times) == before + 1
+    assert {key: value for part in parts for key, value in part.items()} == whole
+    assert few == few_unsorted == {key: value for key, value in whole.items() if key[1] in wanted}
 
 
 def test_jaccard_is_of_what_both_lists_can_show() -> None:

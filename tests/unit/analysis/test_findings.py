@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 import pytest
 
-from layerscope.analysis.baselines import sparse_probes
+from layerscope.analysis.baselines import sparse_probes, texts
 from layerscope.analysis.columns import censoring, lists, reading, spilling
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.overview import length_bins
@@ -486,6 +486,7 @@ def test_features_tested_some_after_the_others_are_tested_as_all_at_once(
     monkeypatch.setattr(lists, "STRETCH", 70)
     monkeypatch.setattr(label_flips, "_WAITING", 200)
     monkeypatch.setattr(sparse_probes, "QUESTIONS", 64)
+    monkeypatch.setattr(texts, "_ROWS", 50)
     with reading.reading(path, "final", lambda _: None) as run:
         of_layer = run.feature_lists(0)
         parts = list(censoring.PairedLists(of_layer).parts())

@@ -116,7 +116,7 @@ def _hidden_knowledge(key: str, probes: Sequence[Probe | None], questions: Quest
     """In which groups a probe ranks more pairs right than the log-likelihood does, layer by layer."""
     held_out, n_groups = split.held_out, len(split.draws)
     by_likelihood = np.sign(questions.margin[held_out])
-    votes = np.zeros((len(probes), n_groups))
+    votes = np.zeros((len(probes), n_groups), dtype=np.int8)
     for vote, probe in zip(votes, probes, strict=True):
         if probe is not None:
             vote[:] = np.sign(sums(split.group, np.sign(probe.difference[held_out]) - by_likelihood, n_groups))

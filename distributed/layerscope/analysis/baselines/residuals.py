@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from layerscope.analysis.baselines.ridge import Probe, Scores, mean_difference, ridge
 from layerscope.analysis.baselines.split import Split
 from layerscope.analysis.columns.arrays import Bools
+from layerscope.analysis.columns.spilling import Aside
 from layerscope.errors import LayerscopeError
 from layerscope.records.reading.residuals import expect_residuals, read_residuals, residual_readings, residuals_path
 from layerscope.records.reading.shards import Files, read_run
@@ -92,10 +93,10 @@ def scored_residuals(scored: Sequence[Scored], layer: int, reading: str) -> NDAr
 
 def dense_probes(differences: Differences, layers: Sequence[int], split: Split) -> Scores:
     """By layer the difference of means, and a ridge probe, for which every column has the same spread."""
-    means, dense = list[Probe | None](), list[Probe | None]()
+    means, dense, aside = list[Probe | None](), list[Probe | None](), Aside(np.float64)
     for layer in layers:
         columns = differences(layer)
-        means.append(mean_difference(columns, split))
+        means.append(mean_difference(columns, split).put(aside))
         spread = np.sqrt(np.square(columns[split.discovery], dtype=np.float64).mean(axis=0))
-        dense.append(ridge(columns / np.where(spread > 0, spread, 1), split))
+        dense.append(ridge(columns / np.where(spread > 0, spread, 1), split).put(aside))
     return {"means": means, "dense": dense}

@@ -9,7 +9,8 @@ may be sparse.
 Shapes: `Q` questions; `D` of them in the discovery half; `C` columns. X and y are weighted by √w.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,17 +20,29 @@ from scipy import linalg, sparse
 from layerscope.analysis.baselines.measuring import discovery_auroc
 from layerscope.analysis.baselines.split import FOLDS, Split
 from layerscope.analysis.columns.arrays import Floats
+from layerscope.analysis.columns.spilling import Aside
 
 PENALTIES = 10.0 ** np.arange(-2, 4)
 """Times the mean of the eigenvalues of the smaller Gram matrix. Of equal AUROCs by folds the largest is taken."""
 
 
-class Probe(NamedTuple):
+@dataclass(frozen=True)
+class Probe:
     """What a learnt score says of every pair."""
 
-    difference: Floats  # [Q] the discovery half's by the folds that do not have it, the held-out half's by all of them
+    held: Floats | Callable[[], Floats]
+    """Its `difference`, or what reads it."""
     discovery: float
     """AUROC of the discovery half."""
+
+    @property
+    def difference(self) -> Floats:
+        """[Q] the discovery half's by the folds that do not have it, the held-out half's by all of them."""
+        return self.held() if callable(self.held) else self.held
+
+    def put(self, aside: Aside) -> "Probe":
+        """The same, on disk: there are several of every layer."""
+        return Probe(aside.put(self.difference), self.discovery)
 
 
 Scores = dict[str, Sequence[Probe | None]]

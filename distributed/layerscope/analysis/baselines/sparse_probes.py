@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import sparse
 
 from layerscope.analysis.baselines.measuring import discovery_auroc
 from layerscope.analysis.baselines.ridge import PENALTIES, Probe
 from layerscope.analysis.baselines.split import FOLDS, Split
 from layerscope.analysis.columns.arrays import Bools, Floats, Ints
 from layerscope.analysis.columns.censoring import Paired
+from layerscope.analysis.columns.spilling import Rows
 from layerscope.analysis.testing.statistics import sums
 
 SIZES = (1, 5, 20)
@@ -69,29 +69,32 @@ def _leaning(pairs: Paired, split: Split) -> list[Ints]:
 
 
 class _Differences:
-    """The differences of some features, [Q, C], of which some questions' are numbers side by side at once."""
+    """The differences of some features, on disk, of which some questions' are in memory at once."""
 
     def __init__(self, pairs: Paired, feature_id: Ints) -> None:
         """
         Args:
             feature_id: [C] ascending.
         """
-        self.feature_id = feature_id
-        shape = len(pairs.whole), len(feature_id)
-        self._table = sparse.csr_array(shape)
+        self._feature_id, self._size, self._rows = feature_id, len(pairs.whole), Rows(np.float64)
         for part in pairs.parts(feature_id):
-            column = np.searchsorted(feature_id, part.feature_id)
-            column[np.append(feature_id, -1)[column] != part.feature_id] = -1
-            rows = np.flatnonzero(column[part.feature] >= 0)
-            places = part.pair[rows].astype(np.int32), column[part.feature[rows]].astype(np.int32)
-            self._table += sparse.csr_array((part.positive[rows] - part.negative[rows], places), shape=shape)
+            for place in np.flatnonzero(np.isin(part.feature_id, feature_id)):
+                of_feature = slice(*np.searchsorted(part.feature, (place, place + 1)))
+                column = np.zeros(self._size)
+                column[part.pair[of_feature]] = part.positive[of_feature] - part.negative[of_feature]
+                self._rows.write(self._begin(part.feature_id[place]), column)
+
+    def _begin(self, feature_id: int) -> int:
+        return int(np.searchsorted(self._feature_id, feature_id)) * self._size
 
     def of(self, feature_id: Ints) -> Iterator[tuple[slice, Floats]]:
-        """Of these features, in their order: some questions after the others."""
-        columns, size = np.searchsorted(self.feature_id, feature_id), self._table.shape[0]
-        for start in range(0, max(size, 1), QUESTIONS):
-            some = slice(start, min(start + QUESTIONS, size))
-            yield some, np.ascontiguousarray(self._table[some].toarray()[:, columns])
+        """Of these features, in their order, [some of Q, C]: some questions after the others."""
+        for start in range(0, max(self._size, 1), QUESTIONS):
+            some = slice(start, min(start + QUESTIONS, self._size))
+            found = np.empty((some.stop - start, len(feature_id)))
+            for column, each in enumerate(feature_id):
+                found[:, column] = self._rows.read(self._begin(each) + start, some.stop - start)
+            yield some, found
 
 
 def _predictions(

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -17,27 +17,48 @@ from layerscope.records.line.record import Record, SolutionDetails
 
 COLUMNS = 1000
 """Words, or last tokens, at most: those in which most pairs of the discovery half differ."""
+_ROWS = 1 << 20  # of differences, at once
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
-@dataclass(frozen=True)
 class Differences:
-    """In what the two solutions of every pair differ, a row for each."""
+    """In what the two solutions of every pair differ: rows of the pair, of what differs, and of how often the right
+    solution has it, less the wrong one, which is never 0; in the order of the pairs."""
 
-    pair: NDArray[np.int32]  # [E] index of the question
-    word: NDArray[np.int32]  # [E]
-    count: NDArray[np.int32]  # [E] how often the right solution has it, less the wrong one; never 0
+    def __init__(self, rows: Column, kinds: int) -> None:
+        """
+        Args:
+            kinds: of words or tokens.
+        """
+        self._rows, self._kinds = rows, kinds
 
     def columns(self, split: Split) -> sparse.csr_array:
         """The differences in the most frequent, [Q, C]."""
-        pairs_of = np.bincount(self.word[split.discovery[self.pair]], minlength=int(self.word.max(initial=-1)) + 1)
+        pairs_of = np.zeros(self._kinds, dtype=np.int64)
+        for pair, word, _ in self._some():
+            pairs_of += np.bincount(word[split.discovery[pair]], minlength=self._kinds)
         kept = np.argsort(-pairs_of, kind="stable")[:COLUMNS]
         kept = kept[pairs_of[kept] > 0]
-        column = np.full(len(pairs_of), -1, dtype=np.int32)
+        column = np.full(self._kinds, -1, dtype=np.int32)
         column[kept] = np.arange(len(kept))
-        rows = column[self.word] >= 0
-        found = self.count[rows].astype(np.float64), (self.pair[rows], column[self.word[rows]])
-        return sparse.csr_array(found, shape=(len(split.discovery), len(kept)))
+        parts, of_pair = [], np.zeros(len(split.discovery), dtype=np.int64)
+        for pair, word, count in self._some():
+            rows = column[word] >= 0
+            of_pair += np.bincount(pair[rows], minlength=len(of_pair))
+            parts.append((count[rows].astype(np.float64), column[word[rows]]))
+        found, of_word = map(np.concatenate, zip(*parts, strict=True))
+        del parts
+        ends = np.append(0, np.cumsum(of_pair))
+        table = sparse.csr_array((found, of_word, ends), shape=(len(of_pair), len(kept)))
+        table.sort_indices()
+        return table
+
+    def _some(self) -> Iterator[NDArray[np.int32]]:
+        """Rows after rows, [3, some]."""
+        start = 0
+        while len(some := self._rows.read(3 * start, 3 * _ROWS)) or not start:
+            yield some.reshape(-1, 3).T
+            start += _ROWS
 
 
 @dataclass(frozen=True)
@@ -85,4 +106,4 @@ class _Growing:
         self._pairs += 1
 
     def differences(self) -> Differences:
-        return Differences(*self._rows.read().reshape(-1, 3).T)
+        return Differences(self._rows, len(self._numbers))

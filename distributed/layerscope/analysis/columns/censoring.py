@@ -7,19 +7,23 @@ that the other hides, and all the more if one side has more active features than
 limit loses the one feature that sets it: of k features one, whichever it is.)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.analysis.columns.arrays import Bools, Floats, Ints
 from layerscope.analysis.columns.lists import FeatureLists, Lists
+from layerscope.analysis.columns.spilling import Rows
 from layerscope.analysis.result import Layers
 from layerscope.analysis.testing import statistics
 
 PART = 1 << 20
 """Entries of lists whose pairs are held at once; a feature that has more is alone."""
+_ENTRY = np.dtype([("feature_id", np.int32), ("cell", np.int32), ("activation", np.float32)])
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class PairedLists:
             self._counts = counts
         self.whole = self._limit == 0
         self._only: LayerPairs | None = None
+        self._by_feature: _ByFeature | None = None
 
     def parts(self, among: Ints | None = None) -> Iterator[LayerPairs]:
         """Features in ascending order, each with all its pairs; of a layer with few features all at once.
@@ -81,37 +86,99 @@ class PairedLists:
         Args:
             among: of these features alone, some of which may be in no list; there may be others. Of all if None.
         """
+        if self._counts.sum() <= PART:
+            self._only = self._only or self._pairs(np.flatnonzero(self._counts))
+            yield self._only
+            return
         counts = self._counts
         if among is not None:
             counts = np.zeros_like(self._counts)
             known = among[among < len(counts)]  # the others are in no list
             counts[known] = self._counts[known]
-        ends = np.cumsum(counts)
-        if self._counts.sum() <= PART:
-            self._only = self._only or self._pairs(np.flatnonzero(self._counts))
-            yield self._only
-            return
-        first = 0
-        while first < len(ends):
-            before = ends[first - 1] if first else 0
-            last = max(int(np.searchsorted(ends, before + PART, "right")), first + 1)
+        elif self._by_feature is None:
+            self._by_feature = _ByFeature(_edges(counts), counts, map(self._shown, self._lists.stretches()))
+        for first, last in pairwise(_edges(counts)):
             feature_id = first + np.flatnonzero(counts[first:last])
-            if len(feature_id) or last == len(ends):
+            if len(feature_id) or last == len(counts):
                 yield self._pairs(feature_id)
-            first = last
+
+    def _shown(self, stretch: tuple[int, FeatureLists]) -> "_Shown":
+        """What is above its limit in the lists of some questions."""
+        first, some = stretch
+        cell = np.repeat(np.arange(2 * len(some.listed)), some.listed.ravel()) + 2 * first
+        shown = some.activation > self._limit[cell // 2]
+        return _Shown(some.feature_id[shown], cell[shown], some.activation[shown])
 
     def _pairs(self, feature_id: Ints) -> LayerPairs:
         """Of these features, ascending."""
         code_of = np.full(len(self._counts), -1)
         code_of[feature_id] = np.arange(len(feature_id))
+        sorted_out = self._by_feature
+        entries = map(self._shown, self._lists.stretches()) if sorted_out is None else sorted_out.of(feature_id)
         found = list[tuple[Ints, Ints, NDArray[np.float32]]]()
-        for first, some in self._lists.stretches():
+        for some in entries:
             code = code_of[some.feature_id]
-            cell = np.repeat(np.arange(2 * len(some.listed)), some.listed.ravel()) + 2 * first
-            shown = np.flatnonzero((code >= 0) & (some.activation > self._limit[cell // 2]))
-            found.append((code[shown], cell[shown], some.activation[shown]))
+            wanted = np.flatnonzero(code >= 0)
+            found.append((code[wanted], some.cell[wanted], some.activation[wanted]))
         code, cell, activation = map(np.concatenate, zip(*found, strict=True))
         return _side_by_side(feature_id, self._counts[feature_id], code, cell, activation, self.whole)
+
+
+class _Shown(NamedTuple):
+    """Entries of lists that are above their pair's limit, [E]."""
+
+    feature_id: Ints
+    cell: Ints  # the list: of the pair's two
+    activation: NDArray[np.float32]
+
+
+def _edges(counts: Ints) -> list[int]:
+    """From which feature to before which other one parts go that have about `PART` entries."""
+    ends, edges = np.cumsum(counts), [0]
+    while edges[-1] < len(ends):
+        before = ends[edges[-1] - 1] if edges[-1] else 0
+        edges.append(max(int(np.searchsorted(ends, before + PART, "right")), edges[-1] + 1))
+    return edges
+
+
+class _ByFeature:
+    """The entries of a layer sorted into parts, in a file without a name: a part is read without the others.
+
+    Else every part would be looked for in all lists, which takes with the questions' number its square.
+    """
+
+    def __init__(self, edges: Sequence[int], counts: Ints, entries: Iterable[_Shown]) -> None:
+        """
+        Args:
+            edges: where parts begin and end, by feature_id.
+            counts: how many entries every feature has, at most.
+        """
+        self._edges = np.array(edges)
+        self._begins = np.append(0, np.cumsum(counts))[self._edges]
+        self._ends = self._begins[:-1].copy()
+        self._entries = Rows(_ENTRY)
+        for some in entries:
+            rows = np.empty(len(some.cell), _ENTRY)
+            rows["feature_id"], rows["cell"], rows["activation"] = some
+            part = np.searchsorted(self._edges, some.feature_id, "right") - 1
+            order = np.argsort(part, kind="stable")
+            for number, of_part in zip(*_runs(part[order], rows[order]), strict=True):
+                self._entries.write(int(self._ends[number]), of_part)
+                self._ends[number] += len(of_part)
+
+    def of(self, feature_id: Ints) -> Iterator[_Shown]:
+        """Those of parts that have these features, and perhaps of others."""
+        yield _Shown(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+        for part in np.unique(np.searchsorted(self._edges, feature_id, "right") - 1):
+            begin = int(self._begins[part])
+            rows = self._entries.read(begin, int(self._ends[part]) - begin)
+            yield _Shown(rows["feature_id"].astype(np.int64), rows["cell"].astype(np.int64), rows["activation"])
+
+
+def _runs(part: Ints, rows: NDArray[Any]) -> tuple[Ints, list[NDArray[Any]]]:
+    """Which parts there are, and the rows of each; both are in the order of parts."""
+    parts, begins = np.unique(part, return_index=True)
+    return parts, np.split(rows, begins[1:]) if len(parts) else []
 
 
 Paired = LayerPairs | PairedLists
