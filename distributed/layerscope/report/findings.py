@@ -43,7 +43,9 @@ def findings(analysis: Analysis, contrast: Contrast, descriptions: Descriptions,
         {
             "layer": pa.array(layers, pa.int16()),
             "feature_id": pa.array(ids, pa.int32()),
-            "state": ["confirmed" if confirmed[row] else "selected" if selected[row] else "" for row in rows],
+            "state": pa.array(
+                ["confirmed" if confirmed[row] else "selected" if selected[row] else "" for row in rows], pa.string()
+            ),
             **{name: pa.array(values[rows], from_pandas=True) for name, values in named},
             "description": pa.array([each and each.description for each in described], pa.string()),
             "url": pa.array([neuronpedia_url(pages[layer], id_) for layer, id_ in of_features], pa.string()),

@@ -23,6 +23,7 @@ from layerscope.report.packs.feature_pack import ablation_sentence
 from layerscope.report.packs.kept import tracked_features
 from layerscope.report.packs.question_pack import pack_questions
 from layerscope.report.page import Shown, render, report
+from synthetic_readings import write_readings
 from synthetic_run import Effect as Planted
 from synthetic_run import Spec, write_run
 
@@ -277,3 +278,10 @@ def test_every_feature_that_was_tested_is_written_beside_the_page(run: Path, tmp
     beside.write_text("mine")
     with pytest.raises(UsageError):
         report(run, to=page, all_features=True)
+
+
+def test_a_reading_of_which_nothing_is_tested_has_no_rows_beside_the_page(tmp_path: Path) -> None:
+    write_readings(tmp_path / "run.jsonl", 40)  # nothing fires at the final token
+    report(tmp_path / "run.jsonl", all_features=True)
+    rows = list(csv.DictReader((tmp_path / "run.features.csv").read_text(encoding="utf-8").splitlines()))
+    assert {row["reading"] for row in rows} == {"max"}

@@ -1,6 +1,7 @@
 """The comparison on runs whose truth is known: what is said of effects in length, in copies, in residuals, nowhere."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from layerscope.analysis.baselines.result import Comparison
 from layerscope.analysis.baselines.ridge import Probe
 from layerscope.analysis.baselines.split import Split
 from layerscope.analysis.baselines.texts import Differences, Texts
+from layerscope.analysis.columns.spilling import Column
 from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Analysis, Options
 from layerscope.records.reading.residuals import Layout, residuals_path
@@ -167,10 +169,11 @@ def test_the_half_that_judges_chooses_neither_layer_nor_size_nor_direction() -> 
     both, nothing = [Probe(-choosing, 0.0), Probe(choosing, 1.0)], [Probe(-choosing, 0.0), Probe(-choosing, 0.2)]
     longer = np.where(questions.discovery, 5, -5)
     questions = replace(questions, positive_tokens=10 + longer, negative_tokens=np.full(300, 10))
-    none = np.zeros(0, dtype=np.int32)
-    words = Texts(lambda: Differences(none, none, none), lambda: Differences(none, none, none), False)
     features = {"selected": both, "sparse-1": nothing, "sparse-5": both, "sparse-20": nothing}
-    found = compare(questions, split, [0, 1], words, features, "needs a run with --residuals", {}, lambda *_: None)
+    with ExitStack() as stack:
+        none = Differences(Column("i", stack), 0)
+        words = Texts(lambda: none, lambda: none, False)
+        found = compare(questions, split, [0, 1], words, features, "needs a run with --residuals", {}, lambda *_: None)
     assert found.best == "sparse-5"
     for key, chosen in (("selected", 1), ("sparse-5", 1), ("length", 0)):
         baseline = found.of(key)
