@@ -34,6 +34,7 @@ from soaking.nodes import local_cluster
 
 # Actors step back behind nobody, and no Python is started before anybody asks for one: our actors have an environment.
 RAY = {"RAY_worker_niceness": "0", "RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}
+RAY |= {"RAY_worker_register_timeout_seconds": "600"}  # on a busy machine Ray kills what has not begun after a minute
 
 
 def main() -> None:

@@ -141,6 +141,32 @@ def test_a_machine_on_which_rays_own_processes_begin_too_late_is_named(base: Pat
     assert not list(base.iterdir())
 
 
+SLOW_TO_BEGIN = """
+import sys, time
+if any(word.endswith("default_worker.py") for word in sys.orig_argv):
+    time.sleep(70)
+"""
+ASK = """
+import ray
+from layerscope.engine.cluster.own_ray import own_ray
+if __name__ == "__main__":
+    with own_ray(1):
+        told = ray.get(ray.remote(lambda: 4711).remote(), timeout=200)
+    print(told)
+"""
+
+
+@pytest.mark.nightly
+def test_a_process_that_takes_more_than_a_minute_to_begin_is_waited_for(base: Path, tmp_path: Path) -> None:
+    """Ray would kill it after 60 seconds and start another, which takes as long."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_TO_BEGIN)
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "RAY_TMPDIR": str(base)}
+    words = [sys.executable, "-c", ASK]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=400)
+    assert done.stdout == "4711\n", done.stderr
+
+
 HOLD = """
 import subprocess, sys, time
 from pathlib import Path

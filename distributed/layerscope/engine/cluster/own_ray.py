@@ -32,6 +32,9 @@ _LEAST_ADDRESS_SPACE = 4 << 30  # of each process: the object store is mapped wh
 _LEAST_DISK_BYTES = 64 << 20
 _TOO_SLOW = "Timed out waiting for file"
 """What Ray's log says when an agent, a Python of its own, has not said its port in time, which no setting changes."""
+# For an actor's Python to begin. On a busy machine, or with Python's files on a slow disk, Ray's own 60 s are over
+# before it has imported Ray; it is killed, and another started, for ever.
+_BEGIN_SECONDS = 240
 _LEAST_PROCESSES = 150  # threads count; a Ray with two actors has some 300
 
 
@@ -85,7 +88,7 @@ def _start(cpus: int, store: int, folder: Path, deaths: Deaths) -> None:
             num_cpus=cpus,
             include_dashboard=False,
             # Ray would start a Python for every CPU, and none of them for our actors: these have an environment.
-            _system_config={"prestart_worker_first_driver": False},
+            _system_config={"prestart_worker_first_driver": False, "worker_register_timeout_seconds": _BEGIN_SECONDS},
             object_store_memory=store,
             _temp_dir=str(folder),
         )
