@@ -20,6 +20,10 @@ _TOKENS = re.compile(
 )
 
 
+_ALSO_CALLED = {"gpu": "cuda", "fp32": "float32", "bf16": "bfloat16"}
+"""What people call values of options, nearer in letters to another one or to none."""
+
+
 class LayerscopeError(Exception):
     """A known failure: the command prints its message without a traceback, and addresses in it without credentials."""
 
@@ -58,6 +62,7 @@ def did_you_mean(word: object, known: Iterable[str], nearness: float = 0.6) -> s
 
     by_small = {each.lower(): each for each in known}
     small = str(word).lower()  # from Python it may be anything
+    small = _ALSO_CALLED.get(small, small)
     near = difflib.get_close_matches(small, list(by_small), n=1, cutoff=nearness)
     begun = [each for each in by_small if len(small) > 1 and each.startswith(small)]
     meant = begun if len(begun) == 1 else near

@@ -97,6 +97,7 @@ def test_an_option_that_stands_for_a_value_alone_takes_one_too(words: list[str],
         ),
         (["run", "--features", "x.csv"], "no option of `layerscope run`. It is one of `layerscope ablate`."),
         (["run", "--standin=yes"], "--standin takes no value"),
+        (["run", "--device", "gpu"], "it is auto, cuda or cpu. Did you mean cuda?"),
         (["run", "--dtype"], "--dtype lacks its value, auto|float32|bfloat16."),
         (["run", "--attribution", "relep"], "it is gradient, relp or off. Did you mean relp?"),
         (["run", "--model", "--standin"], "--model lacks its value"),
@@ -287,6 +288,20 @@ def test_ctrl_c_is_answered_with_the_command_that_goes_on(
     assert done.returncode == 130
     assert "Stopped by SIGINT before" in done.stderr
     assert told in done.stderr
+
+
+def test_what_ray_makes_of_a_signal_while_it_starts_is_told_as_any(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes SIGTERM, and ends the process with its number as a code."""
+
+    def ended(*_: object, **__: object) -> None:
+        sys.exit(signal.SIGTERM)
+
+    monkeypatch.setattr("layerscope.commands.run.Cluster", ended)
+    done = command("run", "--standin")
+    assert done.returncode == 143
+    assert "Stopped by SIGTERM before the work began" in done.stderr
 
 
 def test_what_an_import_makes_of_ctrl_c_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,11 @@ def stoppable() -> Iterator[Stop]:
         if not stop.raised and not isinstance(error, KeyboardInterrupt):
             raise
         raise stop.stopped() from None
+    except SystemExit as ended:  # what Ray, which takes SIGTERM when it starts, makes of one before it is taken back
+        if ended.code != signal.SIGTERM:
+            raise
+        stop.first = signal.SIGTERM
+        raise stop.stopped() from None
     finally:
         if not stop.first:  # else another one would end the process before all is said
             for number, handler in zip(numbers, before, strict=True):
