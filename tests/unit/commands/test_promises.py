@@ -6,7 +6,7 @@ and at one moment somebody else looks at it.
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -71,8 +71,11 @@ class Life:
     def files(self) -> Files:
         """What there is now; of a bucket the locks too."""
         if self.storage is None:
-            paths = [path for path in self.folder.rglob("*") if path.is_file()]
-            return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
+            there = {}
+            for path in self.folder.rglob("*"):
+                with suppress(FileNotFoundError, IsADirectoryError):  # a temporary file that has taken its place by now
+                    there[str(path.relative_to(self.folder))] = path.read_bytes()
+            return there
         found = {}
         for each in object_store.listed(self.target):
             name, which = str(each["name"]), (each["name"], each["ETag"])
@@ -85,7 +88,7 @@ class Life:
         """Whether some lines are there."""
         if self.storage is not None:
             return sum("PUT" in line and "/part-" in line for line in self.storage.requests) > 2
-        return sum(path.stat().st_size for path in self.folder.rglob("*.jsonl*")) > 20_000
+        return sum(map(len, self.files().values())) > 20_000
 
     def put(self, files: Files) -> None:
         """Has these files there and no others, as a process that is gone leaves them."""

@@ -15,7 +15,7 @@ from layerscope.analysis.findings import analyse
 from layerscope.analysis.result import Options
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.records.manifest.manifest import manifest_path, read_manifest
-from layerscope.records.reading.parts import part_paths
+from layerscope.records.reading.parts import held, part_paths
 from layerscope.records.reading.shards import open_run, two_runs
 from layerscope.records.status import Status, as_text, status
 from layerscope.records.verify import verify
@@ -131,6 +131,14 @@ def test_a_run_whose_parts_grow_is_half_done_and_alive_while_its_head_is(tmp_pat
     assert status(base).state == "a run is writing it"
     os.close(head)
     assert status(base).state == "stopped"
+
+
+def test_what_fails_while_a_run_of_parts_is_held_is_no_fault_of_its_manifest(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    with pytest.raises(FileNotFoundError, match="another"), held(path, 2, "command"):
+        raise FileNotFoundError("another")
+    with held(path, 2, "command") as was_there:
+        assert was_there
 
 
 READERS: list[Callable[[Path], object]] = [verify, status, report, layerscope.load, lambda base: two_runs([base] * 3)]

@@ -126,17 +126,18 @@ def held(run: Path, count: int, command: str) -> Iterator[bool]:
     try:
         there = os.fstat(descriptor).st_size > 0
         if not there:
-            with replacing(path, locked=False) as new:  # never a moment in which somebody else could hold it
-                fresh = open_locked(new)
-                os.close(descriptor)
-                descriptor = fresh
-                write_pieces(descriptor, [dump_parts(run, count, command)])
-            sync_folder(path.parent)
+            try:
+                with replacing(path, locked=False) as new:  # never a moment in which somebody else could hold it
+                    fresh = open_locked(new)
+                    os.close(descriptor)
+                    descriptor = fresh
+                    write_pieces(descriptor, [dump_parts(run, count, command)])
+                sync_folder(path.parent)
+            except OSError as error:
+                raise LayerscopeError(
+                    f"{path} cannot be written: {error.strerror or error}. Mend that and run again."
+                ) from error
         yield there
-    except OSError as error:
-        raise LayerscopeError(
-            f"{path} cannot be written: {error.strerror or error}. Mend that and run again."
-        ) from error
     finally:
         os.close(descriptor)
 
