@@ -1,6 +1,7 @@
 """What is learnt on one half: closed forms against plain solutions, and nothing of the other half in it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from layerscope.analysis.baselines.sparse_probes import SIZES, sparse_probes
 from layerscope.analysis.baselines.split import FOLDS, Split
 from layerscope.analysis.columns.arrays import Floats
 from layerscope.analysis.columns.censoring import LayerPairs
+from layerscope.analysis.columns.spilling import Column
 
 
 def split_of(n: int, seed: int = 0) -> Split:
@@ -101,8 +103,11 @@ def on_residuals(x: Floats, split: Split) -> list[Probe | None]:
 
 
 def on_words(x: Floats, split: Split) -> list[Probe]:
-    pair, word = (index.astype(np.int32) for index in np.nonzero(x))
-    return [ridge(texts.Differences(pair, word, x[pair, word].astype(np.int32)).columns(split), split)]
+    with ExitStack() as stack:
+        rows = Column("i", stack)
+        for pair, word in np.argwhere(x):
+            rows.extend((pair, word, int(x[pair, word])))
+        return [ridge(texts.Differences(rows, x.shape[1]).columns(split), split)]
 
 
 def on_features(x: Floats, split: Split) -> list[Probe]:
