@@ -66,7 +66,7 @@ class Columns:
 def reading(files: Files, name: str, progress: Callable[[float], None], dictionary: str = FIRST) -> Iterator[Columns]:
     """Reads a file, or the shards of one job, and of their readings one, of one dictionary.
 
-    What it spills to temporary files (8 bytes a feature) is gone when the `with` block is left.
+    What it spills to temporary files (8 bytes a listed feature) is gone when the `with` block is left.
 
     Args:
         progress: gets which share of the file is read.

@@ -92,5 +92,6 @@ def written(file: IO[bytes], data: bytes) -> None:
     except OSError as error:
         raise LayerscopeError(
             f"The temporary files of the analysis cannot be written: {error.strerror or error}.\n"
-            f"They take 8 bytes a feature in {gettempdir()}. Make room there, or name another folder as TMPDIR."
+            f"They take 8 bytes a listed feature, and 12 more of a layer at a time, in {gettempdir()}.\n"
+            "Make room there, or name another folder as TMPDIR."
         ) from error
