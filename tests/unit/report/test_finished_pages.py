@@ -129,11 +129,7 @@ def test_a_page_with_causes(chromium: Any, axe: str, tmp_path: Path) -> None:
 
 
 def test_two_thousand_questions_answer_within_a_tenth_of_a_second(chromium: Any, tmp_path: Path) -> None:
-    """Of the processor's time, which other work lengthens less than the clock's; of three openings at most.
-
-    The first panel of all has half as much again: a page's first window over it is styled and laid out anew, which took
-    100 to 112 ms of a slow machine where the next ones took 68 to 75.
-    """
+    """Of the processor's time, which other work lengthens less than the clock's; of three openings at most."""
     run = tmp_path / "run.jsonl"
     write_run(
         run, Spec(questions=2000, layers=range(26), active=6, top_k=6, d_sae=2048, effects=[Effect(3, 7, 0.6, 0.3)])
@@ -151,15 +147,14 @@ def test_two_thousand_questions_answer_within_a_tenth_of_a_second(chromium: Any,
             "true",
         ),
     }
-    limits = dict.fromkeys(acts, 100.0) | {"first panel": 150.0}
-    taken = dict.fromkeys(limits, 1e9)
+    taken = dict.fromkeys((*acts, "first panel"), 1e9)
     for _ in range(3):
         with opened(chromium, run.with_suffix(".html"), reduced_motion="reduce") as tab:
             taken = {name: min(used, taken[name]) for name, used in processor_ms(tab, acts).items()}
-        if all(used < limits[name] for name, used in taken.items()):
+        if max(taken.values()) < 100:
             break
     assert min(taken.values()) > 0
-    assert {name: used for name, used in taken.items() if used >= limits[name]} == {}
+    assert {name: used for name, used in taken.items() if used >= 100} == {}
 
 
 def processor_ms(tab: Any, acts: dict[str, tuple[str, str]]) -> dict[str, float]:
@@ -191,7 +186,6 @@ def processor_ms(tab: Any, acts: dict[str, tuple[str, str]]) -> dict[str, float]
             used = spent() - before
             taken.setdefault(f"first {name}", used)
             taken[name] = min(used, taken.get(name, 1e9))
-    assert tab.evaluate("document.documentElement.classList.contains('behind')") is False
     like = []
     for _ in range(5):
         before = spent()

@@ -82,7 +82,9 @@ def of_confirmed(contrast: Contrast) -> list[int]:
 
 
 def survivors(contrast: Contrast, name: str) -> int:
-    return next(stratum.firing.kept for stratum in contrast.strata if stratum.name == name)
+    """Of the features that fire more often; of those that are stronger, where none does."""
+    stratum = next(stratum for stratum in contrast.strata if stratum.name == name)
+    return (stratum.firing if contrast.firing.confirmed.any() else stratum.magnitude).kept
 
 
 def _answer(analysis: Analysis, contrast: Contrast) -> list[object]:
@@ -150,6 +152,9 @@ OF_CONTRAST: dict[str, Found] = {
     r"chance alone gives about half": lambda _, c: list(agreeing(c)),
     r"No feature has enough pairs on the discovery half to be tested": lambda *_: [],
     rf"\w+ vs \w+: of {_N} features? confirmed to fire more often, ": lambda _, c: [int(c.firing.confirmed.sum())],
+    rf"\w+ vs \w+: of {_N} features? confirmed to be stronger on one side, ": lambda _, c: [
+        int(c.magnitude.confirmed.sum())
+    ],
     rf"{_N} survives? where both solutions end in the same token": lambda _, c: [survivors(c, "same final token")],
     rf", {_N} survives? where both end in a full stop": lambda _, c: [survivors(c, "full stop")],
     rf"{_N} of {_N} tested survives? where both (?:solutions )?end in (?:the same token|a full stop)": lambda *_: [
@@ -359,7 +364,13 @@ OPPOSITES = [  # in one contrast, or of the run: at most one of each
         r"No feature passes",
         r"No feature has enough pairs",
     ],
-    [r"confirmed to fire more often, ", r"nothing is confirmed", r"nothing could be confirmed"],
+    [
+        r"confirmed to fire more often, ",
+        r"confirmed to be stronger on one side, ",
+        r"nothing is confirmed",
+        r"nothing could be confirmed",
+    ],
+    [r"stronger on one\.", r"nothing is confirmed"],
     [r"the better they do so", r"the less they do so", r"no steady course", r"they do so alike"],
     [r"better than chance", r"worse than chance", r"too few questions"],
     [r"Length sways", r"not shown to sway", r"cannot be told", r"not known to matter"],
@@ -372,6 +383,7 @@ FOLLOW = [
     (r"nothing is confirmed, so", r"No difference"),
     (r"nothing could be confirmed", r"Not known|Nothing to compare"),
     (r"confirmed to fire more often, ", r"\btells? (?:right|chosen) from"),
+    (r"confirmed to be stronger on one side, ", r"stronger on one\."),
 ]
 """Where the one stands, the other does."""
 

@@ -337,7 +337,7 @@ def rows(tab: Any, name: str) -> Iterator[dict[str, str]]:
 
 def test_both_faces_stand_side_by_side(chromium: Any, page: Path, analysis: Analysis) -> None:
     with opened(chromium, page) as tab:
-        assert tab.locator("#causes .said").inner_text() == causes_verdict(analysis, BESIDE)
+        expect(tab.locator("#causes .said")).to_have_text(causes_verdict(analysis, BESIDE))
         found = {(int(row["layer"]), int(row["feature_id"])): row for row in rows(tab, "causes")}
         assert next(iter(found)) == MATTERS, "the table does not begin with what matters most"
         matters, separates = found[MATTERS], found[SEPARATES]

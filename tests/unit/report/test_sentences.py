@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from layerscope.analysis.testing.stratum import Stratum, Survival
+from layerscope.analysis.testing.stratum import Survival
 from layerscope.report.words.depth_said import depth_correlation, with_depth
 from layerscope.report.words.strata_said import _survive
 
@@ -68,4 +68,4 @@ def test_depth_is_told_as_it_is(case: str) -> None:
 )
 def test_what_survives_is_counted_among_what_was_tested(kept: int, untested: int, confirmed: int, said: str) -> None:
     survival = Survival(kept, confirmed - untested - kept, 0, untested, kept)
-    assert _survive(Stratum("full stop", 0.5, survival, survival), confirmed) == said
+    assert _survive(survival, confirmed) == said

@@ -9,19 +9,9 @@ function leavePanel() {
   const params = state();
   params.delete("feature");
   history.pushState(null, "", `${location.href.split("#")[0]}${params.size ? `#${written(params)}` : ""}`);
-  closePanel();
-}
-
-/** What lies behind a panel cannot be reached; the parts of it that are not seen need not be drawn for that. */
-function openPanel() {
-  root.classList.add("behind");
-  panel.showModal();
-}
-
-function closePanel() {
   panel.close();
-  root.classList.remove("behind");
 }
+
 panel.addEventListener("cancel", (event) => { event.preventDefault(); leavePanel(); });
 panel.addEventListener("click", (event) => { if (event.target === panel) leavePanel(); });
 
@@ -33,12 +23,12 @@ async function ready(data) {
 
 async function showPanel(data, feature) {
   if (!data || !feature || !data.layers.includes(feature[0])) {
-    if (panel.open) closePanel();
+    if (panel.open) panel.close();
     return;
   }
   await ready(data);
   panel.replaceChildren(...panelOf(data, ...feature));
-  if (!panel.open) openPanel();
+  if (!panel.open) panel.showModal();
   panel.scrollTop = 0;
   one("#panel-title").focus();
 }
