@@ -47,7 +47,7 @@ class Killer:
             for _ in range(self.dice.randint(1, 4)):
                 if (reasons := self._kill_one(run)) is not None:
                     return self._ended(run, reasons)
-        return self._ended(run, (*_GIVEN_UP, *_RAY_LOST) if self.nodes else _GIVEN_UP)
+        return self._ended(run, ())
 
     def _wait(self, run: Run, written: Callable[[], int], whole: int) -> bool:
         """Lets a run write some more, or go on for some seconds, perhaps to start in; whether it ended meanwhile."""
@@ -65,7 +65,8 @@ class Killer:
         return False
 
     def _ended(self, run: Run, reasons: tuple[str, ...]) -> bool:
-        """Whether it is done; it may have ended because it was killed, or for one of these reasons."""
+        """Whether it is done; it may have ended because it was killed, of an earlier kill, or for one of `reasons`."""
+        reasons = (*reasons, *_GIVEN_UP, *(_RAY_LOST if self.nodes else ()))
         code = run.process.wait(_IDLE_SECONDS)
         if code == 0:
             return True
