@@ -8,7 +8,7 @@ from layerscope.process import Stops, leave_working_folder, provide_home, speak_
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process, as `cli.main` says."""
-    stops = Stops()
+    stops, hush = Stops(), _nothing
     try:
         import signal  # takes a hundredth of a second
 
@@ -22,7 +22,8 @@ def main(arguments: list[str] | None = None) -> None:
     except BaseException as error:
         if not stops.raised and not isinstance(error, KeyboardInterrupt):
             raise
-        _say("Stopped by SIGINT before anything began. Nothing was changed.")
+        hush()
+        _tell_stopped(sys.argv[1:] if arguments is None else arguments)
         os._exit(130)  # nothing is open yet, and another thread may be in the middle of an import
     try:
         run(arguments, lambda: stops.raised)
@@ -31,12 +32,26 @@ def main(arguments: list[str] | None = None) -> None:
         hush()
 
 
+def _nothing() -> None:
+    """Hushes what does not speak yet."""
+
+
 def _say(text: str) -> None:
     if sys.stderr:
         from contextlib import suppress
 
         with suppress(OSError):  # nobody reads it
             print(text, file=sys.stderr, flush=True)
+
+
+def _tell_stopped(words: list[str]) -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import shlex
+
+    command = shlex.join(["layerscope", *words])
+    _say(f"Stopped by SIGINT before anything began; nothing was changed.\nTo go on: {command}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """What a process sets right before it imports anything of others': where modules come from, its home, and a voice.
 
 A user's file in the working folder may have a library's name (`typing.py`, `transformers.py`), and importing executes
-it. A user of a container may have no home (`docker run -u`, without an entry in /etc/passwd), and Ray and the hub's
-client need one.
+it. A user of a container may have no home (`docker run -u`), and Ray and the hub's client need one.
 """
 
 # Python has these before it looks into the working folder; what else is needed is imported where that is taken out.
@@ -147,10 +146,11 @@ def strike_again(lost: "sys.UnraisableHookArgs") -> None:
 _LOOK_SECONDS = 0.05
 _TOLD_BYTES, _RATE_SECONDS = 500_000, 10.0
 _ON_TERMINAL, _IN_LOG = (0.1, 0.5), (0.1, 1.5)  # seconds of silence before the first line, and before the others
-# Scripts read what these say, and keep what they log: there a line comes only when it is late.
+# Scripts keep what these log: there a line comes only when it is late.
 _QUIET_COMMANDS = ("status", "verify", "export", "compare", "saes", "--version", "--help", "-h")
 _WAITED_FOR = (
     ("layerscope.engine.cluster.own_ray", "Ray to start"),
+    ("layerscope.engine.cluster.connecting", "Ray to answer"),
     ("layerscope.engine.cluster.address", "the Rays of this machine to answer"),
     ("layerscope.engine.cluster.cluster", "the nodes of the Ray cluster"),
     ("layerscope.engine", "the actors, which load the model and the SAEs"),
@@ -193,10 +193,7 @@ def speak_while_waiting() -> "Callable[[], None]":
 
 
 def _speak(watched: int, ended: "Event") -> None:
-    """
-    Args:
-        watched: the thread that does the work.
-    """
+    """Says what the thread `watched` waits for, which does the work."""
     import shutil
     import time
     from contextlib import suppress
@@ -211,9 +208,10 @@ def _speak(watched: int, ended: "Event") -> None:
         first = every
     begun = told = time.monotonic()
     since, worked, seen = time.time(), False, [(begun, 0)]
+    outlets: list[Any] = []
     while not ended.wait(_LOOK_SECONDS):
         now, streams = time.monotonic(), (sys.stdout, sys.stderr)
-        raws: list[Any] = [getattr(getattr(stream, "buffer", None), "raw", None) for stream in streams]
+        raws = [getattr(getattr(stream, "buffer", None), "raw", None) for stream in streams]
         outlets = [raw for raw in raws if hasattr(raw, "written_at")]
         if any(outlet.ended for outlet in outlets):
             return
@@ -233,6 +231,9 @@ def _speak(watched: int, ended: "Event") -> None:
                 text = f"\r{text[: max(shutil.get_terminal_size().columns - 1, 0)]}\x1b[K"
             os.write(number, text.encode() if in_place else f"{text}\n".encode())
         told = now
+    if in_place and told != begun and not outlets:  # so early that nobody else takes the line back
+        with suppress(OSError):
+            os.write(number, b"\r\x1b[K")
 
 
 def waited_for(frame: "FrameType | None", worked: bool = False) -> str:
@@ -243,13 +244,13 @@ def waited_for(frame: "FrameType | None", worked: bool = False) -> str:
     """
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
+        if name.startswith("importlib") or frame.f_code.co_name == "<module>":
+            break
         if worked and name.startswith("layerscope.engine"):
             return "Ray and its actors to end"
         for beginning, what in _WAITED_FOR:
             if name.startswith(beginning):
                 return what
-        if name.startswith("importlib"):
-            return "Python to load what it needs"
         frame = frame.f_back
     return "Python to load what it needs"
 

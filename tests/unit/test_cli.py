@@ -327,7 +327,8 @@ def test_ctrl_c_before_anything_is_imported_is_answered_too(step: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     told = [line for line in done.stderr.splitlines() if "waits for" not in line]
-    assert (done.returncode, told) == (130, ["Stopped by SIGINT before anything began. Nothing was changed."])
+    stopped = ["Stopped by SIGINT before anything began; nothing was changed.", "To go on: layerscope status run.jsonl"]
+    assert (done.returncode, told) == (130, stopped)
 
 
 WHEN_IT_CLOSES = """

@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
+from typing import cast
 from weakref import WeakSet
 
 import pytest
@@ -20,11 +22,13 @@ from layerscope.records.totals import Totals
 from synthetic_run import Spec, write_run
 
 
-def on_a_terminal(*words: str, term: str = "xterm") -> str:
+def on_a_terminal(
+    *words: str, term: str = "xterm", program: Sequence[str] = ("-m", "layerscope"), ends: int = 0
+) -> str:
     """All that a command writes to its terminal."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": term, "COLUMNS": "60"}
-    command = [sys.executable, "-m", "layerscope", *words]
+    command = [sys.executable, *program, *words]
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
     written = b""
@@ -37,7 +41,7 @@ def on_a_terminal(*words: str, term: str = "xterm") -> str:
             break
         written += piece
     os.close(ours)
-    assert process.wait() == 0
+    assert process.wait() == ends
     return written.decode()
 
 
@@ -57,18 +61,44 @@ def test_a_terminal_is_told_at_once_what_is_waited_for(tmp_path: Path) -> None:
     assert "done" in shown(written)
 
 
-def test_the_innermost_place_says_what_is_waited_for() -> None:
-    def frame_in(*names: str) -> object:
-        frame = None
-        for name in names:
-            frame = SimpleNamespace(f_globals={"__name__": name}, f_back=frame)
-        return frame
+STRUCK_AS_IT_WAITS = """
+import os, signal, sys, time, layerscope.__main__ as begin
 
+def home():
+    time.sleep(0.5)  # so long that the terminal is told what is waited for
+    os.kill(os.getpid(), signal.SIGINT)
+
+begin.provide_home = home
+begin.main(sys.argv[1:])
+"""
+
+
+def test_ctrl_c_while_python_loads_takes_the_place_of_the_line_that_waits() -> None:
+    written = on_a_terminal("run", "--standin", program=("-c", STRUCK_AS_IT_WAITS), ends=130)
+    assert "waits for" in written
+    told = ["Stopped by SIGINT before anything began; nothing was changed.", "To go on: layerscope run --standin", ""]
+    assert shown(written).split("\n") == told
+
+
+def frame_in(*names: str, function: str = "wait") -> FrameType:
+    """The innermost of functions that call one another, by their modules."""
+    frame = None
+    for name in names:
+        code = SimpleNamespace(co_name=function)
+        frame = SimpleNamespace(f_globals={"__name__": name}, f_back=frame, f_code=code)
+    return cast(FrameType, frame)
+
+
+def test_the_innermost_place_says_what_is_waited_for() -> None:
     ours = ("layerscope.__main__", "layerscope.cli", "layerscope.commands.run")
-    assert waited_for(frame_in(*ours, "layerscope.engine.cluster.own_ray", "ray.init")) == "Ray to start"
+    own_ray = (*ours, "layerscope.engine.cluster.own_ray")
+    assert waited_for(frame_in(*own_ray, "psutil")) == "Ray to start"
+    assert waited_for(frame_in(*own_ray, "layerscope.engine.cluster.connecting", "ray.init")) == "Ray to answer"
     assert waited_for(frame_in(*ours, "layerscope.planning.prepare", "layerscope.hub.client", "ssl")) == "the hub"
     assert waited_for(frame_in(*ours, "importlib._bootstrap")) == "Python to load what it needs"
     assert waited_for(None) == "Python to load what it needs"
+    beginning = frame_in(*ours, "layerscope.engine.actors", function="<module>")
+    assert waited_for(beginning) == "Python to load what it needs", "a module that is being made waits for no actors"
 
 
 def test_downloads_are_told_with_their_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,8 +155,7 @@ def test_a_terminal_without_colours_gets_none(
 
 def test_the_line_comes_back_when_a_bar_is_done_and_says_that_actors_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tqdm, "_instances", WeakSet())  # without those that other tests left
-    frame = SimpleNamespace(f_globals={"__name__": "layerscope.engine.cluster.own_ray"}, f_back=None)
-    assert waited_for(frame, worked=True) == "Ray and its actors to end"  # type: ignore[arg-type]
+    assert waited_for(frame_in("layerscope.engine.cluster.own_ray"), worked=True) == "Ray and its actors to end"
     bar = tqdm(total=10, file=io.StringIO())
     assert not at_work()
     bar.update(1)
