@@ -7,14 +7,18 @@ from layerscope.process import Stops, leave_working_folder, provide_home, speak_
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command and ends the process, as `cli.main` says."""
-    stops, hush = Stops(), _nothing
+    """Runs the command and ends the process, as `cli.main` says, but with 1 where not all could be printed."""
+    words = sys.argv[1:] if arguments is None else arguments
+    stops = Stops()
     try:
         import signal  # takes a hundredth of a second
 
         stops.watch(signal.SIGINT)
         sys.unraisablehook = strike_again
         leave_working_folder()
+        from layerscope.streams import lost_output, outlive_readers
+
+        outlive_readers()
         hush = speak_while_waiting()
         if told := provide_home():
             _say(told)
@@ -22,18 +26,19 @@ def main(arguments: list[str] | None = None) -> None:
     except BaseException as error:
         if not stops.raised and not isinstance(error, KeyboardInterrupt):
             raise
-        hush()
-        _tell_stopped(sys.argv[1:] if arguments is None else arguments)
+        _tell_stopped(words)
         os._exit(130)  # nothing is open yet, and another thread may be in the middle of an import
     try:
         run(arguments, lambda: stops.raised)
+    except SystemExit as ended:
+        # The work of a run lies in its file, whatever becomes of what it prints.
+        if (lost := lost_output()) is not None and not ended.code and words[:1] not in (["run"], ["ablate"]):
+            _say(f"layerscope: Not all could be printed: {lost.strerror}.")
+            sys.exit(1)
+        raise
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done and said
         hush()
-
-
-def _nothing() -> None:
-    """Hushes what does not speak yet."""
 
 
 def _say(text: str) -> None:

@@ -16,7 +16,6 @@ from layerscope.config.command_line import call, parser_of
 from layerscope.config.options import HELP, Shown
 from layerscope.errors import LayerscopeError, Stopped, UsageError, did_you_mean
 from layerscope.formatting import say, shell_word, visible_json
-from layerscope.streams import lost_output, outlive_readers
 
 COMMANDS: dict[str, Callable[..., int]] = {}
 """By their names, in the order of the help."""
@@ -245,7 +244,6 @@ def main(arguments: list[str] | None = None, struck: Callable[[], bool] = lambda
     Args:
         struck: whether there was an interrupt: an error behind one is what something made of it that was imported.
     """
-    outlive_readers()
     words = sys.argv[1:] if arguments is None else arguments
     try:
         code = _do(words)
@@ -260,8 +258,4 @@ def main(arguments: list[str] | None = None, struck: Callable[[], bool] = lambda
             code = error.exit_code
         else:
             raise
-    # The work of a run lies in its file, whatever becomes of what it prints.
-    if (lost := lost_output()) is not None and not code and words[:1] not in (["run"], ["ablate"]):
-        say(f"layerscope: Not all could be printed: {lost.strerror}.", sys.stderr)
-        code = 1
     sys.exit(code)

@@ -208,10 +208,9 @@ def _speak(watched: int, ended: "Event") -> None:
         first = every
     begun = told = time.monotonic()
     since, worked, seen = time.time(), False, [(begun, 0)]
-    outlets: list[Any] = []
     while not ended.wait(_LOOK_SECONDS):
         now, streams = time.monotonic(), (sys.stdout, sys.stderr)
-        raws = [getattr(getattr(stream, "buffer", None), "raw", None) for stream in streams]
+        raws: list[Any] = [getattr(getattr(stream, "buffer", None), "raw", None) for stream in streams]
         outlets = [raw for raw in raws if hasattr(raw, "written_at")]
         if any(outlet.ended for outlet in outlets):
             return
@@ -231,9 +230,6 @@ def _speak(watched: int, ended: "Event") -> None:
                 text = f"\r{text[: max(shutil.get_terminal_size().columns - 1, 0)]}\x1b[K"
             os.write(number, text.encode() if in_place else f"{text}\n".encode())
         told = now
-    if in_place and told != begun and not outlets:  # so early that nobody else takes the line back
-        with suppress(OSError):
-            os.write(number, b"\r\x1b[K")
 
 
 def waited_for(frame: "FrameType | None", worked: bool = False) -> str:

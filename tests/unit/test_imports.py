@@ -44,8 +44,8 @@ MAY_IMPORT = {
     "neuronpedia": _READING,
     "report": {*_READING, "analysis", "neuronpedia"},
     "commands": {*_RUN, "process", "engine", "analysis", "tables", "neuronpedia", "report"},
-    "cli": {*_WORDS, "streams", "records", "analysis", "tables", "neuronpedia", "report", "commands"},
-    "__main__": {"cli", "process"},
+    "cli": {*_WORDS, "records", "analysis", "tables", "neuronpedia", "report", "commands"},
+    "__main__": {"cli", "streams", "process"},
     "__init__": {"commands", "process"},
 }
 # The package's face: what it shows to notebooks, which is over all else; its version all may say.

@@ -80,6 +80,15 @@ def test_ctrl_c_while_python_loads_takes_the_place_of_the_line_that_waits() -> N
     assert shown(written).split("\n") == told
 
 
+WAITS_BEFORE_IT_SPEAKS = STRUCK_AS_IT_WAITS.replace("0.5", "0.2").replace("os.kill(os.getpid(), signal.SIGINT)", "")
+
+
+def test_what_is_said_right_after_the_first_line_takes_its_place() -> None:
+    """The first line is written long before the command is loaded, and the second would come half a second later."""
+    written = on_a_terminal("nothing", program=("-c", WAITS_BEFORE_IT_SPEAKS), ends=2)
+    assert shown(written).startswith("layerscope: 'nothing' is no command."), written
+
+
 def frame_in(*names: str, function: str = "wait") -> FrameType:
     """The innermost of functions that call one another, by their modules."""
     frame = None
