@@ -33,7 +33,7 @@ def kept_plan(
     if len(selection) < FEW or not selection.source.content:
         return make()
     path, *settings = tokenizer.arguments
-    drawn = b"" if selection.drawn is None else selection.drawn.tobytes()
+    drawn = b"" if selection.drawn is None else selection.example_ids.tobytes()
     parts = (selection.source.content, selection.strip_solutions, sha256(drawn).hexdigest(), sha256_of(path))
     told = repr((*parts, settings, batch_tokens, share, __version__, version("tokenizers"), _program()))
     name = f"{sha256(told.encode('utf-8', 'surrogatepass')).hexdigest()}.npz"

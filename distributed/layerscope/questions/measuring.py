@@ -13,10 +13,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,11 @@ class Measured:
     among_shots: int = 0
     """Questions that are themselves among the examples."""
 
+    @classmethod
+    def of(cls, questions: int) -> Self:
+        """Nothing yet; a list of zeros takes no memory until one is another."""
+        return cls(np.zeros(questions, np.int32), np.zeros(questions, np.int32))
+
 
 @contextmanager
 def measured(
@@ -70,12 +75,12 @@ def measured(
         files = [Path(folder) / f"{part}" for part in range(number)]
         try:
             if number == 1:
-                found = [measure(selection, tokenizer, share, files[0])]
+                found = measure(selection, tokenizer, share, files[0])
             else:
                 jobs = [(part, tokenizer, share, file) for part, file in zip(parts, files, strict=True)]
                 with ThreadPoolExecutor(number) as threads:
-                    found = list(threads.map(_elsewhere, jobs))
-            yield _joined(found), _content(files)
+                    found = _joined(list(threads.map(_elsewhere, jobs)), files, edges)
+            yield found, _content(files)
         except OSError as error:
             raise LayerscopeError(
                 f"{folder} cannot be written: {error.strerror or error}. It has what the questions say meanwhile.\n"
@@ -89,8 +94,7 @@ def measure(selection: Selection, tokenizer: PairTokenizer, share: bool, file: P
     Args:
         of: the process that waits for this one, if any: without it there is nothing to do.
     """
-    lengths, common = np.zeros((2, len(selection)), dtype=np.int32)
-    found = Measured(lengths, common)
+    found = Measured.of(len(selection))
     with file.open("wb") as stream:
 
         def questions() -> Iterator[Question]:
@@ -103,8 +107,9 @@ def measure(selection: Selection, tokenizer: PairTokenizer, share: bool, file: P
             if isinstance(outcome, UnscorableError):
                 found.unscorable += 1
                 continue
-            lengths[index] = len(outcome.tokens)
-            common[index] = outcome.common if share else 0
+            found.lengths[index] = len(outcome.tokens)
+            if share and outcome.common:
+                found.common[index] = outcome.common
             found.unshared += sum(outcome.lengths)
             found.of_solutions += len(outcome.tokens) - outcome.prompt
             if of and index % _LOOK_EACH == 0 and os.getppid() != of:
@@ -121,10 +126,25 @@ def _said(question: Question) -> bytes:
     return b"".join([part for text in texts for part in (len(text).to_bytes(8, "little"), text)])
 
 
-def _joined(parts: Sequence[Measured]) -> Measured:
-    lengths, common = (np.concatenate(columns) for columns in zip(*((p.lengths, p.common) for p in parts), strict=True))
+def _leave_lists(found: Measured, file: Path) -> Measured:
+    """Writes what there is of every question beside a file of what they say; the rest is left."""
+    with file.with_suffix(".lists").open("wb") as stream:
+        found.lengths.tofile(stream)
+        if found.common.any():
+            found.common.tofile(stream)
+    return replace(found, lengths=found.lengths[:0], common=found.common[:0])
+
+
+def _joined(parts: Sequence[Measured], files: Sequence[Path], edges: Sequence[int]) -> Measured:
+    """Of several processes: the lists are read where they are to be, so that they are in memory once."""
+    found = Measured.of(edges[-1])
+    for file, (first, last) in zip(files, pairwise(edges), strict=True):
+        with file.with_suffix(".lists").open("rb", buffering=0) as stream:
+            size = stream.readinto(found.lengths[first:last].data.cast("B"))
+            if os.fstat(stream.fileno()).st_size > size:
+                stream.readinto(found.common[first:last].data.cast("B"))
     names = ("unshared", "unscorable", "of_solutions", "among_shots")
-    return Measured(lengths, common, **{name: sum(getattr(part, name) for part in parts) for name in names})
+    return replace(found, **{name: sum(getattr(part, name) for part in parts) for name in names})
 
 
 def _content(files: Sequence[Path]) -> Iterator[bytes]:
@@ -177,7 +197,7 @@ def serve() -> None:
     parts: Any = _OfParent(sys.stdin.buffer).load()
     try:
         selection, tokenizer, share, file = parts
-        answer: object = measure(selection, tokenizer, share, file, int(sys.argv[1]))
+        answer: object = _leave_lists(measure(selection, tokenizer, share, file, int(sys.argv[1])), file)
     except (LayerscopeError, OSError) as error:
         answer = error
     sys.stdout.buffer.write(pickle.dumps(answer))

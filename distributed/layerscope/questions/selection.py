@@ -17,14 +17,14 @@ class Selection:
     """The questions of a run: some rows of a source, as the settings ask for them."""
 
     source: Source
-    drawn: NDArray[np.int64] | None = None
+    drawn: NDArray[np.int64] | range | None = None
     """The ids of those that are taken, ascending; None for all, as a million need no list of their own."""
     strip_solutions: bool = False
 
     @property
     def example_ids(self) -> NDArray[np.int64]:
         """The ids of all that are taken."""
-        return np.arange(len(self.source), dtype=np.int64) if self.drawn is None else self.drawn
+        return np.asarray(range(len(self.source)) if self.drawn is None else self.drawn, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.source) if self.drawn is None else len(self.drawn)
@@ -43,7 +43,7 @@ class Selection:
 
     def part(self, first: int, last: int) -> "Selection":
         """Those from one place on to before another."""
-        drawn = np.arange(first, last) if self.drawn is None else self.drawn[first:last]
+        drawn = range(first, last) if self.drawn is None else self.drawn[first:last]
         return Selection(self.source, drawn, self.strip_solutions)
 
 
