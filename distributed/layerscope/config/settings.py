@@ -49,8 +49,9 @@ _COUNTS = (
 class Config:
     """Score both solutions of every question with Gemma and record the strongest SAE features of every layer."""
 
-    model: Common[str] = "google/gemma-2-2b"
-    """Gemma 2 model: a repository on the hub, or a folder in the same format (safetensors only)."""
+    model: Common[str] = "auto"
+    """Gemma 2 model: a repository on the hub, or a folder in the same format (safetensors only). auto is
+    google/gemma-2-2b, and the stand-in's own for --standin."""
     revision: OfModel[str] = "main"
     """Revision of the model on the hub: a branch, a tag or a commit. The manifest keeps the commit."""
     sae_repo: OfModel[str] = "auto"

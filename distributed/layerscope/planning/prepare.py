@@ -135,7 +135,7 @@ def _rows_per_question(plan: Plan, reading: Reading) -> float:
 def _model(config: Config) -> Repository:
     if config.standin:
         return open_repository(str(standin_folder() / "model"))
-    return open_repository(config.model, config.revision)
+    return open_repository("google/gemma-2-2b" if config.model == "auto" else config.model, config.revision)
 
 
 def _shots(config: Config) -> Shots:
