@@ -47,8 +47,18 @@ def on_a_terminal(
 
 def shown(written: str) -> str:
     """What is left on the screen."""
-    lines = written.replace("\r\n", "\n").split("\n")
-    return "\n".join(line.rpartition("\r")[2].rpartition("\x1b[K")[2] for line in lines)
+    lines = []
+    for line in written.replace("\r\n", "\n").split("\n"):
+        on_screen, at = "", 0
+        for piece in re.split(r"(\r|\x1b\[K)", line):
+            if piece == "\r":
+                at = 0
+            elif piece == "\x1b[K":  # all behind the cursor
+                on_screen = on_screen[:at]
+            else:
+                on_screen, at = on_screen[:at] + piece + on_screen[at + len(piece) :], at + len(piece)
+        lines.append(on_screen)
+    return "\n".join(lines)
 
 
 def test_a_terminal_is_told_at_once_what_is_waited_for(tmp_path: Path) -> None:
