@@ -118,7 +118,9 @@ def _what_random_features_need(need: str, options: Options) -> str:
     """
     if options.dictionary != FIRST:
         return need or "needs --baseline-dictionary"
-    return f"needs {'' if need else '--baseline-dictionary, or '}a run with --dictionary {RANDOM}=FOLDER"
+    return (
+        f"needs {'a run with --baseline-dictionary' if need else '--baseline-dictionary, of the report or of the run'}"
+    )
 
 
 def analyse_firing(files: Files, options: Options, progress: Progress = lambda *_: None) -> FoundFiring:

@@ -115,8 +115,7 @@ def scored(key: str, auroc: float, low: float, ahead: Ahead | None = None) -> Ba
             0.6,
             0.51,
             [scored("words", 0.55, 0.45, Ahead(0.05, -0.1, 0.1))],
-            "but they beat nothing that they are compared with. Whether they are better than bag of words (0.55) "
-            "cannot be told.",
+            ", but whether they are better than bag of words (0.55) cannot be told.",
         ),
         (
             0.55,

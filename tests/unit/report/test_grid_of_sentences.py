@@ -117,8 +117,8 @@ OF_CONTRAST: dict[str, Found] = {
         a.header.questions - int(a.questions.discovery.sum()),
         f"{100 * c.held_out.auroc[best(c)]:.0f}",
     ],
-    rf"No difference (?:found|in what fires): of {_N} features? tested in {_N} layers?, none is confirmed to fire more "
-    rf"often for the \w+ solution or for the \w+ one\.": lambda a, c: [
+    rf"No difference (?:found|in what fires): of {_N} features? in {_N} layers? with enough pairs on the half of the "
+    rf"questions that selects, none is confirmed on the other to fire more often for the \w+ solution or for the \w+ one\.": lambda a, c: [
         int(c.firing_by_layer.selectable.sum()),
         len(a.layers.layer),
     ],
@@ -148,7 +148,7 @@ OF_CONTRAST: dict[str, Found] = {
     rf"{_N} features? pass(?:es)? on one half of the questions, and the other half has too few pairs to test (?:it|them)": (
         lambda _, c: [int(c.firing.selected.sum())]
     ),
-    rf"No feature passes on one half of the questions; of {_N} tested {_N} points? the same way on the other half, where "
+    rf"No feature passes on one half of the questions; of {_N} tested on both halves {_N} points? the same way, where "
     r"chance alone gives about half": lambda _, c: list(agreeing(c)),
     r"No feature has enough pairs on the discovery half to be tested": lambda *_: [],
     rf"\w+ vs \w+: of {_N} features? confirmed to fire more often, ": lambda _, c: [int(c.firing.confirmed.sum())],
@@ -245,7 +245,7 @@ OF_RUN: dict[str, Found] = {
     rf"{_Z} to {_Z}; a probe on {_N} features? in layer {_N}\)": lambda a, _: _best_probe(a),
     r", (?:better than|and neither is anything else:) .*?(?=\. |\.$)": lambda *_: [],
     r", (?:so|but) they beat nothing that they are compared with": lambda *_: [],
-    r"\. Whether they are better than .*? cannot be told": lambda *_: [],
+    r"(?:\. W|, but w)hether they are better than .*? cannot be told": lambda *_: [],
     r"\.? [\w -]+ \([\d.]+\).*? alone (?:does|do) (?:better|as well)[^.]*": lambda *_: [],
     r"\. Not compared: .*": lambda *_: [],
     r"Not asked: this run has no attributions\. .*": lambda *_: [],
@@ -375,6 +375,7 @@ OPPOSITES = [  # in one contrast, or of the run: at most one of each
     [r"better than chance", r"worse than chance", r"too few questions"],
     [r"Length sways", r"not shown to sway", r"cannot be told", r"not known to matter"],
     [r"probes on features tell", r"probes on features are not shown", r"Beside baselines: not known"],
+    [r"they beat nothing", r"[Ww]hether they are better than"],
     [r"is scored yet", r"could be scored", r"Half of the margins|All margins"],
 ]
 """Statements of which a page has one at most."""

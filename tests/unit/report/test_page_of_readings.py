@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from layerscope.records.reading.run import Run
 from layerscope.report.packs import question_pack
 from layerscope.report.packs.question_pack import pack_questions
 from layerscope.report.page import Shown, render, report
+from layerscope.report.words.readings_said import beside_verdict
 from made_up import note_lines
 from synthetic_readings import PLANTED, write_readings
+from synthetic_run import Spec, write_run
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,14 @@ def test_a_named_reading_has_a_page_of_its_own(run: Path, reading: str, says: li
     for words in [*says, "Check passed"]:
         assert words in text
     assert 'id="readings"' not in text
+
+
+def test_readings_that_find_nothing_say_so_in_one_breath(tmp_path: Path) -> None:
+    write_run(path := tmp_path / "run.jsonl", Spec(questions=400, layers=(0, 1)))
+    final = analyse(path, Options(reading="final"))
+    reads = [replace(final, options=replace(final.options, reading=name)) for name in ("final", "max")]
+    told = beside_verdict([(each, each.right_wrong) for each in reads], "final")
+    assert told == " That is by final; by max no feature tells right from wrong either."
 
 
 @pytest.mark.parametrize("questions", [0, 12])

@@ -43,12 +43,11 @@ def _beside(best: Baseline, told: str, others: Sequence[Baseline], comparison: C
             return f"{head}, and neither is anything else: {_listed(others, comparison)}."
         return f"{head}, so they beat nothing that they are compared with. {_alone(better, level, comparison)}"
     head = f"probes on features tell right from wrong on the half that chose nothing ({told})"
+    whether = f"whether they are better than {_listed(unclear, comparison)} cannot be told." if unclear else ""
     if beaten:
-        parts = [f"{head}, better than {_listed(beaten, comparison)}."]
+        parts = [f"{head}, better than {_listed(beaten, comparison)}.", _sentence(whether)]
     else:
-        parts = [f"{head}, but they beat nothing that they are compared with."]
-    if unclear:
-        parts.append(f"Whether they are better than {_listed(unclear, comparison)} cannot be told.")
+        parts = [f"{head}, but {whether or 'they beat nothing that they are compared with.'}"]
     return " ".join(filter(None, [*parts, _alone(better, level, comparison)]))
 
 

@@ -54,6 +54,9 @@ def beside_verdict(reads: Sequence[Read], reading: str) -> str:
     if len(reads) == 1 or all(why_untested(*read) for read in reads):
         return ""
     contrast = reads[0][1]
+    if not any(why_untested(*read) or _confirmed(read) for read in reads):
+        others = " and ".join(name for read in reads if (name := read[0].options.reading) != reading)
+        return f" That is by {reading}; by {others} no feature tells {contrast.first} from {contrast.second} either."
     found = by_reading(reads)
     return f" That is by {reading} alone; features that tell {contrast.first} from {contrast.second}: {found}."
 

@@ -94,8 +94,9 @@ def answer(analysis: Analysis, contrast: Contrast) -> str:
         stronger = _stronger(contrast)
         return (
             f"No difference {'in what fires' if stronger else 'found'}: of {count_of(int(tested.sum()), 'feature')} "
-            f"tested in {count_of(layers, 'layer')}, none is confirmed to fire more often for the {contrast.first} "
-            f"solution or for the {contrast.second} one."
+            f"in {count_of(layers, 'layer')} with enough pairs on the half of the questions that selects, none is "
+            f"confirmed on the other to fire more often for the {contrast.first} solution or for the "
+            f"{contrast.second} one."
             f"{stronger}{partly_untested(contrast)}"
         )
     where = f"in {with_any} of {layers} layers" if layers > 1 else f"in layer {analysis.layers.layer[0]}"
@@ -146,8 +147,8 @@ def map_title(contrast: Contrast) -> str:
             return f"{told}, and none of those tested has a pair on the other half that tells"
         same = int(agree[tested].sum())
         return (
-            f"{told}; of {int(tested.sum()):,} tested {same:,} {'points' if same == 1 else 'point'} the same way on "
-            f"the other half, where chance alone gives about half"
+            f"{told}; of {int(tested.sum()):,} tested on both halves {same:,} {'points' if same == 1 else 'point'} the "
+            f"same way, where chance alone gives about half"
         )
     if not firing.confirmable.any():
         return (

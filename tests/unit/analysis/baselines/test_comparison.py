@@ -106,7 +106,7 @@ def test_features_that_tell_are_said_to_beat_what_does_not(tmp_path: Path) -> No
     assert "better than log-likelihood" in said
     assert said.endswith(
         " Not compared: difference of means and probe on residuals (needs a run with --residuals); selected random "
-        "features and probe on 20 random features (needs a run with --dictionary random=FOLDER)."
+        "features and probe on 20 random features (needs a run with --baseline-dictionary)."
     )
     selected = comparison.of("selected")
     assert selected is not None
@@ -149,7 +149,7 @@ def test_a_direction_in_the_residuals_is_found_and_beats_features_that_know_noth
         assert 0.4 < baseline.measured.auroc[0] < 0.6
         assert baseline.measured.ranked[1] == pytest.approx(stats.norm.cdf(shift), abs=0.05)
         assert found > 0.9
-    needs = "needs --baseline-dictionary, or a run with --dictionary random=FOLDER"
+    needs = "needs --baseline-dictionary, of the report or of the run"
     assert {need for _, need in comparison.missing} == {needs}
     assert "features are not shown to tell right from wrong" in said
     assert "alone do better" in said
