@@ -51,7 +51,7 @@ class Config:
 
     model: Common[str] = "auto"
     """Gemma 2 model: a repository on the hub, or a folder in the same format (safetensors only). auto is
-    google/gemma-2-2b, and the stand-in's own for --standin."""
+    google/gemma-2-2b, or what the stand-in brings."""
     revision: OfModel[str] = "main"
     """Revision of the model on the hub: a branch, a tag or a commit. The manifest keeps the commit."""
     sae_repo: OfModel[str] = "auto"
