@@ -25,6 +25,13 @@ class Advice(NamedTuple):
             return self
         return Advice(f"Put its manifest back beside it, or {again}", f"Restore it, or {again}")
 
+    def of_ablations(self, path: Path, run: str) -> str:
+        """The same about a file of ablations of a run, where a run's records are meant."""
+        if self is not READING:
+            return self.no_manifest
+        words = " ".join(map(shell_word, ["layerscope", "report", run, "--ablations", str(path)]))
+        return f"Name the run that they are of; its report shows them: {words}"
+
     def about(self, path: Path, begins: int, added: bool) -> str:
         """What to do where a stretch of a file is off.
 

@@ -125,7 +125,7 @@ def _of_run(run: Run, page: str, says: dict[str, str]) -> Row:
         name=run.name,
         page=page,
         state="without a manifest" if run.unnoted else "being written" if run.alive() else stopped,
-        model=identity.model.repository,
+        model=run.manifest.model,
         questions=" ".join(identity.questions.values()) or "unknown",
         written=f"{datetime.fromtimestamp(written, UTC):%Y-%m-%d %H:%M}",
         done=totals.questions,

@@ -27,9 +27,9 @@ class Side:
     @property
     def saes(self) -> str:
         """Where they are from, where they read, and which of the run's dictionaries they are, for people."""
-        identity = self.run.manifest.identity
-        at = "" if identity.settings.site == "resid_post" else f", read at {identity.settings.site}"
-        return f"{identity.saes.repository}{at}{'' if self.dictionary == FIRST else f' ({self.dictionary})'}"
+        site = self.run.manifest.identity.settings.site
+        at = "" if site == "resid_post" else f", read at {site}"
+        return f"{self.run.manifest.saes}{at}{'' if self.dictionary == FIRST else f' ({self.dictionary})'}"
 
     def index(self, layer: int) -> int | None:
         """The place of a layer among its own; None where it has none."""

@@ -95,11 +95,10 @@ def summarise(run: Run, questions: pa.Table) -> Summary:
         proportion(scored[name].to_numpy().astype(bool), group)
         for name in ("model_is_correct", "model_is_correct_per_character")
     )
-    identity, ours = run.manifest.identity, "the stand-in" if run.manifest.about.standin else ""
     return Summary(
         file=run.name,
-        model=ours or identity.model.repository,
-        saes=ours or identity.saes.repository,
+        model=run.manifest.model,
+        saes=run.manifest.saes,
         layers=tuple(run.manifest.about.layers),
         readings=run.readings,
         dictionaries=tuple(run.manifest.dictionaries),

@@ -207,8 +207,12 @@ def as_text(comparison: Json) -> str:
 
 
 def _about(run: Run, totals: Totals) -> Json:
-    model = run.manifest.identity.model.repository
-    said = {"file": utf8(f"{run.path}{run.others}"), "model": model, "scored": totals.scored, "errors": totals.errors}
+    said = {
+        "file": utf8(f"{run.path}{run.others}"),
+        "model": run.manifest.model,
+        "scored": totals.scored,
+        "errors": totals.errors,
+    }
     return {**said, **({"notes": run.notes} if run.notes else {})}
 
 

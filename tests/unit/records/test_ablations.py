@@ -61,8 +61,9 @@ def test_a_margin_that_changed_though_no_token_was_touched_is_no_ablation() -> N
 
 def test_records_and_ablations_are_not_taken_for_one_another(tmp_path: Path) -> None:
     of_ablations = write_ablations(tmp_path / "a.jsonl")
-    with pytest.raises(UsageError, match="holds ablations and not records"):
+    with pytest.raises(UsageError, match="holds ablations and not records") as told:
         Run.open(of_ablations)
+    assert f"its report shows them: layerscope report run.jsonl --ablations {of_ablations}" in str(told.value)
     of_records = tmp_path / "run.jsonl"
     write_run(of_records, Spec(questions=2))
     with pytest.raises(UsageError, match="holds records and not ablations"):

@@ -111,6 +111,19 @@ def test_the_page_says_what_compare_finds(two: tuple[Path, Path], page: Path) ->
     assert all(margin["a"] > 0 > margin["b"] for margin in margins)
 
 
+def test_two_runs_of_the_stand_in_that_find_nothing_say_so_once(tmp_path: Path) -> None:
+    two = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for path in two:
+        write_run(path, Spec(questions=200, layers=(0, 1), distinct=True))
+        edit_manifest(path, lambda manifest: manifest["about"].update(standin=True))
+    edit_manifest(two[1], lambda manifest: manifest["identity"]["model"].update(repository="another"))
+    assert ended_with(*two) == 0
+    text = text_of(tmp_path / "a.vs.b.html")
+    assert "Neither in A nor in B is a feature confirmed to tell right from wrong." in text
+    assert "0 are the same" not in text
+    assert "model the stand-in the stand-in SAEs" in text
+
+
 def test_features_by_layer_are_those_of_either_report(two: tuple[Path, Path], page: Path) -> None:
     source = page.read_text("utf-8")
     table = source[source.index('data-name="layers"') :]

@@ -118,6 +118,9 @@ class About(Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
         return list(self.average_l0)
 
 
+_STANDIN = "the stand-in"
+
+
 class Manifest(Struct, kw_only=True, omit_defaults=True):
     """All that lies beside an output file."""
 
@@ -134,6 +137,16 @@ class Manifest(Struct, kw_only=True, omit_defaults=True):
     """By kind of processor or GPU; files of 0.1.0 have none until they are gone on with."""
     as_read: dict[str, Any] = {}
     """What the file held, with what a later version added."""
+
+    @property
+    def model(self) -> str:
+        """For people: the stand-in, a repository on the hub, or a folder."""
+        return _STANDIN if self.about.standin else self.identity.model.repository
+
+    @property
+    def saes(self) -> str:
+        """The first ones, in the same way."""
+        return _STANDIN if self.about.standin else self.identity.saes.repository
 
     @property
     def readings(self) -> tuple[str, ...]:

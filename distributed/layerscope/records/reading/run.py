@@ -255,7 +255,9 @@ class Run(RecordsFile):
         manifest = read_manifest(path, advice)
         if (manifest.identity.ablation is not UNSET) != cls.of_ablations:
             here, there = ("ablations", "records") if cls.of_ablations else ("records", "ablations")
-            raise UsageError(f"{path} holds {there} and not {here}, which are meant here.\n{advice.no_manifest}")
+            about = manifest.about.ablation
+            told = advice.no_manifest if about is UNSET else advice.of_ablations(path, about.run)
+            raise UsageError(f"{path} holds {there} and not {here}, which are meant here.\n{told}")
         return cls(path, manifest, advice)
 
     def entries(self, to_go_on: bool = False, extent: Extent | None = None) -> Iterator[tuple[bytes, Any]]:

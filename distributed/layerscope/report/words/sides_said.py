@@ -110,6 +110,8 @@ def features_title(sides: Sides) -> str:
     if all(each is None for each in shared) or any(is_untested(side.found.contrast) for side in sides.both):
         return told
     same = sum(each or 0 for each in shared)
+    if not any(side.confirmed for side in sides.both):
+        return "Neither in A nor in B is a feature confirmed to tell right from wrong."
     are = "is" if same == 1 else "are"
     return f"{told} {same:,} {are} the same, {'of the layers' if None in shared else 'of layers'} with the same SAEs."
 
