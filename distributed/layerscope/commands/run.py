@@ -100,7 +100,7 @@ def print_plan(config: Config) -> int:
             job, [share.placement for share in shares(job, cluster.nodes)] if job.output.parts else [job.placement]
         )
     )
-    say(surroundings(job, cluster.nodes, cluster.told))
+    say(surroundings(job, cluster.nodes, cluster.told, cluster.hindrance()))
     return 0
 
 

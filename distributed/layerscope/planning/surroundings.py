@@ -27,11 +27,12 @@ from layerscope.records.writing import locking
 _ELSE = ("ray", "huggingface_hub")  # whose versions change no number
 
 
-def surroundings(job: Job, nodes: Sequence[Node], ray: str) -> str:
+def surroundings(job: Job, nodes: Sequence[Node], ray: str, no_ray: str = "") -> str:
     """
     Args:
         nodes: that the run may use.
         ray: which Ray a run would use.
+        no_ray: why it could not, a sentence; empty where nothing says so.
     """
     told = {"python": platform.python_version(), **dict(nodes[0].software), **{name: version(name) for name in _ELSE}}
     cards = [f"{count} x {name}" for name, count in sorted(gpu_types(nodes).items())]
@@ -47,7 +48,10 @@ def surroundings(job: Job, nodes: Sequence[Node], ray: str) -> str:
         f"Ray        {ray}",
         f"hub        {without_credentials(constants.ENDPOINT)}, login: {login}, files kept in {constants.HF_HUB_CACHE}",
         f"free disk  {', '.join(_free(job))}",
-        *(f"would stop {each}" for each in obstacles(job) or ["nothing that is seen from here"]),
+        *(
+            f"would stop {each}"
+            for each in [*filter(None, [no_ray]), *obstacles(job)] or ["nothing that is seen from here"]
+        ),
     ]
     return "\n".join(lines)
 

@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from layerscope.config import Config
+from layerscope.engine.cluster.cluster import Cluster
 from layerscope.engine.cluster.own_ray import _folder, own_ray
 from layerscope.errors import LayerscopeError
 
@@ -72,6 +74,24 @@ def test_limits_under_which_no_ray_can_start(
         resource.setrlimit(kind, before)
     assert told in message
     assert not list(base.iterdir())
+
+
+def test_a_memory_in_which_its_processes_die_is_named(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minutes of actors that are killed one after the other, and a plan that says that nothing would stop a run."""
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "700")
+    assert "may have 700 MiB of memory only" in refusal()
+    told = Cluster(Config(address="local"), add_nodes=False).hindrance()
+    assert told.startswith("Ray cannot start on this machine: this process and those that it starts may have 700 MiB")
+    assert not list(base.iterdir())
+
+
+def test_nothing_hinders_a_ray_that_can_start_and_nothing_is_made_to_see_that(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(base / "deeper"))
+    assert Cluster(Config(address="local"), add_nodes=False).hindrance() == ""
+    assert not (base / "deeper").exists()
 
 
 def spoilt_by_a_file(base: Path) -> Path:

@@ -142,5 +142,6 @@ def test_a_plan_says_what_a_helper_asks_first_and_never_the_token(
     assert said["GPUs"] == "2 x NVIDIA L4"
     assert said["would"] == "stop nothing that is seen from here"
     monkeypatch.setattr("layerscope.planning.job.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
-    told = surroundings(job, [node], "")
+    told = surroundings(job, [node], "", "Ray cannot start.")
+    assert "would stop Ray cannot start." in told
     assert f"would stop {tmp_path} has 10 bytes free; the run will take about" in told

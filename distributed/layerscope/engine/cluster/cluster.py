@@ -19,7 +19,7 @@ from layerscope.engine.cluster import nodes
 from layerscope.engine.cluster.address import find_ray
 from layerscope.engine.cluster.connecting import connect
 from layerscope.engine.cluster.nodes import Nodes
-from layerscope.engine.cluster.own_ray import own_ray
+from layerscope.engine.cluster.own_ray import hindrance, own_ray
 from layerscope.engine.cluster.ray_engine import RayEngine
 from layerscope.errors import LayerscopeError, first_line
 from layerscope.planning.machine import probe
@@ -58,6 +58,11 @@ class Cluster:
             _join(wanted)
             self.nodes = self._first_nodes(config, add_nodes)
             check_software(self.nodes)
+
+    def hindrance(self) -> str:
+        """Why no Ray of one's own could start here, where one is needed; empty where nothing is seen."""
+        reason = hindrance() if self._joined is None else ""
+        return f"Ray cannot start on this machine: {reason}." if reason else ""
 
     @contextmanager
     def engine(self, cpus: float, tell: Callable[[str], None]) -> Iterator[RayEngine]:

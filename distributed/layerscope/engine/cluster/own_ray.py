@@ -30,6 +30,7 @@ _OBJECT_STORE_BYTES, _MOST_OBJECT_STORE_BYTES = 2 << 30, 8 << 30
 _LEAST_STORE_BYTES = 80 << 20  # Ray's own least is a little below
 _LEAST_ADDRESS_SPACE = 4 << 30  # of each process: the object store is mapped whole, and torch's libraries
 _LEAST_DISK_BYTES = 64 << 20
+_LEAST_MEMORY = 1 << 30  # with 0.7 GiB the stand-in's actors died of it one after the other, for minutes
 _TOO_SLOW = "Timed out waiting for file"
 """What Ray's log says when an agent, a Python of its own, has not said its port in time, which no setting changes."""
 # For an actor's Python to begin. On a busy machine, or with Python's files on a slow disk, Ray's own 60 s are over
@@ -121,31 +122,43 @@ def _cannot_start(base: Path, reason: str) -> LayerscopeError:
     )
 
 
+def hindrance() -> str:
+    """Why no Ray could start here, as far as this process's limits and the disk say; empty where nothing does."""
+    files, space, processes = (
+        resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_NPROC)
+    )
+    memory, base = probe().memory, Path(get_default_system_temp_dir())
+    if 0 <= files < _LEAST_STORE_BYTES:
+        return f"a file may have {files >> 10} KiB only (ulimit -f)"
+    if 0 <= space < _LEAST_ADDRESS_SPACE:
+        return f"a process may have {space >> 20} MiB of address space only (ulimit -v)"
+    if os.getuid() and 0 <= processes < _LEAST_PROCESSES:
+        return f"you may have {processes} processes and threads only (ulimit -u)"
+    if memory < _LEAST_MEMORY:
+        return f"this process and those that it starts may have {memory >> 20} MiB of memory only"
+    try:
+        there = next(each for each in (base, *base.absolute().parents) if each.exists())
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        return str(error)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return f"{there} is no folder that can be written"
+    return f"{base} has {free >> 20} MiB free" if free < _LEAST_DISK_BYTES else _taken_port()
+
+
 def _store_bytes(base: Path) -> int:
     """What the object store may have, as far as this process's limits allow a Ray at all.
 
     Raises:
         LayerscopeError: they do not.
     """
-    files, space, processes = (
-        resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_NPROC)
-    )
-    if 0 <= files < _LEAST_STORE_BYTES:
-        raise _cannot_start(base, f"a file may have {files >> 10} KiB only (ulimit -f)")
-    if 0 <= space < _LEAST_ADDRESS_SPACE:
-        raise _cannot_start(base, f"a process may have {space >> 20} MiB of address space only (ulimit -v)")
-    if os.getuid() and 0 <= processes < _LEAST_PROCESSES:
-        raise _cannot_start(base, f"you may have {processes} processes and threads only (ulimit -u)")
-    if taken := _taken_port():
-        raise _cannot_start(base, taken)
+    if reason := hindrance():
+        raise _cannot_start(base, reason)
     try:
         base.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(base).free
     except OSError as error:
         raise _cannot_start(base, str(error)) from error
-    if free < _LEAST_DISK_BYTES:
-        raise _cannot_start(base, f"{base} has {free >> 20} MiB free")
-    memory = probe().memory
+    files, memory = resource.getrlimit(resource.RLIMIT_FSIZE)[0], probe().memory
     store = min(max(_OBJECT_STORE_BYTES, memory // 16), _MOST_OBJECT_STORE_BYTES, memory // 4)
     return min(store, files) if files >= 0 else store
 
