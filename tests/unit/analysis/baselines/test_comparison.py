@@ -156,6 +156,7 @@ def test_a_direction_in_the_residuals_is_found_and_beats_features_that_know_noth
     assert comparison.hidden is not None
     ours, theirs = comparison.hidden.probe_only[1], comparison.hidden.likelihood_only[1]
     assert comparison.hidden.p[1] == pytest.approx(stats.binomtest(ours, ours + theirs).pvalue)
+    assert ours > theirs, "as the title says, which is made of the shares"
     assert hidden_title(analysis).startswith("Hidden knowledge: more is found inside than is said")
 
 
