@@ -80,6 +80,16 @@ def test_what_overlaps_is_not_told_as_a_difference(analysis: Analysis, right: tu
     assert ("overlap" in told) == (right == (50, 55))
 
 
+def test_groups_that_lie_apart_are_told_where_the_extremes_do_not(analysis: Analysis) -> None:
+    """Two questions of a hall have an interval that overlaps with everything."""
+    correct = np.concatenate([np.arange(5) < 0, np.arange(2) < 2, np.arange(12) < 10])
+    questions = type("Questions", (), {"group": np.arange(19), "correct": correct})()
+    stub: Any = type("Some", (), {"questions": questions, "header": analysis.header})()
+    column = Column("room", ("bedroom", "hall", "kitchen"), np.repeat([0, 1, 2], [5, 2, 12]))
+    told = "room: accuracy is 0 % where it is bedroom (5 questions), 83 % where it is kitchen (12 questions)"
+    assert groups_title(column, groups_of(stub, column)) == told
+
+
 def test_one_filters_by_a_group_and_the_address_has_it(chromium: Any, run: Path) -> None:
     report(run)
     hard = [example_id for example_id in range(90) if example_id % 3 == 1 and example_id != 4]

@@ -28,7 +28,7 @@ def readings_strip(reads: Sequence[Read], available: int) -> Markup:
         content += _control(depth, top)
         top += _HEAD + 20 + _GAP
     content += _held_out(depth, reads, top)
-    top += 2 * _HEAD + _AUROC + _GAP
+    top += 2 * _HEAD + _AUROC + _GAP + 6  # the lowest tick stands at the very end
     content += [*depth.labels(top)]
     label = f"{depth.contrast.name}: what each reading finds, layer by layer; the numbers are in the table below"
     return depth.drawing(top + 8, content, label)

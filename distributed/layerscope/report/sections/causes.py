@@ -226,5 +226,6 @@ def case_title(feature: WantedCase, cases: Sequence[Case]) -> str:
     """What stands over a feature's questions."""
     largest = cases[0].effect
     return (
-        f"Layer {feature.layer}, feature {feature.feature_id}: at most {number(largest, 3)} nats of a question’s margin"
+        f"Layer {feature.layer}, feature {feature.feature_id}: {number(largest, 3)} nats of the margin in the question "
+        "that has most of it"
     )

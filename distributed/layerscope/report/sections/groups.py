@@ -128,14 +128,16 @@ def groups_of(analysis: Analysis, column: Column) -> list[Group]:
 
 
 def groups_title(column: Column, groups: list[Group]) -> str:
-    """What stands over a column's table."""
+    """What stands over a column's table: of the two groups that lie farthest apart, or of the extremes if none do."""
     known = sorted((group for group in groups if group.accuracy.total), key=lambda group: group.accuracy.share)
     if len(known) < 2:
         return f"{column.name}: one group alone has questions"
     low, high = known[0], known[-1]
     if low.accuracy.share == high.accuracy.share:
         return f"{column.name}: accuracy is the same, {percent(low.accuracy.share)}, in all of {len(known)} groups"
-    apart = low.accuracy.high < high.accuracy.low
+    surest = min(known, key=lambda group: group.accuracy.high), max(known, key=lambda group: group.accuracy.low)
+    if apart := surest[0].accuracy.high < surest[1].accuracy.low:
+        low, high = surest
     told = (
         f"{percent(low.accuracy.share, 0)} where it is {low.value} ({count_of(low.accuracy.total, 'question')}), "
         f"{percent(high.accuracy.share, 0)} where it is {high.value} ({count_of(high.accuracy.total, 'question')})"
