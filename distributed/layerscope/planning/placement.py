@@ -95,4 +95,6 @@ def waiting_lines(count: int) -> list[str]:
 
 
 def gib(size: int) -> str:
-    return f"{size / (1 << 30):.1f} GiB"
+    """For people, to a tenth; the little that a tiny model takes is not nothing."""
+    tenths = f"{size / (1 << 30):.1f}"
+    return "under 0.1 GiB" if tenths == "0.0" else f"{tenths} GiB"

@@ -15,7 +15,7 @@ from layerscope.config import Config
 from layerscope.errors import LayerscopeError
 from layerscope.planning.needs import Needs
 from layerscope.planning.node import Gpu, Node
-from layerscope.planning.placement import Placement, Share, split
+from layerscope.planning.placement import Placement, Share, gib, split
 from layerscope.planning.placing import place as place_crew
 from layerscope.planning.settings import settle_crew
 
@@ -316,3 +316,8 @@ def test_a_model_that_fits_no_node_is_refused_however_many_nodes_there_are() -> 
     """A model lies in one machine's memory, not in the sum of them."""
     with pytest.raises(LayerscopeError, match="do not fit"):
         place(Config(), [cpu_node(8, memory=4 * GIB)] * 8, GEMMA_2B)
+
+
+@pytest.mark.parametrize(("size", "told"), [(3_600_000, "under 0.1 GiB"), (60 << 20, "0.1 GiB"), (7 << 30, "7.0 GiB")])
+def test_the_memory_of_a_tiny_model_is_not_told_as_none(size: int, told: str) -> None:
+    assert gib(size) == told
