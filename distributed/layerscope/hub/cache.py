@@ -8,10 +8,10 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from filelock import BaseFileLock, FileLock
 from huggingface_hub import constants
@@ -89,13 +89,20 @@ def _locked(file: Path) -> BaseFileLock | None:
     return None
 
 
-def keep(kind: Kind, name: str, content: bytes) -> None:
-    """Puts a small file into the cache, if the cache can be written."""
+def keep(kind: Kind, name: str, content: bytes | Callable[[IO[bytes]], object]) -> None:
+    """Puts a small file into the cache, if the cache can be written.
+
+    Args:
+        content: what is in it, or what writes that.
+    """
     file = cached(kind, name)
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as temporary:
-            temporary.write_bytes(content)
+        with replacing(file) as temporary, temporary.open("wb") as stream:
+            if isinstance(content, bytes):
+                stream.write(content)
+            else:
+                content(stream)
         make_room(kind)
 
 

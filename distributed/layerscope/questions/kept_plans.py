@@ -1,13 +1,12 @@
 """Plans of many questions in the cache: a run that goes on, and the shards of a job, tokenise nothing twice."""
 
-import io
 import zipfile
 from collections.abc import Callable
 from dataclasses import fields
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import orjson
@@ -41,9 +40,11 @@ def kept_plan(
         return known
     plan = make()
     counts = orjson.dumps({count: getattr(plan, count) for count in _COUNTS})
-    content = io.BytesIO()
-    np.savez(content, order=plan.order, starts=plan.starts, counts=np.frombuffer(counts, np.uint8))
-    keep("plans", name, content.getvalue())
+
+    def write(stream: IO[bytes]) -> None:
+        np.savez(stream, order=plan.order, starts=plan.starts, counts=np.frombuffer(counts, np.uint8))
+
+    keep("plans", name, write)
     return plan
 
 

@@ -124,6 +124,13 @@ def named_files(files: Files) -> tuple[Path | None, list[Path]]:
     return run, [path for _, paths in named for path in paths]
 
 
+_NAME_ONCE = {
+    False: "They are of one job, with the same model, questions and settings: name one of them.",
+    True: "Name each shard once.",
+}
+"""What to do about two of the same, by whether the job has shards."""
+
+
 def open_run(files: Files) -> Run:
     """The run of one file, of parts, or of the shards of one job, named in any order.
 
@@ -150,7 +157,7 @@ def open_run(files: Files) -> Run:
             again = computed_again(strange.path) if named else ""
             raise UsageError(
                 f"{twin.path} and {run.path} are both {which}, which would count twice.\n"
-                + (f"{strange.path.name} is another part's: {again}" if again else "Name each shard once.")
+                + (f"{strange.path.name} is another part's: {again}" if again else _NAME_ONCE[shard_of(run)[1] > 1])
             )
         by_shard[shard_of(run)] = run
     return Shards([by_shard[shard] for shard in sorted(by_shard)], named)
