@@ -129,6 +129,9 @@ class OneProcess:
         self.nodes = [replace(probe(), identity="here")]
         self.told = "none: the actors are in this process"
 
+    def hindrance(self) -> str:
+        return ""
+
     @contextmanager
     def engine(self, cpus: float, tell: Callable[[str], None]) -> Iterator[InProcess]:  # noqa: ARG002
         yield InProcess(self.nodes[0])

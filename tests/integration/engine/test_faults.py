@@ -158,7 +158,7 @@ def code():
         return ended.code
 
 def fill():
-    while not (os.path.exists("out.jsonl") and os.path.getsize("out.jsonl")):
+    while not (os.path.exists("out.jsonl") and b"\\n" in open("out.jsonl", "rb").read()):
         time.sleep(0.001)
     with open("filler", "wb", buffering=0) as filler:
         while not ended:
