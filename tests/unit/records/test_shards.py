@@ -114,7 +114,7 @@ def test_a_shard_named_twice_would_count_twice(whole: Path, shards: list[Path], 
     copy = run(tmp_path / "copy.jsonl", PARTS[1], "2/3")
     with pytest.raises(UsageError, match=r"part-2\.jsonl and .*copy\.jsonl are both shard 2 of 3"):
         open_run([*shards, copy])
-    with pytest.raises(UsageError, match=r"are both the whole run, .*\n.*name one of them"):
+    with pytest.raises(UsageError, match=r"are both the whole run, .*\n.*name one\.$"):
         open_run([whole, whole])
     with pytest.raises(UsageError, match="No file is named"):
         open_run([])

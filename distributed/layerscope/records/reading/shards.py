@@ -124,13 +124,6 @@ def named_files(files: Files) -> tuple[Path | None, list[Path]]:
     return run, [path for _, paths in named for path in paths]
 
 
-_NAME_ONCE = {
-    False: "They are of one job, with the same model, questions and settings: name one of them.",
-    True: "Name each shard once.",
-}
-"""What to do about two of the same, by whether the job has shards."""
-
-
 def open_run(files: Files) -> Run:
     """The run of one file, of parts, or of the shards of one job, named in any order.
 
@@ -152,12 +145,14 @@ def open_run(files: Files) -> Run:
                 + (f"Put back what was there; or if the second is of another run, {again}" if again else _TOGETHER)
             )
         if twin := by_shard.get(shard_of(run)):
-            which = "shard {} of {}".format(*shard_of(run)) if shard_of(run)[1] > 1 else "the whole run"
+            which, told = "the whole run", "They are of one job, with the same model, questions and settings: name one."
+            if shard_of(run)[1] > 1:
+                which, told = "shard {} of {}".format(*shard_of(run)), "Name each shard once."
             strange = twin if part_number(twin.path) not in (None, shard_of(twin)[0]) else run
             again = computed_again(strange.path) if named else ""
             raise UsageError(
                 f"{twin.path} and {run.path} are both {which}, which would count twice.\n"
-                + (f"{strange.path.name} is another part's: {again}" if again else _NAME_ONCE[shard_of(run)[1] > 1])
+                + (f"{strange.path.name} is another part's: {again}" if again else told)
             )
         by_shard[shard_of(run)] = run
     return Shards([by_shard[shard] for shard in sorted(by_shard)], named)
