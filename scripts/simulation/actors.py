@@ -72,12 +72,14 @@ class GemmaHost(Host):
         self._n_blocks = len(blocks)
         return NO_NUMBERS
 
-    async def score(self, actor: Key, batch: int, questions: list[Question]) -> tuple[Any, ...]:
+    async def score(self, actor: Key, batch: int, questions: list[Question], apart: bool = False) -> tuple[Any, ...]:
         slow = random.Random(f"{self._seed} {actor}").random() < self._stragglers
         span = await self._compute(actor, len(questions) / self._rate * (STRAGGLER if slow else 1))
         activations = np.zeros(ACTIVATION_BYTES // 8, np.int64)
         activations[0] = len(questions)
         scores = self._answers.scores(actor[0] + batch)._replace(span=span)
+        if apart:
+            return (scores._replace(outcomes=None), scores, *[activations] * self._n_blocks)
         return (scores, *[activations] * self._n_blocks)
 
 

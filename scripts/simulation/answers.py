@@ -49,7 +49,7 @@ def _answers(job: Job, features: Features) -> Iterator[tuple[Scores, BatchLines 
     for batch in range(len(job.plan)):
         questions = list(job.selection.read(job.plan.batch(batch)))
         frames = [make_frame(question, index) for index, question in enumerate(questions)]
-        scores = Scores(list(frames), False, TOKENS * len(questions), Span(0.0, 0.0))
+        scores = Scores.of(list(frames), False, TOKENS * len(questions), Span(0.0, 0.0))
         blocks = [first_rows(block, 2 * len(questions)) for block in features.values()]
         yield scores, packed(batch_lines(batch, scores, blocks), job.packing) if job.packing else None
 

@@ -153,6 +153,6 @@ def write(file: Journal, clock: Clock, disturbance: Disturbance, job: Job, batch
     """Writes batch after batch."""
     with WriteBehind(file) as writer:
         for batch in batches:
-            writer.append(batch.to_append(0))
+            writer.append(batch.to_append())
             with clock.timing("disturb"):  # which is no work of a driver's
                 disturbance.happen(file.lines / job.n_questions)

@@ -176,7 +176,7 @@ class FakeEngine:
         batch = arguments[0] if method in ("score", "encode", "pack") else -1
         answers = [Reference(batch, method if not index else None) for index in range(returns)]
         if method == "score":
-            self.store.update(answers[1:])
+            self.store.update(answers[len(arguments) - 1 :])  # but for the outcomes, where they are apart
         self.most_held = max(self.most_held, len(self.store))
         call = Call(handle, method, tuple(arguments), answers)
         if handle.dead:
@@ -337,15 +337,19 @@ class FakeEngine:
         return Fingerprint(digests=dict.fromkeys(names, bits), circumstances={"MKL_CBWR": bits})
 
     def _score(self, call: Call, answer: Reference, activations: list[Reference]) -> None:
-        batch, questions = call.arguments
+        batch, questions, *apart = call.arguments
         if self.error is not None:
             self.answered[answer], self.error = self.error, None
             return
+        scores = SCORES[batch]
+        if apart:
+            whole, *activations = activations
+            self.answered[whole], scores = scores, scores._replace(outcomes=None)
         assert len(activations) == len(call.actor.blocks)
         for activation, layers in zip(activations, call.actor.blocks, strict=True):
             activation.about = layers
         assert [question.example_id for question in questions] == list(BATCHES[batch])
-        self.answered[answer] = SCORES[batch]
+        self.answered[answer] = scores
 
 
 def outcomes(questions: Sequence[Question]) -> list[Outcome]:
@@ -385,7 +389,7 @@ BLOCKS = {
 
 QUESTIONS = job(Config(device="cpu"), [node("n")]).selection
 SCORES = {
-    batch: Scores(outcomes([QUESTIONS[i] for i in ids]), False, 10, Span(0, 0)) for batch, ids in enumerate(BATCHES)
+    batch: Scores.of(outcomes([QUESTIONS[i] for i in ids]), False, 10, Span(0, 0)) for batch, ids in enumerate(BATCHES)
 }
 
 

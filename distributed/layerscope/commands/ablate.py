@@ -13,7 +13,7 @@ from layerscope.commands.of_run import config_of, expect_the_same
 from layerscope.commands.saying import Stop, command_line, stoppable, tell_place, warn, warning
 from layerscope.config import Config, parse_layers
 from layerscope.config.ablation import AblationOptions
-from layerscope.engine.batches.lines import BatchLines, Line
+from layerscope.engine.batches.lines import BatchLines
 from layerscope.engine.budget import Budget
 from layerscope.engine.cluster.cluster import Cluster
 from layerscope.engine.crew import Crew
@@ -211,9 +211,10 @@ def _cost(job: Job, settings: AblationSettings, found: choosing.Tally) -> str:
 class _Ablating(Work):
     """`Work` whose lines are ablations."""
 
-    def count(self, line: Line) -> None:
+    def count(self, new: BatchLines) -> None:
         assert isinstance(self.progress.totals, AblationTotals)
-        self.progress.totals.add(parse_ablation(b"".join(line.pieces)))
+        for line in new.texts():
+            self.progress.totals.add(parse_ablation(line))
 
 
 def _work(prepared: _Prepared, cluster: Cluster, output: journal.Journal, totals: AblationTotals, stop: Stop) -> None:

@@ -30,7 +30,7 @@ class Accounts:
         """A batch was handed to whoever writes."""
         self._engine.measure("batch_seconds", span.end - span.start, stage="write")
         self._timeline.add("write", socket.gethostname(), "driver", span, lines.batch)
-        self._engine.measure("questions", len(lines.lines))
-        self._engine.measure("error_lines", sum(line.is_error for line in lines.lines))
+        self._engine.measure("questions", lines.totals.questions)
+        self._engine.measure("error_lines", lines.totals.errors)
         self._engine.measure("tokens", lines.tokens)
         self._engine.measure("bytes", lines.nbytes)

@@ -102,8 +102,13 @@ class GemmaActor(_Actor):
             return model_fingerprint(self._model, sorted(self._layers))
 
     @device_faults
-    def score(self, batch: int, questions: Sequence[Question]) -> tuple[Scores | Activations, ...] | Scores:
+    def score(
+        self, batch: int, questions: Sequence[Question], apart: bool = False
+    ) -> tuple[Scores | Activations, ...] | Scores:
         """One batch. May be called in several threads: one batch is tokenised while a GPU computes another.
+
+        Args:
+            apart: the outcomes are in a second value alone, an object of its own.
 
         Returns:
             the scores, then per layer block the residual stream of the tokens that are read, as separate values, so
@@ -114,7 +119,7 @@ class GemmaActor(_Actor):
         if self._ablator is not None:
             with self._log.timed("ablate", batch=batch, questions=len(questions)) as span:
                 lines, halved, tokens = self._ablator.lines(batch, questions)
-            return Scores([WholeLine(line) for line in lines], halved, tokens, span())
+            return Scores.of([WholeLine(line) for line in lines], halved, tokens, span())
         with self._log.timed("score", batch=batch, questions=len(questions)) as span:
             scored = score_batch(self._model, self._tokenizer, questions, self._layers, self._reading)
             ends = np.cumsum([len(block) for block in self._blocks])[:-1].tolist()
@@ -124,7 +129,8 @@ class GemmaActor(_Actor):
                 Activations(block, scored.spans, None if back is None else to_array(back), scored.groups)
                 for block, back in zip(blocks, gradients, strict=True)
             ]
-        return (Scores(scored.outcomes, scored.halved, scored.tokens, span()), *activations)
+        scores = Scores.of(scored.outcomes, scored.halved, scored.tokens, span())
+        return (scores._replace(outcomes=None), scores, *activations) if apart else (scores, *activations)
 
 
 @ray.remote(concurrency_groups={"pack": PACKS_AT_ONCE})  # type: ignore[call-overload]  # which Ray knows

@@ -86,11 +86,12 @@ class Driver:
         self._turn = deque(batches)  # what is still to be handed out
         self._todo = sorted(batches)  # a heap of what is still to be given to a Gemma actor
         self._pending: dict[Reference, Call] = {}
-        self._activations: dict[int, list[Reference | None]] = {}  # by block, of batches at a Gemma actor
+        self._values: dict[int, list[Reference | None]] = {}  # beside the scores, of batches at a Gemma actor
         self._scored: dict[int, Scored] = {}
         self._to_encode: list[tuple[int, int]] = []  # a heap of batch and block: the first in line first
         self._to_pack: list[int] = []  # a heap of batches
         self._packing = job.packing
+        self._apart = () if job.packing is None else (True,)  # this process reads of records only how many there are
         self._calls_per_encoder = CALLS_PER_ENCODER * (1 if self._packing is None else 2)  # who compress beside
         self._failures: Counter[int] = Counter()
         self._call_numbers = count()
@@ -160,7 +161,7 @@ class Driver:
         """Gives out what can be worked on: what fills the object store most comes first."""
         while self._to_pack and (packer := self._crew.packer_with_room(self._calls_per_encoder)):
             of = self._scored[batch := heappop(self._to_pack)]
-            self._submit(packer, batch, PACK, "pack", (batch, self._packing, of.reference, *of.blocks))
+            self._submit(packer, batch, PACK, "pack", (batch, self._packing, of.apart, *of.blocks))
         waiting = []
         while self._to_encode:
             batch, block = heappop(self._to_encode)
@@ -169,15 +170,14 @@ class Driver:
                 waiting.append((batch, block))
                 continue
             arguments = batch, self._scored[batch].activations[block], self._job.numerics.top_k
-            apart = () if self._packing is None else (True,)
-            self._submit(member, batch, block, "encode", (*arguments, *apart), 1 + len(apart))
+            self._submit(member, batch, block, "encode", (*arguments, *self._apart), 1 + len(self._apart))
         self._to_encode = waiting  # in order, so a heap
         while self._may_begin() and (member := self._crew.gemma_with_room(CALLS_PER_GEMMA_ACTOR)):
             batch = heappop(self._todo)
             self._budget.take(batch)
             questions = list(self._job.selection.read(self._job.plan.batch(batch)))
-            returns = 1 + len(self._crew.placement.blocks)
-            self._activations[batch] = self._submit(member, batch, None, "score", (batch, questions), returns)
+            returns = 1 + len(self._apart) + len(self._crew.placement.blocks)
+            self._values[batch] = self._submit(member, batch, None, "score", (batch, questions, *self._apart), returns)
 
     def _may_begin(self) -> bool:
         """What is begun and not handed out is bounded in batches and bytes; the batch whose turn it is always may."""
@@ -227,7 +227,7 @@ class Driver:
             member.answered()
             member.deaths = 0
         if call.block is None:
-            self._take_scores(call.batch, answer, reference)
+            self._take_scores(call.batch, answer)
         elif call.block == PACK:
             self._take_lines(call.batch, answer)
         else:
@@ -236,8 +236,8 @@ class Driver:
         self._longest[encoder] = max(self._longest.get(encoder, 0.0), span.end - span.start)
         self._accounts.called(call.stage, member, call.batch, span)
 
-    def _take_scores(self, batch: int, scores: Scores, reference: Reference) -> None:
-        of = self._scored[batch] = scored(scores, reference, self._activations.pop(batch), self._engine.now())
+    def _take_scores(self, batch: int, scores: Scores) -> None:
+        of = self._scored[batch] = scored(scores, self._values.pop(batch), self._engine.now())
         if of.encoded:
             self._take_encoded(batch, of)
         for block in range(len(of.blocks)):
@@ -284,7 +284,7 @@ class Driver:
                 del self._pending[reference]
                 if call.handle is call.member.handle:
                     call.member.answered()
-        self._activations.pop(batch, None)
+        self._values.pop(batch, None)
         self._scored.pop(batch, None)
         self._budget.free(batch)
         self._to_pack = sorted(other for other in self._to_pack if other != batch)
@@ -293,7 +293,7 @@ class Driver:
 
     def _measure(self) -> None:
         at_encoders = sum(not self._is_complete(of) for of in self._scored.values())
-        self._engine.measure("queue_depth", len(self._activations), stage="score")
+        self._engine.measure("queue_depth", len(self._values), stage="score")
         self._engine.measure("queue_depth", at_encoders, stage="encode")
         self._engine.measure("queue_depth", len(self._scored) - at_encoders, stage="turn")
         self._engine.measure("in_flight_bytes", self._budget.taken)

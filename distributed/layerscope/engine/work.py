@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol
 
-from layerscope.engine.batches.lines import BatchLines, Line
+from layerscope.engine.batches.lines import BatchLines
 from layerscope.formatting import count_of
 from layerscope.questions.plan import Plan
 from layerscope.records.advice import RUNNING
@@ -61,18 +61,14 @@ class Work:
                 # A run that was killed within a batch left some of its lines: they are the same, and are passed over.
                 known = max(0, there - int(self.plan.starts[of_batch.batch]))
                 self._note(of_batch, writer.flush)
-                new = [line.counts for line in of_batch.lines[known:]]
-                writer.append(of_batch.to_append(known), of_batch.residuals.behind(known), new)
-                for line in of_batch.lines[known:]:
-                    self.count(line)
+                new = of_batch.behind(known)
+                writer.append(new.to_append(), new.residuals, new.totals)
+                self.count(new)
                 self.progress.update()
 
-    def count(self, line: Line) -> None:
-        """Adds a line to what a person sees."""
-        if line.counts is None:
-            self.progress.totals.add_error()
-        else:
-            self.progress.totals.add_counts(line.counts)
+    def count(self, new: BatchLines) -> None:
+        """Adds lines to what a person sees."""
+        self.progress.totals.join(new.totals)
 
     def retry(self, error_lines: list[int]) -> int:
         """Computes the batches of some lines again and replaces these lines; gives how many were not come to.

@@ -4,7 +4,6 @@ A process gets a range of the questions and a folder for what the plan's digest 
 Knows nothing of batches and order; that is `plan.py`.
 """
 
-import io
 import os
 import pickle
 import subprocess
@@ -173,13 +172,14 @@ class _OfParent(pickle.Unpickler):
 
 def _elsewhere(job: tuple[Selection, PairTokenizer, bool, Path]) -> Measured:
     """What a process of its own measures: one that has this one's modules, and imports nobody's `__main__`."""
-    content = io.BytesIO()
-    pickler = _ForChild(content)
-    pickler.dump(job)
     code = "import sys; sys.path[:] = sys.argv[2:]; from layerscope.questions import measuring; measuring.serve()"
     command = [sys.executable, "-P", "-c", code, str(os.getpid()), *sys.path]
-    job_bytes, descriptors = content.getbuffer(), pickler.descriptors
-    ended = subprocess.run(command, input=job_bytes, stdout=subprocess.PIPE, check=False, pass_fds=descriptors)
+    # What it is given goes through a file: in memory it would be there once more for each of them.
+    with tempfile.TemporaryFile(dir=job[-1].parent) as given:
+        pickler = _ForChild(given)
+        pickler.dump(job)
+        given.seek(0)
+        ended = subprocess.run(command, stdin=given, stdout=subprocess.PIPE, check=False, pass_fds=pickler.descriptors)
     if ended.returncode or not ended.stdout:
         raise LayerscopeError(
             f"A process that tokenises questions ended with {ended.returncode}: killed, perhaps for want of memory.\n"

@@ -140,8 +140,10 @@ class QuestionFile:
 
     @property
     def content(self) -> str:
-        known = (self._blocks.content, self._labels.tobytes(), repr((self._layout, self._metadata)).encode())
-        return hashlib.sha256(b"".join(known)).hexdigest()
+        digest = hashlib.sha256(self._blocks.content)
+        digest.update(self._labels)
+        digest.update(repr((self._layout, self._metadata)).encode())
+        return digest.hexdigest()
 
     def read(self, example_ids: Iterable[int]) -> Iterator[Question]:
         with _readable(self._path), self._path.open("rb") as stream:

@@ -111,7 +111,9 @@ class QuestionTable:
 
     @property
     def content(self) -> str:
-        return hashlib.sha256(self._blocks.content + self._labels.tobytes()).hexdigest()
+        digest = hashlib.sha256(self._blocks.content)
+        digest.update(self._labels)
+        return digest.hexdigest()
 
     def read(self, example_ids: Iterable[int]) -> Iterator[Question]:
         held, rows = -1, list[bytes]()

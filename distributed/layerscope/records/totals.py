@@ -73,6 +73,11 @@ class Totals:
         self.questions += 1
         self.errors += 1
 
+    def join(self, more: "Totals") -> None:
+        """Counts the lines behind these as well."""
+        for each in fields(more):
+            setattr(self, each.name, getattr(self, each.name) + getattr(more, each.name))
+
     def add_counts(self, counts: Counts | None) -> None:
         """Counts a record as it is made, or an error line."""
         if counts is None:

@@ -97,8 +97,8 @@ def test_compressed_records_are_made_beforehand_and_are_the_same_lines(tmp_path:
         with open_journal(part.output.records, *manifest(part), overwrite=False) as file:
             for batch in range(first, first + len(part.plan)):
                 lines = answers.lines(batch)
-                assert len(answers.scores(batch).outcomes) == len(lines.lines)
-                file.append(lines.to_append(0))
+                assert len(answers.scores(batch).outcomes) == lines.totals.questions
+                file.append(lines.to_append())
                 texts += lines.texts()
         first += len(part.plan)
     assert first == len(whole.plan)

@@ -41,7 +41,7 @@ def computed(batches: Sequence[int], reason: str, halved: Sequence[int], closed:
     try:
         for batch in batches:
             lines = [Line([line(number, reason)], None) for number in range(STARTS[batch], STARTS[batch + 1])]
-            yield BatchLines(batch, lines, batch in halved, 1)
+            yield BatchLines.of(batch, lines, batch in halved, 1)
     finally:
         closed.append(1)
 
@@ -127,7 +127,7 @@ def test_a_run_and_a_retry_write_the_residuals_of_the_right_lines_and_name_what_
         for batch in batches:
             ends = STARTS[batch], STARTS[batch + 1]
             lines = [Line([line(number, "x")], None) for number in range(*ends)]
-            yield BatchLines(batch, lines, False, 1, rows_of(*ends, errors))
+            yield BatchLines.of(batch, lines, False, 1, rows_of(*ends, errors))
 
     def run(file: Journal, *errors: int) -> Work:
         progress = Progress(6, Totals(), io.StringIO())

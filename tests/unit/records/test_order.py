@@ -5,7 +5,6 @@ And going on with any run: what its manifest notes is held against a digest, and
 
 import os
 from collections.abc import Callable
-from dataclasses import astuple
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,14 +20,14 @@ from layerscope.questions.sources import Question
 from layerscope.records.copying import copy_run
 from layerscope.records.line.lines import error_line
 from layerscope.records.line.pieces import SolutionScore
-from layerscope.records.line.record import Record, parse
+from layerscope.records.line.record import parse
 from layerscope.records.manifest import order
 from layerscope.records.manifest.identity import Identity
 from layerscope.records.manifest.manifest import About, manifest_path, read_manifest
 from layerscope.records.manifest.order import digest_of_many, listed, order_path
 from layerscope.records.reading.array import write_array
 from layerscope.records.reading.run import Run
-from layerscope.records.totals import Counts, Totals
+from layerscope.records.totals import Totals
 from layerscope.records.verify import verify
 from layerscope.records.writing.journal import Journal, open_journal
 from layerscope.records.writing.marks import marks_path
@@ -72,22 +71,16 @@ def parts(path: Path) -> tuple[Identity, About]:
     return replace(said, plan=plan), own.with_order(ORDER)
 
 
-def counts_of(place: int) -> Counts | None:
-    record, totals = RECORDS[place], Totals()
-    if not isinstance(record, Record):
-        return None
-    totals.add_record(record)
-    return Counts(*map(int, astuple(totals)[2:]))  # type: ignore[arg-type]
-
-
 def write(journal: Journal, first: int, last: int) -> None:
     """Appends batches."""
     how = packing_of(journal.path)
     for begun, end in list(pairwise(STARTS.tolist()))[first:last]:
         lines = LINES[begun:end]
-        counts = [counts_of(place) for place in range(begun, end)]
+        totals = Totals()
+        for place in range(begun, end):
+            totals.add_record(RECORDS[place])
         frame = [] if how is None else [Packed(np.frombuffer(pack(lines, how), np.uint8), len(lines))]
-        journal.append(frame or lines, counts=counts)
+        journal.append(frame or lines, totals=totals)
 
 
 def stopped(path: Path, batches: int) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from layerscope.numerics import precision
 from layerscope.numerics.memory import keep_freed_memory
 from layerscope.planning.node import Node
 from layerscope.records.line.feature_lists import LayerBlock
-from layerscope.records.line.lines import Outcome
+from layerscope.records.line.lines import Frame, Outcome
 from layerscope.saes.spans import Groups, Spans
 
 if TYPE_CHECKING:
@@ -52,11 +52,19 @@ class Arrival(NamedTuple):
 class Scores(NamedTuple):
     """What the driver reads of a scored batch."""
 
-    outcomes: list[Outcome]
+    outcomes: list[Outcome] | None
+    """None where all this is a second value, which the driver passes on to whoever compresses the lines."""
+    to_encode: bool
+    """Something of them lacks features."""
     halved: bool
     tokens: int
     """That the model read."""
     span: Span
+
+    @classmethod
+    def of(cls, outcomes: list[Outcome], halved: bool, tokens: int, span: Span) -> Self:
+        """With the outcomes."""
+        return cls(outcomes, any(isinstance(one, Frame) for one in outcomes), halved, tokens, span)
 
 
 class Activations(NamedTuple):

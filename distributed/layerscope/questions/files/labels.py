@@ -117,7 +117,9 @@ class Labels:
                 f"Nobody can say which counts.\n{_BY_PLACE if self._texts_are_numbers else advice}"
             )
         self.base = base
-        return array("h", (code - _NAMED if code >= _NAMED else code - base for code in self._found))
+        for place, code in enumerate(self._found):  # a second list of millions would take as much memory again
+            self._found[place] = code - _NAMED if code >= _NAMED else code - base
+        return self._found
 
 
 def _number(value: object, text: str) -> int | None:

@@ -23,10 +23,10 @@ from layerscope.records.manifest.order import order_path
 from layerscope.records.storage import object_store
 from layerscope.records.storage.object_lock import ObjectLock
 from layerscope.records.storage.stored_run import Part, StoredRun
-from layerscope.records.totals import Counts, Totals
+from layerscope.records.totals import Totals
 from layerscope.records.writing.appending import Line, former
 from layerscope.records.writing.extent import Extent
-from layerscope.records.writing.going_on import begun, counted
+from layerscope.records.writing.going_on import begun, joined
 from layerscope.records.writing.journal import Journal, open_journal
 from layerscope.records.writing.packing import METHODS, Packed
 from layerscope.records.writing.replacing import Replacement
@@ -62,14 +62,14 @@ class ObjectJournal(Journal):
         self,
         lines: Iterable[Line],
         residuals: ResidualRows = NO_ROWS,  # noqa: ARG002 - none are kept
-        counts: Iterable[Counts | None] | None = None,
+        totals: Totals | None = None,
     ) -> None:
         """Takes whole lines, and begins to upload them once they make a part.
 
         Raises:
             LayerscopeError: those before them cannot be written, or another run has taken the folder over.
         """
-        self._totals = counted(self._totals, counts)
+        self._totals = joined(self._totals, totals)
         for line in lines:
             pieces = self._formed(line)
             self._extent.add(*pieces, lines=line.lines if isinstance(line, Packed) else 1)

@@ -14,7 +14,7 @@ from layerscope.records.manifest.manifest import FORMAT, FORMAT_OF_MANY, About, 
 from layerscope.records.manifest.order import write_order
 from layerscope.records.reading.run import Run
 from layerscope.records.storage.addresses import is_address
-from layerscope.records.totals import Counts, Totals
+from layerscope.records.totals import Totals
 from layerscope.records.writing.extent import MARK_BYTES, Extent
 from layerscope.records.writing.marks import read_marks
 
@@ -59,12 +59,11 @@ def passed_over(run: Run) -> tuple[Extent, Totals]:
     return (extent, totals) if whole else at_the_beginning
 
 
-def counted(totals: Totals | None, counts: Iterable[Counts | None] | None) -> Totals | None:
-    """What lines come to with these, which is not known any more without their counts."""
-    if totals is None or counts is None:
+def joined(totals: Totals | None, more: Totals | None) -> Totals | None:
+    """What lines come to with those behind them, which is not known any more where that of these is not."""
+    if totals is None or more is None:
         return None
-    for of_line in counts:
-        totals.add_counts(of_line)
+    totals.join(more)
     return totals
 
 

@@ -27,10 +27,10 @@ from layerscope.records.manifest.noted import Progress
 from layerscope.records.manifest.order import order_path
 from layerscope.records.reading.residuals import Layout
 from layerscope.records.reading.run import Run
-from layerscope.records.totals import Counts, Totals
+from layerscope.records.totals import Totals
 from layerscope.records.writing.appending import Line, append_lines, former
 from layerscope.records.writing.extent import Extent
-from layerscope.records.writing.going_on import begun, counted, passed_over, with_computed
+from layerscope.records.writing.going_on import begun, joined, passed_over, with_computed
 from layerscope.records.writing.locking import open_locked
 from layerscope.records.writing.marks import Marks, marks_path
 from layerscope.records.writing.overwriting import forget_aside, has_records, put_aside
@@ -78,12 +78,12 @@ class Journal:
         self,
         lines: Iterable[Line],
         residuals: ResidualRows = NO_ROWS,
-        counts: Iterable[Counts | None] | None = None,
+        totals: Totals | None = None,
     ) -> None:
         """Writes whole lines and waits until they are on the disk; before them their residuals, if the run keeps any.
 
         Args:
-            counts: of every line, None for an error; what the lines come to is noted where it is told of all of them.
+            totals: what they come to; noted where it is told of all lines.
 
         Raises:
             LayerscopeError: they cannot be written or synced; the file then ends where it ended before.
@@ -110,7 +110,7 @@ class Journal:
             forget_aside(self.path)
         self._residuals.join()
         self._extent.join(more)
-        self._totals = counted(self._totals, counts)
+        self._totals = joined(self._totals, totals)
         if time.monotonic() - self._checkpointed > _CHECKPOINT_SECONDS:
             self.checkpoint()
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from layerscope.records.totals import Counts
+from layerscope.records.totals import Totals
 from layerscope.records.writing.appending import Line
 from layerscope.records.writing.journal import Journal
 from layerscope.records.writing.residual_files import NO_ROWS, ResidualRows
@@ -22,18 +22,18 @@ class WriteBehind:
         self,
         lines: Sequence[Line],
         residuals: ResidualRows = NO_ROWS,
-        counts: Sequence[Counts | None] | None = None,
+        totals: Totals | None = None,
     ) -> None:
         """Begins to write whole lines and their residuals once those before them are on the disk.
 
         Args:
-            counts: see `Journal.append`.
+            totals: see `Journal.append`.
 
         Raises:
             LayerscopeError: those before them cannot be written; the file ends before these.
         """
         self.flush()
-        self._on_its_way = self._thread.submit(self._file.append, lines, residuals, counts)
+        self._on_its_way = self._thread.submit(self._file.append, lines, residuals, totals)
 
     def flush(self) -> None:
         """Waits until everything is on the disk.
