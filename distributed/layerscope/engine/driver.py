@@ -175,7 +175,8 @@ class Driver:
         while self._may_begin() and (member := self._crew.gemma_with_room(CALLS_PER_GEMMA_ACTOR)):
             batch = heappop(self._todo)
             self._budget.take(batch)
-            questions = list(self._job.selection.read(self._job.plan.batch(batch)))
+            # A tuple, because Ray takes a list apart and each question by itself.
+            questions = tuple(self._job.selection.read(self._job.plan.batch(batch)))
             returns = 1 + len(self._apart) + len(self._crew.placement.blocks)
             self._values[batch] = self._submit(member, batch, None, "score", (batch, questions, *self._apart), returns)
 

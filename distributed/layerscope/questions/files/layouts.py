@@ -55,6 +55,12 @@ class Layout:
         self._check_differ(choices, where)
         return goal, tuple(choices)
 
+    def texts_again(self, row: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+        """The same of a row that was looked at before: where its texts lie side by side, nothing is checked again."""
+        if self.inside or len(self.solutions) == 1:
+            return self.texts(row, "")
+        return row[self.goal] if self.goal else "", tuple([row[column] for column in self.solutions])
+
     def _check_differ(self, texts: Sequence[str], where: str) -> None:
         if self.repeated or len(set(texts)) == len(texts):
             return
