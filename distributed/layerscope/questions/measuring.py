@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -164,6 +165,16 @@ class _ForChild(pickle.Pickler):
         self.descriptors += (value.fileno(),)
         return value.fileno()
 
+    def reducer_override(self, value: object) -> Any:
+        """Arrays of millions are written as they lie in memory, where pickle would copy each first."""
+        if not isinstance(value, array):
+            return NotImplemented
+        return _array_of, (value.typecode, pickle.PickleBuffer(value))
+
+
+def _array_of(code: str, content: bytes) -> "array[Any]":
+    return array(code, content)
+
 
 class _OfParent(pickle.Unpickler):
     def persistent_load(self, descriptor: int) -> Copy:
@@ -176,7 +187,7 @@ def _elsewhere(job: tuple[Selection, PairTokenizer, bool, Path]) -> Measured:
     command = [sys.executable, "-P", "-c", code, str(os.getpid()), *sys.path]
     # What it is given goes through a file: in memory it would be there once more for each of them.
     with tempfile.TemporaryFile(dir=job[-1].parent) as given:
-        pickler = _ForChild(given)
+        pickler = _ForChild(given, protocol=5)
         pickler.dump(job)
         given.seek(0)
         ended = subprocess.run(command, stdin=given, stdout=subprocess.PIPE, check=False, pass_fds=pickler.descriptors)
