@@ -117,9 +117,8 @@ class Labels:
                 f"Nobody can say which counts.\n{_BY_PLACE if self._texts_are_numbers else advice}"
             )
         self.base = base
-        for place, code in enumerate(self._found):  # a second list of millions would take as much memory again
-            self._found[place] = code - _NAMED if code >= _NAMED else code - base
-        return self._found
+        # A byte each, as a run holds them: a question has not so many solutions that its label needs more.
+        return array("B", (code - _NAMED if code >= _NAMED else code - base for code in self._found))
 
 
 def _number(value: object, text: str) -> int | None:
