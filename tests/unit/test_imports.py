@@ -227,8 +227,9 @@ def test_ray_is_imported_only_by_the_engine() -> None:
     [
         (LIGHT, ("torch", "ray", "transformers", "datasets")),
         ((*LIGHT, "engine.driver", "commands"), ("torch", "transformers", "datasets")),
+        (("commands.run",), ("pyarrow", "scipy")),
     ],
-    ids=["reading and planning", "the driver of a run"],
+    ids=["reading and planning", "the driver of a run", "a run before Ray"],
 )
 def test_what_must_start_fast_loads_nothing_heavy_by_detours(rooms: tuple[str, ...], absent: tuple[str, ...]) -> None:
     """The files say what they import, and only an interpreter says what that imports in turn."""

@@ -19,7 +19,6 @@ from layerscope.planning.job import Job
 from layerscope.records.line.dictionaries import RANDOM
 from layerscope.records.manifest.manifest import manifest_path, read_manifest
 from layerscope.records.writing.locking import open_locked
-from layerscope.tables.random_dictionary import write_random_dictionary
 
 PILOT_QUESTIONS = 300
 
@@ -109,5 +108,8 @@ def make_random_saes(config: Config, job: Job, run_pilot: Callable[[Config], Non
     half_written = saes.with_name("saes.unfinished")
     shutil.rmtree(half_written, ignore_errors=True)
     say(f"Random features that fire as often: {saes}", sys.stderr)
+    # Imported here: what reads tables takes 40 MiB and a tenth of a second, without which other runs do.
+    from layerscope.tables.random_dictionary import write_random_dictionary
+
     write_random_dictionary(pilot.output_file, half_written, config.seed)
     half_written.rename(saes)
