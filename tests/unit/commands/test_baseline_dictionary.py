@@ -15,6 +15,7 @@ from layerscope.commands import run as run_commands
 from layerscope.errors import LayerscopeError
 from layerscope.records.manifest.manifest import manifest_path
 from layerscope.records.reading.run import Run
+from layerscope.tables import random_dictionary
 
 QUESTIONS, PILOT = 24, 16
 
@@ -56,7 +57,7 @@ def test_one_command_does_what_three_would_and_goes_on_wherever_it_was_stopped(
         raise LayerscopeError("The lights went out.")
 
     with monkeypatch.context() as patch:  # between the pilot and the run
-        patch.setattr(random_saes, "write_random_dictionary", killed)
+        patch.setattr(random_dictionary, "write_random_dictionary", killed)
         assert "as many random features, which a pilot is run for first" in run(*wished, command="plan")
         run(*wished, code=1)
     assert not (tmp_path / "one.jsonl").exists()
@@ -100,7 +101,7 @@ def test_a_second_run_at_once_is_refused_and_touches_nothing(
 ) -> None:
     """In the pilot, while its random SAEs are written, and while the run itself goes on."""
     wished, refused = ["--baseline-dictionary", "--output-file", "one.jsonl"], list[str]()
-    go_on, write = run_commands._go_on, random_saes.write_random_dictionary
+    go_on, write = run_commands._go_on, random_dictionary.write_random_dictionary
     folder = tmp_path / "one.jsonl.random"
 
     def beside(one: Callable[..., Any]) -> Callable[..., Any]:
@@ -113,7 +114,7 @@ def test_a_second_run_at_once_is_refused_and_touches_nothing(
         return and_another
 
     monkeypatch.setattr(run_commands, "_go_on", beside(go_on))
-    monkeypatch.setattr(random_saes, "write_random_dictionary", beside(write))
+    monkeypatch.setattr(random_dictionary, "write_random_dictionary", beside(write))
     run(*wished)
     assert len(refused) == 3
     assert all("Another run is writing " in told for told in refused)
