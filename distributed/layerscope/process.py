@@ -116,12 +116,15 @@ class Stops:
         if self.raised:
             raise KeyboardInterrupt
 
-    def _act(self, number: int, _frame: "FrameType | None") -> None:
+    def _act(self, number: int, frame: "FrameType | None") -> None:
         import signal
         import time
 
         # Of a hang-up a closed terminal's shell and the kernel send one each.
         if (self.first and number == signal.SIGHUP) or time.monotonic() - Stops._acted_at < _AGAIN_SECONDS:
+            return
+        if _begins_compiled_module(frame):
+            _strike_soon(number)
             return
         Stops._acted_at = time.monotonic()
         self.raised = self.raised or not self._holding or self.first != 0
@@ -137,10 +140,27 @@ def strike_again(lost: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(lost)
         return
     import signal
-    from threading import Timer, main_thread
 
     Stops._acted_at = float("-inf")
-    Timer(0.01, signal.pthread_kill, (main_thread().ident, signal.SIGINT)).start()
+    _strike_soon(signal.SIGINT)
+
+
+def _strike_soon(number: int) -> None:
+    import signal
+    from threading import Timer, main_thread
+
+    Timer(0.01, signal.pthread_kill, (main_thread().ident, number)).start()
+
+
+def _begins_compiled_module(frame: "FrameType | None") -> bool:
+    """Whether a library's compiled code is being imported: some take the process down when what they import in turn
+    raises (orjson 3.11)."""
+    from importlib.machinery import ExtensionFileLoader
+
+    beginnings = ExtensionFileLoader.create_module.__code__, ExtensionFileLoader.exec_module.__code__
+    while frame is not None and frame.f_code not in beginnings:
+        frame = frame.f_back
+    return frame is not None
 
 
 _LOOK_SECONDS = 0.05

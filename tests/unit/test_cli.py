@@ -376,6 +376,38 @@ begin.main(sys.argv[1:])
 """
 
 
+WHILE_A_COMPILED_MODULE_BEGINS = """
+import os, signal, sys
+from importlib.machinery import ExtensionFileLoader
+
+class Strikes:
+    struck = False
+
+    @classmethod
+    def find_spec(cls, *_):
+        frame = sys._getframe()
+        while frame is not None:
+            if frame.f_code is ExtensionFileLoader.exec_module.__code__ and not cls.struck:
+                cls.struck = "orjson" in sys.modules
+                os.kill(os.getpid(), signal.SIGINT)
+            frame = frame.f_back
+
+import layerscope.__main__ as begin
+sys.meta_path.insert(0, Strikes)
+begin.main(sys.argv[1:])
+"""
+
+
+def test_ctrl_c_while_a_compiled_module_is_imported_takes_no_process_down(tmp_path: Path) -> None:
+    """orjson is one that dies of it: it strikes when that imports something in turn, and is obeyed when it is done."""
+    write_run(path := tmp_path / "run.jsonl", Spec(questions=2, layers=(0,)))
+    words = [sys.executable, "-c", WHILE_A_COMPILED_MODULE_BEGINS, "report", str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert "Stopped by SIGINT before " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_ctrl_c_at_any_moment_of_a_command_ends_it_in_words(tmp_path: Path) -> None:
     """A terminal sends it to the whole group; it strikes while things are imported, read, computed or written."""
     write_run(path := tmp_path / "run.jsonl", Spec(questions=60, layers=(0, 1)))
