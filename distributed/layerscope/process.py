@@ -39,12 +39,10 @@ def _is_working_folder(entry: str) -> bool:
 
 
 def provide_home() -> str:
-    """Sets HOME to a folder that can be written where it is none: Ray and the hub's client write below it.
+    """Sets HOME to a folder that can be written where it is none: Ray and the hub's client write below it. Gives what a
+    person should know of it; nothing where nothing was done.
 
     What the hub's client keeps in a home that can only be read is read there all the same.
-
-    Returns:
-        What a person should know of it; empty where nothing was done.
     """
     import tempfile
     from pathlib import Path
@@ -139,13 +137,11 @@ def strike_again(lost: "sys.UnraisableHookArgs") -> None:
     if not issubclass(lost.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(lost)
         return
-    import signal
-
     Stops._acted_at = float("-inf")
-    _strike_soon(signal.SIGINT)
+    _strike_soon()
 
 
-def _strike_soon(number: int) -> None:
+def _strike_soon(number: int = 2) -> None:  # SIGINT, if nothing else is said
     import signal
     from threading import Timer, main_thread
 
@@ -153,12 +149,10 @@ def _strike_soon(number: int) -> None:
 
 
 def _begins_compiled_module(frame: "FrameType | None") -> bool:
-    """Whether a library's compiled code is being imported: some take the process down when what they import in turn
-    raises (orjson 3.11)."""
-    from importlib.machinery import ExtensionFileLoader
+    """Whether a library's compiled code is being imported: orjson's dies when what it imports in turn raises."""
+    from importlib.machinery import ExtensionFileLoader as Loader
 
-    beginnings = ExtensionFileLoader.create_module.__code__, ExtensionFileLoader.exec_module.__code__
-    while frame is not None and frame.f_code not in beginnings:
+    while frame is not None and frame.f_code not in (Loader.create_module.__code__, Loader.exec_module.__code__):
         frame = frame.f_back
     return frame is not None
 
@@ -192,10 +186,8 @@ def speak_while_waiting() -> "Callable[[], None]":
     """From now on standard error says what is waited for, while nothing else is said and no work is seen to go on.
 
     On a terminal that is a line which the next words take the place of; in a log, and on a terminal that cannot take a
-    line back, a line every two seconds.
-
-    Returns:
-        What ends it: a thread that runs on while Python takes itself apart may take the process down.
+    line back, a line every two seconds. What is given ends it: a thread that runs on while Python takes itself apart
+    may take the process down.
     """
     import threading
 
@@ -253,11 +245,7 @@ def _speak(watched: int, ended: "Event") -> None:
 
 
 def waited_for(frame: "FrameType | None", worked: bool = False) -> str:
-    """What a thread waits for, by the innermost of our modules that it is in.
-
-    Args:
-        worked: actors have been at work, and are waited for to end.
-    """
+    """What a thread waits for, by the innermost of our modules that it is in; `worked`: after actors were at work."""
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
         if name.startswith("importlib") or frame.f_code.co_name == "<module>":
@@ -273,6 +261,7 @@ def waited_for(frame: "FrameType | None", worked: bool = False) -> str:
 
 def downloaded(since: float) -> int:
     """How many bytes came from the hub into its cache on this machine since a time."""
+    from contextlib import suppress
     from glob import iglob
 
     constants = sys.modules.get("huggingface_hub.constants")
@@ -280,21 +269,15 @@ def downloaded(since: float) -> int:
         return 0
     found = 0
     for path in iglob(os.path.join(constants.HF_HUB_CACHE, "*--*", "blobs", "*")):  # noqa: PTH118, PTH207
-        try:
-            file = os.stat(path)  # noqa: PTH116
-        except OSError:  # renamed meanwhile
-            continue
-        if file.st_mtime >= since:
-            found += min(file.st_size, 512 * file.st_blocks)  # room may be taken before the bytes come
+        with suppress(OSError):  # renamed meanwhile
+            if (file := os.stat(path)).st_mtime >= since:  # noqa: PTH116
+                found += min(file.st_size, 512 * file.st_blocks)  # room may be taken before the bytes come
     return found
 
 
 def told_of_downloads(seen: list[tuple[float, int]]) -> str:
-    """What came, and how fast of late; empty for less than a file of settings.
-
-    Args:
-        seen: when, in seconds, how many bytes had come, the latest last; what is older than it needs goes.
-    """
+    """What came, and how fast of late; empty for less than a file of settings. `seen` says when, in seconds, how many
+    bytes had come, the latest last; what is older than it needs goes."""
     (now, found) = seen[-1]
     while len(seen) > 2 and seen[1][0] <= now - _RATE_SECONDS:
         del seen[0]
