@@ -141,11 +141,11 @@ def strike_again(lost: "sys.UnraisableHookArgs") -> None:
     _strike_soon()
 
 
-def _strike_soon(number: int = 2) -> None:  # SIGINT, if nothing else is said
+def _strike_soon(number: int = 0) -> None:  # SIGINT, if nothing else is said
     import signal
     from threading import Timer, main_thread
 
-    Timer(0.01, signal.pthread_kill, (main_thread().ident, number)).start()
+    Timer(0.01, signal.pthread_kill, (main_thread().ident, number or signal.SIGINT)).start()
 
 
 def _begins_compiled_module(frame: "FrameType | None") -> bool:
