@@ -154,13 +154,14 @@ class SharedRay:
 
 
 @contextmanager
-def shared_ray(fault_file: Path) -> Iterator[SharedRay]:
-    """One node with four CPUs, whatever the machine has."""
+def shared_ray(fault_file: Path, exporter: bool = False) -> Iterator[SharedRay]:
+    """One node with four CPUs, whatever the machine has; with an `exporter` its `metrics` can be asked for."""
     say(fault_file, "")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     store = 200 << 20
-    with ray_cluster(fault_file, True, num_cpus=4, object_store_memory=store, metrics_export_port=port) as cluster:
+    cluster_with = ray_cluster(fault_file, exporter, num_cpus=4, object_store_memory=store, metrics_export_port=port)
+    with cluster_with as cluster:
         head = cluster.head_node
         logs = Path(head.get_logs_dir_path())
         yield SharedRay(cluster.address, raylet_of(head), fault_file, f"http://127.0.0.1:{port}/metrics", logs)

@@ -8,6 +8,7 @@ The bytes of a record are made by the functions that make a real one.
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import msgspec
@@ -145,7 +146,7 @@ def _background(rng: np.random.Generator, spec: Spec, cumulative: NDArray[np.flo
     cells = []
     for _ in (0, 1):
         draws = np.concatenate([shared, rng.random(int(rng.poisson(0.5 * active)))])
-        ids = np.unique(np.searchsorted(cumulative, draws))
+        ids = np.fromiter(sorted(set(cumulative.searchsorted(draws).tolist())), np.int64)  # so few need no np.unique
         strengths = (1 + ids % 7) * np.exp(0.3 * rng.standard_normal(len(ids)))
         cells.append((ids, strengths.astype(np.float32)))
     return cells[0], cells[1]
@@ -165,7 +166,7 @@ def _top_k(cells: Sequence[Cell], k: int) -> TopK:
     return TopK(
         feature_ids=np.concatenate([ids[order] for (ids, _), order in zip(cells, listed, strict=True)]),
         activations=np.concatenate([values[order] for (_, values), order in zip(cells, listed, strict=True)]),
-        starts=np.cumsum([0, *map(len, listed)]),
+        starts=np.array([0, *accumulate(map(len, listed))]),
         active_counts=np.array([len(ids) for ids, _ in cells]),
     )
 

@@ -8,6 +8,7 @@ import re
 import webbrowser
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -30,7 +31,9 @@ is_page = begins_with(_BEGINNING)
 """Whether a file is one of these pages, which may be replaced by another."""
 
 
+@cache
 def page_environment() -> Environment:
+    """The one of this process, which compiles each template once."""
     environment = Environment(
         loader=PackageLoader("layerscope.report"),
         autoescape=True,

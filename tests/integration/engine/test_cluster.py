@@ -70,18 +70,20 @@ def test_a_plan_asks_a_cluster_for_no_node(cluster: Cluster) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("home")
 def test_a_lost_node_changes_nothing_and_a_new_one_is_used_until_it_drains(
-    cluster: Cluster, start: Start, expected: bytes, pace: Path
+    cluster: Cluster, start: Start, expected: bytes, pace: Path, tmp_path: Path
 ) -> None:
     """Two nodes with a Gemma actor each; one is lost with what it holds, a third joins unasked, and is called back."""
     say(pace, "slow:3")
     second = add_node(cluster)
-    run = start("--gemma-actors", "2", address=cluster.address)
+    said = tmp_path / "said"
+    with said.open("w+") as file:
+        run = start("--gemma-actors", "2", address=cluster.address, terminal=file.fileno())
     assert run.wait_until(lambda: run.size() > 0 and at_work(second))
     cluster.remove_node(second, allow_graceful=False)
     lost_at = run.size()
     assert run.wait_until(lambda: run.size() > lost_at)
     third = add_node(cluster)
-    assert run.wait_until(lambda: at_work(third))
+    assert run.wait_until(lambda: at_work(third) and " joined.\n" in said.read_text())
     say(pace, "slow:0.3")
     accepted, reason = GcsClient(cluster.address).drain_node(
         third.node_id,
@@ -93,7 +95,8 @@ def test_a_lost_node_changes_nothing_and_a_new_one_is_used_until_it_drains(
     assert run.wait_until(lambda: not actors_on(third)), "its Gemma actor ends what it has and leaves"
     cluster.remove_node(third, allow_graceful=False)
     say(pace, "")
-    code, _, errors = run.finish()
+    code, _, _ = run.finish()
+    errors = said.read_text()
     assert code == 0, errors
     assert errors.count(" joined.\n") == 1, "the third: both actors that were asked for have their places"
     assert errors.count(" is about to leave the cluster: its actors get no new batch.\n") == 1

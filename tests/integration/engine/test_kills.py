@@ -14,7 +14,7 @@ import subprocess
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from background import OUTPUT, Run, SharedRay, Start
+from background import OUTPUT, Run, SharedRay, Start, shared_ray
 from conftest import Command, config_of
 from layerscope.engine.cluster.metrics import Metrics
 from layerscope.records.manifest.manifest import manifest_path
@@ -70,6 +70,13 @@ def settings(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
     path = tmp_path_factory.mktemp("choices") / "choices.jsonl"
     path.write_text("\n".join(map(json.dumps, many)), encoding="utf-8")
     return {**settings, "dataset": str(path)}
+
+
+@pytest.fixture(scope="module")
+def cluster_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRay]:
+    """One that exports metrics."""
+    with shared_ray(tmp_path_factory.mktemp("ray") / "fault", exporter=True) as ray:
+        yield ray
 
 
 @pytest.fixture(scope="module")
