@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from layerscope.config import STANDARD_INPUT, Config, parse_baseline, parse_shard
+from layerscope.config import STANDARD_INPUT, Config, option, parse_baseline, parse_shard
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.formatting import count_of
 from layerscope.hub.repository import Repository, open_repository
@@ -20,6 +20,7 @@ from layerscope.planning.placement import Placement
 from layerscope.planning.placing import place
 from layerscope.planning.saes import Dictionary, acts_at, take_dictionaries
 from layerscope.planning.settings import (
+    Numerics,
     numeric,
     questions_wanted,
     settle_crew,
@@ -90,7 +91,7 @@ def prepare(config: Config, nodes: Sequence[Node]) -> Job:
         patience=config.patience,
         output=output,
         software=dict(nodes[0].software),
-        warnings=(*warnings, *_warnings_of_nodes(nodes, placement)),
+        warnings=(*warnings, *_warnings_of_nodes(nodes, placement, numerics)),
     )
 
 
@@ -152,10 +153,18 @@ def _tokenizer(model: Repository, spec: ModelSpec, prompt: Prompt) -> PairTokeni
     return tokenizer
 
 
-def _warnings_of_nodes(nodes: Sequence[Node], placement: Placement) -> Iterator[str]:
+def _warnings_of_nodes(nodes: Sequence[Node], placement: Placement, numerics: Numerics) -> Iterator[str]:
     for node in nodes:
         if node.trouble:
             yield f"On {node.name} {node.trouble}: it computes without."
+    narrow = [name for name in ("dtype", "sae_dtype") if getattr(numerics, name) == "bfloat16"]
+    slow = {node.processor or "a CPU" for node in nodes if placement.device == "cpu" and not node.bfloat16}
+    if narrow and slow:
+        options = " and ".join(f"{option(name)} float32" for name in narrow)
+        yield (
+            f"Not known to multiply bfloat16 numbers itself: {', '.join(sorted(slow))}. {options} may be several times "
+            "as fast there, in twice the memory."
+        )
     if placement.device == "cuda" and len(placement.kinds) > 1:
         types = ", ".join(f"{count} x {name}" for name, count in sorted(gpu_types(nodes).items()))
         yield f"GPUs of several types ({types}) give other last digits; --gpu-type keeps to one."

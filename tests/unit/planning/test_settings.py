@@ -145,3 +145,16 @@ def test_a_plan_says_what_a_helper_asks_first_and_never_the_token(
     told = surroundings(job, [node], "", "Ray cannot start.")
     assert "would stop Ray cannot start." in told
     assert f"would stop {tmp_path} has 10 bytes free; the run will take about" in told
+
+
+@pytest.mark.parametrize("asked", [{"dtype": "bfloat16"}, {"sae_dtype": "bfloat16"}, {}])
+@pytest.mark.parametrize("itself", [True, False])
+def test_bfloat16_on_a_processor_without_its_instructions_is_told_to_be_slow(
+    asked: dict[str, str], itself: bool
+) -> None:
+    """It is emulated there: on two EPYC cores without AVX-512 torch multiplied at a fifth of float32's rate."""
+    config = Config(standin=True, num_samples=5, device="cpu", **asked)  # type: ignore[arg-type]
+    node = replace(probe(), processor="Old One", bfloat16=itself)
+    told = [each for each in prepare(config, [node]).warnings if "Old One" in each]
+    assert bool(told) == (bool(asked) and not itself)
+    assert all(f"--{name.replace('_', '-')} float32 may be" in line for name in asked for line in told)
